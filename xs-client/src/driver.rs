@@ -1,0 +1,249 @@
+//! The one task of a connection. It owns the transport, always reads, and never waits for a
+//! caller or a watcher; whatever the protocol demands is decided in [`Connection`].
+//!
+//! Bounds: callers queue in a channel of the window's size and wait there; no more than the
+//! window of requests is unanswered; what a watcher has not looked at is bounded in its queue;
+//! chores (removing dropped watches, aborting dropped transactions) are bounded by the watches
+//! and transactions that exist.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::codec::Decoder;
+use tracing::{debug, trace};
+use xs_proto::{MessageCodec, Path, Reply, Request, StreamError, TxId};
+
+use crate::connection::{Connection, Effect};
+use crate::transaction::Open;
+use crate::watch::Queue;
+use crate::watches::WatcherId;
+use crate::{Config, Error, Transport};
+
+/// What a caller asks of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Call { request: Request, tx: TxId, reply: oneshot::Sender<Result<Reply, Error>> },
+    Start { reply: oneshot::Sender<Result<Open, Error>> },
+    Watch { path: Path, id: WatcherId, queue: Arc<Queue>, reply: oneshot::Sender<Result<Reply, Error>> },
+}
+
+/// What is left to do for something that was dropped.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    Unwatch(WatcherId),
+    Abort(TxId),
+}
+
+#[derive(Debug, Default)]
+struct Chores {
+    /// `None` once the connection is gone: nothing is left to clean then.
+    list: Mutex<Option<Vec<Chore>>>,
+    notify: Notify,
+}
+
+impl Chores {
+    fn list(&self) -> MutexGuard<'_, Option<Vec<Chore>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A caller's way to the driver. The driver ends when all of them are gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    commands: mpsc::Sender<Command>,
+    chores: Arc<Chores>,
+}
+
+impl Handle {
+    /// Hands over a command, waiting while the window is full. An error means that the
+    /// connection is gone.
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| ended())
+    }
+
+    /// Leaves a chore; never waits, so it can be called from `drop`.
+    pub(crate) fn chore(&self, chore: Chore) {
+        if let Some(list) = &mut *self.chores.list() {
+            list.push(chore);
+        }
+        self.chores.notify.notify_one();
+    }
+}
+
+/// What a caller is told whose command or reply went down with the driver.
+pub(crate) fn ended() -> Error {
+    Error::Disconnected { reason: "its driver has ended".into() }
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Call(oneshot::Sender<Result<Reply, Error>>),
+    Start(oneshot::Sender<Result<Open, Error>>),
+}
+
+/// Starts the driver on the current runtime.
+pub(crate) fn spawn(transport: impl Transport, config: &Config) -> Handle {
+    let (commands, receiver) = mpsc::channel(config.window.max(1));
+    let chores = Arc::new(Chores { list: Mutex::new(Some(Vec::new())), notify: Notify::new() });
+    let handle = Handle { commands, chores: chores.clone() };
+    let driver = Driver {
+        connection: Connection::new(),
+        queues: HashMap::new(),
+        weak: handle.commands.downgrade(),
+        chores,
+        window: config.window.max(1),
+        codec: MessageCodec::with_limit(config.reply_limit),
+    };
+    tokio::spawn(driver.run(transport, receiver));
+    handle
+}
+
+struct Driver {
+    connection: Connection<Waiter>,
+    queues: HashMap<WatcherId, Arc<Queue>>,
+    /// For the handles inside of opened transactions; weak, so as not to keep ourselves alive.
+    weak: mpsc::WeakSender<Command>,
+    chores: Arc<Chores>,
+    window: usize,
+    codec: MessageCodec,
+}
+
+impl Driver {
+    async fn run(mut self, transport: impl Transport, mut commands: mpsc::Receiver<Command>) {
+        let error = match self.pump(transport, &mut commands).await {
+            Ok(()) => Error::Disconnected { reason: "the client was dropped".into() },
+            Err(error) => error,
+        };
+        debug!(%error, "connection to the store ended");
+        commands.close();
+        *self.chores.list() = None;
+        self.connection.close(&error);
+        while let Ok(command) = commands.try_recv() {
+            // The senders of a dropped reply learn that the driver has ended.
+            drop(command);
+        }
+        self.deliver();
+        for queue in self.queues.values() {
+            queue.close(error.clone());
+        }
+    }
+
+    async fn pump(
+        &mut self,
+        transport: impl Transport,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), Error> {
+        let (mut reader, mut writer) = tokio::io::split(transport);
+        let mut input = BytesMut::with_capacity(16 << 10);
+        let mut clients_gone = false;
+        let mut batch = Vec::new();
+        loop {
+            self.do_chores();
+            self.deliver();
+            if clients_gone && self.connection.is_idle() {
+                return Ok(());
+            }
+            let room = self.window.saturating_sub(self.connection.in_flight());
+            // Reading comes first: replies make room for requests. Every branch may be dropped
+            // without losing bytes or commands.
+            tokio::select! {
+                biased;
+                read = reader.read_buf(&mut input) => match read {
+                    Ok(0) => return Err(self.end_of_stream(&mut input)),
+                    Ok(_) => self.receive(&mut input)?,
+                    Err(error) => return Err(lost(&error.into())),
+                },
+                written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => {
+                    let count = written.map_err(|error| lost(&error.into()))?;
+                    self.connection.output().advance(count);
+                }
+                count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
+                    clients_gone = count == 0;
+                    batch.drain(..).for_each(|command| self.accept(command));
+                }
+                () = self.chores.notify.notified() => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, command: Command) {
+        match command {
+            Command::Call { request, tx, reply } => {
+                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
+                self.connection.call(&request, tx, Waiter::Call(reply));
+            }
+            Command::Start { reply } => {
+                self.connection.call(&Request::TransactionStart, TxId::NONE, Waiter::Start(reply));
+            }
+            // A watcher that is gone already has left its chore already.
+            Command::Watch { reply, .. } if reply.is_closed() => {}
+            Command::Watch { path, id, queue, reply } => {
+                self.queues.insert(id, queue);
+                self.connection.watch(path, id, Waiter::Call(reply));
+            }
+        }
+    }
+
+    fn do_chores(&mut self) {
+        let chores = self.chores.list().as_mut().map(std::mem::take).unwrap_or_default();
+        for chore in chores {
+            match chore {
+                Chore::Unwatch(id) => {
+                    self.queues.remove(&id);
+                    self.connection.unwatch(id);
+                }
+                Chore::Abort(tx) => self.connection.tell(&Request::TransactionEnd { commit: false }, tx),
+            }
+        }
+    }
+
+    /// Tells callers and watchers. A caller that is gone is no reason to stop.
+    fn deliver(&mut self) {
+        while let Some(effect) = self.connection.effect() {
+            match effect {
+                Effect::Complete(Waiter::Call(reply), result) => _ = reply.send(result),
+                Effect::Complete(Waiter::Start(reply), result) => {
+                    // An opened transaction that does not reach its caller aborts as it is dropped.
+                    _ = reply.send(result.and_then(|reply| self.opened(&reply)));
+                }
+                Effect::Changed(watcher, path) => {
+                    if let Some(queue) = self.queues.get(&watcher) {
+                        queue.changed(path);
+                    }
+                }
+            }
+        }
+    }
+
+    fn opened(&self, reply: &Reply) -> Result<Open, Error> {
+        let commands = self.weak.upgrade().ok_or_else(ended)?;
+        match reply {
+            Reply::Transaction(id) => Ok(Open::new(*id, Handle { commands, chores: self.chores.clone() })),
+            _ => Err(ended()),
+        }
+    }
+
+    fn receive(&mut self, input: &mut BytesMut) -> Result<(), Error> {
+        while let Some(message) = self.codec.decode(input).map_err(|error| lost(&error))? {
+            self.connection.receive(&message)?;
+        }
+        Ok(())
+    }
+
+    fn end_of_stream(&mut self, input: &mut BytesMut) -> Error {
+        match self.codec.decode_eof(input) {
+            Err(error) => lost(&error),
+            Ok(_) => Error::Disconnected { reason: "the store closed it".into() },
+        }
+    }
+}
+
+fn lost(error: &StreamError) -> Error {
+    match error {
+        StreamError::Decode(error) => Error::Protocol(error.clone()),
+        other => Error::Disconnected { reason: other.to_string().into() },
+    }
+}

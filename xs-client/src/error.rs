@@ -1,0 +1,120 @@
+//! What can go wrong between a caller and the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use xs_proto::{DecodeError, EncodeError, ErrorCode, Op, Path, PathError};
+
+fn at(path: &Option<Path>) -> String {
+    path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default()
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store answered with an error.
+    #[error("{op}{} was refused: {code}, {}", at(.path), .code.meaning())]
+    Store {
+        /// What was asked.
+        op: Op,
+        /// The node it was asked of.
+        path: Option<Path>,
+        /// The answer.
+        code: ErrorCode,
+    },
+    /// The call cannot be put on the wire; nothing was sent.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A path is not valid; nothing was sent.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// No answer within the deadline. Whether the store carried it out is not known.
+    #[error("{op}{} was not answered within {after:?}", at(.path))]
+    Timeout {
+        /// What was asked.
+        op: Op,
+        /// The node it was asked of.
+        path: Option<Path>,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The connection is gone; so are its watches and transactions. Whether the store carried
+    /// out a request that was under way is not known.
+    #[error("the connection to the store is gone: {reason}")]
+    Disconnected {
+        /// What ended it.
+        reason: Arc<str>,
+    },
+    /// The other side does not speak the protocol; the connection was closed.
+    #[error("the store broke the protocol: {0}")]
+    Protocol(#[from] DecodeError),
+    /// A transaction conflicted in every attempt.
+    #[error("the transaction conflicted with other changes {attempts} times within {elapsed:?}")]
+    Contended {
+        /// Attempts made.
+        attempts: u32,
+        /// Time they took.
+        elapsed: Duration,
+    },
+    /// The store cannot be reached.
+    #[error("cannot connect to the store at {at}: {reason}")]
+    Connect {
+        /// The socket.
+        at: String,
+        /// What the system said.
+        reason: Arc<str>,
+    },
+}
+
+impl Error {
+    /// The code the store answered with, if it answered.
+    pub fn code(&self) -> Option<&ErrorCode> {
+        match self {
+            Self::Store { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether the node, domain or transaction is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(&ErrorCode::ENOENT)
+    }
+
+    /// Whether a transaction conflicted.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Contended { .. }) || self.code() == Some(&ErrorCode::EAGAIN)
+    }
+
+    /// Whether a quota of the store is used up.
+    pub fn is_quota(&self) -> bool {
+        self.code().is_some_and(ErrorCode::is_quota)
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Disconnected { .. } | Self::Protocol(_) | Self::Connect { .. })
+    }
+
+    /// What a person may do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "see that xenstored runs, that you are root, or name its socket",
+            Self::Disconnected { .. } | Self::Protocol(_) => {
+                "see whether xenstored still runs, then try again"
+            }
+            Self::Timeout { .. } => "see whether xenstored is stopped or overloaded, then try again",
+            Self::Contended { .. } => {
+                "something keeps writing to the same nodes: find it, or try again later"
+            }
+            Self::Store { .. } if self.is_quota() => {
+                "remove what the domain no longer needs, or raise its quota"
+            }
+            Self::Store { code: ErrorCode::EACCES | ErrorCode::EPERM, .. } => {
+                "run it in the domain that may do this, usually domain 0"
+            }
+            _ => "look at the node with xenstore-ls -p",
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! An asynchronous xenstore client.
+//!
+//! One connection serves any number of callers: a [`Client`] is a cheap handle, requests are
+//! pipelined and matched to their replies by id, all watches of a path share one watch on the
+//! server, and a transaction is a closure that is tried again when it conflicts.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), xs_client::Error> {
+//! use xs_client::{Client, Path};
+//!
+//! let client = Client::connect().await?;
+//! let name = client.read(&Path::new("/local/domain/0/name")?).await?;
+//! println!("{}", String::from_utf8_lossy(&name));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a watch promises
+//!
+//! That something changed at or below its path since it was last asked. Not what changed, not
+//! how often, not in which order: so read again and decide by what the store says now. A watch
+//! fires once right after it was registered, so "watch first, then read" misses nothing. Changes
+//! are collected per watcher as a set of paths; one that does not look for a long time costs
+//! memory for a bounded set and holds up nobody.
+//!
+//! # What happens if a future is dropped
+//!
+//! Nothing that outlives it: a dropped call's reply is thrown away when it comes, a dropped
+//! [`Watch`] is removed from the server, a dropped transaction is aborted there. None of that
+//! disturbs other calls.
+//!
+//! # How it is built
+//!
+//! What the protocol demands of a connection (request ids, pending replies, the watch registry)
+//! is a plain value without sockets and clocks, in `connection`; `driver` is the one task that
+//! feeds it from a transport and carries out what it asks.
+
+mod client;
+mod config;
+mod connection;
+mod driver;
+mod error;
+mod requests;
+mod retry;
+mod transaction;
+mod transport;
+mod watch;
+mod watches;
+
+pub use client::Client;
+pub use config::Config;
+pub use error::Error;
+pub use requests::Requests;
+pub use retry::Retry;
+pub use transaction::Transaction;
+pub use transport::{Transport, default_socket};
+pub use watch::{Changes, Watch};
+pub use xs_proto::{
+    Access, DomId, ErrorCode, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,
+};

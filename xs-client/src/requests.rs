@@ -1,0 +1,214 @@
+//! The node operations, in or outside of a transaction.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request, TxId};
+
+use crate::driver::{Command, Handle, ended};
+use crate::{Config, Error};
+
+/// What can be asked of the store, by a [`crate::Client`] or inside of a
+/// [`crate::Transaction`]: both dereference to this.
+///
+/// Every call ends within [`Config::deadline`]. Dropping its future is safe: a request that was
+/// sent is carried out by the store, and its reply is thrown away.
+///
+/// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
+/// [`Error::Timeout`], [`Error::Disconnected`].
+#[derive(Clone, Debug)]
+pub struct Requests {
+    pub(crate) handle: Handle,
+    pub(crate) config: Config,
+    pub(crate) tx: TxId,
+}
+
+/// A reply of a form that its operation does not have. The decoder lets none through.
+fn unexpected(op: Op) -> Error {
+    Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
+}
+
+type Answer = oneshot::Receiver<Result<Reply, Error>>;
+
+impl Requests {
+    async fn send(&self, request: Request) -> Result<Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
+        Ok(answer)
+    }
+
+    /// Bounds a step of a call by the deadline.
+    pub(crate) async fn within<T>(
+        &self,
+        until: Instant,
+        op: Op,
+        path: Option<&Path>,
+        step: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match timeout_at(until, step).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Timeout { op, path: path.cloned(), after: self.config.deadline }),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.config.deadline
+    }
+
+    /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    pub async fn request(&self, request: Request) -> Result<Reply, Error> {
+        let (op, path) = (request.op(), request.path().cloned());
+        let call = async { self.send(request).await?.await.map_err(|_| ended())? };
+        self.within(self.deadline(), op, path.as_ref(), call).await
+    }
+
+    /// Sends several requests without waiting in between, and returns their replies in the same
+    /// order.
+    ///
+    /// The deadline is for all of them together. An error of the store is the outcome of its own
+    /// request alone; the others are carried out all the same.
+    pub async fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        let Some(first) = requests.first() else {
+            return Ok(Vec::new());
+        };
+        let (op, path) = (first.op(), first.path().cloned());
+        let calls = async {
+            let mut answers = Vec::with_capacity(requests.len());
+            for request in requests {
+                answers.push(self.send(request).await?);
+            }
+            let mut outcomes = Vec::with_capacity(answers.len());
+            for answer in answers {
+                outcomes.push(answer.await.map_err(|_| ended())?);
+            }
+            Ok(outcomes)
+        };
+        self.within(self.deadline(), op, path.as_ref(), calls).await
+    }
+
+    /// Sends several requests without waiting in between; the first error of the store is the
+    /// outcome, once all have been answered.
+    pub async fn all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        self.batch(requests).await?.into_iter().collect()
+    }
+
+    /// The value of a node. `ENOENT` if there is none.
+    pub async fn read(&self, path: &Path) -> Result<Bytes, Error> {
+        match self.request(Request::Read(path.clone())).await? {
+            Reply::Value(value) => Ok(value),
+            _ => Err(unexpected(Op::READ)),
+        }
+    }
+
+    /// The value of a node, or `None` if there is no such node.
+    pub async fn read_opt(&self, path: &Path) -> Result<Option<Bytes>, Error> {
+        match self.read(path).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The values of several nodes, asked for together; `None` for those that are not there.
+    pub async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
+        let requests = paths.iter().cloned().map(Request::Read).collect();
+        let values = self.batch(requests).await?.into_iter().map(|outcome| match outcome {
+            Ok(Reply::Value(value)) => Ok(Some(value)),
+            Ok(_) => Err(unexpected(Op::READ)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        });
+        values.collect()
+    }
+
+    /// Sets the value of a node, and creates it and its parents where missing.
+    pub async fn write(&self, path: &Path, value: impl Into<Bytes>) -> Result<(), Error> {
+        let request = Request::Write { path: path.clone(), value: value.into() };
+        self.request(request).await.map(drop)
+    }
+
+    /// Creates a node if there is none.
+    pub async fn mkdir(&self, path: &Path) -> Result<(), Error> {
+        self.request(Request::Mkdir(path.clone())).await.map(drop)
+    }
+
+    /// Removes a node and all below it. A node that is not there is no error as long as its
+    /// parent is.
+    pub async fn rm(&self, path: &Path) -> Result<(), Error> {
+        self.request(Request::Rm(path.clone())).await.map(drop)
+    }
+
+    /// The names of a node's children, in no order that may be relied on. `ENOENT` if there is
+    /// no such node.
+    ///
+    /// A list too long for one reply is fetched in parts, from the start again whenever the node
+    /// changes in between.
+    pub async fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
+        match self.request(Request::Directory(path.clone())).await {
+            Ok(Reply::Names(names)) => Ok(names.iter().map(str::to_owned).collect()),
+            Ok(_) => Err(unexpected(Op::DIRECTORY)),
+            Err(error) if error.code() == Some(&xs_proto::ErrorCode::E2BIG) => {
+                self.directory_in_parts(path, error).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn directory_in_parts(&self, path: &Path, too_big: Error) -> Result<Vec<String>, Error> {
+        let until = self.deadline();
+        let parts = async {
+            let mut list = Vec::new();
+            let mut seen = None;
+            loop {
+                let offset = u32::try_from(list.len()).unwrap_or(u32::MAX);
+                let request = Request::DirectoryPart { path: path.clone(), offset };
+                let (generation, names, last) = match self.request(request).await {
+                    Ok(Reply::Part { generation, names, last }) => (generation, names, last),
+                    Ok(_) => return Err(unexpected(Op::DIRECTORY_PART)),
+                    // A server without the operation leaves the first answer to stand.
+                    Err(error) if error.code() == Some(&xs_proto::ErrorCode::ENOSYS) => return Err(too_big),
+                    Err(error) => return Err(error),
+                };
+                if *seen.get_or_insert(generation) != generation {
+                    (seen, list) = (None, Vec::new());
+                    continue;
+                }
+                list.extend_from_slice(names.as_bytes());
+                if last || names.is_empty() {
+                    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+                    return Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect());
+                }
+            }
+        };
+        self.within(until, Op::DIRECTORY_PART, Some(path), parts).await
+    }
+
+    /// The names of a node's children, empty if there is no such node.
+    pub async fn directory_or_empty(&self, path: &Path) -> Result<Vec<String>, Error> {
+        match self.directory(path).await {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            outcome => outcome,
+        }
+    }
+
+    /// The permission list of a node.
+    pub async fn get_perms(&self, path: &Path) -> Result<Permissions, Error> {
+        match self.request(Request::GetPerms(path.clone())).await? {
+            Reply::Perms(perms) => Ok(perms),
+            _ => Err(unexpected(Op::GET_PERMS)),
+        }
+    }
+
+    /// Replaces the permission list of a node.
+    pub async fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
+        self.request(Request::SetPerms { path: path.clone(), perms }).await.map(drop)
+    }
+
+    /// Whether a domain is connected to the store. Only privileged callers may ask.
+    pub async fn is_introduced(&self, domid: DomId) -> Result<bool, Error> {
+        match self.request(Request::IsDomainIntroduced(domid)).await? {
+            Reply::Introduced(yes) => Ok(yes),
+            _ => Err(unexpected(Op::IS_DOMAIN_INTRODUCED)),
+        }
+    }
+}

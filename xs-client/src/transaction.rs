@@ -1,0 +1,130 @@
+//! Transactions.
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+use xs_proto::{ErrorCode, Op, Request, TxId};
+
+use crate::driver::{Chore, Command, Handle, ended};
+use crate::{Client, Error, Requests, Retry};
+
+/// A transaction that is open on the server. Dropped without being ended, it is aborted there.
+#[derive(Debug)]
+pub(crate) struct Open {
+    id: TxId,
+    handle: Option<Handle>,
+}
+
+impl Open {
+    pub(crate) fn new(id: TxId, handle: Handle) -> Self {
+        Self { id, handle: Some(handle) }
+    }
+
+    /// The server has ended it, or is about to: nothing is left to abort.
+    fn defuse(&mut self) {
+        self.handle = None;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            handle.chore(Chore::Abort(self.id));
+        }
+    }
+}
+
+/// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
+///
+/// Clones speak of the same transaction. One that is kept beyond its closure gets `ENOENT` from
+/// the server.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    requests: Requests,
+    open: Arc<Mutex<Open>>,
+}
+
+impl Deref for Transaction {
+    type Target = Requests;
+
+    fn deref(&self) -> &Requests {
+        &self.requests
+    }
+}
+
+impl Transaction {
+    async fn start(client: &Client) -> Result<Self, Error> {
+        let (reply, answer) = oneshot::channel();
+        let call = async {
+            client.handle.send(Command::Start { reply }).await?;
+            answer.await.map_err(|_| ended())?
+        };
+        let open = client.within(client.deadline(), Op::TRANSACTION_START, None, call).await?;
+        let requests = Requests { tx: open.id, ..(**client).clone() };
+        Ok(Self { requests, open: Arc::new(Mutex::new(open)) })
+    }
+
+    async fn end(self, commit: bool) -> Result<(), Error> {
+        // Dropped before the request is handed over, it is aborted; afterwards it is the
+        // server's to end. A commit that nobody waits for is still a commit.
+        let (reply, answer) = oneshot::channel();
+        let request = Request::TransactionEnd { commit };
+        let call = async {
+            self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
+            answer.await.map_err(|_| ended())?
+        };
+        self.within(self.deadline(), Op::TRANSACTION_END, None, call).await.map(drop)
+    }
+}
+
+impl Client {
+    /// Runs a closure in a transaction and commits, both again and again while it conflicts.
+    ///
+    /// The closure may run many times, so it must have no effect but through the transaction, and
+    /// must take nothing from an earlier run. If it fails, the transaction is aborted and its
+    /// error is the outcome. Keep it short, and never wait in it for anything but the store: what
+    /// others change meanwhile is what makes it conflict.
+    ///
+    /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
+    /// outcome is [`Error::Contended`]. Dropping the future aborts the transaction, unless its
+    /// commit was under way.
+    ///
+    /// ```no_run
+    /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
+    /// let (from, to) = (&"/a".parse()?, &"/b".parse()?);
+    /// client
+    ///     .transaction(|tx| async move {
+    ///         let value = tx.read(from).await?;
+    ///         tx.write(to, value).await
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn transaction<T, E: From<Error>, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut body: impl FnMut(Transaction) -> F,
+    ) -> Result<T, E> {
+        let begun = Instant::now();
+        let Retry { attempts, .. } = self.config.retry;
+        for attempt in 1..=attempts {
+            let transaction = Transaction::start(self).await?;
+            let outcome = body(transaction.clone()).await?;
+            match transaction.end(true).await {
+                Ok(()) => return Ok(outcome),
+                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
+                    debug!(attempt, "transaction conflicted");
+                    if attempt < attempts {
+                        sleep(self.config.retry.pause(attempt)).await;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contended { attempts, elapsed: begun.elapsed() }.into())
+    }
+}

@@ -1,0 +1,86 @@
+//! Messages on a byte stream, for `tokio_util::codec`.
+
+use bytes::{Buf, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::message::encode_parts;
+use crate::{DecodeError, EncodeError, HEADER_LEN, Header, Message, PAYLOAD_MAX};
+
+/// Cuts a stream into [`Message`]s, and appends messages to one.
+///
+/// A length beyond the limit is an error as soon as its header is there, and nothing is
+/// allocated for it. After an error the stream is out of step: close it.
+///
+/// Memory: at most one header and one payload of the limit are buffered beyond what a read
+/// happens to bring.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageCodec {
+    limit: usize,
+}
+
+impl MessageCodec {
+    /// A codec that receives payloads of up to `limit` bytes; it never sends more than
+    /// [`PAYLOAD_MAX`].
+    ///
+    /// Servers and rings keep to [`PAYLOAD_MAX`], as [`Default`] does; a client on a socket takes
+    /// more, for oxenstored's long listings.
+    pub fn with_limit(limit: usize) -> Self {
+        Self { limit }
+    }
+}
+
+impl Default for MessageCodec {
+    fn default() -> Self {
+        Self::with_limit(PAYLOAD_MAX)
+    }
+}
+
+impl Decoder for MessageCodec {
+    type Item = Message;
+    type Error = StreamError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
+        let Some(head) = src.first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let Header { op, req_id, tx_id, len } = Header::decode(head);
+        let too_long = DecodeError::TooLong { len, max: self.limit };
+        let length = usize::try_from(len).ok().filter(|len| *len <= self.limit).ok_or(too_long)?;
+        if src.len() < HEADER_LEN + length {
+            return Ok(None);
+        }
+        src.advance(HEADER_LEN);
+        Ok(Some(Message { op, req_id, tx_id, payload: src.split_to(length).freeze() }))
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
+        match self.decode(src)? {
+            None if !src.is_empty() => Err(DecodeError::Truncated { got: src.len() }.into()),
+            message => Ok(message),
+        }
+    }
+}
+
+impl Encoder<Message> for MessageCodec {
+    type Error = StreamError;
+
+    fn encode(&mut self, message: Message, out: &mut BytesMut) -> Result<(), StreamError> {
+        let Message { op, req_id, tx_id, payload } = message;
+        Ok(encode_parts(op, req_id, tx_id, &[&payload], out)?)
+    }
+}
+
+/// What can go wrong on a stream of messages.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The stream itself failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The other side broke the protocol.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// This side tried to send what may not be sent.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}

@@ -1,0 +1,50 @@
+//! Domain ids.
+
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
+/// The number of a domain.
+///
+/// 16 bits wide; numbers from 32752 (0x7ff0) are reserved by the hypervisor and name no domain.
+/// Source: `xen/include/public/xen.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DomId(pub u16);
+
+impl DomId {
+    /// Domain 0, where the toolstack usually runs.
+    pub const DOM0: Self = Self(0);
+    /// `DOMID_SELF`: the calling domain, whatever its number.
+    pub const SELF: Self = Self(0x7ff0);
+    /// `DOMID_ANY` in a permission list: every domain (servers from 4.22).
+    pub const ANY: Self = Self(0x7ff5);
+    /// The first reserved number.
+    pub const FIRST_RESERVED: Self = Self(0x7ff0);
+
+    /// Whether the number can name a domain of its own.
+    pub fn is_regular(self) -> bool {
+        self < Self::FIRST_RESERVED
+    }
+}
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for DomId {
+    type Err = ParseIntError;
+
+    /// Plain decimal digits only: no sign, no blanks.
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        // u16 parsing takes a leading '+', which no xenstore peer means.
+        if text.starts_with('+') { "+".parse() } else { text.parse() }.map(Self)
+    }
+}
+
+impl From<u16> for DomId {
+    fn from(number: u16) -> Self {
+        Self(number)
+    }
+}

@@ -1,0 +1,45 @@
+//! The xenstore wire protocol.
+//!
+//! Everything a client or a server puts on the wire, as values: the 16-byte [`Header`], every
+//! operation as a typed [`Request`] and [`Reply`], [`WatchEvent`]s, and the names in them
+//! ([`Path`], [`DomId`], [`Permissions`], [`Token`], [`ErrorCode`]). The crate does no I/O and
+//! reads no clock; [`MessageCodec`] plugs it into a byte stream.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use xs_proto::{Path, Request, TxId};
+//!
+//! let mut out = BytesMut::new();
+//! let read = Request::Read(Path::new("/local/domain/0/name")?);
+//! read.encode(7, TxId::NONE, &mut out)?;
+//! assert_eq!(out.len(), 16 + "/local/domain/0/name\0".len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Two rules hold throughout. What goes out is checked *before* a byte is queued, so a bad call
+//! fails alone and never poisons a connection. What comes in is never trusted: a length field
+//! allocates nothing, unknown operations and error names are kept as data, and malformed input
+//! is an error, not a panic.
+//!
+//! Source: Xen's `docs/misc/xenstore.txt` and `xen/include/public/io/xs_wire.h`.
+
+mod codec;
+mod domid;
+mod error;
+mod grammar;
+mod message;
+mod op;
+mod path;
+mod perms;
+mod reply;
+mod request;
+
+pub use codec::{MessageCodec, StreamError};
+pub use domid::DomId;
+pub use error::{DecodeError, EncodeError, ErrorCode};
+pub use message::{HEADER_LEN, Header, Message, PAYLOAD_MAX, TxId, WatchEvent};
+pub use op::Op;
+pub use path::{ABSOLUTE_MAX, Path, PathError, RELATIVE_MAX};
+pub use perms::{Access, Permission, Permissions};
+pub use reply::{Names, Reply};
+pub use request::{Request, Token};

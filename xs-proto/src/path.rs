@@ -1,0 +1,262 @@
+//! Node paths.
+//!
+//! A [`Path`] is checked once, where it enters the program; everything behind that may rely on
+//! the grammar. Three forms exist: absolute (`/local/domain/1`), relative to the home of the
+//! connection's domain (`device/vbd`), and special (`@releaseDomain`), which only watches and
+//! permission requests take.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// The longest absolute path, in bytes (`XENSTORE_ABS_PATH_MAX`).
+///
+/// Every known server takes 2048 bytes after a leading `/local/domain/N/`; some take more.
+pub const ABSOLUTE_MAX: usize = 3072;
+
+/// The longest relative path, in bytes (`XENSTORE_REL_PATH_MAX`).
+pub const RELATIVE_MAX: usize = 2048;
+
+/// A valid node path. Cloning is cheap.
+///
+/// Grammar: names of letters, digits, `-`, `_` and `@`, separated by single slashes, no slash at
+/// the end but in `/` itself. Source: `docs/misc/xenstore.txt`, and what the C and the OCaml
+/// daemon were seen to accept.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Path(Arc<str>);
+
+/// Why a text is not a path.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PathError {
+    /// The text is empty.
+    #[error("the path is empty")]
+    Empty,
+    /// The path is too long.
+    #[error("the path has {len} bytes, over the limit of {max}")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit for its form.
+        max: usize,
+    },
+    /// A byte outside letters, digits, `-`, `_`, `@` and `/`.
+    #[error("the path {path:?} holds the byte {byte:#04x} at offset {at}")]
+    BadByte {
+        /// The path, invalid UTF-8 replaced, cut at 80 bytes.
+        path: String,
+        /// The byte.
+        byte: u8,
+        /// Where it stands.
+        at: usize,
+    },
+    /// `//`, or a slash at the end.
+    #[error("the path {path:?} has an empty component")]
+    EmptyComponent {
+        /// The path, cut at 80 bytes.
+        path: String,
+    },
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
+}
+
+fn check(bytes: &[u8]) -> Result<&str, PathError> {
+    let first = *bytes.first().ok_or(PathError::Empty)?;
+    let max = if first == b'/' { ABSOLUTE_MAX } else { RELATIVE_MAX };
+    if bytes.len() > max {
+        return Err(PathError::TooLong { len: bytes.len(), max });
+    }
+    let bad = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@' | b'/'));
+    if let Some(at) = bytes.iter().position(bad) {
+        return Err(PathError::BadByte { path: excerpt(bytes), byte: bytes[at], at });
+    }
+    let empty_component = bytes.windows(2).any(|pair| pair == b"//");
+    if empty_component || (bytes.len() > 1 && bytes.ends_with(b"/")) {
+        return Err(PathError::EmptyComponent { path: excerpt(bytes) });
+    }
+    // Only ASCII is left.
+    std::str::from_utf8(bytes).map_err(|error| PathError::BadByte {
+        path: excerpt(bytes),
+        byte: bytes[error.valid_up_to()],
+        at: error.valid_up_to(),
+    })
+}
+
+impl Path {
+    /// Checks a text. Bytes that are not a path give an error that names the offending byte.
+    pub fn new(text: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        check(text.as_ref()).map(|path| Self(path.into()))
+    }
+
+    /// The root, `/`.
+    pub fn root() -> Self {
+        Self("/".into())
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it begins with `/`.
+    pub fn is_absolute(&self) -> bool {
+        self.0.starts_with('/')
+    }
+
+    /// Whether it is one of the special paths, which begin with `@`.
+    pub fn is_special(&self) -> bool {
+        self.0.starts_with('@')
+    }
+
+    /// This path with `below` (one name, or several with slashes) appended.
+    pub fn join(&self, below: impl AsRef<str>) -> Result<Self, PathError> {
+        let below = below.as_ref();
+        if below.is_empty() {
+            return Err(PathError::Empty);
+        }
+        let slash = if &*self.0 == "/" { "" } else { "/" };
+        Self::new(format!("{}{slash}{below}", self.0))
+    }
+
+    /// The path without its last name; `None` for the root and for a relative path of one name.
+    pub fn parent(&self) -> Option<Self> {
+        if &*self.0 == "/" {
+            return None;
+        }
+        match self.0.rfind('/')? {
+            0 => Some(Self::root()),
+            at => Some(Self(self.0[..at].into())),
+        }
+    }
+
+    /// The last name; empty for the root.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The names from the first to the last.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').filter(|name| !name.is_empty())
+    }
+
+    /// Whether this path is `ancestor` or lies below it.
+    pub fn is_within(&self, ancestor: &Self) -> bool {
+        match self.0.strip_prefix(&*ancestor.0) {
+            Some(rest) => rest.is_empty() || rest.starts_with('/') || &*ancestor.0 == "/",
+            None => false,
+        }
+    }
+}
+
+impl Deref for Path {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Path {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Path {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Path {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<&str> for Path {
+    type Error = PathError;
+
+    fn try_from(text: &str) -> Result<Self, PathError> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        Path::new(text).unwrap()
+    }
+
+    #[test]
+    fn forms() {
+        assert!(path("/").is_absolute());
+        assert!(path("/a@b/-_9Z").is_absolute());
+        assert!(!path("device/vbd").is_absolute());
+        assert!(path("@releaseDomain").is_special());
+        assert!(!path("/@x").is_special());
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(Path::new(""), Err(PathError::Empty));
+        for text in ["//", "/a//b", "/a/", "a/"] {
+            assert!(matches!(Path::new(text), Err(PathError::EmptyComponent { .. })), "{text}");
+        }
+        for text in ["/a.b", "/a b", "..", "/a\0b", "/ä", "/a:b"] {
+            assert!(matches!(Path::new(text), Err(PathError::BadByte { .. })), "{text}");
+        }
+        assert!(Path::new(format!("/{}", "a".repeat(ABSOLUTE_MAX - 1))).is_ok());
+        assert!(matches!(
+            Path::new(format!("/{}", "a".repeat(ABSOLUTE_MAX))),
+            Err(PathError::TooLong { .. })
+        ));
+        assert!(matches!(Path::new("a".repeat(RELATIVE_MAX + 1)), Err(PathError::TooLong { .. })));
+    }
+
+    #[test]
+    fn walking() {
+        assert_eq!(path("/a/b").parent(), Some(path("/a")));
+        assert_eq!(path("/a").parent(), Some(Path::root()));
+        assert_eq!(Path::root().parent(), None);
+        assert_eq!(path("a").parent(), None);
+        assert_eq!(path("/a/b").name(), "b");
+        assert_eq!(Path::root().name(), "");
+        assert_eq!(Path::root().join("a").unwrap(), path("/a"));
+        assert_eq!(path("/a").join("b/c").unwrap(), path("/a/b/c"));
+        assert!(path("/a").join("").is_err());
+        assert!(Path::root().join("").is_err());
+        assert_eq!(path("/a/b").names().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn containment_is_by_whole_names() {
+        assert!(path("/a/b").is_within(&path("/a")));
+        assert!(path("/a").is_within(&path("/a")));
+        assert!(path("/a").is_within(&Path::root()));
+        assert!(!path("/ab").is_within(&path("/a")));
+        assert!(!path("/a").is_within(&path("/a/b")));
+    }
+}

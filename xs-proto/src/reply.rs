@@ -1,0 +1,165 @@
+//! Replies: what a server answers, typed by the operation that was asked.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::message::encode_parts;
+use crate::{DecodeError, EncodeError, ErrorCode, Op, Path, Permissions, TxId, grammar};
+
+/// The names of a node's children, in the order the server gave them: never rely on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(Bytes);
+
+impl Names {
+    /// A list of these names. A name with a NUL byte would read as two.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut bytes = BytesMut::new();
+        for name in names {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(b"\0");
+        }
+        Self(bytes.freeze())
+    }
+
+    /// Every name must be terminated and valid as a path component.
+    fn decode(op: Op, payload: Bytes) -> Result<Self, DecodeError> {
+        let malformed = DecodeError::Malformed { op, expected: "node names, each with a NUL" };
+        if !payload.is_empty() && !payload.ends_with(b"\0") {
+            return Err(malformed);
+        }
+        let names = Self(payload);
+        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'@');
+        if names.slices().all(|name| !name.is_empty() && name.iter().all(valid)) {
+            Ok(names)
+        } else {
+            Err(malformed)
+        }
+    }
+
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let without_last_nul = self.0.strip_suffix(b"\0");
+        without_last_nul.into_iter().flat_map(|list| list.split(|byte| *byte == 0))
+    }
+
+    /// The names.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.slices().filter_map(|name| std::str::from_utf8(name).ok())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The list as it stands on the wire.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Ok,
+    /// The value of a node (READ).
+    Value(Bytes),
+    /// Names of children (DIRECTORY).
+    Names(Names),
+    /// Some names of children (DIRECTORY_PART).
+    Part {
+        /// Changes whenever the list, the value or the permissions of the node change.
+        generation: u64,
+        /// The names of this part. Its first may be the tail of a name, if the offset was in one.
+        names: Names,
+        /// Whether the list ends here.
+        last: bool,
+    },
+    /// A permission list (GET_PERMS).
+    Perms(Permissions),
+    /// A new transaction (TRANSACTION_START).
+    Transaction(TxId),
+    /// A home directory (GET_DOMAIN_PATH).
+    DomainPath(Path),
+    /// Yes or no (IS_DOMAIN_INTRODUCED).
+    Introduced(bool),
+    /// Text without its NUL (CONTROL, GET_FEATURE, GET_QUOTA).
+    Text(Bytes),
+    /// The request failed.
+    Error(ErrorCode),
+}
+
+impl Reply {
+    /// Types the payload of a reply.
+    ///
+    /// `asked` is the operation of the request, `answered` that of the reply, which is either
+    /// the same or [`Op::ERROR`]. A missing NUL at the end of an error name or a text is taken.
+    pub fn decode(asked: Op, answered: Op, payload: &Bytes) -> Result<Self, DecodeError> {
+        let op = asked;
+        let malformed = |expected| DecodeError::Malformed { op, expected };
+        let text = || payload.strip_suffix(b"\0").map_or(payload.clone(), |text| payload.slice_ref(text));
+        if answered == Op::ERROR {
+            return Ok(Self::Error(ErrorCode::from_wire(text())));
+        }
+        if answered != asked {
+            return Err(malformed("a reply of the operation that was asked, or an error"));
+        }
+        Ok(match op {
+            Op::READ => Self::Value(payload.clone()),
+            Op::DIRECTORY => Self::Names(Names::decode(op, payload.clone())?),
+            Op::DIRECTORY_PART => {
+                let expected = "a generation and names, each with a NUL";
+                let (generation, list) = grammar::string_and_rest(op, payload, expected)?;
+                // The end of the list is a second NUL behind the last name, or a lone one.
+                let last = &list[..] == b"\0" || list.ends_with(b"\0\0");
+                let list = if last { list.slice(..list.len() - 1) } else { list };
+                let generation = grammar::decimal(op, &generation, "a decimal generation")?;
+                Self::Part { generation, names: Names::decode(op, list)?, last }
+            }
+            Op::GET_PERMS => {
+                let entries = grammar::strings(payload);
+                let entries = entries.iter().map(|entry| grammar::permission(op, entry));
+                let perms = Permissions::new(entries.collect::<Result<_, _>>()?);
+                Self::Perms(perms.map_err(|_| malformed("at least one entry"))?)
+            }
+            Op::TRANSACTION_START => Self::Transaction(TxId(grammar::decimal(op, &text(), "a decimal id")?)),
+            Op::GET_DOMAIN_PATH => Self::DomainPath(grammar::path(op, &text())?),
+            Op::IS_DOMAIN_INTRODUCED => match &text()[..] {
+                b"T" => Self::Introduced(true),
+                b"F" => Self::Introduced(false),
+                _ => return Err(malformed("T or F")),
+            },
+            Op::CONTROL | Op::GET_FEATURE | Op::GET_QUOTA => Self::Text(text()),
+            // Acknowledgements; their text is always OK and carries nothing.
+            _ => Self::Ok,
+        })
+    }
+
+    /// Appends the reply to a request of `op` as a message: the server's side.
+    pub fn encode(&self, op: Op, req_id: u32, tx_id: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        let (generation, entries): (String, Vec<String>);
+        let (op, parts): (Op, Vec<&[u8]>) = match self {
+            Self::Ok => (op, vec![b"OK\0"]),
+            Self::Value(value) => (op, vec![value]),
+            Self::Names(names) => (op, vec![names.as_bytes()]),
+            Self::Part { generation: number, names, last } => {
+                generation = number.to_string();
+                let end: &[u8] = if *last { b"\0" } else { b"" };
+                (op, vec![generation.as_bytes(), b"\0", names.as_bytes(), end])
+            }
+            Self::Perms(perms) => {
+                entries = perms.entries().iter().map(|entry| format!("{entry}\0")).collect();
+                (op, entries.iter().map(|entry| entry.as_bytes()).collect())
+            }
+            Self::Transaction(id) => {
+                generation = id.0.to_string();
+                (op, vec![generation.as_bytes(), b"\0"])
+            }
+            Self::DomainPath(path) => (op, vec![path.as_bytes(), b"\0"]),
+            Self::Introduced(yes) => (op, vec![if *yes { b"T\0" } else { b"F\0" }]),
+            Self::Text(text) => (op, vec![text, b"\0"]),
+            Self::Error(code) => (Op::ERROR, vec![code.as_bytes(), b"\0"]),
+        };
+        encode_parts(op, req_id, tx_id, &parts, out)
+    }
+}
