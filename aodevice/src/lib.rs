@@ -1,0 +1,62 @@
+//! Adds and removes the paravirtual devices of Xen domains, to an end or to an exact account of
+//! where it stands.
+//!
+//! A [`Toolstack`] works on a connection to the store, with something that runs hotplug scripts.
+//! [`Toolstack::add`] writes a device's tree, waits for its backend, and runs its script; if any
+//! of that fails, nothing is left of it. [`Toolstack::remove`] asks both ends to close, undoes
+//! the script's work, and removes the tree with the parents that it leaves empty.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use aodevice::{Device, Toolstack, WaitFor, vbd};
+//! use hotplug::ScriptRunner;
+//! use tokio_util::sync::CancellationToken;
+//! use xs_client::{Client, DomId};
+//!
+//! let toolstack = Toolstack::new(Client::connect().await?, Arc::new(ScriptRunner::new())).await?;
+//! let disk = Device::Vbd(vbd::parse(&["/srv/d.img,raw,xvda,w"])?);
+//! let cancel = CancellationToken::new();
+//! toolstack.add(DomId(1), &disk, WaitFor::Script, &cancel).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The parts
+//!
+//! What an operation does next is decided by [`machine`], plain values that can be read as the
+//! diagrams at their heads. What a device's nodes are is a [`Tree`], another plain value. What
+//! each step does to the store is one transaction each.
+//!
+//! # Whom it trusts
+//!
+//! The toolstack's own record (`/libxl/...`) alone. What the guest writes in its directory is
+//! read for reports and listings, and for one decision: whether a frontend is at work there.
+
+mod cleanup;
+mod config;
+mod device;
+mod failure;
+mod guest;
+mod list;
+pub mod machine;
+pub mod multi;
+mod observe;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod toolstack;
+mod transactions;
+mod tree;
+pub mod vbd;
+pub mod vif;
+
+pub use config::Device;
+pub use device::{DeviceId, Kind, Paths};
+pub use failure::{Cause, End, Failure, FailureKind, Observation, Operation, Warning};
+use guest::Guest;
+pub use guest::find_domain;
+pub use list::{Listed, list};
+pub use machine::{Force, Limits, WaitFor};
+pub use toolstack::{Step, Success, Toolstack};
+pub use tree::{Keys, Tree};

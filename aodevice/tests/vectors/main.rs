@@ -1,0 +1,5 @@
+//! The vectors of the device layer: operations against a store in memory, with scripted peers, in
+//! virtual time.
+
+mod add;
+mod world;

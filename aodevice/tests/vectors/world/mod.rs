@@ -1,0 +1,206 @@
+//! A store with domain 0, a guest, and people who speak their lines at their times.
+//!
+//! Time is virtual: nothing here takes any, and what is said at 3 s is said at 3 s exactly.
+
+mod scripts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
+use lab::proxy::Proxy;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, Config, DomId, Error, Path};
+use xs_store::Store;
+
+pub use scripts::{Line, Scripts};
+
+/// The guest.
+pub const GUEST: DomId = DomId(1);
+
+/// The directories of its disk `xvda`.
+pub const BE: &str = "/local/domain/0/backend/vbd/1/51712";
+pub const FE: &str = "/local/domain/1/device/vbd/51712";
+pub const LX: &str = "/libxl/1/device/vbd/51712";
+
+/// What an operation ends with.
+pub type Ended = Result<Success, Box<Failure>>;
+
+/// The disk `xvda` of the specification's example.
+pub fn disk() -> Device {
+    Device::Vbd(vbd::parse(&["/srv/d.img,raw,xvda,w,script=block"]).unwrap())
+}
+
+/// A disk of another name.
+pub fn disk_named(name: &str) -> Device {
+    Device::Vbd(vbd::parse(&[format!("/srv/d.img,raw,{name},w,script=block")]).unwrap())
+}
+
+/// A network interface whose id and address are to be found.
+pub fn nic() -> Device {
+    Device::Vif(vif::parse(&["bridge=xenbr0"]).unwrap())
+}
+
+pub fn path(text: impl AsRef<str>) -> Path {
+    Path::new(text.as_ref()).unwrap()
+}
+
+/// To the tenth of a second, which is what the vectors speak of.
+pub fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
+/// The three parts of a failure, as a person reads them.
+pub fn told(failure: &Failure) -> String {
+    let observed = failure.observations();
+    assert_eq!(failure.to_string(), format!("{}: {}", failure.tried(), observed[0]));
+    format!("{}\n{}\n{}", failure.tried(), observed.join("\n"), failure.hint())
+}
+
+/// The warnings of a success, one a line.
+pub fn warned(success: &Success) -> Vec<String> {
+    success.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub store: Store,
+    /// Domain 0 as the backends' kernel.
+    pub dom0: Client,
+    /// The guest itself.
+    pub guest: Client,
+    pub scripts: Arc<Scripts>,
+    pub toolstack: Toolstack,
+    /// What stands between the toolstack and the store.
+    pub proxy: Proxy,
+    begun: Instant,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let store = Store::new();
+        let dom0 = Client::over(store.connect(DomId::DOM0), Config::default());
+        sim::create_domain0(&dom0).await.unwrap();
+        store.introduce(GUEST);
+        sim::create_domain(&dom0, GUEST, "g").await.unwrap();
+        let guest = Client::over(store.connect(GUEST), Config::default());
+        let scripts = Arc::new(Scripts::new(dom0.clone()));
+        let (stream, proxy) = Proxy::over(store.connect(DomId::DOM0));
+        let client = Client::over(stream, Config::default());
+        let toolstack = Toolstack::new(client, scripts.clone()).await.unwrap();
+        Self { store, dom0, guest, scripts, toolstack, proxy, begun: Instant::now() }
+    }
+
+    /// Another toolstack, on a connection of its own, with the same scripts.
+    pub async fn another_toolstack(&self) -> Toolstack {
+        let client = Client::over(self.store.connect(DomId::DOM0), Config::default());
+        Toolstack::new(client, self.scripts.clone()).await.unwrap()
+    }
+
+    /// Seconds since the world began.
+    pub fn clock(&self) -> f64 {
+        tenths(self.begun.elapsed())
+    }
+
+    /// Waits until so many seconds after the world began.
+    pub async fn at(&self, seconds: f64) {
+        sleep_until(self.begun + Duration::from_secs_f64(seconds)).await;
+    }
+
+    pub async fn add(&self, device: Device) -> Ended {
+        self.add_with(device, WaitFor::Script, &CancellationToken::new()).await
+    }
+
+    pub async fn add_with(&self, device: Device, wait_for: WaitFor, cancel: &CancellationToken) -> Ended {
+        self.toolstack.add(GUEST, &device, wait_for, cancel).await
+    }
+
+    pub async fn remove(&self, force: Force) -> Ended {
+        self.remove_with(force, &CancellationToken::new()).await
+    }
+
+    pub async fn remove_with(&self, force: Force, cancel: &CancellationToken) -> Ended {
+        self.toolstack.remove(GUEST, (Kind::Vbd, 51712), force, cancel).await
+    }
+
+    /// Adds `xvda` with a backend that is ready at once, and a guest that connects.
+    pub async fn add_connected(&self) {
+        let (added, ()) = tokio::join!(self.add(disk()), async {
+            self.exists(BE).await;
+            self.backend_says("2").await;
+        });
+        added.unwrap();
+        self.guest_says("3").await;
+        self.backend_says("4").await;
+        self.guest_says("4").await;
+        self.scripts.forget();
+    }
+
+    /// The backend of `xvda` writes its state.
+    pub async fn backend_says(&self, state: &'static str) {
+        self.dom0.write(&path(format!("{BE}/state")), state).await.unwrap();
+    }
+
+    /// The guest writes the state of its `xvda`.
+    pub async fn guest_says(&self, state: &'static str) {
+        self.guest.write(&path(format!("{FE}/state")), state).await.unwrap();
+    }
+
+    pub async fn write(&self, node: &str, value: impl Into<bytes::Bytes>) {
+        self.dom0.write(&path(node), value).await.unwrap();
+    }
+
+    /// The value of a node, in words if there is none.
+    pub async fn read(&self, node: &str) -> String {
+        let value = self.dom0.read_opt(&path(node)).await.unwrap();
+        value.map_or("not there".to_owned(), |value| value.escape_ascii().to_string())
+    }
+
+    /// Waits until a node is there.
+    pub async fn exists(&self, node: &str) {
+        self.reads(node, |value| value != "not there").await;
+    }
+
+    /// Waits until a node is not there any more.
+    pub async fn is_gone(&self, node: &str) {
+        self.reads(node, |value| value == "not there").await;
+    }
+
+    /// Waits until the toolstack tells the backend of `xvda` to close.
+    pub async fn is_told_to_close(&self) {
+        self.reads(&format!("{BE}/state"), |value| value == "5").await;
+    }
+
+    async fn reads(&self, node: &str, wanted: impl Fn(&str) -> bool) {
+        let mut watch = self.dom0.watch(&path(node)).await.unwrap();
+        while !wanted(&self.read(node).await) {
+            watch.changed().await.unwrap();
+        }
+    }
+
+    /// The whole store, as `xenstore-ls -fp` lists it.
+    pub async fn dump(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut waiting = vec![Path::root()];
+        while let Some(node) = waiting.pop() {
+            let mut children = self.dom0.directory(&node).await.unwrap();
+            children.reverse();
+            waiting.extend(children.iter().map(|child| node.join(child).unwrap()));
+            if node != Path::root() {
+                lines.push(self.line(&node).await.unwrap());
+            }
+        }
+        lines
+    }
+
+    async fn line(&self, node: &Path) -> Result<String, Error> {
+        let (value, perms) = (self.dom0.read(node).await?, self.dom0.get_perms(node).await?);
+        Ok(format!("{node} = \"{}\"   ({perms})", value.escape_ascii()))
+    }
+}
+
+/// The lines of the second listing that the first does not have.
+pub fn added(before: &[String], after: &[String]) -> Vec<String> {
+    after.iter().filter(|line| !before.contains(line)).cloned().collect()
+}

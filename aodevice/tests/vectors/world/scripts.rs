@@ -1,0 +1,120 @@
+//! Hotplug scripts that play the line they were given, and keep a record of their runs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aodevice::sim;
+use hotplug::{Ending, Limits, Output, Report, Runner, ScriptRun};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, DomId, Path};
+
+use super::tenths;
+
+/// What a script does.
+#[derive(Clone, Copy, Debug)]
+pub enum Line {
+    /// Its work, and exits with 0 after so many seconds.
+    Takes(f64),
+    /// Writes this to `hotplug-error` and exits with 1.
+    Fails(&'static str),
+    /// Nothing, and exits with 0.
+    Forgets,
+    /// Nothing, for ever.
+    Hangs,
+}
+
+/// All scripts of a world. Who has no line does its work at once.
+pub struct Scripts {
+    client: Client,
+    begun: Instant,
+    lines: Mutex<HashMap<&'static str, Line>>,
+    runs: Mutex<Vec<String>>,
+}
+
+impl fmt::Debug for Scripts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.runs.fmt(f)
+    }
+}
+
+impl Scripts {
+    pub fn new(client: Client) -> Self {
+        Self { client, begun: Instant::now(), lines: Mutex::default(), runs: Mutex::default() }
+    }
+
+    /// Gives the run of this action (`add`, `remove`, `online`, `offline`) its line.
+    pub fn on(&self, action: &'static str, line: Line) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(action, line);
+    }
+
+    /// When which run began and how it ended, in the order in which they ended.
+    pub fn runs(&self) -> Vec<String> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets the runs so far.
+    pub fn forget(&self) {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    async fn play(
+        &self,
+        line: Option<Line>,
+        run: &ScriptRun,
+        limits: &Limits,
+        cancel: &CancellationToken,
+    ) -> Report {
+        let begun = Instant::now();
+        let exits = async {
+            match line {
+                Some(Line::Forgets) => Ending::Exited(0),
+                Some(Line::Hangs) => std::future::pending().await,
+                Some(Line::Fails(error)) => {
+                    let backend = run.env.iter().find(|(name, _)| name == "XENBUS_PATH").unwrap();
+                    let node = Path::new(format!("/local/domain/0/{}/hotplug-error", backend.1)).unwrap();
+                    self.client.write(&node, error).await.unwrap();
+                    Ending::Exited(1)
+                }
+                Some(Line::Takes(_)) | None => {
+                    let duration = if let Some(Line::Takes(seconds)) = line { seconds } else { 0.0 };
+                    let duration = Duration::from_secs_f64(duration);
+                    let stock = sim::Scripts::new(self.client.clone(), DomId::DOM0, duration);
+                    stock.run(run, limits, cancel).await.ending
+                }
+            }
+        };
+        let ending = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Ending::Aborted,
+            ending = exits => ending,
+            () = sleep(limits.deadline) => Ending::TimedOut,
+        };
+        Report { ending, output: Output::default(), duration: begun.elapsed() }
+    }
+}
+
+impl Runner for Scripts {
+    fn run<'a>(
+        &'a self,
+        run: &'a ScriptRun,
+        limits: &'a Limits,
+        cancel: &'a CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
+        Box::pin(async move {
+            let at = tenths(self.begun.elapsed());
+            let line = {
+                let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                lines.get(&*run.args[0]).copied()
+            };
+            let report = self.play(line, run, limits, cancel).await;
+            let name = run.script.file_name().unwrap_or_default().to_string_lossy();
+            let record = format!("at {at} s: {name} {} {}", run.args.join(" "), report.ending);
+            self.runs.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+            report
+        })
+    }
+}

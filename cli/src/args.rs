@@ -1,0 +1,222 @@
+//! The command line.
+
+use std::time::Duration;
+
+use aodevice::{Limits, WaitFor};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use devstate::XenbusState;
+
+use crate::world::StoreChoice;
+
+/// Adds, removes, lists and waits for the paravirtual devices of Xen domains.
+///
+/// Exit status: 0 done, perhaps with warnings on standard error; 1 failed; 2 usage; 3 timed out;
+/// 4 cancelled by a signal. The first Ctrl-C cancels and cleans up; a second one gives that up.
+#[derive(Debug, Parser)]
+#[command(name = "xendev", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The store: a socket, or `embedded` for one in this process with a simulated guest 1
+    /// [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket or /run/xenstored/socket]
+    #[arg(long, global = true, value_name = "PATH|embedded", default_value_t)]
+    #[arg(hide_default_value = true)]
+    pub(crate) store: StoreChoice,
+    /// Exit with 1 instead of 3 on a timeout, as xl does
+    #[arg(long, global = true)]
+    pub(crate) compat_exit: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Add a disk to a guest
+    BlockAttach(AttachArgs),
+    /// Remove a disk from a guest
+    BlockDetach(BlockDetachArgs),
+    /// List the disks of guests
+    BlockList(ListArgs),
+    /// Add a network interface to a guest
+    NetworkAttach(NetworkAttachArgs),
+    /// Remove a network interface from a guest
+    NetworkDetach(NetworkDetachArgs),
+    /// List the network interfaces of guests
+    NetworkList(ListArgs),
+    /// Wait until a device's end gets to a state
+    Wait(WaitArgs),
+    /// Show the main job on an embedded store: attach and detach a disk and a NIC of a
+    /// simulated guest, and prove that nothing is left
+    Demo(DemoArgs),
+}
+
+/// How much is told of what goes on.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Telling {
+    /// Tell every step on standard error
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Tell nothing but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Until {
+    /// The backend is ready and the hotplug script has run
+    Script,
+    /// The guest has connected
+    Connected,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// What all attaching has in common.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Attaching {
+    /// When it is done
+    #[arg(long, value_enum, default_value = "script", value_name = "WHEN")]
+    wait: Until,
+    /// How long a hotplug script may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "40")]
+    script_timeout: Duration,
+    /// How long the backend may take to take the device up
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    backend_timeout: Duration,
+    /// How long the guest may take to connect, with --wait connected
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    connect_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) telling: Telling,
+}
+
+impl Attaching {
+    pub(crate) fn wait_for(&self) -> WaitFor {
+        match self.wait {
+            Until::Script => WaitFor::Script,
+            Until::Connected => WaitFor::Connected,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            backend: self.backend_timeout,
+            connect: self.connect_timeout,
+            scripts: hotplug::Limits { deadline: self.script_timeout, ..Default::default() },
+            ..Default::default()
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AttachArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The disk, as in xl-disk-configuration(5): `/srv/d.img,raw,xvda,w` or
+    /// `format=raw,vdev=xvda,access=rw,target=/srv/d.img`
+    #[arg(required = true, value_name = "DISK-SPEC")]
+    pub(crate) disk: Vec<String>,
+    #[command(flatten)]
+    pub(crate) attaching: Attaching,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NetworkAttachArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The interface, as in xl-network-configuration(5): `bridge=xenbr0`, `mac=...`,
+    /// `script=...`
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) nic: Vec<String>,
+    #[command(flatten)]
+    pub(crate) attaching: Attaching,
+}
+
+/// What all detaching has in common.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Detaching {
+    /// How long the guest and the backend may take to let go
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    timeout: Duration,
+    /// How long a hotplug script may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "40")]
+    script_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) telling: Telling,
+}
+
+impl Detaching {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            close: self.timeout,
+            scripts: hotplug::Limits { deadline: self.script_timeout, ..Default::default() },
+            ..Default::default()
+        }
+    }
+}
+
+/// Remove a disk from a guest.
+///
+/// Without --force the guest is asked, and if it does not let go in time the disk stays, closing,
+/// to be detached again later. That the guest lets go does not mean that nothing in it used the
+/// disk: Linux guests were seen to let go of a disk that was held open. Unmount it first.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BlockDetachArgs {
+    /// Do not ask the guest
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The disk, by name (xvda) or device id (51712)
+    #[arg(value_name = "DEVID")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) detaching: Detaching,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NetworkDetachArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The interface, by device id or MAC address
+    #[arg(value_name = "DEVID|MAC")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) detaching: Detaching,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ListArgs {
+    /// The guests, by domid or name
+    #[arg(required = true, value_name = "DOMAIN")]
+    pub(crate) domains: Vec<String>,
+    /// Print JSON, with more than the table has
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WaitArgs {
+    /// A device's directory or its `state` node, such as /local/domain/1/device/vbd/51712
+    pub(crate) path: String,
+    /// The states that will do, by name or number: 4, Connected
+    #[arg(required = true, value_name = "STATE")]
+    pub(crate) states: Vec<XenbusState>,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    pub(crate) timeout: Duration,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    /// How long each simulated driver and script takes, so that an eye can follow
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.05")]
+    pub(crate) latency: Duration,
+}

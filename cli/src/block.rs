@@ -1,0 +1,28 @@
+//! `block-attach` and `block-detach`.
+
+use aodevice::vbd::{self, Vdev};
+use aodevice::{Device, Force, Kind};
+
+use crate::args::{AttachArgs, BlockDetachArgs};
+use crate::devices;
+use crate::problem::{Exit, Problem};
+use crate::world::{StoreChoice, World};
+
+pub(crate) async fn attach(store: &StoreChoice, args: &AttachArgs) -> Result<Exit, Problem> {
+    let disk = vbd::parse(&args.disk).map_err(|error| {
+        let hint = "say for example /srv/d.img,raw,xvda,w; xl-disk-configuration(5) has all of it";
+        Problem::new(format!("cannot understand the disk {:?}", args.disk.join(" ")), error, hint)
+    })?;
+    devices::attach(store, &args.domain, &Device::Vbd(disk), &args.attaching).await
+}
+
+pub(crate) async fn detach(store: &StoreChoice, args: &BlockDetachArgs) -> Result<Exit, Problem> {
+    let vdev = Vdev::new(&args.device).map_err(|error| {
+        let tried = format!("cannot detach {} from domain {}", args.device, args.domain);
+        Problem::new(tried, error, "xendev block-list shows the guest's disks")
+    })?;
+    let world = World::open(store).await?;
+    let fe = devices::domain(&world.client, &args.domain).await?;
+    let force = if args.force { Force::On } else { Force::Off };
+    devices::detach(&world, fe, (Kind::Vbd, vdev.devid()), force, &args.detaching).await
+}

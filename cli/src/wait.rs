@@ -1,0 +1,54 @@
+//! `wait`: until a device's end gets to a state.
+
+use devstate::{Absent, Goal, Outcome, StateSet, StateValue};
+use serde_json::json;
+use xs_client::Path;
+
+use crate::args::WaitArgs;
+use crate::problem::{Exit, Problem};
+use crate::signals::cancel_on_signal;
+use crate::world::{StoreChoice, World};
+
+pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Problem> {
+    let goal = Goal { done: StateSet::of(&args.states), fail: StateSet::EMPTY, absent: Absent::Ignore };
+    let tried = format!("cannot wait for {goal} at {}", args.path);
+    let hint = "name a device's directory, such as /local/domain/1/device/vbd/51712";
+    let bad_path = |error| Problem::new(tried.clone(), error, hint);
+    let mut path = Path::new(&args.path).map_err(bad_path)?;
+    if path.name() != "state" {
+        path = path.join("state").map_err(bad_path)?;
+    }
+    let cancel = cancel_on_signal();
+    let world = World::open(store).await?;
+    let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
+    let told = |state: Option<&StateValue>, ok| {
+        if args.json {
+            let state = state
+                .map(|state| state.state().map_or(json!(state.to_string()), |state| json!(state.number())));
+            println!("{}", json!({"ok": ok, "path": path.as_str(), "state": state}));
+        }
+    };
+    match outcome {
+        Outcome::Reached(state) => {
+            told(Some(&StateValue::State(state)), true);
+            if !args.json {
+                println!("{state}");
+            }
+            Ok(Exit::Done)
+        }
+        Outcome::TimedOut { last } => {
+            told(last.as_ref(), false);
+            let observed = match last {
+                Some(last) => format!("{path} holds {last} after {:?}", args.timeout),
+                None => format!("{path} is not there after {:?}", args.timeout),
+            };
+            let hint = "wait longer with --timeout, or see what the other end of the device does";
+            Err(Problem { exit: Exit::TimedOut, ..Problem::new(tried, observed, hint) })
+        }
+        Outcome::Aborted => {
+            Err(Problem { exit: Exit::Aborted, ..Problem::new(tried, "cancelled", "wait again") })
+        }
+        Outcome::Io(error) => Err(Problem::store(tried, &error)),
+        other => Err(Problem::new(tried, format!("{other:?}"), hint)),
+    }
+}

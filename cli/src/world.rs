@@ -1,0 +1,101 @@
+//! The store that a command works on, and who runs scripts there.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aodevice::sim::{self, Drivers};
+use aodevice::{Limits, Toolstack};
+use hotplug::{Runner, ScriptRunner};
+use xs_client::{Client, Config, DomId, Error, default_socket};
+use xs_store::Store;
+
+use crate::problem::Problem;
+
+/// Which store.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum StoreChoice {
+    /// The machine's own.
+    #[default]
+    Default,
+    /// The one at this socket.
+    Socket(PathBuf),
+    /// One in this process, with a simulated guest.
+    Embedded,
+}
+
+impl FromStr for StoreChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "embedded" => Self::Embedded,
+            "" => Self::Default,
+            path => Self::Socket(path.into()),
+        })
+    }
+}
+
+impl fmt::Display for StoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => Ok(()),
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Embedded => f.write_str("embedded"),
+        }
+    }
+}
+
+/// A connection to a store, and what belongs to it.
+pub(crate) struct World {
+    pub(crate) client: Client,
+    runner: Arc<dyn Runner>,
+    /// The simulated peers of an embedded store; they stop when dropped.
+    _drivers: Vec<Drivers>,
+}
+
+/// The guest that an embedded store has.
+pub(crate) const GUEST: DomId = DomId(1);
+
+impl World {
+    pub(crate) async fn open(choice: &StoreChoice) -> Result<Self, Problem> {
+        let socket = match choice {
+            StoreChoice::Embedded => return Self::embedded(Duration::ZERO).await,
+            StoreChoice::Socket(path) => path.clone(),
+            StoreChoice::Default => default_socket(),
+        };
+        let client = Client::connect_unix(&socket, Config::default())
+            .await
+            .map_err(|error| Problem::store("cannot reach the store", &error))?;
+        let mut runner = ScriptRunner::new();
+        if let StoreChoice::Socket(path) = choice {
+            // The scripts' own xenstore programs are to talk to the same store.
+            runner = runner.env("XENSTORED_PATH", path);
+        }
+        Ok(Self { client, runner: Arc::new(runner), _drivers: Vec::new() })
+    }
+
+    /// A store of its own with domain 0 and one guest, both with simulated drivers.
+    pub(crate) async fn embedded(latency: Duration) -> Result<Self, Problem> {
+        let problem = |error: Error| Problem::store("cannot set up the embedded store", &error);
+        let store = Store::new();
+        store.introduce(GUEST);
+        let connect = |domid| Client::over(store.connect(domid), Config::default());
+        let client = connect(DomId::DOM0);
+        sim::create_domain0(&client).await.map_err(problem)?;
+        sim::create_domain(&client, GUEST, "guest").await.map_err(problem)?;
+        let backends = Drivers::backends(connect(DomId::DOM0), DomId::DOM0, latency).map_err(problem)?;
+        let frontends = Drivers::frontends(connect(GUEST), GUEST, latency).map_err(problem)?;
+        let runner = Arc::new(sim::Scripts::new(connect(DomId::DOM0), DomId::DOM0, latency));
+        Ok(Self { client, runner, _drivers: vec![backends, frontends] })
+    }
+
+    pub(crate) async fn toolstack(&self, limits: Limits) -> Result<Toolstack, Problem> {
+        let toolstack = Toolstack::new(self.client.clone(), self.runner.clone()).await;
+        let problem = |error: Error| Problem::store("cannot find out which domain this is", &error);
+        Ok(toolstack.map_err(problem)?.with_limits(limits))
+    }
+}

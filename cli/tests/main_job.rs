@@ -1,0 +1,134 @@
+//! The main job against Debian's real daemons, by the commands that a user types.
+
+mod host;
+
+use std::time::Duration;
+
+use host::{GUEST, Host};
+use lab::daemon::DaemonKind;
+use serde_json::Value;
+
+const DAEMONS: [DaemonKind; 2] = [DaemonKind::Xenstored, DaemonKind::Oxenstored];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_list_and_detach() {
+    for kind in DAEMONS {
+        let host = Host::start(kind).await;
+        let before = host.dump().await;
+        let script = host.good_script();
+        let nic = format!("script={script}");
+
+        host.xendev(&["block-attach", "guest", &host.disk(&script), "--wait", "connected"]).await.quietly();
+        let mac = "mac=00:16:3e:11:22:33";
+        host.xendev(&["network-attach", "1", &nic, mac, "--wait", "connected"]).await.quietly();
+        for path in ["/local/domain/1/device/vbd/51712", "/local/domain/1/device/vif/0"] {
+            let waited = host.xendev(&["wait", path, "connected"]).await;
+            assert_eq!((waited.code, waited.stdout.as_str()), (Some(0), "4 (Connected)\n"));
+        }
+
+        let disks = host.xendev(&["block-list", "1"]).await;
+        let row = "51712 0   1      4     8      8        /local/domain/0/backend/vbd/1/51712\n";
+        assert!(disks.stdout.starts_with("Vdev  BE  handle state evt-ch ring-ref BE-path "));
+        assert!(disks.stdout.ends_with(row), "{}", disks.stdout);
+        let nics = host.xendev(&["network-list", "--json", "guest"]).await;
+        let nics: Value = serde_json::from_str(&nics.stdout).unwrap();
+        assert_eq!(nics[0]["mac"], "00:16:3e:11:22:33");
+        assert_eq!((&nics[0]["backend_state"], &nics[0]["operation"]), (&Value::from(4), &Value::Null));
+
+        host.xendev(&["block-detach", "1", "xvda"]).await.quietly();
+        host.xendev(&["network-detach", "1", "00:16:3e:11:22:33"]).await.quietly();
+        assert_eq!(host.dump().await, before, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failure_has_three_parts_and_leaves_the_store_as_it_was() {
+    let mut host = Host::start(DaemonKind::Xenstored).await;
+    let before = host.dump().await;
+    let good = host.disk(&host.good_script());
+
+    let failing = host.script(
+        "failing",
+        r#"[ $1 = add ] || exit 0
+xenstore-write "$XENBUS_PATH/hotplug-error" "the array is degraded"; exit 1"#,
+    );
+    let ran = host.xendev(&["block-attach", "1", &host.disk(&failing)]).await;
+    ran.failed(1, &["exited with status 1", "the script says: the array is degraded"]);
+    assert_eq!(host.dump().await, before);
+
+    let hanging = host.script("hanging", "[ $1 = add ] || exit 0\nsleep 987 & sleep 987");
+    let ran = host.xendev(&["block-attach", "1", &host.disk(&hanging), "--script-timeout", "0.5"]).await;
+    ran.failed(3, &["did not finish", "--script-timeout"]);
+    assert_eq!(host.dump().await, before);
+
+    let ran = host.xendev(&["block-attach", "1", &host.disk("/no/such/script")]).await;
+    ran.failed(1, &["/no/such/script", "no such file"]);
+    assert_eq!(host.dump().await, before);
+
+    host.xendev(&["block-attach", "4242", &good]).await.failed(1, &["4242", "xl list"]);
+    host.xendev(&["block-attach", "1", "/nowhere,raw,xvda,w"]).await.failed(1, &["/nowhere"]);
+    host.xendev(&["block-attach", "1", "/d,raw,xvd,w"]).await.failed(1, &["names no virtual disk"]);
+    host.xendev(&["block-detach", "1", "xvda"]).await.failed(1, &["no such device"]);
+    host.xendev(&["network-attach", "1", "mac=zz"]).await.failed(1, &["no MAC address"]);
+    assert_eq!(host.dump().await, before);
+
+    host.frontends = None;
+    let ran =
+        host.xendev(&["block-attach", "1", &good, "--wait", "connected", "--connect-timeout", "0.5"]).await;
+    ran.failed(
+        3,
+        &["within 500ms", "backend state 2 (InitWait), frontend state 1 (Initialising)", "xen-blkfront"],
+    );
+    assert_eq!(host.dump().await, before);
+
+    host.backends = None;
+    let ran = host.xendev(&["block-attach", "1", &good, "--backend-timeout", "0.5"]).await;
+    ran.failed(3, &["no backend driver has taken the device up", "modprobe xen-blkback"]);
+    assert_eq!(host.dump().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_does_not_let_go() {
+    let mut host = Host::start(DaemonKind::Xenstored).await;
+    let before = host.dump().await;
+    let disk = host.disk(&host.good_script());
+    host.xendev(&["block-attach", "1", &disk, "--wait", "connected"]).await.quietly();
+    host.frontends = None;
+
+    let ran = host.xendev(&["block-detach", "1", "xvda", "--timeout", "0.5"]).await;
+    ran.failed(3, &["left closing", "backend state 5 (Closing)"]);
+    let listed: Value =
+        serde_json::from_str(&host.xendev(&["block-list", "1", "--json"]).await.stdout).unwrap();
+    assert!(listed[0]["operation"].as_str().unwrap().starts_with("remove:"), "{listed}");
+
+    host.start_guest().await;
+    host.xendev(&["block-detach", "1", "xvda"]).await.quietly();
+    assert_eq!(host.dump().await, before);
+
+    host.xendev(&["block-attach", "1", &disk, "--wait", "connected"]).await.quietly();
+    host.frontends = None;
+    host.xendev(&["block-detach", "--force", "1", "xvda"]).await.quietly();
+    assert_eq!(host.dump().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_rolls_back() {
+    let host = Host::start(DaemonKind::Xenstored).await;
+    let before = host.dump().await;
+    let hanging = host.script("hanging", "[ $1 = add ] || exit 0\nsleep 986");
+    let disk = host.disk(&hanging);
+    let child =
+        host.command(&["block-attach", "1", &disk]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+
+    // Once the backend is ready the script runs; interrupted then or a little earlier, it ends alike.
+    let state = xs_client::Path::new(format!("/local/domain/0/backend/vbd/{GUEST}/51712/state")).unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let ready = devstate::Goal { absent: devstate::Absent::Ignore, ..devstate::Goal::BACKEND_READY };
+    devstate::wait(&host.client, &state, ready, Duration::from_secs(20), &cancel).await;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+
+    let ran = host::Ran::from(child.wait_with_output().await.unwrap());
+    ran.failed(4, &["cancelled", "cancelling, and cleaning up"]);
+    assert_eq!(host.dump().await, before);
+}

@@ -1,0 +1,47 @@
+//! What a script prints goes to the log, line by line. In a program of its own, because the log's
+//! level is a matter of the whole program.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use hotplug::{Limits, Runner, ScriptRun, ScriptRunner};
+use tokio_util::sync::CancellationToken;
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn lines_go_to_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let lines = "echo one; printf half; sleep 0.1; printf ' and half\\nunfinished'; exit 7";
+    let run = ScriptRun { script: "sh".into(), args: vec!["-c".into(), lines.into()], env: vec![] };
+    let report = ScriptRunner::new().run(&run, &Limits::default(), &CancellationToken::new()).await;
+    assert_eq!(report.output.text(), "one\nhalf and half\nunfinished");
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let messages: Vec<&str> =
+        log.lines().filter_map(|line| line.split_once("hotplug::output: ").map(|(_, text)| text)).collect();
+    assert_eq!(messages, ["one", "half and half", "unfinished"], "{log}");
+    assert!(log.contains("run=sh -c echo one"), "no name of the script in {log}");
+    assert!(log.contains("script exited with status 7"), "{log}");
+}

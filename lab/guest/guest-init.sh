@@ -1,0 +1,24 @@
+#!/bin/sh
+# First process of a guest: loads the frontends, then tells once a second which devices it has.
+# Its console is the only way to look into the guest; see scenarios/lib/guest.sh for the reader's side.
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+modprobe xen-blkfront
+modprobe xen-netfront
+echo GUEST-UP
+
+names() { # names of the folder's entries that match the pattern, each between spaces
+    list=" "
+    for entry in $1; do
+        [ -e "$entry" ] && list="$list${entry##*/} "
+    done
+}
+
+while sleep 1; do
+    names '/sys/block/xvd*'
+    blk=$list
+    names '/sys/class/net/*'
+    echo "GUEST-SEES blk=[$blk] net=[$list]"
+done

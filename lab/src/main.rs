@@ -1,0 +1,35 @@
+//! `cargo lab`: the lab's command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lab::conformance::{self, ConformanceArgs};
+use lab::xen::{self, XenArgs};
+
+/// The world that xendev is tested in
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Conformance(ConformanceArgs),
+    Xen(XenArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Conformance(args) => conformance::run(&args),
+        Command::Xen(args) => xen::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

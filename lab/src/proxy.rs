@@ -1,0 +1,233 @@
+//! A man in the middle between a client and a store, in this process, with faults by script.
+//!
+//! It passes on whole messages, counts them, and does what a test has ordered: conflicts,
+//! refusals, silence, cut and garbled streams. Time is tokio's, so it works while that is paused.
+//!
+//! ```
+//! # async fn example() -> Result<(), xs_client::Error> {
+//! use lab::proxy::Proxy;
+//! use xs_client::{Client, Config, DomId, Op};
+//!
+//! let store = xs_store::Store::new();
+//! let (stream, proxy) = Proxy::over(store.connect(DomId::DOM0));
+//! let client = Client::over(stream, Config::default());
+//! proxy.conflict(5);
+//! client.transaction(|tx| async move { tx.write(&"/a".parse()?, "1").await }).await?;
+//! assert_eq!(proxy.count(Op::TRANSACTION_END), 6);
+//! # Ok(()) }
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::codec::Decoder;
+use xs_client::{ErrorCode, Op, Transport};
+use xs_proto::{Header, Message, MessageCodec, Reply, Request, StreamError};
+
+/// Bytes in the pipe to the client.
+const PIPE: usize = 64 << 10;
+
+/// The longest reply that is passed on.
+const REPLY_MAX: usize = 1 << 20;
+
+/// The test's hand on the wire.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    script: Mutex<Script>,
+    ordered: Notify,
+}
+
+/// What has been seen, and what is ordered.
+#[derive(Debug, Default)]
+struct Script {
+    seen: BTreeMap<Op, usize>,
+    commits: Vec<Instant>,
+    conflicts: usize,
+    refusals: Vec<Refusal>,
+    silent: bool,
+    cut: Option<usize>,
+    injected: BytesMut,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    op: Op,
+    suffix: String,
+    code: ErrorCode,
+}
+
+impl Shared {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    /// Starts to pass messages on, as a task of the current runtime. Returns the client's end, and
+    /// the handle for faults. The end of either side ends both.
+    pub fn over(upstream: impl Transport) -> (DuplexStream, Self) {
+        let (near, far) = tokio::io::duplex(PIPE);
+        let shared = Arc::new(Shared::default());
+        let wire = Wire { shared: shared.clone(), ..Wire::default() };
+        // A stream that fails ends the connection, which both sides see.
+        tokio::spawn(async move { _ = wire.run(far, upstream).await });
+        (near, Self { shared })
+    }
+
+    /// Makes the next commits conflict: the store is told to abort them, and the client `EAGAIN`.
+    pub fn conflict(&self, commits: usize) {
+        self.shared.script().conflicts = commits;
+    }
+
+    /// When each commit was asked for, those that conflicted included.
+    pub fn commits(&self) -> Vec<Instant> {
+        self.shared.script().commits.clone()
+    }
+
+    /// Answers the next request of this operation, on a path that ends like this, with an error.
+    /// The store does not hear of it.
+    pub fn refuse(&self, op: Op, suffix: &str, code: ErrorCode) {
+        self.shared.script().refusals.push(Refusal { op, suffix: suffix.to_owned(), code });
+    }
+
+    /// Passes nothing more on to the client, or all again from now on. What the store sent
+    /// meanwhile is lost.
+    pub fn silence(&self, silent: bool) {
+        self.shared.script().silent = silent;
+    }
+
+    /// Ends the connection after so many bytes of the next message to the client.
+    pub fn cut_after(&self, bytes: usize) {
+        self.shared.script().cut = Some(bytes);
+    }
+
+    /// Sends these bytes to the client, between two messages of the store.
+    pub fn inject(&self, bytes: &[u8]) {
+        self.shared.script().injected.extend_from_slice(bytes);
+        self.shared.ordered.notify_one();
+    }
+
+    /// How many requests of this operation the client has sent.
+    pub fn count(&self, op: Op) -> usize {
+        self.shared.script().seen.get(&op).copied().unwrap_or_default()
+    }
+
+    /// How many requests the client has sent that change nodes, those in transactions included.
+    pub fn writes(&self) -> usize {
+        [Op::WRITE, Op::MKDIR, Op::RM, Op::SET_PERMS].map(|op| self.count(op)).iter().sum()
+    }
+}
+
+/// The bytes under way in both directions.
+#[derive(Default)]
+struct Wire {
+    shared: Arc<Shared>,
+    to_store: BytesMut,
+    to_client: BytesMut,
+    /// Requests, by their id, whose reply is to be this error.
+    replaced: HashMap<u32, ErrorCode>,
+    /// Nothing follows what is on its way to the client.
+    closing: bool,
+}
+
+impl Wire {
+    async fn run(mut self, client: DuplexStream, store: impl Transport) -> Result<(), StreamError> {
+        let (mut from_client, mut into_client) = tokio::io::split(client);
+        let (mut from_store, mut into_store) = tokio::io::split(store);
+        let mut codec = MessageCodec::with_limit(REPLY_MAX);
+        let (mut requests, mut replies) = (BytesMut::new(), BytesMut::new());
+        let shared = self.shared.clone();
+        loop {
+            self.to_client.unsplit(shared.script().injected.split());
+            if self.closing && self.to_client.is_empty() {
+                return Ok(());
+            }
+            let (to_store, to_client) = (&mut self.to_store, &mut self.to_client);
+            tokio::select! {
+                read = from_client.read_buf(&mut requests) => {
+                    goes_on(read?)?;
+                    while let Some(message) = codec.decode(&mut requests)? {
+                        self.request(message)?;
+                    }
+                }
+                read = from_store.read_buf(&mut replies), if !self.closing => {
+                    goes_on(read?)?;
+                    while let Some(message) = codec.decode(&mut replies)? {
+                        self.reply(message)?;
+                    }
+                }
+                written = into_store.write_buf(to_store), if !to_store.is_empty() => drop(written?),
+                written = into_client.write_buf(to_client), if !to_client.is_empty() => drop(written?),
+                () = shared.ordered.notified() => {}
+            }
+        }
+    }
+
+    fn request(&mut self, mut message: Message) -> Result<(), StreamError> {
+        let shared = self.shared.clone();
+        let mut script = shared.script();
+        *script.seen.entry(message.op).or_default() += 1;
+        let request = Request::decode(message.op, &message.payload);
+        if let Ok(Request::TransactionEnd { commit: true }) = request {
+            script.commits.push(Instant::now());
+            if script.conflicts > 0 {
+                script.conflicts -= 1;
+                self.replaced.insert(message.req_id, ErrorCode::EAGAIN);
+                message.payload = b"F\0"[..].into();
+            }
+        }
+        let path = request.as_ref().ok().and_then(Request::path);
+        let refused = |refusal: &Refusal| {
+            refusal.op == message.op && path.is_some_and(|path| path.ends_with(&refusal.suffix))
+        };
+        if let Some(index) = script.refusals.iter().position(refused) {
+            let error = Reply::Error(script.refusals.remove(index).code);
+            error.encode(message.op, message.req_id, message.tx_id, &mut self.to_client)?;
+            return Ok(());
+        }
+        append(&message, &mut self.to_store);
+        Ok(())
+    }
+
+    fn reply(&mut self, message: Message) -> Result<(), StreamError> {
+        let mut script = self.shared.script();
+        if script.silent || self.closing {
+            return Ok(());
+        }
+        let start = self.to_client.len();
+        match self.replaced.remove(&message.req_id) {
+            Some(code) => {
+                let error = Reply::Error(code);
+                error.encode(message.op, message.req_id, message.tx_id, &mut self.to_client)?;
+            }
+            None => append(&message, &mut self.to_client),
+        }
+        if let Some(bytes) = script.cut.take() {
+            self.to_client.truncate(start + bytes);
+            self.closing = true;
+        }
+        Ok(())
+    }
+}
+
+/// The end of a stream as an error.
+fn goes_on(read: usize) -> io::Result<()> {
+    if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+/// Appends a message as it came, of any length.
+fn append(message: &Message, out: &mut BytesMut) {
+    let Message { op, req_id, tx_id, payload } = message;
+    Header { op: *op, req_id: *req_id, tx_id: *tx_id, len: payload.len() as u32 }.encode(out);
+    out.extend_from_slice(payload);
+}

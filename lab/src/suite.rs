@@ -1,0 +1,101 @@
+//! `cargo lab test`: everything that CI runs, in one command.
+//!
+//! Every step is run even if one before it failed, so that one run tells all; the cheap ones come
+//! first. No step is left out silently: what cannot run has failed.
+
+use std::env;
+use std::ffi::OsString;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::apt::Apt;
+use crate::xen::{self, XenArgs};
+
+/// What the tests against real peers need, besides what the lab's Xen host does.
+const PEERS: [&str; 4] = ["xen-utils-4.17", "xenstore-utils", "gcc", "libc6-dev"];
+
+/// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and the
+/// main scenario on a real Xen host under emulation. Takes about 15 minutes on two cores
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Leave out the real Xen host, which takes the longest
+    #[arg(long)]
+    no_xen: bool,
+    /// Install nothing; what is missing fails with the command that installs it
+    #[arg(long)]
+    no_install: bool,
+}
+
+type Step = (&'static str, Box<dyn Fn() -> Result<()>>);
+
+/// Runs all steps; an error if any failed. The last line is `N passed, N failed`.
+pub fn run(args: &TestArgs) -> Result<()> {
+    let may_install = !args.no_install;
+    let mut steps: Vec<Step> = vec![
+        ("peers", Box::new(move || Apt::new(may_install)?.install(&PEERS))),
+        ("format", Box::new(|| cargo(&["fmt", "--all", "--check"]))),
+        ("clippy", Box::new(|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
+        ("docs", Box::new(|| cargo_with(&["doc", "--workspace", "--no-deps"], ("RUSTDOCFLAGS", "-D warnings")))),
+        ("licences", Box::new(move || licences(may_install))),
+        ("tests", Box::new(|| cargo(&["test", "--workspace"]))),
+        ("benches run", Box::new(|| cargo(&["bench", "--workspace", "--benches", "--", "--test"]))),
+        ("demo", Box::new(|| cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
+    ];
+    if args.no_xen {
+        println!("lab: the real Xen host is left out, as asked");
+    } else {
+        let args = XenArgs::for_ci(may_install);
+        steps.push(("real Xen", Box::new(move || xen::run(&args))));
+    }
+
+    let mut results: Vec<(&str, Duration, bool)> = Vec::new();
+    for (name, step) in steps {
+        println!("\nlab: === {name}");
+        let begun = Instant::now();
+        let outcome = step();
+        if let Err(error) = &outcome {
+            eprintln!("lab: {name} failed: {error:#}");
+        }
+        results.push((name, begun.elapsed(), outcome.is_ok()));
+    }
+    println!("\nlab: summary");
+    for (name, took, passed) in &results {
+        println!("  {:6} {name:<12} {:7.1} s", if *passed { "ok" } else { "FAILED" }, took.as_secs_f64());
+    }
+    let passed = results.iter().filter(|(.., passed)| *passed).count();
+    let failed = results.len() - passed;
+    println!("{passed} passed, {failed} failed");
+    ensure!(failed == 0, "{failed} steps failed");
+    Ok(())
+}
+
+/// The cargo that runs us.
+fn program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    succeed(Command::new(program()).args(args))
+}
+
+fn cargo_with(args: &[&str], (name, value): (&str, &str)) -> Result<()> {
+    succeed(Command::new(program()).args(args).env(name, value))
+}
+
+/// cargo-deny, built if it is not there. Its advisory database is not used: it lives on a host
+/// that a machine behind a package mirror does not reach.
+fn licences(may_install: bool) -> Result<()> {
+    let installed = Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !installed {
+        ensure!(may_install, "cargo-deny is missing: cargo install --locked cargo-deny");
+        cargo(&["install", "--locked", "--quiet", "cargo-deny"])?;
+    }
+    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])
+}

@@ -1,0 +1,213 @@
+//! The real-Xen lab: `cargo lab xen [SCENARIO]`.
+//!
+//! Everything else in the workspace is tested against models of the other side. Here is the other side itself: the
+//! Xen hypervisor, a Linux dom0 with the real backend drivers, Debian's xenstored, `xl` and hotplug scripts, and a
+//! guest with the real frontends, all inside one emulated machine that boots in seconds on any Linux host. What
+//! `xl` leaves in xenstore there is what our own commands must leave.
+//!
+//! | step | module |
+//! | --- | --- |
+//! | get Debian's packages | [`packages`] |
+//! | build what the machine boots | [`image`], [`cpio`] |
+//! | boot it and watch over it | [`machine`] |
+//! | take in what the scenario tells | [`transcript`] |
+//! | judge it | [`report`] |
+//!
+//! Scenarios are bash scripts; [`scenario`] says where. Whatever goes wrong with the lab itself is a
+//! [`failure::Failure`].
+
+pub mod cpio;
+pub mod failure;
+pub mod image;
+pub mod machine;
+pub mod packages;
+pub mod report;
+pub mod scenario;
+pub mod transcript;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use failure::{Failure, output_of};
+use image::Overlay;
+use machine::{Limits, Machine, Stop};
+use transcript::{Seen, Transcript};
+
+/// How much of the console an error shows.
+const LAST_LINES: usize = 12;
+
+/// Runs a scenario in dom0 of a real Xen host, emulated by QEMU.
+#[derive(Debug, clap::Args)]
+pub struct XenArgs {
+    /// The scenario to run
+    #[arg(default_value = "main")]
+    scenario: String,
+    /// Describe the scenarios instead of running one
+    #[arg(long)]
+    list: bool,
+    /// Test this command instead of building xendev
+    #[arg(long, value_name = "PATH")]
+    xendev: Option<PathBuf>,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    timeout: u64,
+    /// Give up when the console says nothing for this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
+    silence: u64,
+    /// Show only the verdicts of the console, not all of it
+    #[arg(long)]
+    quiet: bool,
+    /// Fail instead of installing missing packages
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Runs the subcommand. The result is an error if any verdict is, after all of them were printed.
+pub fn run(args: &XenArgs) -> Result<()> {
+    if args.list {
+        for scenario in scenario::all()? {
+            println!("{:<16} {}", scenario.name, scenario.description);
+        }
+        return Ok(());
+    }
+    let scenario = scenario::find(&args.scenario)?;
+    let cache = target_folder()?.join("lab");
+    let packages = packages::prepare(&cache.join("packages"), !args.no_install)?;
+    let xendev = match &args.xendev {
+        Some(path) => Some(path.clone()),
+        None if scenario.needs_xendev => Some(build_xendev()?),
+        None => None,
+    };
+    let folder = fresh_folder(&cache.join("runs").join(&scenario.name))?;
+    let image = folder.join("dom0.cpio");
+    let overlay = Overlay {
+        scenarios: &scenario::folder(),
+        scenario: &scenario.file_name(),
+        xendev: xendev.as_deref(),
+    };
+    image::assemble(&packages, &cache.join("images"), &overlay, &image)?;
+
+    let limits =
+        Limits { overall: Duration::from_secs(args.timeout), silence: Duration::from_secs(args.silence) };
+    let started = Instant::now();
+    let log = folder.join("console.log");
+    println!("lab: booting the scenario {}; console in {}", scenario.name, log.display());
+    let mut machine = Machine::start(&packages, &image, &folder)?;
+    let mut transcript = Transcript::default();
+    let stop = machine.watch(limits, |line| {
+        let seen = transcript.line(line);
+        if seen == Seen::Verdict || (seen == Seen::Other && !args.quiet) {
+            println!("{:6.1} | {line}", started.elapsed().as_secs_f64());
+        }
+        transcript.end.is_some()
+    })?;
+    let errors = machine.errors();
+    drop(machine);
+
+    let rows = report::judge(&transcript, &folder);
+    println!(
+        "\nlab: {:.0} s; all files of this run are in {}",
+        started.elapsed().as_secs_f64(),
+        folder.display()
+    );
+    let failed = report::print(&rows, &transcript.timings);
+    explain(&stop, limits, &errors, &log)
+        .or_else(|| (failed > 0).then(|| failed_verdicts(failed, &log)))
+        .map_or(Ok(()), |(observed, hint)| {
+            let tried = format!("running the scenario {} on an emulated Xen host", scenario.name);
+            Err(Failure { tried, observed, hint }.into())
+        })
+}
+
+/// What was seen, and what to do, if the machine did not get to the scenario's end.
+fn explain(stop: &Stop, limits: Limits, errors: &str, log: &Path) -> Option<(String, String)> {
+    let (what, hint) = match stop {
+        Stop::Done => return None,
+        Stop::Exited(status) => (
+            format!("QEMU ended ({status}) before the scenario did. {}", errors.trim_end()),
+            "the console's end tells who powered the machine off; if it just stops, see qemu.log beside it"
+                .to_owned(),
+        ),
+        Stop::Crashed(line) => (
+            format!("the machine crashed: {line}"),
+            "a crash before dom0 runs is mostly a CPU feature that QEMU emulates and Xen cannot stand: see \
+             machine.rs; a later one is worth keeping the console for"
+                .to_owned(),
+        ),
+        Stop::Silent => (
+            format!("no output for {} s", limits.silence.as_secs()),
+            "the command after the last verdict hangs; on a slow host try a longer --silence".to_owned(),
+        ),
+        Stop::TimedOut => (
+            format!("not finished after {} s", limits.overall.as_secs()),
+            "if the console shows steady progress, the host is slow: try a longer --timeout".to_owned(),
+        ),
+    };
+    Some((format!("{what}\n{}", last_lines(log)), hint))
+}
+
+fn failed_verdicts(failed: usize, log: &Path) -> (String, String) {
+    let hint = "the output of the command that failed stands before its verdict in the console".to_owned();
+    (format!("verdicts that failed: {failed}; the console is in {}", log.display()), hint)
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    format!("the console ({}) ends with:\n{}", log.display(), tail.join("\n"))
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Cargo's target folder, wherever the user has put it.
+fn target_folder() -> Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let metadata: Metadata = serde_json::from_slice(&output_of(&mut command)?)?;
+    Ok(metadata.target_directory)
+}
+
+/// Builds the command under test and returns where cargo put it.
+fn build_xendev() -> Result<PathBuf> {
+    println!("lab: building xendev");
+    let output = cargo()
+        .args(["build", "--release", "--package", "xendev", "--message-format", "json-render-diagnostics"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        return Err(Failure {
+            tried: "building xendev, the command under test".into(),
+            observed: format!("cargo ended with {}", output.status),
+            hint: "fix what the compiler reports above, or give a finished one with --xendev PATH".into(),
+        }
+        .into());
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built xendev but named no executable")
+}
+
+fn fresh_folder(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot empty {}", path.display()))?;
+    }
+    fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(path.to_owned())
+}

@@ -1,0 +1,95 @@
+//! The scenarios: shell scripts in `lab/scenarios`, run in dom0.
+//!
+//! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the command
+//! under test to be built and put into the image.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::failure::Failure;
+
+/// Sourced by the scenarios, not one of them.
+const COMMON: &str = "common.sh";
+
+/// One scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// What the user calls it.
+    pub name: String,
+    /// What it shows, in one line.
+    pub description: String,
+    /// Whether it runs the command under test.
+    pub needs_xendev: bool,
+}
+
+impl Scenario {
+    /// The file's name in the folder of scenarios.
+    pub fn file_name(&self) -> String {
+        format!("{}.sh", self.name)
+    }
+}
+
+/// The folder that holds the scenarios.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+/// All scenarios by name.
+pub fn all() -> Result<Vec<Scenario>> {
+    let folder = folder();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension() != Some("sh".as_ref()) || path.file_name() == Some(COMMON.as_ref()) {
+            continue;
+        }
+        let Some(name) = path.file_stem() else { continue };
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        found.push(parse(&name.to_string_lossy(), &text));
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The scenario of that name.
+pub fn find(name: &str) -> Result<Scenario> {
+    let all = all()?;
+    let names = all.iter().map(|scenario| scenario.name.as_str()).collect::<Vec<_>>().join(", ");
+    all.into_iter().find(|scenario| scenario.name == name).ok_or_else(|| {
+        Failure {
+            tried: format!("looking for the scenario {name}"),
+            observed: format!("the lab has: {names}"),
+            hint: "choose one of these; `cargo lab xen --list` describes them".into(),
+        }
+        .into()
+    })
+}
+
+fn parse(name: &str, text: &str) -> Scenario {
+    let mut comments = text.lines().filter_map(|line| line.strip_prefix("# "));
+    Scenario {
+        name: name.to_owned(),
+        description: comments.next().unwrap_or_default().to_owned(),
+        needs_xendev: comments.any(|comment| comment == "needs xendev"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shebang_is_no_description() {
+        let scenario = parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\nplan 1\n");
+        assert_eq!(scenario.description, "Shows a thing.");
+        assert!(scenario.needs_xendev);
+    }
+
+    #[test]
+    fn the_default_scenario_exists() {
+        assert!(find("main").is_ok());
+        assert!(find("common").is_err());
+    }
+}

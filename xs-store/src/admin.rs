@@ -1,0 +1,113 @@
+//! Requests about domains, features and quotas, and commands to the store.
+
+use bytes::Bytes;
+use xs_proto::{DomId, ErrorCode, Path, Reply, Request};
+
+use crate::quota::{self, Quota};
+use crate::rights::Caller;
+use crate::store::{Core, Special};
+
+/// The commands of `CONTROL`, with what `help` says of them.
+const COMMANDS: [(&str, &str); 3] = [
+    ("check", "check the consistency of the store: nothing to do here"),
+    ("help", "this text"),
+    ("quota", "show the quotas of unprivileged domains"),
+];
+
+impl Core {
+    /// A request that is not about a node, a watch or a transaction.
+    pub(crate) fn domain_request(&mut self, caller: &Caller, request: Request) -> Result<Reply, ErrorCode> {
+        match request {
+            Request::Control(arguments) => self.control(&arguments),
+            Request::Introduce { domid, evtchn, .. } => {
+                if evtchn == 0 || !domid.is_regular() {
+                    return Err(ErrorCode::EINVAL);
+                }
+                self.introduce(domid);
+                Ok(Reply::Ok)
+            }
+            Request::Release(DomId::DOM0) => Err(ErrorCode::EINVAL),
+            Request::Release(domid) => {
+                if self.release(domid) {
+                    Ok(Reply::Ok)
+                } else {
+                    Err(ErrorCode::ENOENT)
+                }
+            }
+            Request::GetDomainPath(domid) => {
+                let path = Path::new(format!("/local/domain/{domid}")).map_err(|_| ErrorCode::EINVAL)?;
+                Ok(Reply::DomainPath(path))
+            }
+            Request::IsDomainIntroduced(domid) => {
+                Ok(Reply::Introduced(domid == DomId::SELF || self.domains.is_introduced(domid)))
+            }
+            Request::Resume(domid) => self.domains.resume(domid).map(|()| Reply::Ok),
+            Request::SetTarget { domid, target } => {
+                self.domains.set_target(domid, target).map(|()| Reply::Ok)
+            }
+            Request::GetFeature(None) => self.domains.features(caller.domid).map(number),
+            Request::GetFeature(Some(domid)) if caller.is_privileged() => {
+                self.domains.features(domid).map(number)
+            }
+            Request::GetFeature(Some(_)) => Err(ErrorCode::EACCES),
+            Request::SetFeature { domid, features } => {
+                self.domains.set_features(domid, features).map(|()| Reply::Ok)
+            }
+            Request::GetQuota { name: None, .. } => Ok(Reply::Text(quota::names().into())),
+            Request::GetQuota { domid, name: Some(name) } => {
+                let quota = Quota::from_name(&name).ok_or(ErrorCode::EINVAL)?;
+                self.domains.limits(domid).map(|limits| number(limits.get(quota)))
+            }
+            Request::SetQuota { domid, name, value } => {
+                let quota = Quota::from_name(&name).ok_or(ErrorCode::EINVAL)?;
+                self.domains.set_limit(domid, quota, value).map(|()| Reply::Ok)
+            }
+            _ => Err(ErrorCode::ENOSYS),
+        }
+    }
+
+    fn control(&self, arguments: &[Bytes]) -> Result<Reply, ErrorCode> {
+        let [command] = arguments else { return Err(ErrorCode::EINVAL) };
+        match &command[..] {
+            b"check" => Ok(Reply::Ok),
+            b"help" => {
+                let lines = COMMANDS.map(|(command, text)| format!("{command:<8}{text}\n"));
+                Ok(Reply::Text(lines.concat().into()))
+            }
+            b"quota" => Ok(Reply::Text(self.domains.limits(None)?.table().into())),
+            _ => Err(ErrorCode::EINVAL),
+        }
+    }
+
+    /// Connects a domain; one that is connected already starts afresh.
+    pub(crate) fn introduce(&mut self, domid: DomId) {
+        if self.domains.introduce(domid) {
+            self.publish_special(Special::Introduce, domid);
+        } else {
+            for id in self.guests(domid) {
+                self.reset(id);
+            }
+        }
+    }
+
+    /// Ends a domain with its connections and nodes; false if it was not introduced.
+    pub(crate) fn release(&mut self, domid: DomId) -> bool {
+        if domid == DomId::DOM0 || !self.domains.is_introduced(domid) {
+            return false;
+        }
+        self.end_domain(domid);
+        self.publish_special(Special::Release, domid);
+        true
+    }
+
+    /// Reports the shutdown of a domain, once.
+    pub(crate) fn shut_down(&mut self, domid: DomId) {
+        if self.domains.shut_down(domid) {
+            self.publish_special(Special::Release, domid);
+        }
+    }
+}
+
+fn number(number: u32) -> Reply {
+    Reply::Text(number.to_string().into())
+}

@@ -1,0 +1,180 @@
+//! The domains the store knows.
+//!
+//! There is no hypervisor to ask. A domain exists from the moment it connects or is introduced
+//! until it is released; which of these a number means is told apart by when the last domain of
+//! that number ended.
+
+use std::collections::BTreeMap;
+
+use xs_proto::{DomId, ErrorCode};
+
+use crate::quota::{Limits, Quota};
+use crate::rights::{Caller, Subject};
+
+/// Feature bit: WATCH takes a depth.
+pub(crate) const WATCH_DEPTH: u32 = 1 << 2;
+/// Feature bit: permission entries may name `DOMID_ANY`.
+const DOMID_ANY: u32 = 1 << 3;
+/// What is offered to a domain unless it was lowered. The bits for reconnecting and for the error
+/// field speak of ring pages, which this store does not have.
+const OFFERED: u32 = WATCH_DEPTH | DOMID_ANY;
+
+#[derive(Debug)]
+struct Domain {
+    introduced: bool,
+    /// Its shutdown was reported and it was not resumed since.
+    down: bool,
+    features: u32,
+    /// The domain whose rights it has as well.
+    target: Option<DomId>,
+    /// Quotas of its own.
+    quotas: Vec<(Quota, u32)>,
+}
+
+impl Domain {
+    fn new(introduced: bool) -> Self {
+        Self { introduced, down: false, features: OFFERED, target: None, quotas: Vec::new() }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Domains {
+    known: BTreeMap<DomId, Domain>,
+    /// For each number the generation in which its last domain ended.
+    ended: BTreeMap<DomId, u64>,
+    /// Nodes owned.
+    owned: BTreeMap<DomId, i64>,
+    limits: Limits,
+}
+
+impl Domains {
+    /// Domain 0 alone.
+    pub(crate) fn new() -> Self {
+        Self {
+            known: BTreeMap::from([(DomId::DOM0, Domain::new(true))]),
+            ended: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            limits: Limits::default(),
+        }
+    }
+
+    pub(crate) fn exists(&self, domid: DomId) -> bool {
+        self.known.contains_key(&domid)
+    }
+
+    pub(crate) fn is_introduced(&self, domid: DomId) -> bool {
+        self.known.get(&domid).is_some_and(|domain| domain.introduced)
+    }
+
+    /// Makes the domain exist.
+    pub(crate) fn create(&mut self, domid: DomId) {
+        self.known.entry(domid).or_insert_with(|| Domain::new(false));
+    }
+
+    /// Makes the domain exist and introduced; false if it was.
+    pub(crate) fn introduce(&mut self, domid: DomId) -> bool {
+        let domain = self.known.entry(domid).or_insert_with(|| Domain::new(false));
+        !std::mem::replace(&mut domain.introduced, true)
+    }
+
+    /// Ends the domain; false if it did not exist.
+    pub(crate) fn end(&mut self, domid: DomId, generation: u64) -> bool {
+        if self.known.remove(&domid).is_none() {
+            return false;
+        }
+        self.ended.insert(domid, generation);
+        for domain in self.known.values_mut().filter(|domain| domain.target == Some(domid)) {
+            domain.target = None;
+        }
+        true
+    }
+
+    /// Notes a shutdown; false if there is nothing to report.
+    pub(crate) fn shut_down(&mut self, domid: DomId) -> bool {
+        let domain = self.known.get_mut(&domid).filter(|domain| domain.introduced);
+        domain.is_some_and(|domain| !std::mem::replace(&mut domain.down, true))
+    }
+
+    fn introduced(&mut self, domid: DomId) -> Result<&mut Domain, ErrorCode> {
+        self.known.get_mut(&domid).filter(|domain| domain.introduced).ok_or(ErrorCode::ENOENT)
+    }
+
+    /// Lets the next shutdown be reported again.
+    pub(crate) fn resume(&mut self, domid: DomId) -> Result<(), ErrorCode> {
+        self.introduced(domid)?.down = false;
+        Ok(())
+    }
+
+    pub(crate) fn set_target(&mut self, domid: DomId, target: DomId) -> Result<(), ErrorCode> {
+        self.introduced(target)?;
+        self.introduced(domid)?.target = Some(target);
+        Ok(())
+    }
+
+    /// The feature bits offered to a domain.
+    pub(crate) fn features(&self, domid: DomId) -> Result<u32, ErrorCode> {
+        self.known.get(&domid).map(|domain| domain.features).ok_or(ErrorCode::ENOENT)
+    }
+
+    pub(crate) fn set_features(&mut self, domid: DomId, features: u32) -> Result<(), ErrorCode> {
+        let domain = self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)?;
+        if domain.introduced {
+            return Err(ErrorCode::EBUSY);
+        }
+        if features & !OFFERED != 0 {
+            return Err(ErrorCode::EINVAL);
+        }
+        domain.features = features;
+        Ok(())
+    }
+
+    /// The quotas of a domain, or those of domains that have none of their own.
+    pub(crate) fn limits(&self, domid: Option<DomId>) -> Result<Limits, ErrorCode> {
+        let mut limits = self.limits.clone();
+        if let Some(domid) = domid {
+            for (quota, limit) in &self.known.get(&domid).ok_or(ErrorCode::ENOENT)?.quotas {
+                limits.set(*quota, *limit);
+            }
+        }
+        Ok(limits)
+    }
+
+    pub(crate) fn set_limit(
+        &mut self,
+        domid: Option<DomId>,
+        quota: Quota,
+        limit: u32,
+    ) -> Result<(), ErrorCode> {
+        let Some(domid) = domid else {
+            self.limits.set(quota, limit);
+            return Ok(());
+        };
+        let quotas = &mut self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)?.quotas;
+        quotas.retain(|(other, _)| *other != quota);
+        quotas.push((quota, limit));
+        Ok(())
+    }
+
+    /// Counts nodes for their owner.
+    pub(crate) fn count(&mut self, owner: DomId, change: i64) {
+        *self.owned.entry(owner).or_default() += change;
+    }
+
+    /// How many nodes a domain owns.
+    pub(crate) fn counted(&self, owner: DomId) -> i64 {
+        self.owned.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// A connection's domain, with its rights and quotas.
+    pub(crate) fn caller(&self, domid: DomId, privileged: bool) -> Caller {
+        let domain = self.known.get(&domid);
+        let subject =
+            |domid| Subject { domid, born: self.ended.get(&domid).map_or(0, |generation| generation + 1) };
+        Caller {
+            domid,
+            subjects: [Some(subject(domid)), domain.and_then(|domain| domain.target).map(subject)],
+            any: domain.is_none_or(|domain| domain.features & DOMID_ANY != 0),
+            limits: (!privileged).then(|| self.limits(Some(domid)).unwrap_or_default()),
+        }
+    }
+}

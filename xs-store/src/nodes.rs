@@ -1,0 +1,307 @@
+//! Requests about nodes, outside a transaction and in one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xs_proto::{DomId, ErrorCode, Names, PAYLOAD_MAX, Permissions, Reply};
+
+use crate::domains::Domains;
+use crate::quota::Quota;
+use crate::rights::{Caller, Need, Rights};
+use crate::transaction::Transaction;
+use crate::tree::{Data, Tree, basename, child, parent, visit_upwards};
+use crate::watch::{Change, Scope, Watches};
+
+/// One request at work. Paths are absolute.
+#[derive(Debug)]
+pub(crate) struct Nodes<'a> {
+    pub(crate) caller: &'a Caller,
+    /// What the request changes gets this generation.
+    pub(crate) generation: u64,
+    pub(crate) tree: &'a mut Tree,
+    pub(crate) transaction: Option<&'a mut Transaction>,
+    pub(crate) domains: &'a mut Domains,
+    pub(crate) watches: &'a Watches,
+    /// What the request changed outside any transaction, in the order to report it.
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Nodes<'_> {
+    pub(crate) fn read(&mut self, path: &str) -> Result<Reply, ErrorCode> {
+        Ok(Reply::Value(self.get(path, Need::READ)?.value))
+    }
+
+    pub(crate) fn permissions(&mut self, path: &str) -> Result<Reply, ErrorCode> {
+        Ok(Reply::Perms(self.get(path, Need::READ)?.rights.list.clone()))
+    }
+
+    pub(crate) fn directory(&mut self, path: &str) -> Result<Reply, ErrorCode> {
+        self.get(path, Need::READ)?;
+        // No listing is built only to find that it does not fit.
+        if self.names_bytes(path) > PAYLOAD_MAX {
+            return Err(ErrorCode::E2BIG);
+        }
+        let names = self.names(path);
+        Ok(Reply::Names(Names::from_names(names.iter().map(|name| &**name))))
+    }
+
+    pub(crate) fn directory_part(&mut self, path: &str, offset: u32) -> Result<Reply, ErrorCode> {
+        let generation = self.get(path, Need::READ)?.generation;
+        let names = self.names(path);
+        // Room for the names: a part is the generation and its NUL, names, and at the end one NUL.
+        let room = PAYLOAD_MAX - generation.to_string().len() - 2;
+        let (mut skip, mut used, mut part, mut last) = (offset as usize, 0, Vec::new(), true);
+        for name in &names {
+            let Some(tail) = name.get(skip.min(name.len() + 1)..) else {
+                skip -= name.len() + 1;
+                continue;
+            };
+            skip = 0;
+            if used + tail.len() + 1 > room {
+                last = false;
+                break;
+            }
+            used += tail.len() + 1;
+            part.push(tail);
+        }
+        Ok(Reply::Part { generation, names: Names::from_names(part), last })
+    }
+
+    pub(crate) fn write(&mut self, path: &str, value: &[u8]) -> Result<Reply, ErrorCode> {
+        // A copy, because the request's buffer holds whatever else arrived with it.
+        let value = Bytes::copy_from_slice(value);
+        match self.get(path, Need::WRITE) {
+            Ok(data) => {
+                self.check_size(&data.rights, value.len(), self.names_bytes(path))?;
+                self.replace(path, data.rights.clone(), Data { value, ..data });
+            }
+            Err(ErrorCode::ENOENT) => self.create(path, value)?,
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(Reply::Ok)
+    }
+
+    pub(crate) fn mkdir(&mut self, path: &str) -> Result<Reply, ErrorCode> {
+        match self.get(path, Need::WRITE) {
+            Ok(_) => {}
+            Err(ErrorCode::ENOENT) => self.create(path, Bytes::new())?,
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(Reply::Ok)
+    }
+
+    pub(crate) fn remove(&mut self, path: &str) -> Result<Reply, ErrorCode> {
+        match self.get(path, Need::WRITE) {
+            Ok(_) => {}
+            // A node that is missing is as good as removed, if it could have been there.
+            Err(ErrorCode::ENOENT) => {
+                let above = parent(path).ok_or(ErrorCode::ENOENT)?;
+                return self.look(above)?.map(|_| Reply::Ok).ok_or(ErrorCode::ENOENT);
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        if path == "/" {
+            return Err(ErrorCode::EINVAL);
+        }
+        if self.transaction.is_some() {
+            self.remove_in_transaction(path)?;
+        } else {
+            self.remove_now(path);
+        }
+        Ok(Reply::Ok)
+    }
+
+    pub(crate) fn set_permissions(&mut self, path: &str, list: Permissions) -> Result<Reply, ErrorCode> {
+        self.caller.check(Quota::NodePermissions, list.entries().len())?;
+        let owner = list.owner();
+        if !self.domains.exists(owner) {
+            return Err(ErrorCode::ENOENT);
+        }
+        let data = self.get(path, Need::OWN)?;
+        let before = data.rights.clone();
+        if owner != before.list.owner() && !self.caller.is_privileged() {
+            return Err(ErrorCode::EPERM);
+        }
+        let rights = Rights::new(list, self.generation);
+        self.check_size(&rights, data.value.len(), self.names_bytes(path))?;
+        self.count(before.list.owner(), -1);
+        self.count(owner, 1);
+        self.replace(path, before, Data { rights, ..data });
+        Ok(Reply::Ok)
+    }
+
+    /// The node, if the caller has what it needs.
+    fn get(&mut self, path: &str, need: Need) -> Result<Data, ErrorCode> {
+        let found = self.look(path)?;
+        let exists = found.is_some();
+        if let Some(data) = found.filter(|data| data.rights.allow(self.caller, need)) {
+            return Ok(data);
+        }
+        // That a node is missing is for those to know who could see it: the nearest node above
+        // decides. It is looked at in any case, which a transaction can tell.
+        let admitted = self.nearest(path).map(|(_, above)| above.rights.admit(self.caller, need));
+        match admitted {
+            Ok(true) if !exists => Err(ErrorCode::ENOENT),
+            Ok(_) => Err(ErrorCode::EACCES),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The nearest node above `path` that exists.
+    fn nearest<'p>(&mut self, path: &'p str) -> Result<(&'p str, Data), ErrorCode> {
+        let mut at = path;
+        while let Some(above) = parent(at) {
+            if let Some(data) = self.look(above)? {
+                return Ok((above, data));
+            }
+            at = above;
+        }
+        // Only the root has nothing above.
+        Err(ErrorCode::EACCES)
+    }
+
+    fn look(&mut self, path: &str) -> Result<Option<Data>, ErrorCode> {
+        match &mut self.transaction {
+            Some(transaction) => transaction.get(self.tree, self.caller, path),
+            None => Ok(self.tree.get(path).map(|node| node.data.clone())),
+        }
+    }
+
+    fn names(&self, path: &str) -> Vec<Arc<str>> {
+        match &self.transaction {
+            Some(transaction) => transaction.names(path),
+            None => {
+                self.tree.get(path).map(|node| node.children().names().cloned().collect()).unwrap_or_default()
+            }
+        }
+    }
+
+    fn names_bytes(&self, path: &str) -> usize {
+        match &self.transaction {
+            Some(transaction) => transaction.names_bytes(path),
+            None => self.tree.get(path).map_or(0, |node| node.children().bytes()),
+        }
+    }
+
+    fn put(&mut self, path: &str, data: Data) {
+        match &mut self.transaction {
+            Some(transaction) => transaction.put(path, data),
+            None => self.tree.put(path, data),
+        }
+    }
+
+    /// Sets what an existing node holds, and reports it.
+    fn replace(&mut self, path: &str, before: Arc<Rights>, data: Data) {
+        let after = data.rights.clone();
+        self.put(path, Data { generation: self.generation, ..data });
+        self.fire(path, Some(before), after);
+    }
+
+    /// Creates a node that is missing, and the missing ones above it.
+    fn create(&mut self, path: &str, value: Bytes) -> Result<(), ErrorCode> {
+        let (existing, above) = self.nearest(path)?;
+        let ancestors = std::iter::successors(Some(path), |path| parent(path));
+        let mut missing: Vec<&str> = ancestors.take_while(|path| *path != existing).collect();
+        missing.reverse();
+        let rights = above.rights.inherited_by(self.caller);
+
+        let owned = usize::try_from(self.counted(self.caller.domid)).unwrap_or_default();
+        self.caller.check(Quota::Nodes, owned + missing.len() - 1)?;
+        let names = self.names_bytes(existing) + basename(missing[0]).len() + 1;
+        self.check_size(&above.rights, above.value.len(), names)?;
+        for below in &missing[1..] {
+            self.check_size(&rights, 0, basename(below).len() + 1)?;
+        }
+        self.check_size(&rights, value.len(), 0)?;
+
+        let mut data = Data { value: Bytes::new(), rights: rights.clone(), generation: self.generation };
+        let (last, on_the_way) = missing.split_last().ok_or(ErrorCode::EIO)?;
+        for path in on_the_way {
+            self.put(path, data.clone());
+        }
+        data.value = value;
+        self.put(last, data);
+        self.count(rights.list.owner(), missing.len() as i64);
+        self.fire(path, None, rights);
+        Ok(())
+    }
+
+    /// Takes an existing node with all below it out of the tree.
+    pub(crate) fn remove_now(&mut self, path: &str) {
+        let Some(above) = parent(path).and_then(|parent| self.tree.get(parent)) else { return };
+        let above = above.data.clone();
+        let Some(node) = self.tree.remove(path, self.generation) else { return };
+        visit_upwards(path, &node, &above, |below, data, above| {
+            self.domains.count(data.rights.list.owner(), -1);
+            let scope = if below == path { Scope::Above } else { Scope::Exact };
+            if scope == Scope::Above || self.watches.any_on(below) {
+                let readers = [Some(data.rights.clone()), None, Some(above.rights.clone())];
+                self.changes.push(Change { path: below.into(), scope, readers });
+            }
+        });
+    }
+
+    /// The same in a transaction, which touches the parent and every node below.
+    ///
+    /// As nodes are frozen one by one, a list can miss a node that is there, or name one that is
+    /// not. The daemon takes that for damage and stops with `EIO`, half way; the commit would be
+    /// refused anyway.
+    fn remove_in_transaction(&mut self, path: &str) -> Result<(), ErrorCode> {
+        self.look(parent(path).ok_or(ErrorCode::EINVAL)?)?;
+        // Names are taken from the end.
+        let backwards = |mut names: Vec<Arc<str>>| {
+            names.reverse();
+            names
+        };
+        let mut stack = vec![(path.to_owned(), backwards(self.names(path)))];
+        while let Some((at, names)) = stack.last_mut() {
+            if let Some(name) = names.pop() {
+                let below = child(at, &name);
+                self.look(&below)?.ok_or(ErrorCode::EIO)?;
+                let names = backwards(self.names(&below));
+                stack.push((below, names));
+            } else if let Some((at, _)) = stack.pop() {
+                let owner = self.look(&at)?.ok_or(ErrorCode::EIO)?.rights.list.owner();
+                let transaction = self.transaction.as_mut().ok_or(ErrorCode::EIO)?;
+                if !parent(&at).is_some_and(|above| transaction.lists(above, basename(&at))) {
+                    return Err(ErrorCode::EIO);
+                }
+                transaction.count(owner, -1);
+                transaction.remove(&at, self.generation);
+                transaction.fire(&at, if at == path { Scope::Above } else { Scope::Exact });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a node that was created or changed.
+    fn fire(&mut self, path: &str, before: Option<Arc<Rights>>, after: Arc<Rights>) {
+        match &mut self.transaction {
+            Some(transaction) => transaction.fire(path, Scope::Above),
+            None => {
+                let above = parent(path).and_then(|parent| self.tree.get(parent));
+                let readers = [before, Some(after), above.map(|node| node.data.rights.clone())];
+                self.changes.push(Change { path: path.into(), scope: Scope::Above, readers });
+            }
+        }
+    }
+
+    fn count(&mut self, owner: DomId, change: i64) {
+        match &mut self.transaction {
+            Some(transaction) => transaction.count(owner, change),
+            None => self.domains.count(owner, change),
+        }
+    }
+
+    fn counted(&self, owner: DomId) -> i64 {
+        let inside = self.transaction.as_ref().map_or(0, |transaction| transaction.counted(owner));
+        self.domains.counted(owner) + inside
+    }
+
+    /// Fails if a node would be larger than the caller may make it. The sum is the C daemon's:
+    /// a header, the permission entries, the value, the names of the children.
+    fn check_size(&self, rights: &Rights, value: usize, names: usize) -> Result<(), ErrorCode> {
+        let entries = rights.list.entries().len();
+        self.caller.check(Quota::NodeSize, 16 + 8 * entries + value + names)
+    }
+}

@@ -1,0 +1,481 @@
+//! The store itself: requests in, bytes out, for any number of connections. It does no I/O and
+//! knows no time, so whatever drives it, the same requests in the same order give the same
+//! answers.
+//!
+//! Everything that a request causes happens while it is carried out: by the time its reply is
+//! queued, its events are, for its own connection and for all others. Each connection's output is
+//! one queue of whole messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use xs_proto::{Access, DomId, ErrorCode, Message, Op, Path, Permissions, Reply, Request, Token, TxId};
+
+use crate::connection::{ConnId, Connection, Merge};
+use crate::domains::{Domains, WATCH_DEPTH};
+use crate::nodes::Nodes;
+use crate::quota::Quota;
+use crate::rights::{Caller, Need, Rights};
+use crate::tree::{Data, Tree};
+use crate::watch::{Change, Watch, Watches};
+
+/// The special paths, which stand for what happens to domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Special {
+    Introduce,
+    Release,
+}
+
+impl Special {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Introduce => "@introduceDomain",
+            Self::Release => "@releaseDomain",
+        }
+    }
+
+    fn from_path(path: &str) -> Result<Self, ErrorCode> {
+        let found = [Self::Introduce, Self::Release].into_iter().find(|special| special.path() == path);
+        found.ok_or(ErrorCode::ENOENT)
+    }
+
+    /// Only dom0 hears of new domains, and everybody of ended ones.
+    fn default_rights(self) -> Arc<Rights> {
+        let dom0 = Permissions::owned_by(DomId::DOM0, Access::None);
+        let list = match self {
+            Self::Introduce => dom0,
+            Self::Release => dom0.grant(DomId::ANY, Access::Read),
+        };
+        Rights::new(list, 0)
+    }
+}
+
+/// All state of a store.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) tree: Tree,
+    /// Counts the changes; no two states of a node have the same number.
+    generation: u64,
+    pub(crate) domains: Domains,
+    watches: Watches,
+    connections: BTreeMap<ConnId, Connection>,
+    last_connection: u64,
+    /// Who may know of new and of ended domains.
+    special: [Arc<Rights>; 2],
+    /// Connections that have got output, or were closed, since this was last taken.
+    woken: BTreeSet<ConnId>,
+}
+
+impl Core {
+    /// A store as a daemon that has just started has it.
+    pub(crate) fn new() -> Self {
+        let rights = Rights::new(Permissions::owned_by(DomId::DOM0, Access::None), 0);
+        let data = Data { value: Bytes::new(), rights, generation: 0 };
+        let mut tree = Tree::new(data.clone());
+        let mut domains = Domains::new();
+        for path in ["/tool", "/tool/xenstored"] {
+            tree.put(path, data.clone());
+        }
+        domains.count(DomId::DOM0, 3);
+        Self {
+            tree,
+            generation: 0,
+            domains,
+            watches: Watches::default(),
+            connections: BTreeMap::new(),
+            last_connection: 0,
+            special: [Special::Introduce.default_rights(), Special::Release.default_rights()],
+            woken: BTreeSet::new(),
+        }
+    }
+
+    /// A new connection that acts for a domain, which exists from now on if it did not.
+    pub(crate) fn connect(&mut self, domid: DomId, privileged: bool) -> ConnId {
+        self.domains.create(domid);
+        self.last_connection += 1;
+        let id = ConnId(self.last_connection);
+        self.connections.insert(id, Connection::new(domid, privileged));
+        id
+    }
+
+    /// The end of a connection, with its watches and transactions.
+    pub(crate) fn disconnect(&mut self, id: ConnId) {
+        self.watches.remove_all(id);
+        self.connections.remove(&id);
+    }
+
+    /// The connection, unless the store is done with it.
+    pub(crate) fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections.get_mut(&id).filter(|connection| !connection.closed)
+    }
+
+    /// The connections that have something to send, or to notice, since the last call.
+    pub(crate) fn take_woken(&mut self) -> BTreeSet<ConnId> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Carries out a request.
+    pub(crate) fn request(&mut self, id: ConnId, message: Message) {
+        let Message { op, req_id, tx_id, payload } = message;
+        let Some(connection) = self.connection(id) else { return };
+        let (domid, privileged) = (connection.domid, connection.privileged);
+        let caller = self.domains.caller(domid, privileged);
+        let request = Request::decode(op, &payload);
+        let watch = match &request {
+            Ok(Request::Watch { path, token, .. }) => Some((path.clone(), token.clone())),
+            _ => None,
+        };
+        let result = self.answer(id, &caller, op, tx_id, request);
+        let Some(connection) = self.connection(id) else { return };
+        let watch = watch.filter(|_| result.is_ok());
+        connection.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
+        // Every watch fires once at the start, right behind its reply.
+        if let Some((path, token)) = watch {
+            self.send(id, &path, &token, Merge::Yes);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        id: ConnId,
+        caller: &Caller,
+        op: Op,
+        tx_id: TxId,
+        request: Result<Request, xs_proto::DecodeError>,
+    ) -> Result<Reply, ErrorCode> {
+        if let Err(xs_proto::DecodeError::UnknownOp(_)) = request {
+            return Err(ErrorCode::ENOSYS);
+        }
+        if needs_privilege(op) && !caller.is_privileged() {
+            return Err(ErrorCode::EACCES);
+        }
+        let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
+        let known = tx_id == TxId::NONE || connection.transactions.contains_key(&tx_id);
+        if !known && op != Op::WATCH && op != Op::UNWATCH {
+            return Err(ErrorCode::ENOENT);
+        }
+        let request = request.map_err(|_| ErrorCode::EINVAL)?;
+        match request {
+            Request::Watch { path, token, depth } => self.watch(id, caller, &path, token, depth),
+            Request::Unwatch { path, token } => {
+                let absolute = absolute(caller, &path);
+                if self.watches.remove(id, &absolute, &token) {
+                    Ok(Reply::Ok)
+                } else {
+                    Err(ErrorCode::ENOENT)
+                }
+            }
+            Request::ResetWatches => {
+                connection.transactions.clear();
+                self.watches.remove_all(id);
+                Ok(Reply::Ok)
+            }
+            Request::TransactionStart => {
+                if tx_id != TxId::NONE {
+                    return Err(ErrorCode::EBUSY);
+                }
+                caller.check(Quota::Transactions, connection.transactions.len() + 1)?;
+                Ok(Reply::Transaction(connection.start_transaction()))
+            }
+            Request::TransactionEnd { commit } => self.end_transaction(id, caller, tx_id, commit),
+            Request::GetPerms(path) if path.is_special() => {
+                let rights = &self.special[Special::from_path(&path)? as usize];
+                if rights.allow(caller, Need::READ) {
+                    Ok(Reply::Perms(rights.list.clone()))
+                } else {
+                    Err(ErrorCode::EACCES)
+                }
+            }
+            Request::SetPerms { path, perms } if path.is_special() => {
+                self.set_special(caller, Special::from_path(&path)?, perms)
+            }
+            Request::Directory(_)
+            | Request::DirectoryPart { .. }
+            | Request::Read(_)
+            | Request::GetPerms(_)
+            | Request::Write { .. }
+            | Request::Mkdir(_)
+            | Request::Rm(_)
+            | Request::SetPerms { .. } => self.node_request(id, caller, tx_id, request),
+            other => self.domain_request(caller, other),
+        }
+    }
+
+    /// A request about a node, in the transaction or outside.
+    fn node_request(
+        &mut self,
+        id: ConnId,
+        caller: &Caller,
+        tx_id: TxId,
+        request: Request,
+    ) -> Result<Reply, ErrorCode> {
+        let path = request.path().filter(|path| !path.is_special()).ok_or(ErrorCode::EINVAL)?;
+        let path = absolute(caller, path);
+        check_length(caller, &path)?;
+        let generation = self.next_generation();
+        let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
+        let mut nodes = Nodes {
+            caller,
+            generation,
+            tree: &mut self.tree,
+            transaction: connection.transactions.get_mut(&tx_id),
+            domains: &mut self.domains,
+            watches: &self.watches,
+            changes: Vec::new(),
+        };
+        let result = match request {
+            Request::Directory(_) => nodes.directory(&path),
+            Request::DirectoryPart { offset, .. } => nodes.directory_part(&path, offset),
+            Request::Read(_) => nodes.read(&path),
+            Request::GetPerms(_) => nodes.permissions(&path),
+            Request::Write { value, .. } => nodes.write(&path, &value),
+            Request::Mkdir(_) => nodes.mkdir(&path),
+            Request::Rm(_) => nodes.remove(&path),
+            Request::SetPerms { perms, .. } => nodes.set_permissions(&path, perms),
+            _ => Err(ErrorCode::ENOSYS),
+        };
+        // What a quota cut short is not what the transaction was to do.
+        if let (Err(ErrorCode::ENOSPC), Some(transaction)) = (&result, &mut nodes.transaction) {
+            transaction.spoil();
+        }
+        let changes = nodes.changes;
+        self.publish(&changes);
+        result
+    }
+
+    fn watch(
+        &mut self,
+        id: ConnId,
+        caller: &Caller,
+        path: &Path,
+        token: Token,
+        depth: Option<u32>,
+    ) -> Result<Reply, ErrorCode> {
+        if depth.is_some() && self.domains.features(caller.domid)? & WATCH_DEPTH == 0 {
+            return Err(ErrorCode::EINVAL);
+        }
+        let absolute = absolute(caller, path);
+        check_length(caller, &absolute)?;
+        // A copy, because the request's buffer holds whatever else arrived with it.
+        let token = Token::new(Bytes::copy_from_slice(token.as_bytes())).map_err(|_| ErrorCode::EINVAL)?;
+        if self.watches.has(id, &absolute, &token) {
+            return Err(ErrorCode::EEXIST);
+        }
+        caller.check(Quota::Watches, self.watches.count(id) + 1)?;
+        let home = absolute.len() - path.len();
+        self.watches.add(id, &absolute, Watch { token, home, depth });
+        Ok(Reply::Ok)
+    }
+
+    fn end_transaction(
+        &mut self,
+        id: ConnId,
+        caller: &Caller,
+        tx_id: TxId,
+        commit: bool,
+    ) -> Result<Reply, ErrorCode> {
+        let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
+        let transaction = connection.transactions.remove(&tx_id).ok_or(ErrorCode::ENOENT)?;
+        if !commit {
+            return Ok(Reply::Ok);
+        }
+        transaction.check(&self.tree)?;
+        let gained = transaction.counted(caller.domid);
+        let owned = usize::try_from(self.domains.counted(caller.domid) + gained).unwrap_or_default();
+        if gained > 0 {
+            caller.check(Quota::Nodes, owned - 1)?;
+        }
+        let generation = self.next_generation();
+        let (changes, owned) = transaction.commit(&mut self.tree, generation);
+        for (owner, change) in owned {
+            self.domains.count(owner, change);
+        }
+        self.publish(&changes);
+        Ok(Reply::Ok)
+    }
+
+    fn set_special(
+        &mut self,
+        caller: &Caller,
+        special: Special,
+        list: Permissions,
+    ) -> Result<Reply, ErrorCode> {
+        if !self.domains.exists(list.owner()) {
+            return Err(ErrorCode::ENOENT);
+        }
+        let before = self.special[special as usize].clone();
+        if !before.allow(caller, Need::OWN) {
+            return Err(ErrorCode::EACCES);
+        }
+        let after = Rights::new(list, self.next_generation());
+        self.special[special as usize] = after.clone();
+        let scope = crate::watch::Scope::Exact;
+        self.publish(&[Change {
+            path: special.path().into(),
+            scope,
+            readers: [Some(before), Some(after), None],
+        }]);
+        Ok(Reply::Ok)
+    }
+
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// Queues the events of changes, in their order.
+    fn publish(&mut self, changes: &[Change]) {
+        for Change { path, scope, readers } in changes {
+            let events: Vec<_> = self
+                .watches
+                .fired(path, *scope)
+                .into_iter()
+                .filter(|(id, _)| self.may_hear(id.conn, readers.iter().flatten()))
+                .map(|(id, watch)| (id.conn, path[watch.home..].to_owned(), watch.token.clone()))
+                .collect();
+            for (conn, path, token) in events {
+                self.send(conn, &path, &token, Merge::Yes);
+            }
+        }
+    }
+
+    /// Tells the watchers of a special path about a domain.
+    ///
+    /// A watch with a depth hears of the domain by number, unless its depth is 0; one without
+    /// hears that there was something. One on the special path of a domain hears of that alone.
+    pub(crate) fn publish_special(&mut self, special: Special, domid: DomId) {
+        let (name, of_domain) = (special.path(), format!("{}/{domid}", special.path()));
+        let named = |depth| match depth {
+            None => Some(name),
+            Some(0) => None,
+            Some(_) => Some(&*of_domain),
+        };
+        let general = self.watches.on(name).filter_map(|(id, watch)| Some((id, named(watch.depth)?, watch)));
+        let of_this = self.watches.on(&of_domain).map(|(id, watch)| (id, &*of_domain, watch));
+        let mut events: Vec<_> = general.chain(of_this).collect();
+        events.sort_unstable_by_key(|(id, ..)| *id);
+        let rights = &self.special[special as usize];
+        let events: Vec<_> = events
+            .into_iter()
+            .filter(|(id, ..)| self.may_hear(id.conn, [rights]))
+            .map(|(id, path, watch)| (id.conn, path, watch.token.clone()))
+            .collect();
+        for (conn, path, token) in events {
+            self.send(conn, path, &token, Merge::No);
+        }
+    }
+
+    /// Whether a connection may read by one of these lists.
+    fn may_hear<'a>(&self, id: ConnId, lists: impl IntoIterator<Item = &'a Arc<Rights>>) -> bool {
+        let Some(connection) = self.connections.get(&id) else { return false };
+        if connection.privileged {
+            return true;
+        }
+        let caller = self.domains.caller(connection.domid, false);
+        lists.into_iter().any(|rights| rights.allow(&caller, Need::READ))
+    }
+
+    fn send(&mut self, id: ConnId, path: &str, token: &Token, merge: Merge) {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
+            return;
+        };
+        connection.event(path, token, merge);
+        let closed = connection.closed;
+        self.woken.insert(id);
+        if closed {
+            self.close(id);
+        }
+    }
+
+    /// Ends the store's side of a connection; its driver finds out when it is woken.
+    fn close(&mut self, id: ConnId) {
+        self.watches.remove_all(id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.closed = true;
+            connection.transactions.clear();
+            connection.take_output(&mut BytesMut::new());
+            self.woken.insert(id);
+        }
+    }
+
+    /// The connections that guests of this number have.
+    pub(crate) fn guests(&self, domid: DomId) -> Vec<ConnId> {
+        let of_domain =
+            |(_, connection): &(&ConnId, &Connection)| connection.domid == domid && !connection.privileged;
+        self.connections.iter().filter(of_domain).map(|(id, _)| *id).collect()
+    }
+
+    /// Drops what a connection has under way, as when its domain is introduced again.
+    pub(crate) fn reset(&mut self, id: ConnId) {
+        self.watches.remove_all(id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.transactions.clear();
+        }
+    }
+
+    /// Ends a domain: its connections, and every node it owns with all below.
+    pub(crate) fn end_domain(&mut self, domid: DomId) {
+        for id in self.guests(domid) {
+            self.close(id);
+        }
+        let generation = self.next_generation();
+        let caller = self.domains.caller(DomId::DOM0, true);
+        let owned = if self.domains.counted(domid) > 0 { self.tree.owned_by(domid) } else { Vec::new() };
+        let mut nodes = Nodes {
+            caller: &caller,
+            generation,
+            tree: &mut self.tree,
+            transaction: None,
+            domains: &mut self.domains,
+            watches: &self.watches,
+            changes: Vec::new(),
+        };
+        for path in owned {
+            nodes.remove_now(&path);
+        }
+        let changes = nodes.changes;
+        self.publish(&changes);
+        self.domains.end(domid, generation);
+        for special in [Special::Introduce, Special::Release] {
+            let rights = &mut self.special[special as usize];
+            if rights.list.owner() == domid {
+                *rights = special.default_rights();
+            }
+        }
+    }
+}
+
+fn needs_privilege(op: Op) -> bool {
+    matches!(
+        op,
+        Op::CONTROL
+            | Op::INTRODUCE
+            | Op::RELEASE
+            | Op::IS_DOMAIN_INTRODUCED
+            | Op::RESUME
+            | Op::SET_TARGET
+            | Op::SET_FEATURE
+            | Op::GET_QUOTA
+            | Op::SET_QUOTA
+    )
+}
+
+/// A path with the caller's home directory in front if it is relative. Special paths stay.
+fn absolute(caller: &Caller, path: &Path) -> String {
+    if path.is_absolute() || path.is_special() {
+        path.as_str().to_owned()
+    } else {
+        format!("/local/domain/{}/{path}", caller.domid)
+    }
+}
+
+/// Holds a guest's paths to its quota. What precedes the part below a home directory is free.
+fn check_length(caller: &Caller, path: &str) -> Result<(), ErrorCode> {
+    let below_home = path.strip_prefix("/local/domain/").and_then(|rest| {
+        let (number, below) = rest.split_once('/')?;
+        number.bytes().all(|byte| byte.is_ascii_digit()).then_some(below)
+    });
+    let counted = below_home.unwrap_or(path).len();
+    caller.check(Quota::PathMax, counted).map_err(|_| ErrorCode::EINVAL)
+}

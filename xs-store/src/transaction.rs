@@ -1,0 +1,271 @@
+//! Transactions, with the meaning they have in the C daemon.
+//!
+//! A transaction is not a snapshot. It freezes each node when it first touches it, and remembers
+//! in which generation; looking at a node that is missing counts. What it changes, it changes in
+//! its own view. The commit compares: if any touched node has another generation now (or has come
+//! or gone), another change came in between and the whole is refused with `EAGAIN`. Otherwise the
+//! changed nodes are put in place, and each fires one event, in the order in which the
+//! transaction first touched them.
+//!
+//! Source: Xen's `tools/xenstored/transaction.c`, by its behaviour.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use xs_proto::{DomId, ErrorCode};
+
+use crate::quota::Quota;
+use crate::rights::{Caller, Rights};
+use crate::tree::{Children, Data, Node, Tree, basename, parent};
+use crate::watch::{Change, Scope};
+
+/// An open transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    /// In the order of the first touch.
+    touched: Vec<Touched>,
+    places: HashMap<Arc<str>, usize>,
+    /// Nodes that each domain owns more (or fewer) than outside.
+    owned: BTreeMap<DomId, i64>,
+    /// Nodes created so far.
+    created: u64,
+    /// A quota refused part of it, so it can no longer be what was asked for.
+    spoiled: bool,
+}
+
+#[derive(Debug)]
+struct Touched {
+    path: Arc<str>,
+    /// The node as it was outside at the first touch.
+    seen: Option<Data>,
+    /// The node as the transaction sees it.
+    view: Option<View>,
+    /// Its number among the nodes created in the transaction, if it is one of them.
+    created: Option<u64>,
+    changed: bool,
+    /// Whether it fires an event, and for whom.
+    fires: Option<Scope>,
+}
+
+#[derive(Debug)]
+struct View {
+    data: Data,
+    /// Where most children are found; none for a node that the transaction created.
+    base: Option<Arc<Node>>,
+    removed: BTreeSet<Arc<str>>,
+    removed_bytes: usize,
+    added: Children<()>,
+}
+
+impl View {
+    fn names(&self) -> Vec<Arc<str>> {
+        let base = self.base.iter().flat_map(|node| node.children().names());
+        let kept = base.filter(|name| !self.removed.contains(*name));
+        kept.chain(self.added.names()).cloned().collect()
+    }
+
+    fn names_bytes(&self) -> usize {
+        let base = self.base.as_ref().map_or(0, |node| node.children().bytes());
+        base - self.removed_bytes + self.added.bytes()
+    }
+
+    fn lists(&self, name: &str) -> bool {
+        let in_base = self.base.as_ref().is_some_and(|node| node.children().contains(name));
+        self.added.contains(name) || (in_base && !self.removed.contains(name))
+    }
+
+    fn unlink(&mut self, name: &str) {
+        let in_base = self.base.as_ref().is_some_and(|node| node.children().contains(name));
+        if self.added.remove(name).is_none() && in_base && self.removed.insert(name.into()) {
+            self.removed_bytes += name.len() + 1;
+        }
+    }
+}
+
+impl Transaction {
+    /// Where the record of a node is; it is made, and the node frozen, at the first touch.
+    fn touch(&mut self, tree: &Tree, caller: &Caller, path: &str) -> Result<usize, ErrorCode> {
+        if let Some(place) = self.places.get(path) {
+            return Ok(*place);
+        }
+        let place = self.touched.len();
+        caller.check(Quota::TransactionNodes, place)?;
+        let node = tree.get(path);
+        let path: Arc<str> = path.into();
+        self.places.insert(path.clone(), place);
+        self.touched.push(Touched {
+            path,
+            seen: node.map(|node| node.data.clone()),
+            view: node.map(|node| View {
+                data: node.data.clone(),
+                base: Some(node.clone()),
+                removed: BTreeSet::new(),
+                removed_bytes: 0,
+                added: Children::default(),
+            }),
+            created: None,
+            changed: false,
+            fires: None,
+        });
+        Ok(place)
+    }
+
+    /// The node as the transaction sees it.
+    pub(crate) fn get(
+        &mut self,
+        tree: &Tree,
+        caller: &Caller,
+        path: &str,
+    ) -> Result<Option<Data>, ErrorCode> {
+        let place = self.touch(tree, caller, path)?;
+        Ok(self.touched[place].view.as_ref().map(|view| view.data.clone()))
+    }
+
+    fn view(&self, path: &str) -> Option<&View> {
+        let place = *self.places.get(path)?;
+        self.touched[place].view.as_ref()
+    }
+
+    /// The names of the children of a node that was got before.
+    pub(crate) fn names(&self, path: &str) -> Vec<Arc<str>> {
+        self.view(path).map(|view| view.names()).unwrap_or_default()
+    }
+
+    /// Whether a name is among them.
+    pub(crate) fn lists(&self, path: &str, name: &str) -> bool {
+        self.view(path).is_some_and(|view| view.lists(name))
+    }
+
+    /// The bytes of these names, each with its NUL.
+    pub(crate) fn names_bytes(&self, path: &str) -> usize {
+        self.view(path).map_or(0, |view| view.names_bytes())
+    }
+
+    /// Sets what a node holds that was got before, or creates it; then its parent was got too.
+    pub(crate) fn put(&mut self, path: &str, data: Data) {
+        let Some(&place) = self.places.get(path) else { return };
+        let generation = data.generation;
+        let touched = &mut self.touched[place];
+        touched.changed = true;
+        if let Some(view) = &mut touched.view {
+            view.data = data;
+            return;
+        }
+        touched.created = Some(self.created);
+        self.created += 1;
+        touched.view = Some(View {
+            data,
+            base: None,
+            removed: BTreeSet::new(),
+            removed_bytes: 0,
+            added: Children::default(),
+        });
+        self.relink(path, generation, |parent, name| parent.added.push(name, ()));
+    }
+
+    /// Takes one node out of the view; what was below it must be out already.
+    pub(crate) fn remove(&mut self, path: &str, generation: u64) {
+        let Some(&place) = self.places.get(path) else { return };
+        let touched = &mut self.touched[place];
+        touched.changed = true;
+        touched.created = None;
+        touched.view = None;
+        self.relink(path, generation, View::unlink);
+    }
+
+    fn relink(&mut self, path: &str, generation: u64, change: impl FnOnce(&mut View, &str)) {
+        let Some(&place) = parent(path).and_then(|parent| self.places.get(parent)) else { return };
+        let parent = &mut self.touched[place];
+        if let Some(view) = &mut parent.view {
+            parent.changed = true;
+            view.data.generation = generation;
+            change(view, basename(path));
+        }
+    }
+
+    /// Makes the node fire at the commit; a later call replaces an earlier one.
+    pub(crate) fn fire(&mut self, path: &str, scope: Scope) {
+        if let Some(&place) = self.places.get(path) {
+            self.touched[place].fires = Some(scope);
+        }
+    }
+
+    /// Counts nodes for their owner.
+    pub(crate) fn count(&mut self, owner: DomId, change: i64) {
+        *self.owned.entry(owner).or_default() += change;
+    }
+
+    /// How many nodes more `owner` has in here.
+    pub(crate) fn counted(&self, owner: DomId) -> i64 {
+        self.owned.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// Refuses the commit to come.
+    pub(crate) fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// Whether the transaction may be committed to `tree`.
+    pub(crate) fn check(&self, tree: &Tree) -> Result<(), ErrorCode> {
+        if self.spoiled {
+            return Err(ErrorCode::ENOMEM);
+        }
+        let same = |touched: &Touched| {
+            let now = tree.get(&touched.path).map(|node| node.data.generation);
+            touched.seen.as_ref().map(|seen| seen.generation) == now
+        };
+        if self.touched.iter().all(same) { Ok(()) } else { Err(ErrorCode::EAGAIN) }
+    }
+
+    /// Carries out a transaction that was checked. Every changed node gets `generation`.
+    ///
+    /// Returns what changed, and the nodes gained and lost by each owner.
+    pub(crate) fn commit(self, tree: &mut Tree, generation: u64) -> (Vec<Change>, BTreeMap<DomId, i64>) {
+        let changes = self.changes(tree);
+        // Views hold on to nodes of the tree; without them the tree can be changed in place.
+        let changed = self.touched.into_iter().filter(|touched| touched.changed);
+        let changed: Vec<_> = changed
+            .map(|touched| {
+                let data = touched.view.map(|view| Data { generation, ..view.data });
+                (touched.path, touched.seen.is_some(), touched.created, data)
+            })
+            .collect();
+        // What was removed and created again moves to the end of its parent's list.
+        for (path, existed, created, data) in &changed {
+            if *existed && (created.is_some() || data.is_none()) {
+                tree.remove(path, generation);
+            }
+        }
+        // Parents were created before their children, and their place decides the order of a list.
+        let mut present: Vec<_> =
+            changed.into_iter().filter_map(|(path, _, created, data)| Some((created, path, data?))).collect();
+        present.sort_by_key(|(created, ..)| created.map_or(u64::MAX, |number| number));
+        for (_, path, data) in present {
+            tree.put(&path, data);
+        }
+        (changes, self.owned)
+    }
+
+    fn changes(&self, tree: &Tree) -> Vec<Change> {
+        let firing = self.touched.iter().filter_map(|touched| Some((touched, touched.fires?)));
+        // Created and removed again: outside, nothing happened.
+        let lasting = firing.filter(|(touched, _)| touched.seen.is_some() || touched.view.is_some());
+        lasting
+            .map(|(touched, scope)| {
+                let before = touched.seen.as_ref().map(|data| data.rights.clone());
+                let after = touched.view.as_ref().map(|view| view.data.rights.clone());
+                let above = parent(&touched.path).and_then(|parent| self.rights(tree, parent));
+                Change { path: touched.path.clone(), scope, readers: [before, after, above] }
+            })
+            .collect()
+    }
+
+    fn rights(&self, tree: &Tree, path: &str) -> Option<Arc<Rights>> {
+        let touched = self.places.get(path).map(|place| &self.touched[*place]);
+        let inside = touched.and_then(|touched| {
+            let view = touched.view.as_ref().map(|view| &view.data);
+            view.or(touched.seen.as_ref()).map(|data| data.rights.clone())
+        });
+        inside.or_else(|| tree.get(path).map(|node| node.data.rights.clone()))
+    }
+}
