@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aodevice::vbd::{Vbd, Vdev};
 use aodevice::vif::Vif;
 use aodevice::{Device, Failure, Force, Kind, Limits, Step, Success, Toolstack, WaitFor, multi};
-use devstate::StateValue;
+use devstate::{Goal, StateValue, wait};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Error, Path};
 
@@ -78,7 +78,14 @@ async fn attach(toolstack: &Toolstack, cancel: &CancellationToken) -> Result<Vec
     let vdev = Vdev::new("xvda").unwrap_or_else(|_| unreachable!("xvda is a disk"));
     let devices = [Device::Vbd(Vbd::new(target, vdev)), Device::Vif(Vif::default())];
     let adding = devices.iter().map(|device| toolstack.add(GUEST, device, WaitFor::Connected, cancel));
-    multi::all(adding).await.into_result()
+    let added = multi::all(adding).await.into_result()?;
+    // Done is when the backend is connected; the guest sees that a moment later.
+    for device in &added {
+        if let Ok(state) = device.id.frontend().and_then(|frontend| frontend.join("state")) {
+            wait(toolstack.client(), &state, Goal::CONNECTED, Duration::from_secs(10), cancel).await;
+        }
+    }
+    Ok(added)
 }
 
 fn prove(story: &Story, before: &Dump, after: &Dump) -> Result<Exit, Problem> {

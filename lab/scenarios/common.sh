@@ -62,6 +62,15 @@ expect_exit() { # STATUS NAME COMMAND...
     fi
 }
 
+expect_stderr() { # PATTERN NAME: the last command said so (grep's basic expressions, any case)
+    if grep -qi "$1" "$ERR"; then
+        ok "$2"
+    else
+        show_output
+        fail "$2" "nothing like \`$1' on standard error"
+    fi
+}
+
 timed() { # LABEL COMMAND...: runs the command and tells how long it took
     local label=$1 start status
     shift

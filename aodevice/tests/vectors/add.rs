@@ -42,13 +42,14 @@ async fn the_backend_never_leaves_1() {
     assert_eq!(world.clock(), 10.0);
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the backend did not get to 2 (InitWait), 3 (Initialised) \
-         or 4 (Connected) within 10s\n\
-         backend state 1 (Initialising), frontend state 1 (Initialising)\n\
-         no backend driver has taken the device up\n\
-         after 10.0 s, cleaning up included\n\
-         load the backend driver (modprobe xen-blkback) and try again"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the backend did not get to 2 (InitWait), 3 (Initialised) or 4 (Connected) within 10s",
+            "backend state 1 (Initialising), frontend state 1 (Initialising)",
+            "no backend driver has taken the device up",
+            "after 10.0 s, cleaning up included",
+            "load the backend driver (modprobe xen-blkback) and try again",
+        ]
     );
     assert_eq!(failure.cause.kind(), FailureKind::TimedOut);
     assert!(failure.warnings.is_empty(), "{:?}", failure.warnings);
@@ -73,13 +74,14 @@ async fn the_script_fails() {
     let failure = ended.unwrap_err();
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the hotplug script `/etc/xen/scripts/block add` exited with \
-         status 1\n\
-         the script says: losetup: no free device\n\
-         backend state 2 (InitWait), frontend state 1 (Initialising)\n\
-         after 4.0 s, cleaning up included\n\
-         the log of the stock scripts is /var/log/xen/xen-hotplug.log"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the hotplug script `/etc/xen/scripts/block add` exited with status 1",
+            "the script says: losetup: no free device",
+            "backend state 2 (InitWait), frontend state 1 (Initialising)",
+            "after 4.0 s, cleaning up included",
+            "the log of the stock scripts is /var/log/xen/xen-hotplug.log",
+        ]
     );
     assert_eq!(failure.cause.kind(), FailureKind::Failed);
     assert_eq!(
@@ -109,13 +111,13 @@ async fn the_script_hangs() {
     assert_eq!(world.clock(), 43.0);
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the hotplug script `/etc/xen/scripts/block add` did not \
-         finish within 40 s and was killed with its process group\n\
-         backend state 2 (InitWait), frontend state 1 (Initialising)\n\
-         after 43.0 s, cleaning up included\n\
-         run the script by hand, or give it longer with --script-timeout; its log is \
-         /var/log/xen/xen-hotplug.log"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the hotplug script `/etc/xen/scripts/block add` did not finish within 40 s and was killed with its process group",
+            "backend state 2 (InitWait), frontend state 1 (Initialising)",
+            "after 43.0 s, cleaning up included",
+            "run the script by hand, or give it longer with --script-timeout; its log is /var/log/xen/xen-hotplug.log",
+        ]
     );
     assert_eq!(failure.cause.kind(), FailureKind::TimedOut);
     assert_eq!(world.dump().await, before);
@@ -150,12 +152,13 @@ async fn the_guest_has_the_device_already() {
     let failure = world.add(disk()).await.unwrap_err();
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the guest has this device already\n\
-         hotplug-status is: connected\n\
-         backend state 4 (Connected), frontend state 4 (Connected)\n\
-         \
-         xendev block-list shows the guest's devices"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the guest has this device already",
+            "hotplug-status is: connected",
+            "backend state 4 (Connected), frontend state 4 (Connected)",
+            "xendev block-list shows the guest's devices",
+        ]
     );
     assert_eq!(world.proxy.writes(), writes);
     assert_eq!(world.dump().await, before);
@@ -186,12 +189,13 @@ async fn the_backend_refuses() {
     let failure = ended.unwrap_err();
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the backend went to 6 (Closed) instead of 2 (InitWait), \
-         3 (Initialised) or 4 (Connected)\n\
-         backend state 6 (Closed), frontend state 1 (Initialising)\n\
-         after 1.0 s, cleaning up included\n\
-         the kernel log of the backend's domain (dmesg) tells why"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the backend went to 6 (Closed) instead of 2 (InitWait), 3 (Initialised) or 4 (Connected)",
+            "backend state 6 (Closed), frontend state 1 (Initialising)",
+            "after 1.0 s, cleaning up included",
+            "the kernel log of the backend's domain (dmesg) tells why",
+        ]
     );
     assert_eq!(world.dump().await, before);
 }
@@ -208,11 +212,13 @@ async fn the_backends_nodes_vanish() {
     let failure = ended.unwrap_err();
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the backend's nodes vanished from the store\n\
-         backend state not there, frontend state 1 (Initialising)\n\
-         after 2.0 s, cleaning up included\n\
-         the kernel log of the backend's domain (dmesg) tells why"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the backend's nodes vanished from the store",
+            "backend state not there, frontend state 1 (Initialising)",
+            "after 2.0 s, cleaning up included",
+            "the kernel log of the backend's domain (dmesg) tells why",
+        ]
     );
     assert_eq!(world.dump().await, before, "with the parents that the deletion left empty");
 }
@@ -235,12 +241,14 @@ async fn the_guest_does_not_connect() {
     let failure = ended.unwrap_err();
     assert_eq!(
         told(&failure),
-        "cannot attach vbd xvda to domain 1\n\
-         the backend did not get to 4 (Connected) within 10s\n\
-         hotplug-status is: connected\n\
-         backend state 2 (InitWait), frontend state 1 (Initialising)\n\
-         after 11.0 s, cleaning up included\n\
-         see that the guest runs and has its driver (xen-blkfront), then try again"
+        [
+            "cannot attach vbd xvda to domain 1",
+            "the backend did not get to 4 (Connected) within 10s",
+            "hotplug-status is: connected",
+            "backend state 2 (InitWait), frontend state 1 (Initialising)",
+            "after 11.0 s, cleaning up included",
+            "see that the guest runs and has its driver (xen-blkfront), then try again",
+        ]
     );
     assert_eq!(
         world.scripts.runs(),
@@ -262,11 +270,10 @@ async fn a_quota_is_used_up_in_the_middle() {
     ] {
         world.proxy.refuse(op, suffix, ErrorCode::ENOSPC);
         let failure = world.add(disk()).await.unwrap_err();
-        let text = told(&failure);
-        assert!(text.starts_with(&format!("cannot attach vbd xvda to domain 1\n\
-         {op} of /")), "{text}");
+        let text = failure.to_string();
+        assert!(text.starts_with(&format!("cannot attach vbd xvda to domain 1: {op} of /")), "{text}");
         assert!(text.contains(&format!("{suffix} was refused: ENOSPC, ")), "{text}");
-        assert!(text.ends_with("remove what the domain no longer needs, or raise its quota"), "{text}");
+        assert_eq!(failure.hint(), "remove what the domain no longer needs, or raise its quota");
         assert_eq!(world.dump().await, before, "{op} of {suffix}");
     }
     assert_eq!(world.clock(), 0.0);
@@ -317,8 +324,7 @@ async fn the_frontend_is_in_use() {
         assert!(
             failure
                 .to_string()
-                .starts_with("cannot attach vbd xvda to domain 1\n\
-         the guest's frontend is in use"),
+                .starts_with("cannot attach vbd xvda to domain 1: the guest's frontend is in use"),
             "{failure}"
         );
         assert!(failure.hint().starts_with("let the guest close it"), "{}", failure.hint());

@@ -52,10 +52,10 @@ pub fn tenths(time: Duration) -> f64 {
 }
 
 /// The three parts of a failure, as a person reads them.
-pub fn told(failure: &Failure) -> String {
+pub fn told(failure: &Failure) -> Vec<String> {
     let observed = failure.observations();
     assert_eq!(failure.to_string(), format!("{}: {}", failure.tried(), observed[0]));
-    format!("{}\n{}\n{}", failure.tried(), observed.join("\n"), failure.hint())
+    [vec![failure.tried()], observed, vec![failure.hint()]].concat()
 }
 
 /// The warnings of a success, one a line.
