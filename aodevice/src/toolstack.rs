@@ -186,6 +186,8 @@ struct Job<'a> {
     record: Record,
     begun: Instant,
     subject: Option<Subject>,
+    /// Whether the record is in the store, or was: from then on the device may be another's.
+    recorded: bool,
     observed: Observation,
 }
 
@@ -193,7 +195,7 @@ impl<'a> Job<'a> {
     fn new(toolstack: &'a Toolstack, operation: Operation, label: String, kind: Kind) -> Self {
         let (record, begun) = (Record::new(operation), Instant::now());
         let observed = Observation::default();
-        Self { toolstack, operation, label, kind, record, begun, subject: None, observed }
+        Self { toolstack, operation, label, kind, record, begun, subject: None, recorded: false, observed }
     }
 
     fn step(&self, machine: &dyn fmt::Display) {
@@ -219,6 +221,7 @@ impl<'a> Job<'a> {
             // The device that is there is what the report is about.
             self.subject = transactions::probe(client, *own, (fe, self.kind, devid)).await.ok();
         }
+        self.recorded = created.is_ok();
         self.know(created?)
     }
 
@@ -255,7 +258,9 @@ impl<'a> Job<'a> {
                 Event::Ran(self.run_script(subject, action, index, cancel).await)
             }
             Action::Close(frontend) => {
-                Event::Told(subject.close(client, self.operation, &self.record, frontend).await)
+                let outcome = subject.close(client, (&self.record, self.recorded), frontend, cancel).await;
+                self.recorded |= outcome.is_ok();
+                Event::Told(outcome)
             }
             Action::Destroy => Event::Destroyed(subject.destroy(client, &self.record).await),
             Action::Settle => Event::Settled(subject.settle(client, &self.record).await),
@@ -278,6 +283,9 @@ impl<'a> Job<'a> {
         let Some(run) = subject.scripts.runs(&subject.id, action).into_iter().nth(index) else {
             return Ok(None);
         };
+        if !subject.is_ours(client, &self.record).await? {
+            return Err(Cause::Superseded);
+        }
         let report = runner.run(&run, &limits.scripts, cancel).await;
         debug!(%run, %report, "script");
         match report.ending {

@@ -7,7 +7,7 @@
 
 use devstate::{StateValue, XenbusState};
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, DomId, Path, Request, Transaction};
+use xs_client::{Client, DomId, Path, Request, Requests, Transaction};
 
 use crate::cleanup::{self, Anchors};
 use crate::config::Scripts;
@@ -167,28 +167,36 @@ pub(crate) async fn probe(
 }
 
 /// Whether the record of the device is the one given.
-async fn is_ours(tx: &Transaction, paths: &Paths, record: &Record) -> Result<bool, Cause> {
-    Ok(tx.read_opt(&paths.toolstack.join("op")?).await?.as_deref() == Some(record.0.as_bytes()))
+async fn is_ours(store: &Requests, paths: &Paths, record: &Record) -> Result<bool, Cause> {
+    Ok(store.read_opt(&paths.toolstack.join("op")?).await?.as_deref() == Some(record.0.as_bytes()))
 }
 
 impl Subject {
-    /// Tells the device to close. An attach that rolls back does so only under its own record; a
-    /// detach takes the record over, whoever had it.
+    /// Whether the operation of this record still has the device.
+    pub(crate) async fn is_ours(&self, client: &Client, record: &Record) -> Result<bool, Cause> {
+        is_ours(client, &self.paths, record).await
+    }
+
+    /// Tells the device to close. Who has not left its record yet takes the device over, whoever
+    /// had it; who has does so only as long as the record is its own.
     pub(crate) async fn close(
         &self,
         client: &Client,
-        operation: Operation,
-        record: &Record,
+        (record, left): (&Record, bool),
         frontend: Frontend,
+        cancel: &CancellationToken,
     ) -> Result<Closing, Cause> {
         let Paths { frontend: fe, backend: be, toolstack: lx } = &self.paths;
         let anchors = &Anchors::new(self.id.fe, self.id.be)?;
         let keys = &[lx.clone(), be.join("state")?, fe.join("state")?];
         client
             .transaction(|tx| async move {
+                if cancel.is_cancelled() {
+                    return Err(Cause::Aborted);
+                }
                 let seen = tx.read_many(keys).await?;
                 let gone = seen[0].is_none();
-                if gone || (operation == Operation::Attach && !is_ours(&tx, &self.paths, record).await?) {
+                if gone || (left && !is_ours(&tx, &self.paths, record).await?) {
                     return Ok(Closing::NotOurs);
                 }
                 let be_state = seen[1].as_deref();
@@ -246,10 +254,10 @@ impl Subject {
     pub(crate) async fn settle(&self, client: &Client, record: &Record) -> Result<(), Cause> {
         client
             .transaction(|tx| async move {
-                if is_ours(&tx, &self.paths, record).await? {
-                    tx.rm(&self.paths.toolstack.join("op")?).await?;
+                if !is_ours(&tx, &self.paths, record).await? {
+                    return Err(Cause::Superseded);
                 }
-                Ok(())
+                Ok(tx.rm(&self.paths.toolstack.join("op")?).await?)
             })
             .await
     }

@@ -24,8 +24,8 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use xs_proto::{DomId, HEADER_LEN, Header, Op, PAYLOAD_MAX, Request, TxId};
 
+use crate::failure::Failure;
 use crate::fakexen::FakeXen;
-use crate::xen::failure::Failure;
 
 /// How long a daemon may take to start, and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,7 +1,11 @@
 //! The world that xendev is tested in.
 
+pub mod apt;
 pub mod conformance;
 pub mod daemon;
+pub mod failure;
 pub mod fakexen;
+pub mod guest;
 pub mod proxy;
+pub mod suite;
 pub mod xen;

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lab::conformance::{self, ConformanceArgs};
+use lab::guest::{self, GuestArgs};
+use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
 
 /// The world that xendev is tested in
@@ -16,14 +18,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Test(TestArgs),
     Conformance(ConformanceArgs),
     Xen(XenArgs),
+    Guest(GuestArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Test(args) => suite::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Xen(args) => xen::run(&args),
+        Command::Guest(args) => guest::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -55,6 +55,7 @@ struct Script {
     conflicts: usize,
     refusals: Vec<Refusal>,
     silent: bool,
+    held: bool,
     cut: Option<usize>,
     injected: BytesMut,
 }
@@ -106,6 +107,12 @@ impl Proxy {
         self.shared.script().silent = silent;
     }
 
+    /// Holds back what is for the client, or lets all of it go: a client that is slow.
+    pub fn hold(&self, held: bool) {
+        self.shared.script().held = held;
+        self.shared.ordered.notify_one();
+    }
+
     /// Ends the connection after so many bytes of the next message to the client.
     pub fn cut_after(&self, bytes: usize) {
         self.shared.script().cut = Some(bytes);
@@ -148,7 +155,11 @@ impl Wire {
         let (mut requests, mut replies) = (BytesMut::new(), BytesMut::new());
         let shared = self.shared.clone();
         loop {
-            self.to_client.unsplit(shared.script().injected.split());
+            let held = {
+                let mut script = shared.script();
+                self.to_client.unsplit(script.injected.split());
+                script.held
+            };
             if self.closing && self.to_client.is_empty() {
                 return Ok(());
             }
@@ -167,7 +178,7 @@ impl Wire {
                     }
                 }
                 written = into_store.write_buf(to_store), if !to_store.is_empty() => drop(written?),
-                written = into_client.write_buf(to_client), if !to_client.is_empty() => drop(written?),
+                written = into_client.write_buf(to_client), if !held && !to_client.is_empty() => drop(written?),
                 () = shared.ordered.notified() => {}
             }
         }

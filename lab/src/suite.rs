@@ -34,10 +34,13 @@ type Step = (&'static str, Box<dyn Fn() -> Result<()>>);
 pub fn run(args: &TestArgs) -> Result<()> {
     let may_install = !args.no_install;
     let mut steps: Vec<Step> = vec![
-        ("peers", Box::new(move || Apt::new(may_install)?.install(&PEERS))),
+        ("peers", Box::new(move || Apt::new(may_install)?.install_missing(&PEERS))),
         ("format", Box::new(|| cargo(&["fmt", "--all", "--check"]))),
         ("clippy", Box::new(|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
-        ("docs", Box::new(|| cargo_with(&["doc", "--workspace", "--no-deps"], ("RUSTDOCFLAGS", "-D warnings")))),
+        (
+            "docs",
+            Box::new(|| cargo_with(&["doc", "--workspace", "--no-deps"], ("RUSTDOCFLAGS", "-D warnings"))),
+        ),
         ("licences", Box::new(move || licences(may_install))),
         ("tests", Box::new(|| cargo(&["test", "--workspace"]))),
         ("benches run", Box::new(|| cargo(&["bench", "--workspace", "--benches", "--", "--test"]))),
@@ -92,7 +95,8 @@ fn cargo_with(args: &[&str], (name, value): (&str, &str)) -> Result<()> {
 /// cargo-deny, built if it is not there. Its advisory database is not used: it lives on a host
 /// that a machine behind a package mirror does not reach.
 fn licences(may_install: bool) -> Result<()> {
-    let installed = Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
+    let installed =
+        Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
     if !installed {
         ensure!(may_install, "cargo-deny is missing: cargo install --locked cargo-deny");
         cargo(&["install", "--locked", "--quiet", "cargo-deny"])?;

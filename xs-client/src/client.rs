@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 use xs_proto::{Op, Path, TxId};
 
-use crate::driver::{self, Command, ended};
+use crate::driver::{self, Command};
 use crate::watch::Queue;
 use crate::watches::WatcherId;
 use crate::{Config, Error, Requests, Transport, Watch, default_socket, transport};
@@ -62,7 +62,7 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let call = async {
             self.handle.send(Command::Watch { path: path.clone(), id, queue, reply }).await?;
-            answer.await.map_err(|_| ended())?
+            answer.await.map_err(|_| self.handle.ended())?
         };
         self.within(self.deadline(), Op::WATCH, Some(path), call).await?;
         Ok(watch)

@@ -37,15 +37,15 @@ pub(crate) enum Chore {
     Abort(TxId),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Chores {
-    /// `None` once the connection is gone: nothing is left to clean then.
-    list: Mutex<Option<Vec<Chore>>>,
+    /// Once the connection is gone there are none, but the reason why it is.
+    list: Mutex<Result<Vec<Chore>, Error>>,
     notify: Notify,
 }
 
 impl Chores {
-    fn list(&self) -> MutexGuard<'_, Option<Vec<Chore>>> {
+    fn list(&self) -> MutexGuard<'_, Result<Vec<Chore>, Error>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -61,21 +61,28 @@ impl Handle {
     /// Hands over a command, waiting while the window is full. An error means that the
     /// connection is gone.
     pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| ended())
+        self.commands.send(command).await.map_err(|_| self.ended())
     }
 
     /// Leaves a chore; never waits, so it can be called from `drop`.
     pub(crate) fn chore(&self, chore: Chore) {
-        if let Some(list) = &mut *self.chores.list() {
+        if let Ok(list) = &mut *self.chores.list() {
             list.push(chore);
         }
         self.chores.notify.notify_one();
     }
+
+    /// What a caller is told whose command or reply went down with the driver.
+    pub(crate) fn ended(&self) -> Error {
+        match &*self.chores.list() {
+            Err(error) => error.clone(),
+            Ok(_) => ended("its driver has ended"),
+        }
+    }
 }
 
-/// What a caller is told whose command or reply went down with the driver.
-pub(crate) fn ended() -> Error {
-    Error::Disconnected { reason: "its driver has ended".into() }
+fn ended(reason: &str) -> Error {
+    Error::Disconnected { reason: reason.into() }
 }
 
 #[derive(Debug)]
@@ -87,7 +94,7 @@ enum Waiter {
 /// Starts the driver on the current runtime.
 pub(crate) fn spawn(transport: impl Transport, config: &Config) -> Handle {
     let (commands, receiver) = mpsc::channel(config.window.max(1));
-    let chores = Arc::new(Chores { list: Mutex::new(Some(Vec::new())), notify: Notify::new() });
+    let chores = Arc::new(Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() });
     let handle = Handle { commands, chores: chores.clone() };
     let driver = Driver {
         connection: Connection::new(),
@@ -114,15 +121,16 @@ struct Driver {
 impl Driver {
     async fn run(mut self, transport: impl Transport, mut commands: mpsc::Receiver<Command>) {
         let error = match self.pump(transport, &mut commands).await {
-            Ok(()) => Error::Disconnected { reason: "the client was dropped".into() },
+            Ok(()) => ended("the client was dropped"),
             Err(error) => error,
         };
         debug!(%error, "connection to the store ended");
+        // Before anything that a caller could notice, so that whoever does learns why.
+        *self.chores.list() = Err(error.clone());
         commands.close();
-        *self.chores.list() = None;
         self.connection.close(&error);
         while let Ok(command) = commands.try_recv() {
-            // The senders of a dropped reply learn that the driver has ended.
+            // Who waits for a dropped reply learns that the driver has ended.
             drop(command);
         }
         self.deliver();
@@ -188,7 +196,7 @@ impl Driver {
     }
 
     fn do_chores(&mut self) {
-        let chores = self.chores.list().as_mut().map(std::mem::take).unwrap_or_default();
+        let chores = self.chores.list().as_mut().map_or_else(|_| Vec::new(), std::mem::take);
         for chore in chores {
             match chore {
                 Chore::Unwatch(id) => {
@@ -219,10 +227,10 @@ impl Driver {
     }
 
     fn opened(&self, reply: &Reply) -> Result<Open, Error> {
-        let commands = self.weak.upgrade().ok_or_else(ended)?;
+        let commands = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
         match reply {
             Reply::Transaction(id) => Ok(Open::new(*id, Handle { commands, chores: self.chores.clone() })),
-            _ => Err(ended()),
+            _ => Err(ended("the store opened no transaction")),
         }
     }
 
@@ -236,7 +244,7 @@ impl Driver {
     fn end_of_stream(&mut self, input: &mut BytesMut) -> Error {
         match self.codec.decode_eof(input) {
             Err(error) => lost(&error),
-            Ok(_) => Error::Disconnected { reason: "the store closed it".into() },
+            Ok(_) => ended("the store closed it"),
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request, TxId};
 
-use crate::driver::{Command, Handle, ended};
+use crate::driver::{Command, Handle};
 use crate::{Config, Error};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
@@ -58,7 +58,7 @@ impl Requests {
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
         let (op, path) = (request.op(), request.path().cloned());
-        let call = async { self.send(request).await?.await.map_err(|_| ended())? };
+        let call = async { self.send(request).await?.await.map_err(|_| self.handle.ended())? };
         self.within(self.deadline(), op, path.as_ref(), call).await
     }
 
@@ -79,7 +79,7 @@ impl Requests {
             }
             let mut outcomes = Vec::with_capacity(answers.len());
             for answer in answers {
-                outcomes.push(answer.await.map_err(|_| ended())?);
+                outcomes.push(answer.await.map_err(|_| self.handle.ended())?);
             }
             Ok(outcomes)
         };

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 use xs_proto::{ErrorCode, Op, Request, TxId};
 
-use crate::driver::{Chore, Command, Handle, ended};
+use crate::driver::{Chore, Command, Handle};
 use crate::{Client, Error, Requests, Retry};
 
 /// A transaction that is open on the server. Dropped without being ended, it is aborted there.
@@ -60,7 +60,7 @@ impl Transaction {
         let (reply, answer) = oneshot::channel();
         let call = async {
             client.handle.send(Command::Start { reply }).await?;
-            answer.await.map_err(|_| ended())?
+            answer.await.map_err(|_| client.handle.ended())?
         };
         let open = client.within(client.deadline(), Op::TRANSACTION_START, None, call).await?;
         let requests = Requests { tx: open.id, ..(**client).clone() };
@@ -75,7 +75,7 @@ impl Transaction {
         let call = async {
             self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
             self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
-            answer.await.map_err(|_| ended())?
+            answer.await.map_err(|_| self.handle.ended())?
         };
         self.within(self.deadline(), Op::TRANSACTION_END, None, call).await.map(drop)
     }

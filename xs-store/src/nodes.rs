@@ -244,10 +244,10 @@ impl Nodes<'_> {
     /// The same in a transaction, which touches the parent and every node below.
     ///
     /// As nodes are frozen one by one, a list can miss a node that is there, or name one that is
-    /// not. The daemon takes that for damage and stops with `EIO`, half way; the commit would be
-    /// refused anyway.
+    /// not. The daemon takes that for damage and stops, half way; the commit would be refused
+    /// anyway.
     fn remove_in_transaction(&mut self, path: &str) -> Result<(), ErrorCode> {
-        self.look(parent(path).ok_or(ErrorCode::EINVAL)?)?;
+        self.look(parent(path).ok_or(ErrorCode::EINVAL)?)?.ok_or(ErrorCode::EINVAL)?;
         // Names are taken from the end.
         let backwards = |mut names: Vec<Arc<str>>| {
             names.reverse();
@@ -263,12 +263,13 @@ impl Nodes<'_> {
             } else if let Some((at, _)) = stack.pop() {
                 let owner = self.look(&at)?.ok_or(ErrorCode::EIO)?.rights.list.owner();
                 let transaction = self.transaction.as_mut().ok_or(ErrorCode::EIO)?;
-                if !parent(&at).is_some_and(|above| transaction.lists(above, basename(&at))) {
-                    return Err(ErrorCode::EIO);
-                }
+                let listed = parent(&at).is_some_and(|above| transaction.lists(above, basename(&at)));
                 transaction.count(owner, -1);
                 transaction.remove(&at, self.generation);
                 transaction.fire(&at, if at == path { Scope::Above } else { Scope::Exact });
+                if !listed {
+                    return Err(ErrorCode::EIO);
+                }
             }
         }
         Ok(())

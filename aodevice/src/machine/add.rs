@@ -137,6 +137,7 @@ impl Add {
                     Some(cause) => self.fail(cause),
                 }
             }
+            (AddState::Settling, Event::Settled(Err(Cause::Superseded))) => self.fail(Cause::Superseded),
             (AddState::Settling, Event::Settled(outcome)) => {
                 self.left_behind("removing the operation record", outcome);
                 self.go(AddState::Done)
@@ -149,6 +150,7 @@ impl Add {
                     Err(Cause::Script { run, report }) => {
                         self.warnings.push(Warning::ScriptFailed { run, report });
                     }
+                    Err(Cause::Superseded) => return self.superseded(),
                     Err(cause) => self.left_behind("running the hotplug script", Err(cause)),
                 }
                 self.undo_script(index)

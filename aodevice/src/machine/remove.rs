@@ -101,6 +101,8 @@ impl Remove {
                 Ok(Closing::Closed) => self.script(0),
                 Ok(Closing::Missing) => self.without_script(),
                 Ok(Closing::Destroyed) => self.go(RemoveState::Done),
+                // Told before, it was ours then.
+                Ok(Closing::NotOurs) if self.forced && self.force != Force::On => self.superseded(),
                 Ok(Closing::NotOurs) => self.fail(Cause::NotConnected),
                 Err(cause) => self.fail(cause),
             },
@@ -111,16 +113,14 @@ impl Remove {
                     Err(Cause::Script { run, report }) => {
                         self.warnings.push(Warning::ScriptFailed { run, report });
                     }
+                    Err(Cause::Superseded) => return self.superseded(),
                     Err(cause) => return self.fail(cause),
                 }
                 self.script(index + 1)
             }
             (RemoveState::Destroying, Event::Destroyed(outcome)) => match outcome {
                 Ok(Destroyed::Gone) => self.go(RemoveState::Done),
-                Ok(Destroyed::NotOurs) => {
-                    self.warnings.push(Warning::Superseded);
-                    self.go(RemoveState::Done)
-                }
+                Ok(Destroyed::NotOurs) => self.superseded(),
                 Err(cause) => self.fail(cause),
             },
             (RemoveState::Observing, Event::Observed) => self.go(RemoveState::Done),
@@ -180,6 +180,12 @@ impl Remove {
             self.warnings.push(Warning::ScriptSkipped);
         }
         self.go(RemoveState::Destroying)
+    }
+
+    /// Somebody else has the device now; what they do with it is theirs.
+    fn superseded(&mut self) -> Action {
+        self.warnings.push(Warning::Superseded);
+        self.go(RemoveState::Done)
     }
 
     fn fail(&mut self, cause: Cause) -> Action {

@@ -2,4 +2,11 @@
 //! virtual time.
 
 mod add;
+mod cancel;
+mod hostile;
+mod lost;
+mod machine;
+mod races;
+mod remove;
+mod tree;
 mod world;

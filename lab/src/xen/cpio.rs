@@ -1,8 +1,9 @@
 //! Writing initramfs archives (`newc` cpio).
 //!
 //! The archives are written here instead of by cpio(1) for three reasons: nothing has to be staged on disk
-//! first, the same inputs always give the same bytes (no owner, no times), and no privilege is needed. They are
-//! not compressed: under emulation the kernel takes longer to inflate an image than QEMU takes to load it whole.
+//! first, the same inputs always give the same bytes (no owner, no times), and no privilege is needed. They
+//! are not compressed: under emulation the kernel takes longer to inflate an image than QEMU takes to load it
+//! whole.
 //!
 //! Linux accepts several archives one after the other, later entries replacing earlier ones, as long as each
 //! starts on a four-byte boundary; [`Archive::finish`] pads for that.
@@ -85,8 +86,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds one entry unless its name is taken: the first one stays, so that a caller can add what must be a real
-    /// program before it adds stand-ins.
+    /// Adds one entry unless its name is taken: the first one stays, so that a caller can add what must be a
+    /// real program before it adds stand-ins.
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
         if !self.names.insert(name.to_owned()) {
             return Ok(());

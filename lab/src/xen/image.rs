@@ -1,12 +1,13 @@
 //! What the machine boots: a dom0 that lives in an initramfs, with a guest's initramfs inside.
 //!
 //! dom0 gets Debian's own toolstack, xenstored and hotplug scripts, copied from this machine with the shared
-//! libraries that they need, the backend drivers as modules, and busybox for the rest. Some programs must be the
-//! real ones, since the hotplug scripts use options that busybox lacks.
+//! libraries that they need, the backend drivers as modules, and busybox for the rest. Some programs must be
+//! the real ones, since the hotplug scripts use options that busybox lacks.
 //!
-//! The image comes in two archives, which the kernel unpacks one after the other. The *base* is the same for every
-//! run and cached; its key covers the versions of all installed packages and the code and the texts that it is
-//! built from. The *overlay* holds what changes from run to run: the scenarios and the command under test.
+//! The image comes in two archives, which the kernel unpacks one after the other. The *base* is the same for
+//! every run and cached; its key covers the versions of all installed packages and the code and the texts
+//! that it is built from. The *overlay* holds what changes from run to run: the scenarios and the command
+//! under test.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,8 +19,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use super::failure::output_of;
 use super::packages::Packages;
+use crate::failure::output_of;
 
 const DOM0_INIT: &str = include_str!("../../guest/dom0-init.sh");
 const GUEST_INIT: &str = include_str!("../../guest/guest-init.sh");

@@ -1,11 +1,11 @@
 //! The emulated machine: a QEMU process, its serial console, and the watch over both.
 //!
-//! QEMU boots Xen by multiboot with two modules, the kernel of dom0 and its initramfs: no disk, no boot loader, no
-//! KVM. All output of Xen and dom0 arrives on the serial port. It is kept whole, byte by byte as it comes, so that
-//! even the half line before a hang can be read afterwards.
+//! QEMU boots Xen by multiboot with two modules, the kernel of dom0 and its initramfs: no disk, no boot
+//! loader, no KVM. All output of Xen and dom0 arrives on the serial port. It is kept whole, byte by byte as
+//! it comes, so that even the half line before a hang can be read afterwards.
 //!
-//! QEMU never outlives the lab: it is killed when [`Machine`] is dropped, and by the kernel (a parent-death signal,
-//! set by setpriv(1) before it becomes QEMU) when the lab itself is killed.
+//! QEMU never outlives the lab: it is killed when [`Machine`] is dropped, and by the kernel (a parent-death
+//! signal, set by setpriv(1) before it becomes QEMU) when the lab itself is killed.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::failure::output_of;
 use super::packages::Packages;
+use crate::failure::output_of;
 
 /// All features that QEMU can emulate except four that make Xen 4.17's PV dom0 die of a page fault at once.
 const CPU: &str = "max,-smap,-smep,-pku,-la57";

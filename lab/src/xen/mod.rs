@@ -1,8 +1,9 @@
 //! The real-Xen lab: `cargo lab xen [SCENARIO]`.
 //!
-//! Everything else in the workspace is tested against models of the other side. Here is the other side itself: the
-//! Xen hypervisor, a Linux dom0 with the real backend drivers, Debian's xenstored, `xl` and hotplug scripts, and a
-//! guest with the real frontends, all inside one emulated machine that boots in seconds on any Linux host. What
+//! Everything else in the workspace is tested against models of the other side. Here is the other side
+//! itself: the Xen hypervisor, a Linux dom0 with the real backend drivers, Debian's xenstored, `xl` and
+//! hotplug scripts, and a guest with the real frontends, all inside one emulated machine that boots in
+//! seconds on any Linux host. What
 //! `xl` leaves in xenstore there is what our own commands must leave.
 //!
 //! | step | module |
@@ -14,10 +15,9 @@
 //! | judge it | [`report`] |
 //!
 //! Scenarios are bash scripts; [`scenario`] says where. Whatever goes wrong with the lab itself is a
-//! [`failure::Failure`].
+//! [`Failure`].
 
 pub mod cpio;
-pub mod failure;
 pub mod image;
 pub mod machine;
 pub mod packages;
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use failure::{Failure, output_of};
+use crate::failure::{Failure, output_of};
 use image::Overlay;
 use machine::{Limits, Machine, Stop};
 use transcript::{Seen, Transcript};
@@ -64,6 +64,21 @@ pub struct XenArgs {
     /// Fail instead of installing missing packages
     #[arg(long)]
     no_install: bool,
+}
+
+impl XenArgs {
+    /// The scenario that CI runs.
+    pub fn for_ci(may_install: bool) -> Self {
+        Self {
+            scenario: "main".to_owned(),
+            list: false,
+            xendev: None,
+            timeout: 1200,
+            silence: 150,
+            quiet: true,
+            no_install: !may_install,
+        }
+    }
 }
 
 /// Runs the subcommand. The result is an error if any verdict is, after all of them were printed.

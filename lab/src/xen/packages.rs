@@ -1,18 +1,19 @@
 //! The Debian packages that the machine is made of.
 //!
-//! Two groups are kept apart. What runs on *this* machine (QEMU), and what is copied from it into dom0 (`xl`, the
-//! hotplug scripts, busybox), must be installed. The hypervisor and the kernel must not be: installing them would
-//! touch the boot loader. They are downloaded and unpacked into a cache, one folder per package and version.
-//! A folder appears there by a rename of a finished one, so an interrupted download leaves nothing to trip over.
+//! Two groups are kept apart. What runs on *this* machine (QEMU), and what is copied from it into dom0 (`xl`,
+//! the hotplug scripts, busybox), must be installed. The hypervisor and the kernel must not be: installing
+//! them would touch the boot loader. They are downloaded and unpacked into a cache, one folder per package
+//! and version. A folder appears there by a rename of a finished one, so an interrupted download leaves
+//! nothing to trip over.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::failure::{Failure, output_of};
+use crate::apt::Apt;
+use crate::failure::{Failure, output_of};
 
 /// Installed, either to be run here or to be copied into the image.
 const INSTALLED: [&str; 7] =
@@ -36,8 +37,8 @@ pub struct Packages {
 
 /// Makes sure that all packages are there, fetching what is missing if this process may.
 pub fn prepare(cache: &Path, may_install: bool) -> Result<Packages> {
-    let mut apt = Apt { may_install, is_root: fs::metadata("/proc/self")?.uid() == 0, refreshed: false };
-    apt.install_missing()?;
+    let mut apt = Apt::new(may_install)?;
+    apt.install_missing(&INSTALLED)?;
     fs::create_dir_all(cache)?;
     let (hypervisor, kernel) = match unpack_both(cache) {
         Ok(both) => both,
@@ -70,68 +71,6 @@ pub fn prepare(cache: &Path, may_install: bool) -> Result<Packages> {
             kernel.display()
         ),
     })
-}
-
-/// What this process has done, and may do, with apt.
-struct Apt {
-    may_install: bool,
-    is_root: bool,
-    refreshed: bool,
-}
-
-impl Apt {
-    fn install_missing(&mut self) -> Result<()> {
-        let missing = missing_packages().map_err(|error| Failure {
-            tried: "looking for the packages that the lab needs".into(),
-            observed: format!("{error:#}"),
-            hint: format!("run the lab on Debian 12 (amd64) with {}", INSTALLED.join(", ")),
-        })?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let advice = format!(
-            "run as root: apt-get update && apt-get install --no-install-recommends {}",
-            missing.join(" ")
-        );
-        let mut install = || -> Result<()> {
-            self.refresh()?;
-            println!("lab: installing {}", missing.join(", "));
-            let mut command = Command::new("apt-get");
-            command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
-            output_of(command.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
-        };
-        let observed = match install() {
-            Ok(()) => return Ok(()),
-            Err(error) => format!("not installed: {}; {error:#}", missing.join(", ")),
-        };
-        Err(Failure { tried: "preparing the packages that the lab needs".into(), observed, hint: advice }
-            .into())
-    }
-
-    /// Reads the package lists anew, once.
-    fn refresh(&mut self) -> Result<()> {
-        if self.refreshed {
-            return Ok(());
-        }
-        anyhow::ensure!(self.may_install, "the lab was told not to install anything");
-        anyhow::ensure!(self.is_root, "the lab does not run as root, so it cannot install anything");
-        println!("lab: reading the package lists");
-        output_of(Command::new("apt-get").args(["update", "--quiet"]))?;
-        self.refreshed = true;
-        Ok(())
-    }
-}
-
-fn missing_packages() -> Result<Vec<&'static str>> {
-    // dpkg-query fails when it does not know one of them, but still tells of the others.
-    let output = Command::new("dpkg-query")
-        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
-        .args(INSTALLED)
-        .output()
-        .context("cannot run dpkg-query")?;
-    let known = String::from_utf8_lossy(&output.stdout);
-    let is_installed = |package: &&str| known.lines().any(|line| line == format!("{package} installed"));
-    Ok(INSTALLED.into_iter().filter(|package| !is_installed(package)).collect())
 }
 
 fn unpack_both(cache: &Path) -> Result<(PathBuf, PathBuf)> {

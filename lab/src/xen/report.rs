@@ -1,8 +1,8 @@
 //! Judging a run and telling the result.
 //!
-//! A run can go wrong in ways that no verdict tells of: the machine dies half way, the scenario's shell stops at a
-//! typing error, a file arrives damaged. Each of these becomes a failed row of its own, so that the count at the end
-//! is the whole truth and a scenario that checks nothing cannot pass.
+//! A run can go wrong in ways that no verdict tells of: the machine dies half way, the scenario's shell stops
+//! at a typing error, a file arrives damaged. Each of these becomes a failed row of its own, so that the
+//! count at the end is the whole truth and a scenario that checks nothing cannot pass.
 
 use std::fs;
 use std::io::Write;
@@ -41,8 +41,8 @@ pub fn judge(transcript: &Transcript, folder: &Path) -> Vec<Verdict> {
     rows
 }
 
-/// Decodes an artifact into the run's folder. gzip's checksum tells whether it came through unharmed, and a name
-/// that promises JSON is taken at its word.
+/// Decodes an artifact into the run's folder. gzip's checksum tells whether it came through unharmed, and a
+/// name that promises JSON is taken at its word.
 fn store(artifact: &Artifact, folder: &Path) -> Result<()> {
     let mut decoder = Command::new("sh")
         .args(["-c", "base64 -d | gzip -dc"])

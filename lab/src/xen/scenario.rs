@@ -1,14 +1,14 @@
 //! The scenarios: shell scripts in `lab/scenarios`, run in dom0.
 //!
-//! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the command
-//! under test to be built and put into the image.
+//! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the
+//! command under test to be built and put into the image.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Sourced by the scenarios, not one of them.
 const COMMON: &str = "common.sh";

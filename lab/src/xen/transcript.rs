@@ -1,7 +1,8 @@
 //! What a scenario tells through the console.
 //!
-//! A scenario runs in a machine whose only way out is a serial line that the hypervisor and the kernel write to as
-//! well. So its results are lines that begin with a word of this little language, and anything else is noise:
+//! A scenario runs in a machine whose only way out is a serial line that the hypervisor and the kernel write
+//! to as well. So its results are lines that begin with a word of this little language, and anything else is
+//! noise:
 //!
 //! ```text
 //! SCENARIO PLAN 12                    how many verdicts will come

@@ -14,71 +14,71 @@ use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Error, Path};
 use xs_store::Store;
 
-pub use scripts::{Line, Scripts};
+pub(crate) use scripts::{Line, Scripts};
 
 /// The guest.
-pub const GUEST: DomId = DomId(1);
+pub(crate) const GUEST: DomId = DomId(1);
 
 /// The directories of its disk `xvda`.
-pub const BE: &str = "/local/domain/0/backend/vbd/1/51712";
-pub const FE: &str = "/local/domain/1/device/vbd/51712";
-pub const LX: &str = "/libxl/1/device/vbd/51712";
+pub(crate) const BE: &str = "/local/domain/0/backend/vbd/1/51712";
+pub(crate) const FE: &str = "/local/domain/1/device/vbd/51712";
+pub(crate) const LX: &str = "/libxl/1/device/vbd/51712";
 
 /// What an operation ends with.
-pub type Ended = Result<Success, Box<Failure>>;
+pub(crate) type Ended = Result<Success, Box<Failure>>;
 
 /// The disk `xvda` of the specification's example.
-pub fn disk() -> Device {
+pub(crate) fn disk() -> Device {
     Device::Vbd(vbd::parse(&["/srv/d.img,raw,xvda,w,script=block"]).unwrap())
 }
 
 /// A disk of another name.
-pub fn disk_named(name: &str) -> Device {
+pub(crate) fn disk_named(name: &str) -> Device {
     Device::Vbd(vbd::parse(&[format!("/srv/d.img,raw,{name},w,script=block")]).unwrap())
 }
 
 /// A network interface whose id and address are to be found.
-pub fn nic() -> Device {
+pub(crate) fn nic() -> Device {
     Device::Vif(vif::parse(&["bridge=xenbr0"]).unwrap())
 }
 
-pub fn path(text: impl AsRef<str>) -> Path {
+pub(crate) fn path(text: impl AsRef<str>) -> Path {
     Path::new(text.as_ref()).unwrap()
 }
 
 /// To the tenth of a second, which is what the vectors speak of.
-pub fn tenths(time: Duration) -> f64 {
+pub(crate) fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// The three parts of a failure, as a person reads them.
-pub fn told(failure: &Failure) -> Vec<String> {
+pub(crate) fn told(failure: &Failure) -> Vec<String> {
     let observed = failure.observations();
     assert_eq!(failure.to_string(), format!("{}: {}", failure.tried(), observed[0]));
     [vec![failure.tried()], observed, vec![failure.hint()]].concat()
 }
 
 /// The warnings of a success, one a line.
-pub fn warned(success: &Success) -> Vec<String> {
+pub(crate) fn warned(success: &Success) -> Vec<String> {
     success.warnings.iter().map(ToString::to_string).collect()
 }
 
 #[derive(Debug)]
-pub struct World {
-    pub store: Store,
+pub(crate) struct World {
+    pub(crate) store: Store,
     /// Domain 0 as the backends' kernel.
-    pub dom0: Client,
+    pub(crate) dom0: Client,
     /// The guest itself.
-    pub guest: Client,
-    pub scripts: Arc<Scripts>,
-    pub toolstack: Toolstack,
+    pub(crate) guest: Client,
+    pub(crate) scripts: Arc<Scripts>,
+    pub(crate) toolstack: Toolstack,
     /// What stands between the toolstack and the store.
-    pub proxy: Proxy,
+    pub(crate) proxy: Proxy,
     begun: Instant,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let store = Store::new();
         let dom0 = Client::over(store.connect(DomId::DOM0), Config::default());
         sim::create_domain0(&dom0).await.unwrap();
@@ -93,39 +93,44 @@ impl World {
     }
 
     /// Another toolstack, on a connection of its own, with the same scripts.
-    pub async fn another_toolstack(&self) -> Toolstack {
+    pub(crate) async fn another_toolstack(&self) -> Toolstack {
         let client = Client::over(self.store.connect(DomId::DOM0), Config::default());
         Toolstack::new(client, self.scripts.clone()).await.unwrap()
     }
 
     /// Seconds since the world began.
-    pub fn clock(&self) -> f64 {
+    pub(crate) fn clock(&self) -> f64 {
         tenths(self.begun.elapsed())
     }
 
     /// Waits until so many seconds after the world began.
-    pub async fn at(&self, seconds: f64) {
+    pub(crate) async fn at(&self, seconds: f64) {
         sleep_until(self.begun + Duration::from_secs_f64(seconds)).await;
     }
 
-    pub async fn add(&self, device: Device) -> Ended {
+    pub(crate) async fn add(&self, device: Device) -> Ended {
         self.add_with(device, WaitFor::Script, &CancellationToken::new()).await
     }
 
-    pub async fn add_with(&self, device: Device, wait_for: WaitFor, cancel: &CancellationToken) -> Ended {
+    pub(crate) async fn add_with(
+        &self,
+        device: Device,
+        wait_for: WaitFor,
+        cancel: &CancellationToken,
+    ) -> Ended {
         self.toolstack.add(GUEST, &device, wait_for, cancel).await
     }
 
-    pub async fn remove(&self, force: Force) -> Ended {
+    pub(crate) async fn remove(&self, force: Force) -> Ended {
         self.remove_with(force, &CancellationToken::new()).await
     }
 
-    pub async fn remove_with(&self, force: Force, cancel: &CancellationToken) -> Ended {
+    pub(crate) async fn remove_with(&self, force: Force, cancel: &CancellationToken) -> Ended {
         self.toolstack.remove(GUEST, (Kind::Vbd, 51712), force, cancel).await
     }
 
     /// Adds `xvda` with a backend that is ready at once, and a guest that connects.
-    pub async fn add_connected(&self) {
+    pub(crate) async fn add_connected(&self) {
         let (added, ()) = tokio::join!(self.add(disk()), async {
             self.exists(BE).await;
             self.backend_says("2").await;
@@ -138,37 +143,37 @@ impl World {
     }
 
     /// The backend of `xvda` writes its state.
-    pub async fn backend_says(&self, state: &'static str) {
+    pub(crate) async fn backend_says(&self, state: &'static str) {
         self.dom0.write(&path(format!("{BE}/state")), state).await.unwrap();
     }
 
     /// The guest writes the state of its `xvda`.
-    pub async fn guest_says(&self, state: &'static str) {
+    pub(crate) async fn guest_says(&self, state: &'static str) {
         self.guest.write(&path(format!("{FE}/state")), state).await.unwrap();
     }
 
-    pub async fn write(&self, node: &str, value: impl Into<bytes::Bytes>) {
+    pub(crate) async fn write(&self, node: &str, value: impl Into<bytes::Bytes>) {
         self.dom0.write(&path(node), value).await.unwrap();
     }
 
     /// The value of a node, in words if there is none.
-    pub async fn read(&self, node: &str) -> String {
+    pub(crate) async fn read(&self, node: &str) -> String {
         let value = self.dom0.read_opt(&path(node)).await.unwrap();
         value.map_or("not there".to_owned(), |value| value.escape_ascii().to_string())
     }
 
     /// Waits until a node is there.
-    pub async fn exists(&self, node: &str) {
+    pub(crate) async fn exists(&self, node: &str) {
         self.reads(node, |value| value != "not there").await;
     }
 
     /// Waits until a node is not there any more.
-    pub async fn is_gone(&self, node: &str) {
+    pub(crate) async fn is_gone(&self, node: &str) {
         self.reads(node, |value| value == "not there").await;
     }
 
     /// Waits until the toolstack tells the backend of `xvda` to close.
-    pub async fn is_told_to_close(&self) {
+    pub(crate) async fn is_told_to_close(&self) {
         self.reads(&format!("{BE}/state"), |value| value == "5").await;
     }
 
@@ -180,7 +185,7 @@ impl World {
     }
 
     /// The whole store, as `xenstore-ls -fp` lists it.
-    pub async fn dump(&self) -> Vec<String> {
+    pub(crate) async fn dump(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut waiting = vec![Path::root()];
         while let Some(node) = waiting.pop() {
@@ -201,6 +206,6 @@ impl World {
 }
 
 /// The lines of the second listing that the first does not have.
-pub fn added(before: &[String], after: &[String]) -> Vec<String> {
+pub(crate) fn added(before: &[String], after: &[String]) -> Vec<String> {
     after.iter().filter(|line| !before.contains(line)).cloned().collect()
 }

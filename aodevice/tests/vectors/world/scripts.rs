@@ -16,7 +16,7 @@ use super::tenths;
 
 /// What a script does.
 #[derive(Clone, Copy, Debug)]
-pub enum Line {
+pub(crate) enum Line {
     /// Its work, and exits with 0 after so many seconds.
     Takes(f64),
     /// Writes this to `hotplug-error` and exits with 1.
@@ -28,7 +28,7 @@ pub enum Line {
 }
 
 /// All scripts of a world. Who has no line does its work at once.
-pub struct Scripts {
+pub(crate) struct Scripts {
     client: Client,
     begun: Instant,
     lines: Mutex<HashMap<&'static str, Line>>,
@@ -42,22 +42,22 @@ impl fmt::Debug for Scripts {
 }
 
 impl Scripts {
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self { client, begun: Instant::now(), lines: Mutex::default(), runs: Mutex::default() }
     }
 
     /// Gives the run of this action (`add`, `remove`, `online`, `offline`) its line.
-    pub fn on(&self, action: &'static str, line: Line) {
+    pub(crate) fn on(&self, action: &'static str, line: Line) {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(action, line);
     }
 
     /// When which run began and how it ended, in the order in which they ended.
-    pub fn runs(&self) -> Vec<String> {
+    pub(crate) fn runs(&self) -> Vec<String> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets the runs so far.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

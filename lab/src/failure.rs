@@ -1,7 +1,7 @@
 //! How the lab says that it could not do its work.
 //!
-//! Whoever reads such a message sits in front of a machine that they cannot log in to, often a CI log from last
-//! night. So every message has the same three parts: what was tried, what was observed, what to do.
+//! Whoever reads such a message sits in front of a machine that they cannot log in to, often a CI log from
+//! last night. So every message has the same three parts: what was tried, what was observed, what to do.
 
 use std::fmt;
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Runs a helper program to its end and returns what it printed; its diagnostics become part of the error.
-pub(super) fn output_of(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output_of(command: &mut Command) -> Result<Vec<u8>> {
     let shown = format!("{command:?}");
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
     anyhow::ensure!(
