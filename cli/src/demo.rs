@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::args::DemoArgs;
+use crate::output::say;
 use crate::problem::{Exit, Problem};
 use crate::signals::cancel_on_signal;
 use crate::world::{GUEST, World};
@@ -23,7 +24,7 @@ struct Story(Arc<Instant>);
 
 impl Story {
     fn tell(&self, who: &str, what: &str) {
-        println!("{:7.3} s  {who:<9} {what}", self.0.elapsed().as_secs_f64());
+        say(&format!("{:7.3} s  {who:<9} {what}\n", self.0.elapsed().as_secs_f64()));
     }
 }
 
@@ -47,9 +48,9 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
         Ok(devices) => {
             for kind in [Kind::Vbd, Kind::Vif] {
                 let devices = aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
-                print!("\n{}{}", table::header(kind), table::rows(GUEST, kind, &devices));
+                say(&format!("\n{}{}", table::header(kind), table::rows(GUEST, kind, &devices)));
             }
-            println!();
+            say("\n");
             story.tell("demo", "both are connected; detaching them");
             let detaching = devices.iter().map(|device| {
                 toolstack.remove(GUEST, (device.id.kind, device.id.devid), Force::Off, &cancel)

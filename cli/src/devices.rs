@@ -5,6 +5,7 @@ use serde_json::Value;
 use xs_client::{Client, DomId};
 
 use crate::args::{Attaching, Detaching, ListArgs};
+use crate::output::say;
 use crate::problem::{Exit, Problem};
 use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
@@ -56,7 +57,7 @@ pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Re
     let mut all: Vec<Value> = Vec::new();
     let mut exit = Exit::Done;
     if !args.json {
-        print!("{}", table::header(kind));
+        say(&table::header(kind));
     }
     for text in &args.domains {
         let fe = match domain(&world.client, text).await {
@@ -73,11 +74,11 @@ pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Re
         if args.json {
             all.extend(devices.iter().map(|device| output::listed(fe, device)));
         } else {
-            print!("{}", table::rows(fe, kind, &devices));
+            say(&table::rows(fe, kind, &devices));
         }
     }
     if args.json {
-        println!("{}", Value::Array(all));
+        say(&format!("{}\n", Value::Array(all)));
     }
     Ok(exit)
 }

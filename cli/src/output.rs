@@ -1,4 +1,7 @@
-//! Outcomes as JSON: the same values that are printed for people.
+//! Standard output, and outcomes as JSON: the same values that are printed for people.
+
+use std::io::{self, Write};
+use std::process;
 
 use aodevice::{Listed, Success, Warning};
 use devstate::StateValue;
@@ -7,6 +10,19 @@ use xs_client::DomId;
 
 use crate::args::Telling;
 use crate::problem::{Exit, Problem};
+
+/// Writes to standard output. A reader that has gone away, such as `head`, has seen enough.
+pub(crate) fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
+        Err(error) => {
+            eprintln!("error: cannot write to standard output: {error}");
+            process::exit(1);
+        }
+    }
+}
 
 fn state(value: Option<&StateValue>) -> Value {
     match value {
@@ -61,7 +77,7 @@ pub(crate) fn report(
                     "warnings": texts(&warnings),
                     "seconds": elapsed.as_secs_f64(),
                 });
-                println!("{device}");
+                say(&format!("{device}\n"));
             }
             Ok(Exit::Done)
         }
@@ -73,10 +89,8 @@ pub(crate) fn report(
             let problem = Problem::from(failure);
             if telling.json {
                 let Problem { tried, observed, hint, .. } = &problem;
-                println!(
-                    "{}",
-                    json!({"ok": false, "error": tried, "observed": observed, "hint": hint, "warnings": warnings})
-                );
+                let outcome = json!({"ok": false, "error": tried, "observed": observed, "hint": hint, "warnings": warnings});
+                say(&format!("{outcome}\n"));
             }
             Err(problem)
         }

@@ -5,6 +5,7 @@ use serde_json::json;
 use xs_client::Path;
 
 use crate::args::WaitArgs;
+use crate::output::say;
 use crate::problem::{Exit, Problem};
 use crate::signals::cancel_on_signal;
 use crate::world::{StoreChoice, World};
@@ -25,14 +26,14 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
         if args.json {
             let state = state
                 .map(|state| state.state().map_or(json!(state.to_string()), |state| json!(state.number())));
-            println!("{}", json!({"ok": ok, "path": path.as_str(), "state": state}));
+            say(&format!("{}\n", json!({"ok": ok, "path": path.as_str(), "state": state})));
         }
     };
     match outcome {
         Outcome::Reached(state) => {
             told(Some(&StateValue::State(state)), true);
             if !args.json {
-                println!("{state}");
+                say(&format!("{state}\n"));
             }
             Ok(Exit::Done)
         }
