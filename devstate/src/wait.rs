@@ -124,6 +124,7 @@ pub async fn wait(
         biased;
         () = cancel.cancelled() => return Outcome::Aborted,
         watch = client.watch(path) => watch,
+        () = sleep_until(deadline) => return Outcome::TimedOut { last: None },
     };
     let mut watch = match subscribed {
         Ok(watch) => watch,

@@ -164,7 +164,9 @@ impl Wire {
                 return Ok(());
             }
             let (to_store, to_client) = (&mut self.to_store, &mut self.to_client);
+            // In a fixed order, so that a test has one course.
             tokio::select! {
+                biased;
                 read = from_client.read_buf(&mut requests) => {
                     goes_on(read?)?;
                     while let Some(message) = codec.decode(&mut requests)? {

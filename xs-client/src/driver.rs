@@ -7,10 +7,12 @@
 //! and transactions that exist.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
@@ -155,23 +157,27 @@ impl Driver {
                 return Ok(());
             }
             let room = self.window.saturating_sub(self.connection.in_flight());
-            // Reading comes first: replies make room for requests. Every branch may be dropped
-            // without losing bytes or commands.
+            // Sending comes first, and cannot keep from reading: only replies make room for more of
+            // it. The other way round, a store with many events could keep from sending. Every
+            // branch may be dropped without losing bytes or commands.
             tokio::select! {
                 biased;
+                written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
+                    Ok(count @ 1..) => self.connection.output().advance(count),
+                    Ok(0) => return Err(self.last_words(&mut reader, &mut input, io::ErrorKind::WriteZero.into())),
+                    Err(error) => return Err(self.last_words(&mut reader, &mut input, error)),
+                },
+                count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
+                    clients_gone = count == 0;
+                    // What a caller dropped before it called goes first: it may have made room.
+                    self.do_chores();
+                    batch.drain(..).for_each(|command| self.accept(command));
+                }
                 read = reader.read_buf(&mut input) => match read {
                     Ok(0) => return Err(self.end_of_stream(&mut input)),
                     Ok(_) => self.receive(&mut input)?,
                     Err(error) => return Err(lost(&error.into())),
                 },
-                written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => {
-                    let count = written.map_err(|error| lost(&error.into()))?;
-                    self.connection.output().advance(count);
-                }
-                count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
-                    clients_gone = count == 0;
-                    batch.drain(..).for_each(|command| self.accept(command));
-                }
                 () = self.chores.notify.notified() => {}
             }
         }
@@ -239,6 +245,26 @@ impl Driver {
             self.connection.receive(&message)?;
         }
         Ok(())
+    }
+
+    /// The store takes no more; what it sent before that still counts.
+    fn last_words(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        input: &mut BytesMut,
+        error: io::Error,
+    ) -> Error {
+        while let Some(read) = reader.read_buf(input).now_or_never() {
+            let received = match read {
+                Ok(0) => Err(self.end_of_stream(input)),
+                Ok(_) => self.receive(input),
+                Err(error) => Err(lost(&error.into())),
+            };
+            if let Err(error) = received {
+                return error;
+            }
+        }
+        lost(&error.into())
     }
 
     fn end_of_stream(&mut self, input: &mut BytesMut) -> Error {

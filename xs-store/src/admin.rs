@@ -27,13 +27,11 @@ impl Core {
                 Ok(Reply::Ok)
             }
             Request::Release(DomId::DOM0) => Err(ErrorCode::EINVAL),
-            Request::Release(domid) => {
-                if self.release(domid) {
-                    Ok(Reply::Ok)
-                } else {
-                    Err(ErrorCode::ENOENT)
-                }
+            Request::Release(domid) if self.domains.is_introduced(domid) => {
+                self.release(domid);
+                Ok(Reply::Ok)
             }
+            Request::Release(_) => Err(ErrorCode::ENOENT),
             Request::GetDomainPath(domid) => {
                 let path = Path::new(format!("/local/domain/{domid}")).map_err(|_| ErrorCode::EINVAL)?;
                 Ok(Reply::DomainPath(path))
@@ -90,14 +88,16 @@ impl Core {
         }
     }
 
-    /// Ends a domain with its connections and nodes; false if it was not introduced.
-    pub(crate) fn release(&mut self, domid: DomId) -> bool {
-        if domid == DomId::DOM0 || !self.domains.is_introduced(domid) {
-            return false;
+    /// Ends a domain with its connections and nodes.
+    pub(crate) fn release(&mut self, domid: DomId) {
+        if domid == DomId::DOM0 || !self.domains.exists(domid) {
+            return;
         }
+        let was_introduced = self.domains.is_introduced(domid);
         self.end_domain(domid);
-        self.publish_special(Special::Release, domid);
-        true
+        if was_introduced {
+            self.publish_special(Special::Release, domid);
+        }
     }
 
     /// Reports the shutdown of a domain, once.

@@ -77,16 +77,13 @@ impl Domains {
         !std::mem::replace(&mut domain.introduced, true)
     }
 
-    /// Ends the domain; false if it did not exist.
-    pub(crate) fn end(&mut self, domid: DomId, generation: u64) -> bool {
-        if self.known.remove(&domid).is_none() {
-            return false;
-        }
+    /// Ends the domain.
+    pub(crate) fn end(&mut self, domid: DomId, generation: u64) {
+        self.known.remove(&domid);
         self.ended.insert(domid, generation);
         for domain in self.known.values_mut().filter(|domain| domain.target == Some(domid)) {
             domain.target = None;
         }
-        true
     }
 
     /// Notes a shutdown; false if there is nothing to report.

@@ -4,11 +4,18 @@
 //! without a daemon. [`Store`] is the way in; clients talk to it in the wire protocol, over an
 //! in-process pipe or a Unix socket, and cannot tell it from Xen's C daemon but by its speed.
 //!
-//! Within: a pure core that turns requests into output, and tasks around it that move bytes.
+//! Within is a pure core that turns requests into output, and a thin driver of tasks that move
+//! bytes:
 //!
-//! - [`tree`](self) holds the nodes, immutable and shared;
-//! - transactions, watches, domains and quotas are modules of their own, each with the rules of
-//!   the C daemon.
+//! | module | holds |
+//! | --- | --- |
+//! | `tree`, `rights` | the nodes, immutable and shared, and who may do what with them |
+//! | `transaction` | what a transaction has seen and changed, and its commit |
+//! | `watch` | the watches, found by path |
+//! | `domains`, `quota` | the domains, and what they may use up |
+//! | `nodes`, `admin` | the requests |
+//! | `connection`, `store` | the core that these are parts of: connections and their output |
+//! | `server` | the driver |
 
 mod admin;
 mod connection;

@@ -72,7 +72,8 @@ impl Nodes<'_> {
         let value = Bytes::copy_from_slice(value);
         match self.get(path, Need::WRITE) {
             Ok(data) => {
-                self.check_size(&data.rights, value.len(), self.names_bytes(path))?;
+                let names = self.names_bytes(path);
+                self.check_size(&data.rights, value.len(), names)?;
                 self.replace(path, data.rights.clone(), Data { value, ..data });
             }
             Err(ErrorCode::ENOENT) => self.create(path, value)?,
@@ -112,6 +113,7 @@ impl Nodes<'_> {
     }
 
     pub(crate) fn set_permissions(&mut self, path: &str, list: Permissions) -> Result<Reply, ErrorCode> {
+        // Refused before anything is looked at, so not to the harm of a transaction.
         self.caller.check(Quota::NodePermissions, list.entries().len())?;
         let owner = list.owner();
         if !self.domains.exists(owner) {
@@ -123,7 +125,8 @@ impl Nodes<'_> {
             return Err(ErrorCode::EPERM);
         }
         let rights = Rights::new(list, self.generation);
-        self.check_size(&rights, data.value.len(), self.names_bytes(path))?;
+        let names = self.names_bytes(path);
+        self.check_size(&rights, data.value.len(), names)?;
         self.count(before.list.owner(), -1);
         self.count(owner, 1);
         self.replace(path, before, Data { rights, ..data });
@@ -206,7 +209,7 @@ impl Nodes<'_> {
         let rights = above.rights.inherited_by(self.caller);
 
         let owned = usize::try_from(self.counted(self.caller.domid)).unwrap_or_default();
-        self.caller.check(Quota::Nodes, owned + missing.len() - 1)?;
+        self.check(Quota::Nodes, owned + missing.len() - 1)?;
         let names = self.names_bytes(existing) + basename(missing[0]).len() + 1;
         self.check_size(&above.rights, above.value.len(), names)?;
         for below in &missing[1..] {
@@ -301,8 +304,18 @@ impl Nodes<'_> {
 
     /// Fails if a node would be larger than the caller may make it. The sum is the C daemon's:
     /// a header, the permission entries, the value, the names of the children.
-    fn check_size(&self, rights: &Rights, value: usize, names: usize) -> Result<(), ErrorCode> {
+    fn check_size(&mut self, rights: &Rights, value: usize, names: usize) -> Result<(), ErrorCode> {
         let entries = rights.list.entries().len();
-        self.caller.check(Quota::NodeSize, 16 + 8 * entries + value + names)
+        self.check(Quota::NodeSize, 16 + 8 * entries + value + names)
+    }
+
+    /// Fails if `amount` is over the caller's quota. A transaction in which that happens is not
+    /// what it was to be, and cannot be committed.
+    fn check(&mut self, quota: Quota, amount: usize) -> Result<(), ErrorCode> {
+        let refusal = self.caller.check(quota, amount);
+        if let (Err(_), Some(transaction)) = (&refusal, &mut self.transaction) {
+            transaction.spoil();
+        }
+        refusal
     }
 }

@@ -16,8 +16,11 @@ use xs_proto::{DomId, MessageCodec};
 use crate::connection::{ConnId, REPLIES_MAX};
 use crate::store::Core;
 
-/// Bytes read at once, and the room in an in-process pipe.
-const CHUNK: usize = 64 << 10;
+/// Bytes read at once.
+const CHUNK: usize = 16 << 10;
+
+/// Bytes that an in-process pipe takes in each direction.
+const PIPE: usize = 64 << 10;
 
 /// A store in this process: a cheap handle, whose clones are the same store.
 ///
@@ -28,6 +31,8 @@ const CHUNK: usize = 64 << 10;
 /// Semantics are those of the C daemon of Xen 4.22, with two differences that come from having no
 /// hypervisor: a domain exists from when it first connects or is introduced until it is released,
 /// and no ring page is mapped for it, so a guest is whoever [`Store::connect`] was called for.
+/// Paths are limited to what the protocol promises ([`xs_proto::ABSOLUTE_MAX`]) on every
+/// connection, and to the quota on those of guests.
 ///
 /// What a client leaves unread is bounded. Requests of a connection are not read while more than
 /// 1 MiB of its output is unsent. An event is left out while the same one (path and token) waits
@@ -91,7 +96,7 @@ impl Store {
     /// Outside a tokio runtime, which is to run the connection's task.
     #[must_use = "dropping the stream ends the connection"]
     pub fn connect(&self, domid: DomId) -> DuplexStream {
-        let (near, far) = tokio::io::duplex(CHUNK);
+        let (near, far) = tokio::io::duplex(PIPE);
         tokio::spawn(self.attach(domid, domid == DomId::DOM0).run(far));
         near
     }
@@ -130,9 +135,7 @@ impl Store {
     /// Ends a domain, as when the hypervisor has destroyed it: its connections are closed, every
     /// node it owns is removed with all below, and `@releaseDomain` fires.
     pub fn release(&self, domid: DomId) {
-        self.change(|core| {
-            core.release(domid);
-        });
+        self.change(|core| core.release(domid));
     }
 
     /// Tells the store that a domain has shut down or crashed: `@releaseDomain` fires, once until

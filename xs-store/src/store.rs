@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use xs_proto::{Access, DomId, ErrorCode, Message, Op, Path, Permissions, Reply, Request, Token, TxId};
+use xs_proto::{
+    Access, DecodeError, DomId, ErrorCode, Message, Op, Path, Permissions, Reply, Request, Token, TxId,
+};
 
 use crate::connection::{ConnId, Connection, Merge};
 use crate::domains::{Domains, WATCH_DEPTH};
@@ -18,7 +20,7 @@ use crate::nodes::Nodes;
 use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
 use crate::tree::{Data, Tree};
-use crate::watch::{Change, Watch, Watches};
+use crate::watch::{Change, Scope, Watch, Watches};
 
 /// The special paths, which stand for what happens to domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +144,9 @@ impl Core {
         caller: &Caller,
         op: Op,
         tx_id: TxId,
-        request: Result<Request, xs_proto::DecodeError>,
+        request: Result<Request, DecodeError>,
     ) -> Result<Reply, ErrorCode> {
-        if let Err(xs_proto::DecodeError::UnknownOp(_)) = request {
+        if let Err(DecodeError::UnknownOp(_)) = request {
             return Err(ErrorCode::ENOSYS);
         }
         if needs_privilege(op) && !caller.is_privileged() {
@@ -235,10 +237,6 @@ impl Core {
             Request::SetPerms { perms, .. } => nodes.set_permissions(&path, perms),
             _ => Err(ErrorCode::ENOSYS),
         };
-        // What a quota cut short is not what the transaction was to do.
-        if let (Err(ErrorCode::ENOSPC), Some(transaction)) = (&result, &mut nodes.transaction) {
-            transaction.spoil();
-        }
         let changes = nodes.changes;
         self.publish(&changes);
         result
@@ -281,10 +279,14 @@ impl Core {
             return Ok(Reply::Ok);
         }
         transaction.check(&self.tree)?;
+        // Nobody may get the nodes of a domain that ended meanwhile.
+        if transaction.gainers().any(|owner| !self.domains.exists(owner)) {
+            return Err(ErrorCode::ENOMEM);
+        }
         let gained = transaction.counted(caller.domid);
         let owned = usize::try_from(self.domains.counted(caller.domid) + gained).unwrap_or_default();
         if gained > 0 {
-            caller.check(Quota::Nodes, owned - 1)?;
+            caller.check(Quota::Nodes, owned.saturating_sub(1))?;
         }
         let generation = self.next_generation();
         let (changes, owned) = transaction.commit(&mut self.tree, generation);
@@ -310,12 +312,8 @@ impl Core {
         }
         let after = Rights::new(list, self.next_generation());
         self.special[special as usize] = after.clone();
-        let scope = crate::watch::Scope::Exact;
-        self.publish(&[Change {
-            path: special.path().into(),
-            scope,
-            readers: [Some(before), Some(after), None],
-        }]);
+        let (path, readers) = (special.path().into(), [Some(before), Some(after), None]);
+        self.publish(&[Change { path, scope: Scope::Exact, readers }]);
         Ok(Reply::Ok)
     }
 

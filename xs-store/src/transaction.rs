@@ -70,14 +70,21 @@ impl View {
     }
 
     fn lists(&self, name: &str) -> bool {
+        self.added.contains(name) || self.keeps(name)
+    }
+
+    /// Whether a child is there from before the transaction.
+    fn keeps(&self, name: &str) -> bool {
         let in_base = self.base.as_ref().is_some_and(|node| node.children().contains(name));
-        self.added.contains(name) || (in_base && !self.removed.contains(name))
+        in_base && !self.removed.contains(name)
     }
 
     fn unlink(&mut self, name: &str) {
-        let in_base = self.base.as_ref().is_some_and(|node| node.children().contains(name));
-        if self.added.remove(name).is_none() && in_base && self.removed.insert(name.into()) {
+        if self.keeps(name) {
+            self.removed.insert(name.into());
             self.removed_bytes += name.len() + 1;
+        } else {
+            self.added.remove(name);
         }
     }
 }
@@ -89,7 +96,7 @@ impl Transaction {
             return Ok(*place);
         }
         let place = self.touched.len();
-        caller.check(Quota::TransactionNodes, place)?;
+        caller.check(Quota::TransactionNodes, place).inspect_err(|_| self.spoiled = true)?;
         let node = tree.get(path);
         let path: Arc<str> = path.into();
         self.places.insert(path.clone(), place);
@@ -160,7 +167,12 @@ impl Transaction {
             removed_bytes: 0,
             added: Children::default(),
         });
-        self.relink(path, generation, |parent, name| parent.added.push(name, ()));
+        self.relink(path, generation, |parent, name| {
+            // It can be there, where nodes were frozen at different times.
+            if !parent.added.contains(name) {
+                parent.added.push(name, ());
+            }
+        });
     }
 
     /// Takes one node out of the view; what was below it must be out already.
@@ -183,10 +195,13 @@ impl Transaction {
         }
     }
 
-    /// Makes the node fire at the commit; a later call replaces an earlier one.
+    /// Makes the node fire at the commit. What is for watches above once, stays so.
     pub(crate) fn fire(&mut self, path: &str, scope: Scope) {
         if let Some(&place) = self.places.get(path) {
-            self.touched[place].fires = Some(scope);
+            let fires = &mut self.touched[place].fires;
+            if *fires != Some(Scope::Above) {
+                *fires = Some(scope);
+            }
         }
     }
 
@@ -198,6 +213,11 @@ impl Transaction {
     /// How many nodes more `owner` has in here.
     pub(crate) fn counted(&self, owner: DomId) -> i64 {
         self.owned.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// The domains that would own more nodes.
+    pub(crate) fn gainers(&self) -> impl Iterator<Item = DomId> {
+        self.owned.iter().filter(|(_, change)| **change > 0).map(|(owner, _)| *owner)
     }
 
     /// Refuses the commit to come.
@@ -246,26 +266,33 @@ impl Transaction {
         (changes, self.owned)
     }
 
+    /// What there is to report, in the order of the first touch.
     fn changes(&self, tree: &Tree) -> Vec<Change> {
-        let firing = self.touched.iter().filter_map(|touched| Some((touched, touched.fires?)));
-        // Created and removed again: outside, nothing happened.
-        let lasting = firing.filter(|(touched, _)| touched.seen.is_some() || touched.view.is_some());
-        lasting
-            .map(|(touched, scope)| {
-                let before = touched.seen.as_ref().map(|data| data.rights.clone());
-                let after = touched.view.as_ref().map(|view| view.data.rights.clone());
-                let above = parent(&touched.path).and_then(|parent| self.rights(tree, parent));
-                Change { path: touched.path.clone(), scope, readers: [before, after, above] }
-            })
-            .collect()
+        let mut changes = Vec::new();
+        for (place, Touched { path, seen, view, fires, .. }) in self.touched.iter().enumerate() {
+            let Some(scope) = *fires else { continue };
+            // Created and removed again: outside, nothing happened.
+            if seen.is_none() && view.is_none() {
+                continue;
+            }
+            let before = seen.as_ref().map(|data| data.rights.clone());
+            let after = view.as_ref().map(|view| view.data.rights.clone());
+            // As in the daemon: who may read the parent hears of a removal outside a transaction,
+            // but not of one in it.
+            let above = after.as_ref().and_then(|_| self.rights_at(place, tree, parent(path)?));
+            changes.push(Change { path: path.clone(), scope, readers: [before, after, above] });
+        }
+        changes
     }
 
-    fn rights(&self, tree: &Tree, path: &str) -> Option<Arc<Rights>> {
-        let touched = self.places.get(path).map(|place| &self.touched[*place]);
-        let inside = touched.and_then(|touched| {
-            let view = touched.view.as_ref().map(|view| &view.data);
-            view.or(touched.seen.as_ref()).map(|data| data.rights.clone())
-        });
-        inside.or_else(|| tree.get(path).map(|node| node.data.rights.clone()))
+    /// The permissions of a node at the moment when the daemon puts the node of `place` into the
+    /// tree: it goes through the nodes in order, so only those touched earlier are changed yet.
+    fn rights_at(&self, place: usize, tree: &Tree, path: &str) -> Option<Arc<Rights>> {
+        match self.places.get(path) {
+            Some(&earlier) if earlier < place => {
+                self.touched[earlier].view.as_ref().map(|view| view.data.rights.clone())
+            }
+            _ => tree.get(path).map(|node| node.data.rights.clone()),
+        }
     }
 }

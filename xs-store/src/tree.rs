@@ -217,3 +217,102 @@ pub(crate) fn visit_upwards<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xs_proto::{Access, Permissions};
+
+    use super::*;
+
+    fn data(value: &'static str, generation: u64) -> Data {
+        let rights = Rights::new(Permissions::owned_by(DomId::DOM0, Access::None), 0);
+        Data { value: Bytes::from_static(value.as_bytes()), rights, generation }
+    }
+
+    fn listing(tree: &Tree, path: &str) -> Vec<String> {
+        tree.get(path).unwrap().children().names().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn children_keep_the_order_of_their_creation() {
+        let mut tree = Tree::new(data("", 0));
+        for path in ["/c", "/a", "/b"] {
+            tree.put(path, data("", 1));
+        }
+        tree.put("/a", data("changed", 2));
+        assert_eq!(listing(&tree, "/"), ["c", "a", "b"]);
+        tree.remove("/c", 3);
+        tree.put("/c", data("", 4));
+        assert_eq!(listing(&tree, "/"), ["a", "b", "c"]);
+        assert_eq!(tree.get("/").unwrap().children().bytes(), 6);
+    }
+
+    #[test]
+    fn a_parent_changes_with_its_list_and_not_with_values() {
+        let generation = |tree: &Tree| tree.get("/a").unwrap().data.generation;
+        let mut tree = Tree::new(data("", 0));
+        tree.put("/a", data("", 1));
+        tree.put("/a/b", data("", 2));
+        assert_eq!(generation(&tree), 2);
+        tree.put("/a/b", data("v", 3));
+        assert_eq!(generation(&tree), 2);
+        tree.remove("/a/b", 4);
+        assert_eq!(generation(&tree), 4);
+        assert!(tree.remove("/a/b", 5).is_none());
+        assert_eq!(generation(&tree), 4);
+    }
+
+    #[test]
+    fn what_somebody_holds_does_not_change() {
+        let mut tree = Tree::new(data("", 0));
+        tree.put("/a", data("old", 1));
+        tree.put("/a/b", data("old", 1));
+        let before = tree.clone();
+        tree.put("/a/b", data("new", 2));
+        tree.put("/a/c", data("new", 2));
+        tree.remove("/a", 3);
+        assert_eq!(listing(&before, "/a"), ["b"]);
+        assert_eq!(before.get("/a/b").unwrap().data.value, "old");
+        assert!(tree.get("/a").is_none());
+    }
+
+    #[test]
+    fn a_node_without_parent_is_not_created() {
+        let mut tree = Tree::new(data("", 0));
+        tree.put("/a/b", data("", 1));
+        assert!(tree.get("/a").is_none());
+        assert!(tree.remove("/", 1).is_none());
+    }
+
+    #[test]
+    fn depth_is_no_matter() {
+        let mut tree = Tree::new(data("", 0));
+        let mut path = String::new();
+        for _ in 0..100_000 {
+            path += "/d";
+            // Not put, which would walk all the way each time.
+            let mut top = Tree::new(data("", 0));
+            top.put("/d", data("", 1));
+            let below = std::mem::replace(&mut tree, top).root;
+            Arc::get_mut(&mut tree.root).unwrap().children = Children::default();
+            Arc::get_mut(&mut tree.root).unwrap().children.push("d", below);
+        }
+        assert!(tree.get(&path).is_some());
+        let mut visited = 0;
+        visit_upwards("/", &tree.root, &data("", 0), |_, _, _| visited += 1);
+        assert_eq!(visited, 100_001);
+        drop(tree);
+    }
+
+    #[test]
+    fn children_are_visited_first() {
+        let mut tree = Tree::new(data("", 0));
+        for path in ["/t", "/t/a", "/t/a/b", "/t/z"] {
+            tree.put(path, data("", 1));
+        }
+        let mut order = Vec::new();
+        let (above, top) = (data("", 0), tree.remove("/t", 2).unwrap());
+        visit_upwards("/t", &top, &above, |path, _, _| order.push(path.to_owned()));
+        assert_eq!(order, ["/t/a/b", "/t/a", "/t/z", "/t"]);
+    }
+}

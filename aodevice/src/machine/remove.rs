@@ -13,7 +13,8 @@
 //!
 //! A script always runs while the nodes that it needs are there, also when the removal is forced;
 //! if it fails, that is a warning, since the device is gone. A removal that was cancelled or timed
-//! out after the device was told to close leaves it closing, and a later one goes on from there.
+//! out after the device was told to close leaves it closing, and a later one goes on from there. One
+//! that another operation took the device from, at any step after that, leaves the rest to it.
 
 use std::fmt;
 

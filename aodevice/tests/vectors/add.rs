@@ -1,11 +1,11 @@
 //! Adding a device: vectors 1 to 5, 7 and 8, and what else may stand in the way.
 
-use aodevice::{Cause, Device, FailureKind, WaitFor, vbd};
+use aodevice::{Cause, Device, FailureKind, Step, WaitFor, vbd};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::{DomId, ErrorCode, Op};
 
-use crate::world::{BE, FE, LX, Line, World, added, disk, nic, path, tenths, told, warned};
+use crate::world::{BE, FE, GUEST, LX, Line, World, added, disk, nic, path, tenths, told, warned};
 
 /// 1. Backend reaches 2 at 3 s, script exit 0: ok at 3 s, and the tree is there.
 #[tokio::test(start_paused = true)]
@@ -28,6 +28,32 @@ async fn the_backend_is_ready_and_the_script_succeeds() {
     }
     assert_eq!(world.read(&format!("{LX}/op")).await, "not there", "nobody works on it any more");
     assert_eq!(world.read(&format!("{BE}/physical-device")).await, "7:0");
+}
+
+/// 1, as it is told step by step.
+#[tokio::test(start_paused = true)]
+async fn every_step_is_told() {
+    let world = World::new().await;
+    let (tell, told) = std::sync::mpsc::channel();
+    let toolstack = world.toolstack.clone().with_observer(move |step: &Step| {
+        tell.send(format!("{} {}: {}", tenths(step.elapsed), step.device, step.doing)).unwrap();
+    });
+    let (device, never) = (disk(), CancellationToken::new());
+    let (ended, ()) = join!(toolstack.add(GUEST, &device, WaitFor::Script, &never), async {
+        world.at(3.0).await;
+        world.backend_says("2").await;
+    });
+    ended.unwrap();
+    assert_eq!(
+        told.try_iter().collect::<Vec<_>>(),
+        [
+            "0 vbd xvda to domain 1: writing the device's nodes",
+            "0 vbd xvda to domain 1: waiting up to 10s for the backend to get to 2 (InitWait), 3 (Initialised) or 4 (Connected)",
+            "3 vbd xvda to domain 1: running the hotplug script",
+            "3 vbd xvda to domain 1: removing the operation record",
+            "3 vbd xvda to domain 1: attached",
+        ]
+    );
 }
 
 /// 2. Backend never leaves 1: timed out at 10 s, store as before.

@@ -98,6 +98,22 @@ async fn the_guest_rewrites_its_directory_during_an_add() {
     assert_eq!(world.dump().await, before);
 }
 
+/// A guest that claims to be connected to a backend that is not there: the roll-back then asks it,
+/// but for no longer than its limit.
+#[tokio::test(start_paused = true)]
+async fn the_guest_claims_to_be_connected() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.exists(FE).await;
+        world.guest_says("4").await;
+    });
+    let failure = ended.unwrap_err();
+    assert_eq!(world.clock(), 20.0);
+    assert_eq!(failure.warnings.len(), 1, "{:?}", failure.warnings);
+    assert_eq!(world.dump().await, before);
+}
+
 /// A guest that removes its own directory, at any time.
 #[tokio::test(start_paused = true)]
 async fn the_guest_removes_its_directory() {

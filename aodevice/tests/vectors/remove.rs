@@ -278,5 +278,16 @@ async fn devices_come_and_go_with_drivers_on_both_sides() {
         }
         assert_eq!(world.dump().await, before);
     }
-    assert_eq!(world.scripts.runs().len(), 12);
+    let runs = world.scripts.runs();
+    assert_eq!(runs.len(), 12);
+    let runs: Vec<&str> = runs[..4].iter().map(|run| run.split_once(": ").unwrap().1).collect();
+    assert_eq!(
+        runs,
+        [
+            "block add exited with status 0",
+            "vif-bridge online type_if=vif exited with status 0",
+            "vif-bridge offline type_if=vif exited with status 0",
+            "block remove exited with status 0",
+        ]
+    );
 }

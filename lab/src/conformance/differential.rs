@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use fastrand::Rng;
-use xs_proto::{DomId, Op, TxId};
+use xs_proto::{DomId, Message, Op, TxId};
 use xs_store::Store;
 
 use super::line::{Conn, Line};
@@ -15,12 +15,17 @@ use crate::daemon::{Daemon, DaemonKind};
 
 /// Two privileged connections and two guests.
 const GUESTS: [DomId; 2] = [DomId(7), DomId(8)];
-const CONNS: usize = 4;
+const FIRST_GUEST: usize = 2;
+const CONNS: usize = FIRST_GUEST + GUESTS.len();
+
+fn domid(conn: usize) -> DomId {
+    conn.checked_sub(FIRST_GUEST).map_or(DomId::DOM0, |guest| GUESTS[guest])
+}
 
 /// Quotas with which the store allows what 4.17 does: reaching one was no excess there, for some
 /// not even one more, and the header of a node was 8 bytes larger.
-const QUOTAS: [&str; 4] =
-    ["watches\0130\0", "transactions\012\0", "node-permissions\06\0", "node-size\02041\0"];
+const QUOTAS: [(&str, u32); 4] =
+    [("watches", 130), ("transactions", 12), ("node-permissions", 6), ("node-size", 2041)];
 
 /// A request of one of the connections.
 #[derive(Clone, Debug)]
@@ -31,41 +36,106 @@ struct Ask {
     payload: Bytes,
 }
 
-/// The operation and payload of a reply, and the events that each connection has got by then.
-type Answer = (Op, Bytes, Vec<Vec<Bytes>>);
-
-/// One of the two worlds.
-struct World {
-    conns: Vec<Conn>,
+/// A reply, and the events that each connection has got by then.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    op: u32,
+    payload: Bytes,
+    events: Vec<Vec<Bytes>>,
 }
 
-impl World {
-    async fn daemon(daemon: &Daemon) -> Self {
-        let mut conns = Vec::new();
-        for _ in 0..2 {
-            conns.push(Conn::new(Line::to_socket(daemon.socket()).await.unwrap()));
+/// Where one of the two worlds is.
+enum Place<'a> {
+    Daemon(&'a Daemon),
+    Store(Store),
+}
+
+/// One of the two worlds.
+struct World<'a> {
+    place: Place<'a>,
+    /// None while the domain of the connection does not exist.
+    conns: [Option<Conn>; CONNS],
+    /// Transactions, with their connections.
+    started: Vec<(usize, u32)>,
+}
+
+impl<'a> World<'a> {
+    async fn new(place: Place<'a>) -> Self {
+        let mut world = Self { place, conns: Default::default(), started: Vec::new() };
+        for conn in 0..CONNS {
+            world.connect(conn).await;
         }
-        for domid in GUESTS {
-            conns.push(Conn::new(Line::Ring(daemon.hypervisor().ring(domid).unwrap())));
-        }
-        Self { conns }
+        world
     }
 
-    fn store(store: &Store) -> Self {
-        let domids = [DomId::DOM0, DomId::DOM0].into_iter().chain(GUESTS);
-        let conns = domids.map(|domid| Conn::new(Line::Stream(Box::new(store.connect(domid)))));
-        Self { conns: conns.collect() }
+    async fn connect(&mut self, conn: usize) {
+        let line = match (&self.place, domid(conn)) {
+            (Place::Daemon(daemon), DomId::DOM0) => Line::to_socket(daemon.socket()).await.unwrap(),
+            (Place::Daemon(daemon), domid) => Line::Ring(daemon.hypervisor().ring(domid).unwrap()),
+            (Place::Store(store), domid) => Line::Stream(Box::new(store.connect(domid))),
+        };
+        self.conns[conn] = Some(Conn::new(line));
     }
 
     async fn ask(&mut self, ask: &Ask) -> Answer {
-        let reply = self.conns[ask.conn].call(ask.op, &ask.payload, TxId(ask.tx), None).await;
-        let reply = reply.unwrap_or_else(|deviation| panic!("{ask:?}: {deviation}"));
+        let mut begins = None;
+        for guest in FIRST_GUEST..CONNS {
+            let named = ask.payload.starts_with(format!("{}\0", domid(guest)).as_bytes());
+            match ask.op {
+                Op::INTRODUCE if named && self.conns[guest].is_none() => {
+                    // The daemon takes a new domain for the one before if nothing was written since.
+                    self.call(&Ask { conn: 0, op: Op::WRITE, tx: 0, payload: "/tool\0".into() }).await;
+                    if let Place::Daemon(daemon) = &self.place {
+                        daemon.hypervisor().create(domid(guest)).unwrap();
+                    }
+                    begins = Some(guest);
+                }
+                Op::RELEASE if named => {
+                    self.end_transactions().await;
+                    self.conns[guest] = None;
+                    if let Place::Daemon(daemon) = &self.place {
+                        daemon.hypervisor().forget(domid(guest)).unwrap();
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.conns[ask.conn].is_none() {
+            return Answer::default();
+        }
+        let Message { op, payload, .. } = self.call(ask).await;
+        if let Some(guest) = begins {
+            self.connect(guest).await;
+        }
         let mut events = Vec::new();
-        for conn in &mut self.conns {
+        for conn in self.conns.iter_mut().flatten() {
             conn.barrier().await.unwrap_or_else(|deviation| panic!("{ask:?}: {deviation}"));
             events.push(std::mem::take(&mut conn.events));
         }
-        (reply.op, reply.payload, events)
+        Answer { op: op.0, payload, events }
+    }
+
+    async fn call(&mut self, ask: &Ask) -> Message {
+        let conn = self.conns[ask.conn].as_mut().unwrap();
+        let reply = conn.call(ask.op, &ask.payload, TxId(ask.tx), None).await;
+        let reply = reply.unwrap_or_else(|deviation| panic!("{ask:?}: {deviation}"));
+        if reply.op == Op::TRANSACTION_START {
+            let number = std::str::from_utf8(&reply.payload).unwrap().trim_end_matches('\0');
+            self.started.push((ask.conn, number.parse().unwrap()));
+        }
+        reply
+    }
+
+    /// What a transaction says of a domain that ended, the daemon takes for the next of that
+    /// number if it is committed later. So none goes on.
+    async fn end_transactions(&mut self) {
+        for (conn, tx) in std::mem::take(&mut self.started) {
+            if self.conns[conn].is_some() {
+                let end = Ask { conn, op: Op::TRANSACTION_END, tx, payload: "F\0".into() };
+                // It may have ended before.
+                self.call(&end).await;
+            }
+        }
     }
 }
 
@@ -73,6 +143,8 @@ impl World {
 struct Script {
     rng: Rng,
     open: [Vec<u32>; CONNS],
+    /// Requests to come before others, the last first.
+    ahead: Vec<Ask>,
 }
 
 impl Script {
@@ -98,6 +170,24 @@ impl Script {
         list
     }
 
+    /// A domain that is introduced again, or that ends and makes place for another.
+    ///
+    /// Nobody names it in a list meanwhile, because the store takes that for the new one, having
+    /// no hypervisor to ask.
+    fn domain(&mut self) -> Ask {
+        let guest = self.pick(&["7", "8"]);
+        let ask = |op, payload: String| Ask { conn: 0, op, tx: 0, payload: payload.into() };
+        let introduce = ask(Op::INTRODUCE, format!("{guest}\01\05\0"));
+        if self.rng.bool() {
+            return introduce;
+        }
+        let home = format!("/local/domain/{guest}\0");
+        self.ahead.push(ask(Op::SET_PERMS, format!("{home}n{guest}\0")));
+        self.ahead.push(ask(Op::MKDIR, home));
+        self.ahead.push(introduce);
+        ask(Op::RELEASE, format!("{guest}\0"))
+    }
+
     fn next(&mut self) -> Ask {
         let conn = self.rng.usize(0..CONNS);
         let path = self.path();
@@ -106,6 +196,12 @@ impl Script {
             open if !open.is_empty() && self.rng.u8(0..3) > 0 => open[self.rng.usize(0..open.len())],
             _ => 0,
         };
+        if let Some(ask) = self.ahead.pop() {
+            return ask;
+        }
+        if self.rng.u8(0..50) == 0 {
+            return self.domain();
+        }
         let (op, tx, payload) = match self.rng.u8(0..100) {
             0..10 => (Op::READ, tx, format!("{path}\0")),
             10..20 => (Op::DIRECTORY, tx, format!("{path}\0")),
@@ -113,7 +209,15 @@ impl Script {
             25..45 => (Op::WRITE, tx, format!("{path}\0{}", self.rng.u8(0..3))),
             45..55 => (Op::MKDIR, tx, format!("{path}\0")),
             55..65 => (Op::RM, tx, format!("{path}\0")),
-            65..75 => (Op::SET_PERMS, tx, format!("{path}\0{}", self.list())),
+            65..75 => {
+                // If a guest owned the root, all would go with it.
+                let path = if path == "/" { "/t" } else { &path };
+                (Op::SET_PERMS, tx, format!("{path}\0{}", self.list()))
+            }
+            75..77 if conn < FIRST_GUEST => {
+                let special = self.pick(&["@introduceDomain", "@releaseDomain"]);
+                (Op::WATCH, 0, format!("{special}\0{token}\0"))
+            }
             75..83 => (Op::WATCH, 0, format!("{path}\0{token}\0")),
             83..86 => (Op::UNWATCH, 0, format!("{path}\0{token}\0")),
             86 => (Op::RESET_WATCHES, 0, "\0".to_owned()),
@@ -125,15 +229,17 @@ impl Script {
     }
 
     /// Learns which transactions are open.
-    fn note(&mut self, ask: &Ask, op: Op, payload: &Bytes) {
+    fn note(&mut self, ask: &Ask, answer: &Answer) {
         let open = &mut self.open[ask.conn];
         match ask.op {
-            Op::TRANSACTION_START if op != Op::ERROR => {
-                let text = std::str::from_utf8(payload).unwrap();
-                open.push(text.trim_end_matches('\0').parse().unwrap());
+            Op::TRANSACTION_START => {
+                let number = std::str::from_utf8(&answer.payload).unwrap().trim_end_matches('\0');
+                // Unless the quota refused it, or the domain is not there.
+                open.extend(number.parse::<u32>().ok());
             }
             Op::TRANSACTION_END => open.retain(|tx| *tx != ask.tx),
             Op::RESET_WATCHES => open.clear(),
+            Op::RELEASE | Op::INTRODUCE => self.open[FIRST_GUEST..].iter_mut().for_each(Vec::clear),
             _ => {}
         }
     }
@@ -155,10 +261,12 @@ async fn compare(mut next: impl FnMut(Option<(&Ask, &Answer)>) -> Option<Ask>) -
         process.create_domain(domid).unwrap();
         store.introduce(domid);
     }
-    let (mut daemon, mut embedded) = (World::daemon(&process).await, World::store(&store));
-    for quota in QUOTAS {
-        let ask = Ask { conn: 0, op: Op::SET_QUOTA, tx: 0, payload: quota.into() };
-        assert_eq!(embedded.ask(&ask).await.0, Op::SET_QUOTA);
+    let mut daemon = World::new(Place::Daemon(&process)).await;
+    let mut embedded = World::new(Place::Store(store)).await;
+    for (quota, limit) in QUOTAS {
+        let payload = format!("{quota}\0{limit}\0").into();
+        let ask = Ask { conn: 0, op: Op::SET_QUOTA, tx: 0, payload };
+        assert_eq!(embedded.ask(&ask).await.op, Op::SET_QUOTA.0);
     }
     for domid in GUESTS {
         let home = format!("/local/domain/{domid}\0");
@@ -206,11 +314,11 @@ async fn shrink(mut asks: Vec<Ask>, mut difference: Difference) -> (Vec<Ask>, Di
 async fn the_store_answers_like_the_daemon() {
     let setting = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (seed, requests) = (setting("DIFFERENTIAL_SEED", 1), setting("DIFFERENTIAL_REQUESTS", 1000));
-    let mut script = Script { rng: Rng::with_seed(seed), open: Default::default() };
+    let mut script = Script { rng: Rng::with_seed(seed), open: Default::default(), ahead: Vec::new() };
     let mut asks: Vec<Ask> = Vec::new();
     let difference = compare(|last| {
-        if let Some((ask, (op, payload, _))) = last {
-            script.note(ask, *op, payload);
+        if let Some((ask, answer)) = last {
+            script.note(ask, answer);
         }
         asks.push(script.next());
         (asks.len() as u64 <= requests).then(|| asks[asks.len() - 1].clone())

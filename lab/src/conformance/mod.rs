@@ -16,6 +16,7 @@ pub use case::Case;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -59,6 +60,8 @@ pub fn run(args: &ConformanceArgs) -> Result<()> {
     let daemon = args.daemon.map(Daemon::start).transpose()?;
     let (target, profile) = match (&args.socket, &daemon, args.daemon) {
         (Some(socket), ..) => {
+            UnixStream::connect(socket)
+                .with_context(|| format!("connecting to the server at {}", socket.display()))?;
             let target = Target::socket(socket);
             let domains = args.domains.as_ref();
             let target = domains.into_iter().fold(target, |target, folder| target.with_rings(folder));
@@ -211,7 +214,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passed => f.write_str("passed"),
-            Self::Failed(text) => write!(f, "FAILED at {text}"),
+            Self::Failed(text) => write!(f, "FAILED: {text}"),
             Self::Skipped(reason) => write!(f, "skipped: {reason}"),
         }
     }

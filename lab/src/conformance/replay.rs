@@ -11,13 +11,6 @@ use super::case::{Ask, Case, Deed, Expect, Order, Step, Text, Tx};
 use super::line::{Conn, Deviation, Line, PATIENCE, check_event};
 use super::{Guests, Server, Target};
 
-/// How long the daemon may take to notice what happened to a domain. There is no reply to wait
-/// for.
-const DOMAIN_PAUSE: Duration = Duration::from_millis(150);
-
-/// How long a server may take to notice the end of a connection.
-const CLOSE_PAUSE: Duration = Duration::from_millis(20);
-
 /// Replays a case; returns what went wrong, and in which step.
 pub(super) async fn replay(case: &Case, target: &Target) -> Option<String> {
     let mut replay =
@@ -84,7 +77,7 @@ impl Replay<'_> {
             }
             Step::Close { conn, .. } => {
                 self.conns.remove(conn);
-                sleep(CLOSE_PAUSE).await;
+                self.settle().await?;
             }
             Step::RingField { conn, ring_field, value } => {
                 let ring = self.conn(conn).await?.ring()?;
@@ -247,10 +240,16 @@ impl Replay<'_> {
             (Guests::Embedded(store), Deed::Shutdown) => store.shut_down(domid),
             (Guests::Embedded(store), Deed::Destroy) => store.release(domid),
         }
-        if deed != Deed::Create && matches!(self.target.guests, Guests::Rings(_)) {
-            sleep(DOMAIN_PAUSE).await;
-        }
-        Ok(())
+        if deed == Deed::Create { Ok(()) } else { self.settle().await }
+    }
+
+    /// Waits until the server has noticed what happened outside its connections. There is no
+    /// reply to that; but a daemon looks at everything in each turn of its loop, so with the
+    /// second of two requests answered the turn of the first is over.
+    async fn settle(&self) -> Result<(), Deviation> {
+        let mut other = Conn::new(self.target.server.connect().await?);
+        other.barrier().await?;
+        other.barrier().await
     }
 
     /// Removes what the case, or an earlier run of it, has left.

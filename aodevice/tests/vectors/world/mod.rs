@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
 use lab::proxy::Proxy;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Error, Path};
 use xs_store::Store;
@@ -180,7 +180,8 @@ impl World {
     async fn reads(&self, node: &str, wanted: impl Fn(&str) -> bool) {
         let mut watch = self.dom0.watch(&path(node)).await.unwrap();
         while !wanted(&self.read(node).await) {
-            watch.changed().await.unwrap();
+            let changed = timeout(Duration::from_secs(1000), watch.changed()).await;
+            changed.unwrap_or_else(|_| panic!("{node} does not change")).unwrap();
         }
     }
 

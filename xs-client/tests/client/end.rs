@@ -1,0 +1,104 @@
+//! The end of a connection: when its last handle is gone, not sooner, not later.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use xs_client::{Config, Error, Op, Reply, TxId};
+
+use crate::support::{Peer, path};
+
+/// Whether the connection ends within a second, without another request.
+async fn has_ended(peer: &mut Peer) -> bool {
+    matches!(timeout(Duration::from_secs(1), peer.request()).await, Ok(None))
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_last_clone() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let clone = client.clone();
+    drop(client);
+    assert!(!has_ended(&mut peer).await);
+    drop(clone);
+    assert!(has_ended(&mut peer).await);
+}
+
+/// A watch keeps it, and is removed before the end.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_watch() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/x");
+    let (watch, ()) = tokio::join!(client.watch(&node), async {
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &Reply::Ok).await;
+    });
+    drop(client);
+    assert!(!has_ended(&mut peer).await);
+    drop(watch);
+    let request = peer.request().await.unwrap();
+    assert_eq!(request.op, Op::UNWATCH);
+    assert!(!has_ended(&mut peer).await, "the answer is waited for");
+    peer.answer(&request, &Reply::Ok).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// A transaction that is kept keeps it; one that was not ended is aborted before the end.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_transaction() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let (kept, ()) = tokio::join!(
+        timeout(Duration::from_secs(1), async {
+            client.transaction(|_| std::future::pending::<Result<(), Error>>()).await
+        }),
+        async {
+            let request = peer.request().await.unwrap();
+            peer.answer(&request, &Reply::Transaction(TxId(3))).await;
+        }
+    );
+    kept.unwrap_err();
+    drop(client);
+    let request = peer.request().await.unwrap();
+    assert_eq!(
+        (request.op, request.tx_id, &request.payload[..]),
+        (Op::TRANSACTION_END, TxId(3), &b"F\0"[..])
+    );
+    peer.answer(&request, &Reply::Ok).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// What was handed over is sent, and its answer waited for, although nobody is left to read it.
+#[tokio::test(start_paused = true)]
+async fn after_what_was_under_way() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/x");
+    assert!(timeout(Duration::from_millis(1), client.write(&node, "1")).await.is_err());
+    drop(client);
+    let request = peer.request().await.unwrap();
+    assert_eq!(request.op, Op::WRITE);
+    assert!(!has_ended(&mut peer).await);
+    peer.answer(&request, &Reply::Ok).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// A transaction whose start is answered when all handles are gone: nothing is sent after it, since
+/// the end of the connection aborts it.
+#[tokio::test(start_paused = true)]
+async fn while_a_transaction_starts() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let starting = client.transaction(|_| async { Ok::<_, Error>(()) });
+    assert!(timeout(Duration::from_millis(1), starting).await.is_err());
+    drop(client);
+    let request = peer.request().await.unwrap();
+    assert_eq!(request.op, Op::TRANSACTION_START);
+    peer.answer(&request, &Reply::Transaction(TxId(3))).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// The peer's end ends it as well, and a client that is idle then does not notice until it calls.
+#[tokio::test(start_paused = true)]
+async fn with_the_peer() {
+    let (client, peer) = Peer::new(Config::default());
+    drop(peer);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let error = client.read(&path("/x")).await.unwrap_err();
+    assert_eq!(error.to_string(), "the connection to the store is gone: the store closed it");
+}

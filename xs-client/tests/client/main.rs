@@ -1,0 +1,9 @@
+//! The client against a store in this process, and against peers that do what they should not.
+
+mod broken;
+mod calls;
+mod end;
+mod stress;
+mod support;
+mod transactions;
+mod watches;

@@ -1,0 +1,206 @@
+//! Transactions: committed, aborted, dropped, in conflict.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Retry, TxId};
+use xs_store::Store;
+
+use crate::support::{Peer, client, path, watched_client};
+
+/// What a transaction does is seen in it at once, outside after its commit, and then all of it.
+#[tokio::test(start_paused = true)]
+async fn a_commit() {
+    let client = client();
+    let node = &path("/a/b");
+    let outside = &client;
+    let result = client
+        .transaction(|tx| async move {
+            tx.write(node, "1").await?;
+            assert_eq!(tx.read(node).await?, "1");
+            assert_eq!(outside.read_opt(node).await?, None);
+            Ok::<_, Error>("done")
+        })
+        .await;
+    assert_eq!(result.unwrap(), "done");
+    assert_eq!(client.read(node).await.unwrap(), "1");
+}
+
+/// The closure fails: its error, of its own type, is the outcome, and nothing is left, on the server
+/// neither.
+#[tokio::test(start_paused = true)]
+async fn a_failure_aborts() {
+    #[derive(Debug)]
+    enum Mine {
+        Reason(&'static str),
+        Store,
+    }
+    impl From<Error> for Mine {
+        fn from(_: Error) -> Self {
+            Self::Store
+        }
+    }
+    let (client, proxy, _store) = watched_client(Config::default());
+    let node = &path("/a");
+    let failed = client
+        .transaction(|tx| async move {
+            tx.write(node, "1").await?;
+            Err::<(), _>(Mine::Reason("no"))
+        })
+        .await;
+    assert!(matches!(failed, Err(Mine::Reason("no"))), "{failed:?}");
+    let failed = client
+        .transaction(|tx| async move {
+            tx.write(node, "1").await?;
+            tx.read(&path("/none")).await?;
+            Ok::<_, Mine>(())
+        })
+        .await;
+    assert!(matches!(failed, Err(Mine::Store)), "{failed:?}");
+    assert_eq!(client.read_opt(node).await.unwrap(), None);
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
+    assert!(proxy.commits().is_empty());
+}
+
+/// Ten increment one counter: none is lost.
+#[tokio::test(start_paused = true)]
+async fn conflicts_are_tried_again() {
+    let store = Store::new();
+    let clients = (0..10).map(|_| Client::over(store.connect(DomId::DOM0), Config::default()));
+    let clients: Vec<_> = clients.collect();
+    let (node, runs) = (&path("/counter"), &AtomicU32::new(0));
+    clients[0].write(node, "0").await.unwrap();
+    let increments = clients.iter().map(|client| {
+        client.transaction(move |tx| async move {
+            runs.fetch_add(1, Ordering::Relaxed);
+            let count: u32 = String::from_utf8_lossy(&tx.read(node).await?).parse().unwrap();
+            tokio::task::yield_now().await;
+            tx.write(node, (count + 1).to_string()).await
+        })
+    });
+    for outcome in join_all(increments).await {
+        outcome.unwrap();
+    }
+    assert_eq!(clients[0].read(node).await.unwrap(), "10");
+    assert!(runs.load(Ordering::Relaxed) > 10, "there was no conflict at all");
+}
+
+/// Conflicts without end: as many attempts as allowed, with growing pauses up to the longest, and
+/// an error that says so.
+#[tokio::test(start_paused = true)]
+async fn attempts_and_pauses_are_bounded() {
+    let retry = Retry { attempts: 12, ..Retry::default() };
+    let (client, proxy, _store) = watched_client(Config { retry, ..Config::default() });
+    proxy.conflict(usize::MAX);
+    let node = &path("/a");
+    let begun = Instant::now();
+    let error = client.transaction(|tx| async move { tx.write(node, "1").await }).await.unwrap_err();
+    assert!(matches!(error, Error::Contended { attempts: 12, .. }), "{error}");
+    assert!(error.is_conflict());
+    let pauses: Vec<Duration> = proxy.commits().windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses.len(), 11);
+    assert!(pauses[..8].is_sorted(), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(251)), "{pauses:?}");
+    assert!(pauses[8..].iter().all(|pause| *pause >= Duration::from_millis(124)), "{pauses:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert_eq!(client.read_opt(node).await.unwrap(), None);
+    // Five, and then it goes through.
+    proxy.conflict(5);
+    client.transaction(|tx| async move { tx.write(node, "1").await }).await.unwrap();
+    assert_eq!(proxy.commits().len(), 12 + 6);
+}
+
+/// Other errors of a commit are final.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_fails_otherwise_is_not_tried_again() {
+    let (client, proxy, store) = watched_client(Config::default());
+    store.introduce(DomId(1));
+    let node = &path("/a");
+    let ended = client
+        .transaction(|tx| async move {
+            // Ended behind the client's back: the commit finds no transaction.
+            tx.request(xs_client::Request::TransactionEnd { commit: false }).await?;
+            tx.write(node, "1").await
+        })
+        .await;
+    assert!(ended.unwrap_err().is_not_found());
+    assert_eq!(proxy.count(Op::TRANSACTION_START), 1);
+}
+
+/// A guest may have ten open. A hundred that are dropped, each at another point, leave none.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_transaction_is_aborted_on_the_server() {
+    let store = Store::new();
+    store.introduce(DomId(1));
+    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    for round in 0..100 {
+        let transaction = guest.transaction(|tx| async move {
+            for _ in 0..round % 10 {
+                tx.read_opt(&path("/tool")).await.ok();
+            }
+            std::future::pending::<Result<(), Error>>().await
+        });
+        _ = timeout(Duration::from_millis(2), transaction).await;
+        // One that is dropped before its start was even answered.
+        assert!(guest.transaction(|_| async { Ok::<_, Error>(()) }).now_or_never().is_none());
+    }
+    guest.transaction(|_| async { Ok::<_, Error>(()) }).await.unwrap();
+}
+
+/// The quota that the test above rests on: the eleventh is refused, and that is not tried again.
+#[tokio::test(start_paused = true)]
+async fn too_many_open_transactions() {
+    let store = Store::new();
+    store.introduce(DomId(1));
+    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    let opened = Arc::new(AtomicU32::new(0));
+    let all = join_all((0..20).map(|_| {
+        let opened = opened.clone();
+        let open = guest.transaction(move |_| {
+            opened.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Result<(), Error>>()
+        });
+        timeout(Duration::from_millis(50), open)
+    }));
+    let refused = all.await.into_iter().filter_map(|outcome| outcome.ok()?.err()).collect::<Vec<_>>();
+    assert_eq!(opened.load(Ordering::Relaxed) as usize + refused.len(), 20);
+    assert!(refused.len() >= 10, "{}", refused.len());
+    assert!(refused.iter().all(Error::is_quota), "{refused:?}");
+    guest.transaction(|_| async { Ok::<_, Error>(()) }).await.unwrap();
+}
+
+/// What is kept beyond its closure speaks of a transaction that is over.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_kept_is_over() {
+    let client = client();
+    let kept = client.transaction(|tx| async move { Ok::<_, Error>(tx) }).await.unwrap();
+    let error = kept.write(&path("/a"), "1").await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::ENOENT));
+    drop(kept);
+    client.transaction(|_| async { Ok::<_, Error>(()) }).await.unwrap();
+}
+
+/// A commit that was handed over is the server's to end, also if nobody waits for its answer.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_nobody_waits_for() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = &path("/a");
+    let transaction = client.transaction(|tx| async move { tx.write(node, "1").await });
+    let commit = tokio::select! {
+        _ = transaction => panic!("its commit is not answered"),
+        commit = async {
+            let start = peer.request().await.unwrap();
+            peer.answer(&start, &Reply::Transaction(TxId(1))).await;
+            let write = peer.request().await.unwrap();
+            peer.answer(&write, &Reply::Ok).await;
+            peer.request().await.unwrap()
+        } => commit,
+    };
+    assert_eq!((commit.op, &commit.payload[..]), (Op::TRANSACTION_END, &b"T\0"[..]));
+    let more = timeout(Duration::from_secs(1), peer.request()).await;
+    assert!(more.is_err(), "it is aborted as well: {more:?}");
+}

@@ -1,0 +1,10 @@
+//! Dialogues with the store, for what the conformance cases of the lab do not reach: the rules of
+//! the C daemon that were found by comparing, the bounds, and the driver.
+
+mod domains;
+mod driver;
+mod peer;
+mod permissions;
+mod quotas;
+mod transactions;
+mod watches;

@@ -1,0 +1,79 @@
+//! Quotas, with the limits where Xen 4.22 has them.
+
+use xs_proto::Op;
+
+use crate::peer::{Peer, store};
+
+#[tokio::test]
+async fn watches_and_transactions() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    for number in 0..127 {
+        guest.ok(Op::WATCH, &format!("w{number}|t|")).await;
+    }
+    assert_eq!(guest.ask(Op::WATCH, "more|t|").await, "!ENOSPC");
+    assert_eq!(guest.ask(Op::WATCH, "w0|t|").await, "!EEXIST");
+    guest.ok(Op::UNWATCH, "w0|t|").await;
+    guest.ok(Op::WATCH, "more|t|").await;
+    for _ in 0..9 {
+        guest.start().await;
+    }
+    assert_eq!(guest.ask(Op::TRANSACTION_START, "|").await, "!ENOSPC");
+    a.ok(Op::SET_QUOTA, "7|transactions|0|").await;
+    assert_eq!(a.ask(Op::GET_QUOTA, "7|transactions|").await, "0|");
+    assert_eq!(a.ask(Op::GET_QUOTA, "transactions|").await, "10|");
+    guest.start().await;
+}
+
+#[tokio::test]
+async fn nodes_are_counted_to_their_owner() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    a.ok(Op::SET_QUOTA, "nodes|3|").await;
+    guest.ok(Op::MKDIR, "a|").await;
+    assert_eq!(guest.ask(Op::MKDIR, "b/c|").await, "!ENOSPC", "two nodes are one too many");
+    guest.ok(Op::MKDIR, "b|").await;
+    assert_eq!(guest.ask(Op::MKDIR, "c|").await, "!ENOSPC");
+    a.ok(Op::SET_PERMS, "/local/domain/7/a|n0|").await;
+    guest.ok(Op::MKDIR, "c|").await;
+    guest.ok(Op::RM, "b|").await;
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::MKDIR, "d|").await;
+    assert_eq!(guest.ask_in(tx, Op::MKDIR, "e|").await, "!ENOSPC");
+    assert_eq!(guest.commit(tx).await, "!ENOMEM", "it is not what it was to be");
+    guest.ok(Op::MKDIR, "f|").await;
+}
+
+#[tokio::test]
+async fn a_commit_may_come_too_late_for_the_quota() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    for home in ["/one", "/two"] {
+        a.ok(Op::MKDIR, &format!("{home}|")).await;
+        a.ok(Op::SET_PERMS, &format!("{home}|n0|b7|")).await;
+    }
+    a.ok(Op::SET_QUOTA, "nodes|1|").await;
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::MKDIR, "/one/x|").await;
+    guest.ok(Op::MKDIR, "/two/x|").await;
+    assert_eq!(guest.commit(tx).await, "!ENOSPC");
+    assert_eq!(guest.ask(Op::READ, "/one/x|").await, "!ENOENT");
+}
+
+#[tokio::test]
+async fn sizes() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    guest.ok(Op::WRITE, &format!("k|{}", "v".repeat(2023))).await;
+    assert_eq!(guest.ask(Op::WRITE, &format!("k|{}", "v".repeat(2024))).await, "!ENOSPC");
+    a.ok(Op::WRITE, &format!("/local/domain/7/k|{}", "v".repeat(4000))).await;
+    guest.ok(Op::WRITE, "k|v").await;
+    guest.ok(Op::SET_PERMS, "k|n7|r0|r0|r0|").await;
+    assert_eq!(guest.ask(Op::SET_PERMS, "k|n7|r0|r0|r0|r0|").await, "!ENOSPC");
+    assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2047))).await, "!ENOENT");
+    assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2048))).await, "!EINVAL");
+}
