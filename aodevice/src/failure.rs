@@ -283,7 +283,7 @@ impl Failure {
             sentences.push("no backend driver has taken the device up".to_owned());
         }
         if self.elapsed >= Duration::from_secs(1) {
-            sentences.push(format!("after {:.1} s, cleaning up included", self.elapsed.as_secs_f64()));
+            sentences.push(format!("after {:.1} s in all", self.elapsed.as_secs_f64()));
         }
         sentences
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use devstate::{Outcome, wait};
@@ -10,7 +10,7 @@ use hotplug::{Ending, Runner};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use xs_client::{Client, DomId, Path};
+use xs_client::{Client, DomId, Error, Path};
 
 use crate::machine::{Action, Add, Event, Force, Limits, Remove, WaitFor};
 use crate::observe::observe;
@@ -68,7 +68,7 @@ impl Toolstack {
     ///
     /// Its own domid is read from the relative node `domid`; a store without it is taken to be
     /// domain 0's.
-    pub async fn new(client: Client, runner: Arc<dyn Runner>) -> Result<Self, xs_client::Error> {
+    pub async fn new(client: Client, runner: Arc<dyn Runner>) -> Result<Self, Error> {
         let domid = client.read_opt(&Path::new("domid")?).await?;
         let domid = domid.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         Ok(Self {
@@ -133,7 +133,7 @@ impl Toolstack {
             job.step(&machine);
             let cancel = if machine.is_cancellable() { cancel } else { &never };
             let event = match action {
-                Action::Create => Event::Known(job.create(fe, &device, cancel).await),
+                Action::Create => job.create(fe, &device, cancel).await,
                 other => job.carry_out(other, cancel).await,
             };
             action = machine.on(event);
@@ -207,33 +207,50 @@ impl<'a> Job<'a> {
         }
     }
 
-    async fn create(
-        &mut self,
-        fe: DomId,
-        device: &Device,
-        cancel: &CancellationToken,
-    ) -> Result<usize, Cause> {
+    async fn create(&mut self, fe: DomId, device: &Device, cancel: &CancellationToken) -> Event {
         let Toolstack { client, own, script_dir, .. } = self.toolstack;
-        device.check().map_err(Cause::Invalid)?;
-        let guest = Guest::look(client, fe, script_dir.clone()).await?;
-        let created = transactions::create(client, (fe, *own), device, &guest, &self.record, cancel).await;
-        if let (Err(Cause::Exists), Some(devid)) = (&created, device.devid()) {
-            // The device that is there is what the report is about.
-            self.subject = transactions::probe(client, *own, (fe, self.kind, devid)).await.ok();
+        let written = Mutex::new(None);
+        let created = async {
+            device.check().map_err(Cause::Invalid)?;
+            let guest = Guest::look(client, fe, script_dir.clone()).await?;
+            transactions::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
+        };
+        let created = created.await;
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (created, written) {
+            (Ok(subject), _) => {
+                self.recorded = true;
+                Event::Known(Ok(self.know(subject)))
+            }
+            (
+                Err(Cause::Store(error @ (Error::Timeout { .. } | Error::Disconnected { .. }))),
+                Some(subject),
+            ) => {
+                self.recorded = true;
+                self.know(subject);
+                Event::Unsure(error.into())
+            }
+            (Err(Cause::Exists), _) => {
+                // The device that is there is what the report is about.
+                if let Some(devid) = device.devid() {
+                    self.subject = transactions::probe(client, *own, (fe, self.kind, devid)).await.ok();
+                }
+                Event::Known(Err(Cause::Exists))
+            }
+            (Err(cause), _) => Event::Known(Err(cause)),
         }
-        self.recorded = created.is_ok();
-        self.know(created?)
     }
 
     async fn probe(&mut self, which: (DomId, Kind, u32)) -> Result<usize, Cause> {
         let subject = transactions::probe(&self.toolstack.client, self.toolstack.own, which).await?;
-        self.know(subject)
+        Ok(self.know(subject))
     }
 
-    fn know(&mut self, subject: Subject) -> Result<usize, Cause> {
+    /// Takes note of the device; returns how many script runs it has.
+    fn know(&mut self, subject: Subject) -> usize {
         let runs = subject.scripts.runs(&subject.id, hotplug::Action::Add).len();
         self.subject = Some(subject);
-        Ok(runs)
+        runs
     }
 
     /// Carries out an action on the device that is known by now.

@@ -5,6 +5,8 @@
 //! touches what another one has taken over, nor a new device that took the place of its own; and
 //! what a crashed or timed-out operation leaves can be told from a device that is well.
 
+use std::sync::{Mutex, PoisonError};
+
 use devstate::{StateValue, XenbusState};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Path, Request, Requests, Transaction};
@@ -47,16 +49,22 @@ fn text(value: Option<bytes::Bytes>) -> Option<String> {
 }
 
 /// Writes the device's tree, if the domain exists and the device does not.
+///
+/// Once everything is written, `written` holds the device: if the outcome is an error then, it is
+/// that of the commit, and if the store gave no answer it may have been carried out.
 pub(crate) async fn create(
     client: &Client,
     (fe, own): (DomId, DomId),
     device: &Device,
     guest: &Guest,
     record: &Record,
+    written: &Mutex<Option<Subject>>,
     cancel: &CancellationToken,
 ) -> Result<Subject, Cause> {
+    let set = |subject| *written.lock().unwrap_or_else(PoisonError::into_inner) = subject;
     client
         .transaction(|tx| async move {
+            set(None);
             // Between attempts is the one place to stop without a trace.
             if cancel.is_cancelled() {
                 return Err(Cause::Aborted);
@@ -77,7 +85,9 @@ pub(crate) async fn create(
             let value = |key| tree.backend.get(key).map(str::to_owned);
             let scripts =
                 Scripts { script: value("script"), gatewaydev: value("gatewaydev").unwrap_or_default() };
-            Ok(Subject { id, paths, scripts })
+            let subject = Subject { id, paths, scripts };
+            set(Some(subject.clone()));
+            Ok(subject)
         })
         .await
 }

@@ -17,7 +17,7 @@
 //! # Ok(()) }
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,6 +54,7 @@ struct Script {
     commits: Vec<Instant>,
     conflicts: usize,
     refusals: Vec<Refusal>,
+    losses: Vec<Op>,
     silent: bool,
     held: bool,
     cut: Option<usize>,
@@ -101,6 +102,11 @@ impl Proxy {
         self.shared.script().refusals.push(Refusal { op, suffix: suffix.to_owned(), code });
     }
 
+    /// Loses the reply to the next request of this operation; the store carries it out.
+    pub fn lose_reply(&self, op: Op) {
+        self.shared.script().losses.push(op);
+    }
+
     /// Passes nothing more on to the client, or all again from now on. What the store sent
     /// meanwhile is lost.
     pub fn silence(&self, silent: bool) {
@@ -143,6 +149,8 @@ struct Wire {
     to_client: BytesMut,
     /// Requests, by their id, whose reply is to be this error.
     replaced: HashMap<u32, ErrorCode>,
+    /// Requests, by their id, whose reply is to be lost.
+    lost: HashSet<u32>,
     /// Nothing follows what is on its way to the client.
     closing: bool,
 }
@@ -208,13 +216,17 @@ impl Wire {
             error.encode(message.op, message.req_id, message.tx_id, &mut self.to_client)?;
             return Ok(());
         }
+        if let Some(index) = script.losses.iter().position(|op| *op == message.op) {
+            script.losses.remove(index);
+            self.lost.insert(message.req_id);
+        }
         append(&message, &mut self.to_store);
         Ok(())
     }
 
     fn reply(&mut self, message: Message) -> Result<(), StreamError> {
         let mut script = self.shared.script();
-        if script.silent || self.closing {
+        if script.silent || self.closing || self.lost.remove(&message.req_id) {
             return Ok(());
         }
         let start = self.to_client.len();

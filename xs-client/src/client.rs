@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 use xs_proto::{Op, Path, TxId};
 
-use crate::driver::{self, Command};
-use crate::watch::Queue;
+use crate::driver;
+use crate::handle::Command;
+use crate::queue::Queue;
 use crate::watches::WatcherId;
 use crate::{Config, Error, Requests, Transport, Watch, default_socket, transport};
 

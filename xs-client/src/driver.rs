@@ -8,84 +8,23 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
-use xs_proto::{MessageCodec, Path, Reply, Request, StreamError, TxId};
+use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 
 use crate::connection::{Connection, Effect};
-use crate::transaction::Open;
-use crate::watch::Queue;
+use crate::handle::{Chore, Chores, Command, Handle, Open, ended};
+use crate::queue::Queue;
 use crate::watches::WatcherId;
 use crate::{Config, Error, Transport};
-
-/// What a caller asks of the driver.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Call { request: Request, tx: TxId, reply: oneshot::Sender<Result<Reply, Error>> },
-    Start { reply: oneshot::Sender<Result<Open, Error>> },
-    Watch { path: Path, id: WatcherId, queue: Arc<Queue>, reply: oneshot::Sender<Result<Reply, Error>> },
-}
-
-/// What is left to do for something that was dropped.
-#[derive(Debug)]
-pub(crate) enum Chore {
-    Unwatch(WatcherId),
-    Abort(TxId),
-}
-
-#[derive(Debug)]
-struct Chores {
-    /// Once the connection is gone there are none, but the reason why it is.
-    list: Mutex<Result<Vec<Chore>, Error>>,
-    notify: Notify,
-}
-
-impl Chores {
-    fn list(&self) -> MutexGuard<'_, Result<Vec<Chore>, Error>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A caller's way to the driver. The driver ends when all of them are gone.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    commands: mpsc::Sender<Command>,
-    chores: Arc<Chores>,
-}
-
-impl Handle {
-    /// Hands over a command, waiting while the window is full. An error means that the
-    /// connection is gone.
-    pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| self.ended())
-    }
-
-    /// Leaves a chore; never waits, so it can be called from `drop`.
-    pub(crate) fn chore(&self, chore: Chore) {
-        if let Ok(list) = &mut *self.chores.list() {
-            list.push(chore);
-        }
-        self.chores.notify.notify_one();
-    }
-
-    /// What a caller is told whose command or reply went down with the driver.
-    pub(crate) fn ended(&self) -> Error {
-        match &*self.chores.list() {
-            Err(error) => error.clone(),
-            Ok(_) => ended("its driver has ended"),
-        }
-    }
-}
-
-fn ended(reason: &str) -> Error {
-    Error::Disconnected { reason: reason.into() }
-}
 
 #[derive(Debug)]
 enum Waiter {
@@ -95,15 +34,14 @@ enum Waiter {
 
 /// Starts the driver on the current runtime.
 pub(crate) fn spawn(transport: impl Transport, config: &Config) -> Handle {
-    let (commands, receiver) = mpsc::channel(config.window.max(1));
-    let chores = Arc::new(Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() });
-    let handle = Handle { commands, chores: chores.clone() };
+    let (handle, receiver) = Handle::new(config.window.max(1));
     let driver = Driver {
         connection: Connection::new(),
         queues: HashMap::new(),
         weak: handle.commands.downgrade(),
-        chores,
+        chores: handle.chores.clone(),
         window: config.window.max(1),
+        deadline: config.deadline,
         codec: MessageCodec::with_limit(config.reply_limit),
     };
     tokio::spawn(driver.run(transport, receiver));
@@ -117,6 +55,7 @@ struct Driver {
     weak: mpsc::WeakSender<Command>,
     chores: Arc<Chores>,
     window: usize,
+    deadline: Duration,
     codec: MessageCodec,
 }
 
@@ -128,7 +67,7 @@ impl Driver {
         };
         debug!(%error, "connection to the store ended");
         // Before anything that a caller could notice, so that whoever does learns why.
-        *self.chores.list() = Err(error.clone());
+        self.chores.close(error.clone());
         commands.close();
         self.connection.close(&error);
         while let Ok(command) = commands.try_recv() {
@@ -149,6 +88,8 @@ impl Driver {
         let (mut reader, mut writer) = tokio::io::split(transport);
         let mut input = BytesMut::with_capacity(16 << 10);
         let mut clients_gone = false;
+        // Nobody waits for the last answers, so a store that never gives them is left in the end.
+        let mut end = Instant::now();
         let mut batch = Vec::new();
         loop {
             self.do_chores();
@@ -169,6 +110,7 @@ impl Driver {
                 },
                 count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
                     clients_gone = count == 0;
+                    end = Instant::now() + self.deadline;
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));
@@ -179,6 +121,7 @@ impl Driver {
                     Err(error) => return Err(lost(&error.into())),
                 },
                 () = self.chores.notify.notified() => {}
+                () = sleep_until(end), if clients_gone => return Ok(()),
             }
         }
     }
@@ -202,8 +145,7 @@ impl Driver {
     }
 
     fn do_chores(&mut self) {
-        let chores = self.chores.list().as_mut().map_or_else(|_| Vec::new(), std::mem::take);
-        for chore in chores {
+        for chore in self.chores.take() {
             match chore {
                 Chore::Unwatch(id) => {
                     self.queues.remove(&id);

@@ -40,6 +40,8 @@ mod config;
 mod connection;
 mod driver;
 mod error;
+mod handle;
+mod queue;
 mod requests;
 mod retry;
 mod transaction;
@@ -50,11 +52,12 @@ mod watches;
 pub use client::Client;
 pub use config::Config;
 pub use error::Error;
+pub use queue::Changes;
 pub use requests::Requests;
 pub use retry::Retry;
 pub use transaction::Transaction;
 pub use transport::{Transport, default_socket};
-pub use watch::{Changes, Watch};
+pub use watch::Watch;
 pub use xs_proto::{
     Access, DomId, ErrorCode, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,
 };

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request, TxId};
 
-use crate::driver::{Command, Handle};
+use crate::handle::{Command, Handle};
 use crate::{Config, Error};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a

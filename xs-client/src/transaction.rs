@@ -6,36 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
-use xs_proto::{ErrorCode, Op, Request, TxId};
+use xs_proto::{ErrorCode, Op, Request};
 
-use crate::driver::{Chore, Command, Handle};
+use crate::handle::{Command, Open};
 use crate::{Client, Error, Requests, Retry};
-
-/// A transaction that is open on the server. Dropped without being ended, it is aborted there.
-#[derive(Debug)]
-pub(crate) struct Open {
-    id: TxId,
-    handle: Option<Handle>,
-}
-
-impl Open {
-    pub(crate) fn new(id: TxId, handle: Handle) -> Self {
-        Self { id, handle: Some(handle) }
-    }
-
-    /// The server has ended it, or is about to: nothing is left to abort.
-    fn defuse(&mut self) {
-        self.handle = None;
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Some(handle) = &self.handle {
-            handle.chore(Chore::Abort(self.id));
-        }
-    }
-}
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 ///

@@ -15,8 +15,9 @@
 //! ```
 //!
 //! Success is: the backend is ready and the scripts have run. That the guest connects is waited
-//! for if asked; it may not even be running. A failure after the tree was written rolls all of it
-//! back, scripts first since they need it, and the original cause is the outcome.
+//! for if asked; it may not even be running. A failure after the tree was written, or when the
+//! store did not say whether it was, rolls all of it back, scripts first since they need it, and
+//! the original cause is the outcome.
 
 use std::fmt;
 
@@ -75,8 +76,10 @@ pub struct Add {
     /// Script runs of the device, and how many of them were begun.
     runs: usize,
     begun: usize,
-    /// Whether the tree was written, so that a failure has something to roll back.
+    /// Whether the tree was written, or may have been, so that a failure has something to roll back.
     created: bool,
+    /// Whether it is not known if the tree was written.
+    unsure: bool,
     failure: Option<Cause>,
     warnings: Vec<Warning>,
 }
@@ -91,6 +94,7 @@ impl Add {
             runs: 0,
             begun: 0,
             created: false,
+            unsure: false,
             failure: None,
             warnings: Vec::new(),
         }
@@ -120,6 +124,10 @@ impl Add {
                 self.go(AddState::WaitingForBackend)
             }
             (AddState::Creating, Event::Known(Err(cause))) => self.fail(cause),
+            (AddState::Creating, Event::Unsure(cause)) => {
+                (self.created, self.unsure) = (true, true);
+                self.fail(cause)
+            }
             (AddState::WaitingForBackend, Event::Waited(outcome)) => {
                 match missed(End::Backend, Goal::BACKEND_READY, self.limits.backend, outcome) {
                     None => self.script(0),
@@ -159,6 +167,8 @@ impl Add {
                 Ok(Closing::Told) => self.go(AddState::WaitingForClose),
                 Ok(Closing::Closed | Closing::Missing) => self.go(AddState::Destroying),
                 Ok(Closing::Destroyed) => self.go(AddState::Done),
+                // It was never written.
+                Ok(Closing::NotOurs) if self.unsure => self.go(AddState::Done),
                 Ok(Closing::NotOurs) => self.superseded(),
                 Err(cause) => {
                     self.left_behind("closing the device", Err(cause));

@@ -114,6 +114,8 @@ pub enum Event {
     Begin,
     /// Of [`Action::Create`] and [`Action::Probe`]: how many script runs the device has.
     Known(Result<usize, Cause>),
+    /// Of [`Action::Create`]: the store did not say whether it has the tree.
+    Unsure(Cause),
     /// Of [`Action::Await`].
     Waited(Outcome),
     /// Of [`Action::Run`]. A script that did not report all it should is a warning.

@@ -141,7 +141,7 @@ async fn a_removal_while_it_waits() {
         [
             "hotplug-status is: connected",
             "backend state 5 (Closing), frontend state 4 (Connected)",
-            "after 3.0 s, cleaning up included",
+            "after 3.0 s in all",
             "detach it again to go on; if it had begun to close, it is left closing",
         ]
     );

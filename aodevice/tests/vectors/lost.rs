@@ -4,6 +4,7 @@
 use aodevice::{Failure, FailureKind, Force, Kind};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xs_client::Op;
 
 use crate::world::{BE, GUEST, LX, Line, World, disk};
 
@@ -104,4 +105,30 @@ async fn the_store_falls_silent() {
     assert_eq!(failure.cause.kind(), FailureKind::TimedOut, "{failure}");
     assert_eq!(failure.hint(), "see whether xenstored is stopped or overloaded, then try again");
     assert_eq!(world.clock(), begun + 10.0);
+}
+
+/// The store has the tree, but its answer to the commit was lost.
+#[tokio::test(start_paused = true)]
+async fn a_commit_without_an_answer_is_rolled_back() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.proxy.lose_reply(Op::TRANSACTION_END);
+    let failure = world.add(disk()).await.unwrap_err();
+    assert_eq!(failure.cause.kind(), FailureKind::TimedOut, "{failure}");
+    assert_eq!(warnings(&failure), [""; 0]);
+    assert_eq!(world.clock(), 10.0);
+    assert_eq!(world.dump().await, before);
+}
+
+/// It was never known whether the store had the tree, and it had not.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_did_not_reach_the_store_leaves_nothing_to_roll_back() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.proxy.conflict(1);
+    world.proxy.lose_reply(Op::TRANSACTION_END);
+    let failure = world.add(disk()).await.unwrap_err();
+    assert_eq!(failure.cause.kind(), FailureKind::TimedOut, "{failure}");
+    assert_eq!(warnings(&failure), [""; 0]);
+    assert_eq!(world.dump().await, before);
 }

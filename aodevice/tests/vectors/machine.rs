@@ -62,6 +62,7 @@ fn events() -> Vec<Event> {
         ]
         .map(Event::Waited),
     );
+    events.extend(causes().map(Event::Unsure));
     events.push(Event::Ran(Ok(None)));
     events.extend([script_failed(), Cause::Aborted].map(|cause| Event::Ran(Err(cause))));
     events.extend(causes().map(|cause| Event::Ran(Err(cause))));
@@ -79,7 +80,8 @@ fn events() -> Vec<Event> {
 /// Whether an event is what an action results in.
 fn answers(action: &Action, event: &Event) -> bool {
     match action {
-        Action::Create | Action::Probe => matches!(event, Event::Known(_)),
+        Action::Create => matches!(event, Event::Known(_) | Event::Unsure(_)),
+        Action::Probe => matches!(event, Event::Known(_)),
         Action::Await { .. } => matches!(event, Event::Waited(_)),
         Action::Run { .. } => matches!(event, Event::Ran(_)),
         Action::Close(_) => matches!(event, Event::Told(_)),
@@ -168,12 +170,13 @@ fn every_add_ends_well_or_undoes_what_it_did() {
                 return;
             }
             assert!(!cancellable && asked(path, &Action::Observe), "{path:#?}");
-            let written = matches!(&path[0].1, Event::Known(Ok(_)));
-            if !written {
+            let unsure = matches!(&path[0].1, Event::Unsure(_));
+            if !unsure && !matches!(&path[0].1, Event::Known(Ok(_))) {
                 assert_eq!(path.len(), 2, "nothing to undo: {path:#?}");
                 return;
             }
-            if was_superseded(&warnings) {
+            let not_ours = path.iter().any(|(_, event)| matches!(event, Event::Told(Ok(Closing::NotOurs))));
+            if was_superseded(&warnings) || (unsure && not_ours) {
                 return;
             }
             undone.reverse();
@@ -195,9 +198,10 @@ fn the_cause_of_a_failed_add_is_what_went_wrong_first() {
         let (Err(cause), _) = machine.outcome() else { return };
         let observed = path.iter().position(|(action, _)| *action == Action::Observe).unwrap();
         let first = match &path[observed - 1].1 {
-            Event::Known(Err(first)) | Event::Ran(Err(first)) | Event::Settled(Err(first)) => {
-                first.to_string()
-            }
+            Event::Known(Err(first))
+            | Event::Unsure(first)
+            | Event::Ran(Err(first))
+            | Event::Settled(Err(first)) => first.to_string(),
             Event::Waited(Outcome::Io(error)) => error.to_string(),
             Event::Waited(Outcome::Aborted) => Cause::Aborted.to_string(),
             Event::Waited(Outcome::Gone) => "the backend's nodes vanished from the store".to_owned(),

@@ -111,7 +111,7 @@ async fn the_guest_does_not_let_go() {
             "the backend did not get to 6 (Closed) within 10s",
             "hotplug-status is: connected",
             "backend state 5 (Closing), frontend state 4 (Connected)",
-            "after 10.0 s, cleaning up included",
+            "after 10.0 s in all",
             "the device is left closing: unpause the guest or free the device in it and detach again, \
              or detach with --force",
         ]

@@ -4,6 +4,9 @@
 //! The cases of the conformance file are what somebody thought of; this finds the rest. What
 //! is known to differ between 4.17, which Debian has, and 4.22, which the store follows, is set
 //! alike or left out: quotas, and who may know of ended domains by default.
+//!
+//! `DIFFERENTIAL_SEED` and `DIFFERENTIAL_REQUESTS` in the environment choose another script than
+//! the one that is always tried. A difference is told with the shortest script that shows it.
 
 use bytes::Bytes;
 use fastrand::Rng;

@@ -102,3 +102,16 @@ async fn with_the_peer() {
     let error = client.read(&path("/x")).await.unwrap_err();
     assert_eq!(error.to_string(), "the connection to the store is gone: the store closed it");
 }
+
+/// A store that never answers is left in the end, once the deadline of what is under way is over.
+#[tokio::test(start_paused = true)]
+async fn with_a_store_that_never_answers() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/x");
+    timeout(Duration::from_secs(1), client.read(&node)).await.unwrap_err();
+    peer.request().await.unwrap();
+    drop(client);
+    assert!(!has_ended(&mut peer).await, "the answer is waited for");
+    tokio::time::sleep(Config::default().deadline).await;
+    assert!(has_ended(&mut peer).await);
+}

@@ -134,3 +134,31 @@ async fn a_socket_serves_until_it_is_dropped() {
     assert_eq!(a.receive().await, None);
     assert_eq!(b.ask(Op::READ, "/x|").await, "v");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_increment_is_lost_between_threads() {
+    let (store, mut a) = store();
+    a.ok(Op::WRITE, "/count|0").await;
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = Peer::of(&store, 0);
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    loop {
+                        let tx = client.start().await;
+                        let count: u32 = client.ask_in(tx, Op::READ, "/count|").await.parse().unwrap();
+                        client.ok_in(tx, Op::WRITE, &format!("/count|{}", count + 1)).await;
+                        match &*client.commit(tx).await {
+                            "OK|" => break,
+                            refusal => assert_eq!(refusal, "!EAGAIN"),
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(a.ask(Op::READ, "/count|").await, "200");
+}
