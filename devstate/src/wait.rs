@@ -20,6 +20,7 @@ use crate::{Absent, Goal, Outcome, StateValue};
 
 /// What happens to a wait.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The watch fired, or the connection was restored: something may have changed.
     Hint,
@@ -35,6 +36,7 @@ pub enum Event {
 
 /// What a wait asks for.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Action {
     /// Read the node.
     Read,

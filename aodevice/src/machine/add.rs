@@ -29,6 +29,7 @@ use crate::{Cause, End, Warning};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WaitFor {
     /// When the scripts have run; the guest connects when it likes.
     #[default]

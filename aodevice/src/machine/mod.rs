@@ -38,6 +38,7 @@ impl Default for Limits {
 
 /// What becomes of the guest's directory as the device is told to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Frontend {
     /// It stays: the guest is asked.
     Keep,
@@ -50,6 +51,7 @@ pub enum Frontend {
 
 /// What a machine asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Write the device's tree, in one transaction, if it is not there.
     Create,
@@ -85,6 +87,7 @@ pub enum Action {
 
 /// Where a device stands that was told to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Closing {
     /// Its backend has been told.
     Told,
@@ -100,6 +103,7 @@ pub enum Closing {
 
 /// Where a device stands whose tree was to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Destroyed {
     /// It is gone.
     Gone,
@@ -109,6 +113,7 @@ pub enum Destroyed {
 
 /// What an action resulted in.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The machine is to begin.
     Begin,

@@ -89,6 +89,7 @@ fn answers(action: &Action, event: &Event) -> bool {
         Action::Settle => matches!(event, Event::Settled(_)),
         Action::Observe => matches!(event, Event::Observed),
         Action::Finish => false,
+        other => panic!("{other:?} is new: say which events answer it"),
     }
 }
 
