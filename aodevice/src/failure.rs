@@ -152,7 +152,9 @@ impl Observation {
         say("the script says", &self.hotplug_error);
         say("the backend says", &self.backend_error);
         say("the guest says", &self.frontend_error);
-        say("hotplug-status is", &self.hotplug_status);
+        if let Some(status) = &self.hotplug_status {
+            sentences.push(format!("hotplug-status is {status}"));
+        }
         if self.backend.is_some() || self.frontend.is_some() {
             let state = |end: &Option<StateValue>| match end {
                 Some(value) => value.to_string(),

@@ -15,6 +15,7 @@ use xs_client::{Client, DomId, Error, Path};
 use crate::machine::{Action, Add, Event, Force, Limits, Remove, WaitFor};
 use crate::observe::observe;
 use crate::transactions::{self, Record, Subject};
+use crate::vbd::Vdev;
 use crate::{Cause, Device, DeviceId, End, Failure, Guest, Kind, Observation, Operation, Warning};
 
 /// A step of an operation, as it is taken.
@@ -160,7 +161,11 @@ impl Toolstack {
         force: Force,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let label = format!("{kind} {devid} from domain {fe}");
+        let name = match kind {
+            Kind::Vbd => Vdev::from_devid(devid).name().to_owned(),
+            Kind::Vif => devid.to_string(),
+        };
+        let label = format!("{kind} {name} from domain {fe}");
         let mut job = Job::new(self, Operation::Detach, label, kind);
         let mut machine = Remove::new(force, self.limits);
         let mut action = machine.on(Event::Begin);

@@ -69,6 +69,18 @@ fn letters_and_partition(text: &str) -> Option<(u32, u32)> {
     Some((disk?.checked_sub(1)?, partition))
 }
 
+/// The drive letters of a disk.
+fn letters(disk: u32) -> String {
+    let mut letters = Vec::new();
+    let mut rest = disk + 1;
+    while rest > 0 {
+        rest -= 1;
+        letters.push(char::from(b'a' + (rest % 26) as u8));
+        rest /= 26;
+    }
+    letters.iter().rev().collect()
+}
+
 fn devid(text: &str) -> Option<u32> {
     if let Some((disk, partition)) = text.strip_prefix('d').and_then(|rest| rest.split_once('p')) {
         return xvd(number(disk)?, number(partition)?);
@@ -87,6 +99,23 @@ impl Vdev {
     pub fn new(name: &str) -> Result<Self, VdevError> {
         let devid = devid(name).ok_or_else(|| VdevError(name.to_owned()))?;
         Ok(Self { name: name.to_owned(), devid })
+    }
+
+    /// The disk of a device id, by its usual name: `xvda` for 51712. An id that has none is its
+    /// own name.
+    pub fn from_devid(devid: u32) -> Self {
+        let (minor, disk_of_16) = (devid & 0xff, (devid >> 4) & 0xf);
+        let (prefix, disk, partition) = match devid >> 8 {
+            202 => ("xvd", disk_of_16, devid & 0xf),
+            8 => ("sd", disk_of_16, devid & 0xf),
+            3 => ("hd", minor >> 6, devid & 0x3f),
+            22 => ("hd", 2 + (minor >> 6), devid & 0x3f),
+            extended => ("xvd", extended & MAX_DISK, minor),
+        };
+        let partition = if partition == 0 { String::new() } else { partition.to_string() };
+        let usual = Self::new(&format!("{prefix}{}{partition}", letters(disk)));
+        let numbered = || Self { name: devid.to_string(), devid };
+        usual.ok().filter(|vdev| vdev.devid == devid).unwrap_or_else(numbered)
     }
 
     /// The name as it was given.
@@ -171,6 +200,27 @@ mod tests {
             "xvdzzzzzzzzz",
         ] {
             assert!(Vdev::new(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn usual_names() {
+        for name in [
+            "xvda", "xvda1", "xvdb", "xvdp15", "xvdq", "xvdz255", "xvdaa", "xvdzz3", "hda", "hdb2", "hdc",
+            "hdd63", "sda", "sdp15",
+        ] {
+            let devid = Vdev::new(name).unwrap().devid();
+            assert_eq!(Vdev::from_devid(devid).name(), name);
+        }
+        assert_eq!(Vdev::from_devid(7).name(), "7");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_name_stands_for_its_id(devid in 1..=i32::MAX as u32) {
+            let vdev = Vdev::from_devid(devid);
+            proptest::prop_assert_eq!(vdev.devid(), devid);
+            proptest::prop_assert_eq!(Vdev::new(vdev.name()).map(|vdev| vdev.devid()), Ok(devid));
         }
     }
 }

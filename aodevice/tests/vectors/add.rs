@@ -181,7 +181,7 @@ async fn the_guest_has_the_device_already() {
         [
             "cannot attach vbd xvda to domain 1",
             "the guest has this device already",
-            "hotplug-status is: connected",
+            "hotplug-status is connected",
             "backend state 4 (Connected), frontend state 4 (Connected)",
             "xendev block-list shows the guest's devices",
         ]
@@ -270,7 +270,7 @@ async fn the_guest_does_not_connect() {
         [
             "cannot attach vbd xvda to domain 1",
             "the backend did not get to 4 (Connected) within 10s",
-            "hotplug-status is: connected",
+            "hotplug-status is connected",
             "backend state 2 (InitWait), frontend state 1 (Initialising)",
             "after 11.0 s in all",
             "see that the guest runs and has its driver (xen-blkfront), then try again",

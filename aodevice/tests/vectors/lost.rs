@@ -76,7 +76,7 @@ async fn the_connection_ends_while_a_removal_waits() {
     });
     let failure = ended.unwrap_err();
     assert_eq!(world.clock(), 2.0, "at once");
-    assert_eq!(failure.to_string(), format!("cannot detach vbd 51712 from domain 1: {GONE}"));
+    assert_eq!(failure.to_string(), format!("cannot detach vbd xvda from domain 1: {GONE}"));
     cleaned_up(&world).await;
     assert_eq!(world.dump().await, before);
 }
