@@ -60,15 +60,18 @@ fn text(value: Option<Bytes>) -> Option<String> {
 /// Devices that vanish while they are read are left out. Entries without a backend in the
 /// toolstack's record are no devices.
 pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Error> {
-    let names = client.directory_or_empty(&lx_parent(fe, kind)?).await?;
+    let parent = lx_parent(fe, kind)?;
+    let names = client.directory_or_empty(&parent).await?;
     let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
     devids.sort_unstable();
+    let recorded: Vec<Path> =
+        devids.iter().map(|devid| parent.join(format!("{devid}/backend"))).collect::<Result<_, _>>()?;
+    let backends = client.read_many(&recorded).await?;
     let mut devices = Vec::with_capacity(devids.len());
-    for devid in devids {
+    for (devid, backend) in devids.into_iter().zip(backends) {
         // The toolstack's and the guest's directories do not depend on the backend's domain.
         let id = DeviceId { fe, kind, devid, be: DomId::DOM0, be_kind: kind };
         let (lx, frontend) = (id.toolstack()?, id.frontend()?);
-        let backend = client.read_opt(&lx.join("backend")?).await?;
         let Some(backend) = backend.and_then(|text| Path::new(&text).ok()) else {
             continue;
         };

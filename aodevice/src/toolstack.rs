@@ -16,7 +16,7 @@ use crate::machine::{Action, Add, Event, Force, Limits, Remove, WaitFor};
 use crate::observe::observe;
 use crate::transactions::{self, Record, Subject};
 use crate::vbd::Vdev;
-use crate::{Cause, Device, DeviceId, End, Failure, Guest, Kind, Observation, Operation, Warning};
+use crate::{Cause, Device, DeviceId, Failure, Guest, Kind, Observation, Operation, Warning};
 
 /// A step of an operation, as it is taken.
 #[derive(Clone, Debug)]
@@ -266,16 +266,10 @@ impl<'a> Job<'a> {
             return Event::Observed;
         };
         match action {
-            Action::Await { end, goal, limit } => {
-                let directory = match end {
-                    End::Backend => &subject.paths.backend,
-                    End::Frontend => &subject.paths.frontend,
-                };
-                Event::Waited(match directory.join("state") {
-                    Ok(path) => wait(client, &path, goal, limit, cancel).await,
-                    Err(error) => Outcome::Io(error.into()),
-                })
-            }
+            Action::Await { goal, limit } => Event::Waited(match subject.paths.backend.join("state") {
+                Ok(path) => wait(client, &path, goal, limit, cancel).await,
+                Err(error) => Outcome::Io(error.into()),
+            }),
             Action::Run { action, index } => {
                 Event::Ran(self.run_script(subject, action, index, cancel).await)
             }
@@ -286,11 +280,13 @@ impl<'a> Job<'a> {
             }
             Action::Destroy => Event::Destroyed(subject.destroy(client, &self.record).await),
             Action::Settle => Event::Settled(subject.settle(client, &self.record).await),
-            Action::Observe | Action::Create | Action::Probe | Action::Finish => {
+            Action::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 self.observed = observe(client, &subject.id, &subject.paths).await.unwrap_or_default();
                 Event::Observed
             }
+            // The loops that call this see to these themselves.
+            Action::Create | Action::Probe | Action::Finish => Event::Observed,
         }
     }
 

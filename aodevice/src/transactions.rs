@@ -176,15 +176,11 @@ pub(crate) async fn probe(
     }
 }
 
-/// Whether the record of the device is the one given.
-async fn is_ours(store: &Requests, paths: &Paths, record: &Record) -> Result<bool, Cause> {
-    Ok(store.read_opt(&paths.toolstack.join("op")?).await?.as_deref() == Some(record.0.as_bytes()))
-}
-
 impl Subject {
     /// Whether the operation of this record still has the device.
-    pub(crate) async fn is_ours(&self, client: &Client, record: &Record) -> Result<bool, Cause> {
-        is_ours(client, &self.paths, record).await
+    pub(crate) async fn is_ours(&self, store: &Requests, record: &Record) -> Result<bool, Cause> {
+        let op = store.read_opt(&self.paths.toolstack.join("op")?).await?;
+        Ok(op.as_deref() == Some(record.0.as_bytes()))
     }
 
     /// Tells the device to close. Who has not left its record yet takes the device over, whoever
@@ -206,7 +202,7 @@ impl Subject {
                 }
                 let seen = tx.read_many(keys).await?;
                 let gone = seen[0].is_none();
-                if gone || (left && !is_ours(&tx, &self.paths, record).await?) {
+                if gone || (left && !self.is_ours(&tx, record).await?) {
                     return Ok(Closing::NotOurs);
                 }
                 let be_state = seen[1].as_deref();
@@ -243,7 +239,7 @@ impl Subject {
         let anchors = &Anchors::new(self.id.fe, self.id.be)?;
         client
             .transaction(|tx| async move {
-                if !is_ours(&tx, &self.paths, record).await? {
+                if !self.is_ours(&tx, record).await? {
                     let gone = tx.read_opt(&self.paths.toolstack).await?.is_none();
                     return Ok(if gone { Destroyed::Gone } else { Destroyed::NotOurs });
                 }
@@ -264,7 +260,7 @@ impl Subject {
     pub(crate) async fn settle(&self, client: &Client, record: &Record) -> Result<(), Cause> {
         client
             .transaction(|tx| async move {
-                if !is_ours(&tx, &self.paths, record).await? {
+                if !self.is_ours(&tx, record).await? {
                     return Err(Cause::Superseded);
                 }
                 Ok(tx.rm(&self.paths.toolstack.join("op")?).await?)

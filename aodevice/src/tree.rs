@@ -40,12 +40,8 @@ pub struct Tree {
     pub backend: Keys,
 }
 
-/// The permissions of the backend's directory, and of what the guest may only read.
-fn of_backend(id: &DeviceId) -> Permissions {
-    Permissions::owned_by(id.be, Access::None).grant(id.fe, Access::Read)
-}
-
-fn of_guest(owner: DomId, reader: DomId) -> Permissions {
+/// The permissions of what one end writes and the other reads.
+fn shared(owner: DomId, reader: DomId) -> Permissions {
     Permissions::owned_by(owner, Access::None).grant(reader, Access::Read)
 }
 
@@ -69,17 +65,17 @@ impl Tree {
         requests.push(write(toolstack, "frontend", frontend)?);
         requests.push(write(toolstack, "backend", backend)?);
         requests.push(Request::Mkdir(frontend.clone()));
-        requests.push(Request::SetPerms { path: frontend.clone(), perms: of_guest(id.fe, id.be) });
+        requests.push(Request::SetPerms { path: frontend.clone(), perms: shared(id.fe, id.be) });
         requests.push(write(frontend, "backend", backend)?);
         for (key, value) in self.frontend.iter() {
             requests.push(write(frontend, key, value)?);
         }
         for (key, value) in self.frontend_read_only.iter() {
             requests.push(write(frontend, key, value)?);
-            requests.push(Request::SetPerms { path: frontend.join(key)?, perms: of_backend(id) });
+            requests.push(Request::SetPerms { path: frontend.join(key)?, perms: shared(id.be, id.fe) });
         }
         requests.push(Request::Mkdir(backend.clone()));
-        requests.push(Request::SetPerms { path: backend.clone(), perms: of_backend(id) });
+        requests.push(Request::SetPerms { path: backend.clone(), perms: shared(id.be, id.fe) });
         requests.push(write(backend, "frontend", frontend)?);
         for (key, value) in self.backend.iter() {
             requests.push(write(backend, key, value)?);

@@ -1,7 +1,6 @@
 //! `demo`: the main job on an embedded store, told as it happens.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aodevice::vbd::{Vbd, Vdev};
@@ -19,8 +18,8 @@ use crate::world::{GUEST, World};
 use crate::{output, table};
 
 /// Tells lines with the time since the demo began.
-#[derive(Clone)]
-struct Story(Arc<Instant>);
+#[derive(Clone, Copy)]
+struct Story(Instant);
 
 impl Story {
     fn tell(&self, who: &str, what: &str) {
@@ -29,18 +28,17 @@ impl Story {
 }
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
-    let story = Story(Arc::new(Instant::now()));
+    let story = Story(Instant::now());
     let cancel = cancel_on_signal();
     let world = World::embedded(args.latency).await?;
     let client = &world.client;
-    let told = story.clone();
     let toolstack =
         world.toolstack(Limits::default()).await?.with_observer(move |Step { device, doing, .. }| {
-            told.tell("toolstack", &format!("{device}: {doing}"));
+            story.tell("toolstack", &format!("{device}: {doing}"));
         });
     let unreadable = |error: Error| Problem::store("cannot read the embedded store", &error);
     let before = dump(client).await.map_err(unreadable)?;
-    let states = tokio::spawn(tell_states(client.clone(), story.clone()));
+    let states = tokio::spawn(tell_states(client.clone(), story));
 
     story.tell("demo", "a guest runs; attaching a disk and a network interface at once");
     let attached = attach(&toolstack, &cancel).await;
@@ -63,7 +61,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
     let after = dump(client).await.map_err(unreadable)?;
     let telling = crate::args::Telling { verbose: false, quiet: false, json: false };
     match outcome {
-        Ok(_) => prove(&story, &before, &after),
+        Ok(_) => prove(story, &before, &after),
         Err(failure) => {
             let left =
                 if before == after { "nothing of the devices is left" } else { "the store has changed" };
@@ -76,8 +74,8 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
 async fn attach(toolstack: &Toolstack, cancel: &CancellationToken) -> Result<Vec<Success>, Box<Failure>> {
     // Any file does: the simulated script puts nothing behind it.
     let target = std::env::current_exe().map_or_else(|_| "/".to_owned(), |path| path.display().to_string());
-    let vdev = Vdev::new("xvda").unwrap_or_else(|_| unreachable!("xvda is a disk"));
-    let devices = [Device::Vbd(Vbd::new(target, vdev)), Device::Vif(Vif::default())];
+    let xvda = Vdev::from_devid(51712);
+    let devices = [Device::Vbd(Vbd::new(target, xvda)), Device::Vif(Vif::default())];
     let adding = devices.iter().map(|device| toolstack.add(GUEST, device, WaitFor::Connected, cancel));
     let added = multi::all(adding).await.into_result()?;
     // Done is when the backend is connected; the guest sees that a moment later.
@@ -89,7 +87,7 @@ async fn attach(toolstack: &Toolstack, cancel: &CancellationToken) -> Result<Vec
     Ok(added)
 }
 
-fn prove(story: &Story, before: &Dump, after: &Dump) -> Result<Exit, Problem> {
+fn prove(story: Story, before: &Dump, after: &Dump) -> Result<Exit, Problem> {
     if before == after {
         let count = after.len();
         story.tell("demo", &format!("the store is as it was: {count} nodes, none of them of a device"));

@@ -1,10 +1,10 @@
 //! What the commands for disks and for network interfaces have in common.
 
-use aodevice::{Device, Force, Kind, find_domain};
+use aodevice::{Device, Force, Kind, Limits, Toolstack, find_domain};
 use serde_json::Value;
 use xs_client::{Client, DomId};
 
-use crate::args::{Attaching, Detaching, ListArgs};
+use crate::args::{Attaching, Detaching, ListArgs, Telling};
 use crate::output::say;
 use crate::problem::{Exit, Problem};
 use crate::progress::Progress;
@@ -14,6 +14,13 @@ use crate::{output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
     find_domain(client, text).await.map_err(|cause| Problem::domain(text, cause))
+}
+
+/// A toolstack whose steps are told, and who tells them.
+async fn watched(world: &World, limits: Limits, telling: &Telling) -> Result<(Toolstack, Progress), Problem> {
+    let progress = Progress::new(telling);
+    let steps = progress.clone();
+    Ok((world.toolstack(limits).await?.with_observer(move |step| steps.step(step)), progress))
 }
 
 /// Adds a device.
@@ -26,9 +33,7 @@ pub(crate) async fn attach(
     let cancel = cancel_on_signal();
     let world = World::open(store).await?;
     let fe = domain(&world.client, guest).await?;
-    let progress = Progress::new(&attaching.telling);
-    let watched = progress.clone();
-    let toolstack = world.toolstack(attaching.limits()).await?.with_observer(move |step| watched.step(step));
+    let (toolstack, progress) = watched(&world, attaching.limits(), &attaching.telling).await?;
     let outcome = toolstack.add(fe, device, attaching.wait_for(), &cancel).await;
     progress.done();
     output::report(&attaching.telling, outcome)
@@ -43,9 +48,7 @@ pub(crate) async fn detach(
     detaching: &Detaching,
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
-    let progress = Progress::new(&detaching.telling);
-    let watched = progress.clone();
-    let toolstack = world.toolstack(detaching.limits()).await?.with_observer(move |step| watched.step(step));
+    let (toolstack, progress) = watched(world, detaching.limits(), &detaching.telling).await?;
     let outcome = toolstack.remove(fe, which, force, &cancel).await;
     progress.done();
     output::report(&detaching.telling, outcome)

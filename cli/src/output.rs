@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process;
 
-use aodevice::{Listed, Success, Warning};
+use aodevice::{Failure, Listed, Success};
 use devstate::StateValue;
 use serde_json::{Value, json};
 use xs_client::DomId;
@@ -24,7 +24,8 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-fn state(value: Option<&StateValue>) -> Value {
+/// A state as its number, or as what stands there instead.
+pub(crate) fn state(value: Option<&StateValue>) -> Value {
     match value {
         Some(StateValue::State(state)) => json!(state.number()),
         Some(malformed) => json!(malformed.to_string()),
@@ -55,44 +56,31 @@ pub(crate) fn listed(fe: DomId, device: &Listed) -> Value {
     })
 }
 
-fn texts(warnings: &[Warning]) -> Vec<String> {
-    warnings.iter().map(ToString::to_string).collect()
-}
-
 /// Reports how an operation ended: warnings and errors on standard error, JSON on standard
 /// output if asked. A success without warnings prints nothing else.
-pub(crate) fn report(
-    telling: &Telling,
-    outcome: Result<Success, Box<aodevice::Failure>>,
-) -> Result<Exit, Problem> {
-    match outcome {
-        Ok(Success { id, warnings, elapsed }) => {
-            for warning in texts(&warnings) {
-                eprintln!("warning: {warning}");
-            }
-            if telling.json {
-                let device = json!({
-                    "ok": true,
-                    "device": id,
-                    "warnings": texts(&warnings),
-                    "seconds": elapsed.as_secs_f64(),
-                });
-                say(&format!("{device}\n"));
-            }
-            Ok(Exit::Done)
+pub(crate) fn report(telling: &Telling, outcome: Result<Success, Box<Failure>>) -> Result<Exit, Problem> {
+    let warnings = match &outcome {
+        Ok(success) => &success.warnings,
+        Err(failure) => &failure.warnings,
+    };
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let (value, outcome) = match outcome {
+        Ok(Success { id, elapsed, .. }) => {
+            let seconds = elapsed.as_secs_f64();
+            (json!({"ok": true, "device": id, "warnings": warnings, "seconds": seconds}), Ok(Exit::Done))
         }
         Err(failure) => {
-            for warning in texts(&failure.warnings) {
-                eprintln!("warning: {warning}");
-            }
-            let warnings = texts(&failure.warnings);
             let problem = Problem::from(failure);
-            if telling.json {
-                let Problem { tried, observed, hint, .. } = &problem;
-                let outcome = json!({"ok": false, "error": tried, "observed": observed, "hint": hint, "warnings": warnings});
-                say(&format!("{outcome}\n"));
-            }
-            Err(problem)
+            let Problem { tried, observed, hint, .. } = &problem;
+            let value = json!({"ok": false, "error": tried, "observed": observed, "hint": hint, "warnings": warnings});
+            (value, Err(problem))
         }
+    };
+    if telling.json {
+        say(&format!("{value}\n"));
     }
+    outcome
 }

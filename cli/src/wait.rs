@@ -5,7 +5,7 @@ use serde_json::json;
 use xs_client::Path;
 
 use crate::args::WaitArgs;
-use crate::output::say;
+use crate::output::{self, say};
 use crate::problem::{Exit, Problem};
 use crate::signals::cancel_on_signal;
 use crate::world::{StoreChoice, World};
@@ -24,9 +24,7 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
     let told = |state: Option<&StateValue>, ok| {
         if args.json {
-            let state = state
-                .map(|state| state.state().map_or(json!(state.to_string()), |state| json!(state.number())));
-            say(&format!("{}\n", json!({"ok": ok, "path": path.as_str(), "state": state})));
+            say(&format!("{}\n", json!({"ok": ok, "path": path.as_str(), "state": output::state(state)})));
         }
     };
     match outcome {

@@ -1,7 +1,5 @@
 //! Debian packages: installing what is missing if this process may, else saying how.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -18,8 +16,8 @@ pub struct Apt {
 
 impl Apt {
     /// Apt as this process can use it.
-    pub fn new(may_install: bool) -> Result<Self> {
-        Ok(Self { may_install, is_root: fs::metadata("/proc/self")?.uid() == 0, refreshed: false })
+    pub fn new(may_install: bool) -> Self {
+        Self { may_install, is_root: rustix::process::geteuid().is_root(), refreshed: false }
     }
 
     /// Installs those of the packages that are not there. If it may not, or cannot, the error says

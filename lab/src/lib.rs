@@ -1,6 +1,7 @@
 //! The world that xendev is tested in.
 
 pub mod apt;
+mod cargo;
 pub mod conformance;
 pub mod daemon;
 pub mod failure;

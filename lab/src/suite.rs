@@ -3,21 +3,20 @@
 //! Every step is run even if one before it failed, so that one run tells all; the cheap ones come
 //! first. No step is left out silently: what cannot run has failed.
 
-use std::env;
-use std::ffi::OsString;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt::Apt;
+use crate::cargo::cargo;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
 const PEERS: [&str; 4] = ["xen-utils-4.17", "xenstore-utils", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and the
-/// main scenario on a real Xen host under emulation. Takes about 15 minutes on two cores
+/// main scenario on a real Xen host under emulation. Takes about 10 minutes on two cores
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// Leave out the real Xen host, which takes the longest
@@ -34,18 +33,18 @@ type Step = (&'static str, Box<dyn Fn() -> Result<()>>);
 pub fn run(args: &TestArgs) -> Result<()> {
     let may_install = !args.no_install;
     let mut steps: Vec<Step> = vec![
-        ("peers", Box::new(move || Apt::new(may_install)?.install_missing(&PEERS))),
-        ("format", Box::new(|| cargo(&["fmt", "--all", "--check"]))),
-        ("clippy", Box::new(|| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
+        ("peers", Box::new(move || Apt::new(may_install).install_missing(&PEERS))),
+        ("format", Box::new(|| run_cargo(&["fmt", "--all", "--check"]))),
         (
-            "docs",
-            Box::new(|| cargo_with(&["doc", "--workspace", "--no-deps"], ("RUSTDOCFLAGS", "-D warnings"))),
+            "clippy",
+            Box::new(|| run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         ),
+        ("docs", Box::new(docs)),
         ("licences", Box::new(move || licences(may_install))),
-        ("tests", Box::new(|| cargo(&["test", "--workspace"]))),
+        ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
-        ("benches", Box::new(|| cargo(&["test", "--package", "benches", "--benches"]))),
-        ("demo", Box::new(|| cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
+        ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
+        ("demo", Box::new(|| run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
     ];
     if args.no_xen {
         println!("lab: the real Xen host is left out, as asked");
@@ -75,22 +74,17 @@ pub fn run(args: &TestArgs) -> Result<()> {
     Ok(())
 }
 
-/// The cargo that runs us.
-fn program() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
 fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
     if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
 }
 
-fn cargo(args: &[&str]) -> Result<()> {
-    succeed(Command::new(program()).args(args))
+fn run_cargo(args: &[&str]) -> Result<()> {
+    succeed(cargo().args(args))
 }
 
-fn cargo_with(args: &[&str], (name, value): (&str, &str)) -> Result<()> {
-    succeed(Command::new(program()).args(args).env(name, value))
+fn docs() -> Result<()> {
+    succeed(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// cargo-deny, built if it is not there. Its advisory database is not used: it lives on a host
@@ -100,7 +94,7 @@ fn licences(may_install: bool) -> Result<()> {
         Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
     if !installed {
         ensure!(may_install, "cargo-deny is missing: cargo install --locked cargo-deny");
-        cargo(&["install", "--locked", "--quiet", "cargo-deny"])?;
+        run_cargo(&["install", "--locked", "--quiet", "cargo-deny"])?;
     }
-    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])
+    run_cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])
 }

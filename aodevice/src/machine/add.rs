@@ -25,7 +25,7 @@ use devstate::{Goal, Outcome};
 use hotplug::Action as ScriptAction;
 
 use super::{Action, Awaiting, Closing, Destroyed, Event, Frontend, Limits, missed};
-use crate::{Cause, End, Warning};
+use crate::{Cause, Warning};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Add {
                 self.fail(cause)
             }
             (AddState::WaitingForBackend, Event::Waited(outcome)) => {
-                match missed(End::Backend, Goal::BACKEND_READY, self.limits.backend, outcome) {
+                match missed(Goal::BACKEND_READY, self.limits.backend, outcome) {
                     None => self.script(0),
                     Some(cause) => self.fail(cause),
                 }
@@ -141,7 +141,7 @@ impl Add {
             }
             (AddState::RunningScript(_), Event::Ran(Err(cause))) => self.fail(cause),
             (AddState::WaitingForGuest, Event::Waited(outcome)) => {
-                match missed(End::Backend, Goal::CONNECTED, self.limits.connect, outcome) {
+                match missed(Goal::CONNECTED, self.limits.connect, outcome) {
                     None => self.go(AddState::Settling),
                     Some(cause) => self.fail(cause),
                 }
@@ -200,7 +200,7 @@ impl Add {
 
     /// The action of a state.
     fn asks(&self) -> Action {
-        let await_backend = |goal, limit| Action::Await { end: End::Backend, goal, limit };
+        let await_backend = |goal, limit| Action::Await { goal, limit };
         match self.state {
             AddState::Creating => Action::Create,
             AddState::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
@@ -252,19 +252,18 @@ impl Add {
 
 impl fmt::Display for Add {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let awaiting = |goal, limit| Awaiting(End::Backend, goal, limit);
         match self.state {
             AddState::Idle => f.write_str("not begun"),
             AddState::Creating => f.write_str("writing the device's nodes"),
-            AddState::WaitingForBackend => awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
+            AddState::WaitingForBackend => Awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
             AddState::RunningScript(_) => f.write_str("running the hotplug script"),
-            AddState::WaitingForGuest => awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
+            AddState::WaitingForGuest => Awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
             AddState::Settling => f.write_str("removing the operation record"),
             AddState::Observing => f.write_str("failed; looking at both ends"),
             AddState::UndoingScript(_) => f.write_str("rolling back: running the hotplug script"),
             AddState::Closing => f.write_str("rolling back: telling the backend to close"),
             AddState::WaitingForClose => {
-                write!(f, "rolling back: {}", awaiting(Goal::CLOSED, self.limits.close))
+                write!(f, "rolling back: {}", Awaiting(Goal::CLOSED, self.limits.close))
             }
             AddState::Destroying => f.write_str("rolling back: removing the device's nodes"),
             AddState::Done => f.write_str(if self.failure.is_some() { "failed" } else { "attached" }),

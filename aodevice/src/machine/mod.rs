@@ -57,10 +57,8 @@ pub enum Action {
     Create,
     /// Find out what the toolstack knows of the device.
     Probe,
-    /// Wait for the state of one end.
+    /// Wait for the backend's state. It is the end that can be trusted.
     Await {
-        /// Which end.
-        end: End,
         /// For what.
         goal: Goal,
         /// For how long.
@@ -136,7 +134,8 @@ pub enum Event {
 }
 
 /// The cause that a wait which missed its goal amounts to; `None` if it reached it.
-fn missed(end: End, goal: Goal, limit: Duration, outcome: Outcome) -> Option<Cause> {
+fn missed(goal: Goal, limit: Duration, outcome: Outcome) -> Option<Cause> {
+    let end = End::Backend;
     Some(match outcome {
         Outcome::Reached(_) => return None,
         Outcome::Failed(state) => Cause::Refused { end, goal, state },
@@ -150,10 +149,10 @@ fn missed(end: End, goal: Goal, limit: Duration, outcome: Outcome) -> Option<Cau
 }
 
 /// A wait in words: for what, and how long it may take.
-struct Awaiting(End, Goal, Duration);
+struct Awaiting(Goal, Duration);
 
 impl fmt::Display for Awaiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting up to {:?} for the {} to get to {}", self.2, self.0, self.1)
+        write!(f, "waiting up to {:?} for the backend to get to {}", self.1, self.0)
     }
 }

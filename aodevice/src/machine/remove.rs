@@ -22,7 +22,7 @@ use devstate::{Goal, Outcome};
 use hotplug::Action as ScriptAction;
 
 use super::{Action, Awaiting, Closing, Destroyed, Event, Frontend, Limits, missed};
-use crate::{Cause, End, Warning};
+use crate::{Cause, Warning};
 
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Remove {
                 self.warnings.push(Warning::Forced { limit });
                 self.script(0)
             }
-            (outcome, _) => match missed(End::Backend, Goal::CLOSED, limit, outcome) {
+            (outcome, _) => match missed(Goal::CLOSED, limit, outcome) {
                 None => self.script(0),
                 Some(cause) => self.fail(cause),
             },
@@ -160,9 +160,7 @@ impl Remove {
             RemoveState::Probing => Action::Probe,
             RemoveState::Closing if self.forced => Action::Close(Frontend::Delete),
             RemoveState::Closing => Action::Close(Frontend::Keep),
-            RemoveState::WaitingForClose => {
-                Action::Await { end: End::Backend, goal: Goal::CLOSED, limit: self.limits.close }
-            }
+            RemoveState::WaitingForClose => Action::Await { goal: Goal::CLOSED, limit: self.limits.close },
             RemoveState::RunningScript(index) => Action::Run { action: ScriptAction::Remove, index },
             RemoveState::Destroying => Action::Destroy,
             RemoveState::Observing => Action::Observe,
@@ -204,7 +202,7 @@ impl fmt::Display for Remove {
                 f.write_str("telling the backend to close, without the guest")
             }
             RemoveState::Closing => f.write_str("telling both ends to close"),
-            RemoveState::WaitingForClose => Awaiting(End::Backend, Goal::CLOSED, self.limits.close).fmt(f),
+            RemoveState::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
             RemoveState::RunningScript(_) => f.write_str("running the hotplug script"),
             RemoveState::Destroying => f.write_str("removing the device's nodes"),
             RemoveState::Observing => f.write_str("failed; looking at both ends"),

@@ -27,11 +27,12 @@ pub mod transcript;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::cargo::cargo;
 use crate::failure::{Failure, output_of};
 use image::Overlay;
 use machine::{Limits, Machine, Stop};
@@ -39,6 +40,10 @@ use transcript::{Seen, Transcript};
 
 /// How much of the console an error shows.
 const LAST_LINES: usize = 12;
+
+/// Seconds that a run may take, and that its console may say nothing.
+const TIMEOUT: u64 = 1200;
+const SILENCE: u64 = 150;
 
 /// Runs a scenario in dom0 of a real Xen host, emulated by QEMU.
 #[derive(Debug, clap::Args)]
@@ -53,10 +58,10 @@ pub struct XenArgs {
     #[arg(long, value_name = "PATH")]
     xendev: Option<PathBuf>,
     /// Give up after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
     timeout: u64,
     /// Give up when the console says nothing for this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 150)]
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE)]
     silence: u64,
     /// Show only the verdicts of the console, not all of it
     #[arg(long)]
@@ -73,8 +78,8 @@ impl XenArgs {
             scenario: "main".to_owned(),
             list: false,
             xendev: None,
-            timeout: 1200,
-            silence: 150,
+            timeout: TIMEOUT,
+            silence: SILENCE,
             quiet: true,
             no_install: !may_install,
         }
@@ -176,10 +181,6 @@ fn last_lines(log: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let tail = &lines[lines.len().saturating_sub(LAST_LINES)..];
     format!("the console ({}) ends with:\n{}", log.display(), tail.join("\n"))
-}
-
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Cargo's target folder, wherever the user has put it.

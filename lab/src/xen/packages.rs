@@ -37,7 +37,7 @@ pub struct Packages {
 
 /// Makes sure that all packages are there, fetching what is missing if this process may.
 pub fn prepare(cache: &Path, may_install: bool) -> Result<Packages> {
-    let mut apt = Apt::new(may_install)?;
+    let mut apt = Apt::new(may_install);
     apt.install_missing(&INSTALLED)?;
     fs::create_dir_all(cache)?;
     let (hypervisor, kernel) = match unpack_both(cache) {
