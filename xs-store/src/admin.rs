@@ -43,9 +43,9 @@ impl Core {
             Request::SetTarget { domid, target } => {
                 self.domains.set_target(domid, target).map(|()| Reply::Ok)
             }
-            Request::GetFeature(None) => self.domains.features(caller.domid).map(number),
+            Request::GetFeature(None) => self.domains.features(caller.domid).map(Reply::Features),
             Request::GetFeature(Some(domid)) if caller.is_privileged() => {
-                self.domains.features(domid).map(number)
+                self.domains.features(domid).map(Reply::Features)
             }
             Request::GetFeature(Some(_)) => Err(ErrorCode::EACCES),
             Request::SetFeature { domid, features } => {

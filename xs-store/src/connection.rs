@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
-use xs_proto::{DomId, ErrorCode, Header, Op, PAYLOAD_MAX, Reply, Token, TxId};
+use xs_proto::{DomId, ErrorCode, Header, Op, PAYLOAD_MAX, Reply, TxId};
 
 use crate::transaction::Transaction;
 
@@ -71,8 +71,8 @@ impl Connection {
     }
 
     /// Queues a watch event. One that is too long for a message is dropped without a word.
-    pub(crate) fn event(&mut self, path: &str, token: &Token, merge: Merge) {
-        let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
+    pub(crate) fn event(&mut self, path: &str, token: &[u8], merge: Merge) {
+        let parts = [path.as_bytes(), b"\0", token, b"\0"];
         let payload: Bytes = parts.concat().into();
         if payload.len() > PAYLOAD_MAX {
             return;

@@ -6,25 +6,21 @@
 
 use std::collections::BTreeMap;
 
-use xs_proto::{DomId, ErrorCode};
+use xs_proto::{DomId, ErrorCode, Features};
 
 use crate::quota::{Limits, Quota};
 use crate::rights::{Caller, Subject};
 
-/// Feature bit: WATCH takes a depth.
-pub(crate) const WATCH_DEPTH: u32 = 1 << 2;
-/// Feature bit: permission entries may name `DOMID_ANY`.
-const DOMID_ANY: u32 = 1 << 3;
 /// What is offered to a domain unless it was lowered. The bits for reconnecting and for the error
 /// field speak of ring pages, which this store does not have.
-const OFFERED: u32 = WATCH_DEPTH | DOMID_ANY;
+const OFFERED: Features = Features(Features::WATCH_DEPTH.0 | Features::DOMID_ANY.0);
 
 #[derive(Debug)]
 struct Domain {
     introduced: bool,
     /// Its shutdown was reported and it was not resumed since.
     down: bool,
-    features: u32,
+    features: Features,
     /// The domain whose rights it has as well.
     target: Option<DomId>,
     /// Quotas of its own.
@@ -109,16 +105,16 @@ impl Domains {
     }
 
     /// The feature bits offered to a domain.
-    pub(crate) fn features(&self, domid: DomId) -> Result<u32, ErrorCode> {
+    pub(crate) fn features(&self, domid: DomId) -> Result<Features, ErrorCode> {
         self.known.get(&domid).map(|domain| domain.features).ok_or(ErrorCode::ENOENT)
     }
 
-    pub(crate) fn set_features(&mut self, domid: DomId, features: u32) -> Result<(), ErrorCode> {
+    pub(crate) fn set_features(&mut self, domid: DomId, features: Features) -> Result<(), ErrorCode> {
         let domain = self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)?;
         if domain.introduced {
             return Err(ErrorCode::EBUSY);
         }
-        if features & !OFFERED != 0 {
+        if !OFFERED.contains(features) {
             return Err(ErrorCode::EINVAL);
         }
         domain.features = features;
@@ -170,7 +166,7 @@ impl Domains {
         Caller {
             domid,
             subjects: [Some(subject(domid)), domain.and_then(|domain| domain.target).map(subject)],
-            any: domain.is_none_or(|domain| domain.features & DOMID_ANY != 0),
+            any: domain.is_none_or(|domain| domain.features.contains(Features::DOMID_ANY)),
             limits: (!privileged).then(|| self.limits(Some(domid)).unwrap_or_default()),
         }
     }

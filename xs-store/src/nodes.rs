@@ -28,11 +28,11 @@ pub(crate) struct Nodes<'a> {
 
 impl Nodes<'_> {
     pub(crate) fn read(&mut self, path: &str) -> Result<Reply, ErrorCode> {
-        Ok(Reply::Value(self.get(path, Need::READ)?.value))
+        Ok(Reply::Value(Bytes::copy_from_slice(self.get(path, Need::READ)?.value())))
     }
 
     pub(crate) fn permissions(&mut self, path: &str) -> Result<Reply, ErrorCode> {
-        Ok(Reply::Perms(self.get(path, Need::READ)?.rights.list.clone()))
+        Ok(Reply::Perms(self.get(path, Need::READ)?.rights().list.clone()))
     }
 
     pub(crate) fn directory(&mut self, path: &str) -> Result<Reply, ErrorCode> {
@@ -46,7 +46,7 @@ impl Nodes<'_> {
     }
 
     pub(crate) fn directory_part(&mut self, path: &str, offset: u32) -> Result<Reply, ErrorCode> {
-        let generation = self.get(path, Need::READ)?.generation;
+        let generation = self.get(path, Need::READ)?.generation();
         let names = self.names(path);
         // Room for the names: a part is the generation and its NUL, names, and at the end one NUL.
         let room = PAYLOAD_MAX - generation.to_string().len() - 2;
@@ -68,13 +68,11 @@ impl Nodes<'_> {
     }
 
     pub(crate) fn write(&mut self, path: &str, value: &[u8]) -> Result<Reply, ErrorCode> {
-        // A copy, because the request's buffer holds whatever else arrived with it.
-        let value = Bytes::copy_from_slice(value);
         match self.get(path, Need::WRITE) {
             Ok(data) => {
-                let names = self.names_bytes(path);
-                self.check_size(&data.rights, value.len(), names)?;
-                self.replace(path, data.rights.clone(), Data { value, ..data });
+                self.check_change(path, data.rights(), value.len())?;
+                let rights = data.rights().clone();
+                self.replace(path, rights, data.with_value(value, self.generation));
             }
             Err(ErrorCode::ENOENT) => self.create(path, value)?,
             Err(refusal) => return Err(refusal),
@@ -85,7 +83,7 @@ impl Nodes<'_> {
     pub(crate) fn mkdir(&mut self, path: &str) -> Result<Reply, ErrorCode> {
         match self.get(path, Need::WRITE) {
             Ok(_) => {}
-            Err(ErrorCode::ENOENT) => self.create(path, Bytes::new())?,
+            Err(ErrorCode::ENOENT) => self.create(path, b"")?,
             Err(refusal) => return Err(refusal),
         }
         Ok(Reply::Ok)
@@ -120,16 +118,15 @@ impl Nodes<'_> {
             return Err(ErrorCode::ENOENT);
         }
         let data = self.get(path, Need::OWN)?;
-        let before = data.rights.clone();
+        let before = data.rights().clone();
         if owner != before.list.owner() && !self.caller.is_privileged() {
             return Err(ErrorCode::EPERM);
         }
         let rights = Rights::new(list, self.generation);
-        let names = self.names_bytes(path);
-        self.check_size(&rights, data.value.len(), names)?;
+        self.check_change(path, &rights, data.value().len())?;
         self.count(before.list.owner(), -1);
         self.count(owner, 1);
-        self.replace(path, before, Data { rights, ..data });
+        self.replace(path, before, data.with_rights(rights, self.generation));
         Ok(Reply::Ok)
     }
 
@@ -137,12 +134,12 @@ impl Nodes<'_> {
     fn get(&mut self, path: &str, need: Need) -> Result<Data, ErrorCode> {
         let found = self.look(path)?;
         let exists = found.is_some();
-        if let Some(data) = found.filter(|data| data.rights.allow(self.caller, need)) {
+        if let Some(data) = found.filter(|data| data.rights().allow(self.caller, need)) {
             return Ok(data);
         }
         // That a node is missing is for those to know who could see it: the nearest node above
         // decides. It is looked at in any case, which a transaction can tell.
-        let admitted = self.nearest(path).map(|(_, above)| above.rights.admit(self.caller, need));
+        let admitted = self.nearest(path).map(|(_, above)| above.rights().admit(self.caller, need));
         match admitted {
             Ok(true) if !exists => Err(ErrorCode::ENOENT),
             Ok(_) => Err(ErrorCode::EACCES),
@@ -173,16 +170,18 @@ impl Nodes<'_> {
     fn names(&self, path: &str) -> Vec<Arc<str>> {
         match &self.transaction {
             Some(transaction) => transaction.names(path),
-            None => {
-                self.tree.get(path).map(|node| node.children().names().cloned().collect()).unwrap_or_default()
-            }
+            None => self
+                .tree
+                .get(path)
+                .map(|node| node.children.in_order().map(|node| node.data.name().into()).collect())
+                .unwrap_or_default(),
         }
     }
 
     fn names_bytes(&self, path: &str) -> usize {
         match &self.transaction {
             Some(transaction) => transaction.names_bytes(path),
-            None => self.tree.get(path).map_or(0, |node| node.children().bytes()),
+            None => self.tree.get(path).map_or(0, |node| node.children.bytes()),
         }
     }
 
@@ -195,35 +194,32 @@ impl Nodes<'_> {
 
     /// Sets what an existing node holds, and reports it.
     fn replace(&mut self, path: &str, before: Arc<Rights>, data: Data) {
-        let after = data.rights.clone();
-        self.put(path, Data { generation: self.generation, ..data });
+        let after = data.rights().clone();
+        self.put(path, data);
         self.fire(path, Some(before), after);
     }
 
     /// Creates a node that is missing, and the missing ones above it.
-    fn create(&mut self, path: &str, value: Bytes) -> Result<(), ErrorCode> {
+    fn create(&mut self, path: &str, value: &[u8]) -> Result<(), ErrorCode> {
         let (existing, above) = self.nearest(path)?;
         let ancestors = std::iter::successors(Some(path), |path| parent(path));
         let mut missing: Vec<&str> = ancestors.take_while(|path| *path != existing).collect();
         missing.reverse();
-        let rights = above.rights.inherited_by(self.caller);
+        let rights = above.rights().inherited_by(self.caller);
 
         let owned = usize::try_from(self.counted(self.caller.domid)).unwrap_or_default();
         self.check(Quota::Nodes, owned + missing.len() - 1)?;
         let names = self.names_bytes(existing) + basename(missing[0]).len() + 1;
-        self.check_size(&above.rights, above.value.len(), names)?;
+        self.check_size(above.rights(), above.value().len(), names)?;
         for below in &missing[1..] {
             self.check_size(&rights, 0, basename(below).len() + 1)?;
         }
         self.check_size(&rights, value.len(), 0)?;
 
-        let mut data = Data { value: Bytes::new(), rights: rights.clone(), generation: self.generation };
-        let (last, on_the_way) = missing.split_last().ok_or(ErrorCode::EIO)?;
-        for path in on_the_way {
-            self.put(path, data.clone());
+        for at in &missing {
+            let value = if *at == path { value } else { b"" };
+            self.put(at, Data::new(basename(at), value, rights.clone(), self.generation));
         }
-        data.value = value;
-        self.put(last, data);
         self.count(rights.list.owner(), missing.len() as i64);
         self.fire(path, None, rights);
         Ok(())
@@ -235,10 +231,10 @@ impl Nodes<'_> {
         let above = above.data.clone();
         let Some(node) = self.tree.remove(path, self.generation) else { return };
         visit_upwards(path, &node, &above, |below, data, above| {
-            self.domains.count(data.rights.list.owner(), -1);
+            self.domains.count(data.rights().list.owner(), -1);
             let scope = if below == path { Scope::Above } else { Scope::Exact };
             if scope == Scope::Above || self.watches.any_on(below) {
-                let readers = [Some(data.rights.clone()), None, Some(above.rights.clone())];
+                let readers = [Some(data.rights().clone()), None, Some(above.rights().clone())];
                 self.changes.push(Change { path: below.into(), scope, readers });
             }
         });
@@ -264,7 +260,7 @@ impl Nodes<'_> {
                 let names = backwards(self.names(&below));
                 stack.push((below, names));
             } else if let Some((at, _)) = stack.pop() {
-                let owner = self.look(&at)?.ok_or(ErrorCode::EIO)?.rights.list.owner();
+                let owner = self.look(&at)?.ok_or(ErrorCode::EIO)?.rights().list.owner();
                 let transaction = self.transaction.as_mut().ok_or(ErrorCode::EIO)?;
                 let listed = parent(&at).is_some_and(|above| transaction.lists(above, basename(&at)));
                 transaction.count(owner, -1);
@@ -282,9 +278,10 @@ impl Nodes<'_> {
     fn fire(&mut self, path: &str, before: Option<Arc<Rights>>, after: Arc<Rights>) {
         match &mut self.transaction {
             Some(transaction) => transaction.fire(path, Scope::Above),
+            None if self.watches.is_empty() => {}
             None => {
                 let above = parent(path).and_then(|parent| self.tree.get(parent));
-                let readers = [before, Some(after), above.map(|node| node.data.rights.clone())];
+                let readers = [before, Some(after), above.map(|node| node.data.rights().clone())];
                 self.changes.push(Change { path: path.into(), scope: Scope::Above, readers });
             }
         }
@@ -300,6 +297,15 @@ impl Nodes<'_> {
     fn counted(&self, owner: DomId) -> i64 {
         let inside = self.transaction.as_ref().map_or(0, |transaction| transaction.counted(owner));
         self.domains.counted(owner) + inside
+    }
+
+    /// Fails if an existing node would become larger than the caller may make it.
+    fn check_change(&mut self, path: &str, rights: &Rights, value: usize) -> Result<(), ErrorCode> {
+        if self.caller.is_privileged() {
+            return Ok(());
+        }
+        let names = self.names_bytes(path);
+        self.check_size(rights, value, names)
     }
 
     /// Fails if a node would be larger than the caller may make it. The sum is the C daemon's:

@@ -9,17 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use xs_proto::{
-    Access, DecodeError, DomId, ErrorCode, Message, Op, Path, Permissions, Reply, Request, Token, TxId,
+    Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
 };
 
 use crate::connection::{ConnId, Connection, Merge};
-use crate::domains::{Domains, WATCH_DEPTH};
+use crate::domains::Domains;
 use crate::nodes::Nodes;
 use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
-use crate::tree::{Data, Tree};
+use crate::tree::{Data, Tree, basename};
 use crate::watch::{Change, Scope, Watch, Watches};
 
 /// The special paths, which stand for what happens to domains.
@@ -73,11 +73,10 @@ impl Core {
     /// A store as a daemon that has just started has it.
     pub(crate) fn new() -> Self {
         let rights = Rights::new(Permissions::owned_by(DomId::DOM0, Access::None), 0);
-        let data = Data { value: Bytes::new(), rights, generation: 0 };
-        let mut tree = Tree::new(data.clone());
+        let mut tree = Tree::new(rights.clone());
         let mut domains = Domains::new();
         for path in ["/tool", "/tool/xenstored"] {
-            tree.put(path, data.clone());
+            tree.put(path, Data::new(basename(path), b"", rights.clone(), 0));
         }
         domains.count(DomId::DOM0, 3);
         Self {
@@ -123,7 +122,7 @@ impl Core {
         let Some(connection) = self.connection(id) else { return };
         let (domid, privileged) = (connection.domid, connection.privileged);
         let caller = self.domains.caller(domid, privileged);
-        let request = Request::decode(op, &payload);
+        let request = Request::decode(op, payload);
         let watch = match &request {
             Ok(Request::Watch { path, token, .. }) => Some((path.clone(), token.clone())),
             _ => None,
@@ -134,7 +133,7 @@ impl Core {
         connection.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
         // Every watch fires once at the start, right behind its reply.
         if let Some((path, token)) = watch {
-            self.send(id, &path, &token, Merge::Yes);
+            self.send(id, &path, token.as_bytes(), Merge::Yes);
         }
     }
 
@@ -159,10 +158,10 @@ impl Core {
         }
         let request = request.map_err(|_| ErrorCode::EINVAL)?;
         match request {
-            Request::Watch { path, token, depth } => self.watch(id, caller, &path, token, depth),
+            Request::Watch { path, token, depth } => self.watch(id, caller, &path, token.as_bytes(), depth),
             Request::Unwatch { path, token } => {
                 let absolute = absolute(caller, &path);
-                if self.watches.remove(id, &absolute, &token) {
+                if self.watches.remove(id, &absolute, token.as_bytes()) {
                     Ok(Reply::Ok)
                 } else {
                     Err(ErrorCode::ENOENT)
@@ -247,22 +246,19 @@ impl Core {
         id: ConnId,
         caller: &Caller,
         path: &Path,
-        token: Token,
+        token: &[u8],
         depth: Option<u32>,
     ) -> Result<Reply, ErrorCode> {
-        if depth.is_some() && self.domains.features(caller.domid)? & WATCH_DEPTH == 0 {
+        if depth.is_some() && !self.domains.features(caller.domid)?.contains(Features::WATCH_DEPTH) {
             return Err(ErrorCode::EINVAL);
         }
         let absolute = absolute(caller, path);
         check_length(caller, &absolute)?;
-        // A copy, because the request's buffer holds whatever else arrived with it.
-        let token = Token::new(Bytes::copy_from_slice(token.as_bytes())).map_err(|_| ErrorCode::EINVAL)?;
-        if self.watches.has(id, &absolute, &token) {
+        if self.watches.has(id, &absolute, token) {
             return Err(ErrorCode::EEXIST);
         }
         caller.check(Quota::Watches, self.watches.count(id) + 1)?;
-        let home = absolute.len() - path.len();
-        self.watches.add(id, &absolute, Watch { token, home, depth });
+        self.watches.add(id, &absolute, token, absolute.len() - path.len(), depth);
         Ok(Reply::Ok)
     }
 
@@ -325,15 +321,10 @@ impl Core {
     /// Queues the events of changes, in their order.
     fn publish(&mut self, changes: &[Change]) {
         for Change { path, scope, readers } in changes {
-            let events: Vec<_> = self
-                .watches
-                .fired(path, *scope)
-                .into_iter()
-                .filter(|(id, _)| self.may_hear(id.conn, readers.iter().flatten()))
-                .map(|(id, watch)| (id.conn, path[watch.home..].to_owned(), watch.token.clone()))
-                .collect();
-            for (conn, path, token) in events {
-                self.send(conn, &path, &token, Merge::Yes);
+            for watch in self.watches.fired(path, *scope) {
+                if self.may_hear(watch.conn(), readers.iter().flatten()) {
+                    self.send(watch.conn(), &path[watch.home()..], watch.token(), Merge::Yes);
+                }
             }
         }
     }
@@ -344,23 +335,20 @@ impl Core {
     /// hears that there was something. One on the special path of a domain hears of that alone.
     pub(crate) fn publish_special(&mut self, special: Special, domid: DomId) {
         let (name, of_domain) = (special.path(), format!("{}/{domid}", special.path()));
-        let named = |depth| match depth {
+        let named = |watch: &Watch| match watch.depth() {
             None => Some(name),
             Some(0) => None,
             Some(_) => Some(&*of_domain),
         };
-        let general = self.watches.on(name).filter_map(|(id, watch)| Some((id, named(watch.depth)?, watch)));
-        let of_this = self.watches.on(&of_domain).map(|(id, watch)| (id, &*of_domain, watch));
+        let general = self.watches.on(name).iter().filter_map(|watch| Some((watch.clone(), named(watch)?)));
+        let of_this = self.watches.on(&of_domain).iter().map(|watch| (watch.clone(), &*of_domain));
         let mut events: Vec<_> = general.chain(of_this).collect();
-        events.sort_unstable_by_key(|(id, ..)| *id);
-        let rights = &self.special[special as usize];
-        let events: Vec<_> = events
-            .into_iter()
-            .filter(|(id, ..)| self.may_hear(id.conn, [rights]))
-            .map(|(id, path, watch)| (id.conn, path, watch.token.clone()))
-            .collect();
-        for (conn, path, token) in events {
-            self.send(conn, path, &token, Merge::No);
+        events.sort_unstable_by_key(|(watch, _)| watch.order());
+        let rights = self.special[special as usize].clone();
+        for (watch, path) in events {
+            if self.may_hear(watch.conn(), [&rights]) {
+                self.send(watch.conn(), path, watch.token(), Merge::No);
+            }
         }
     }
 
@@ -374,7 +362,7 @@ impl Core {
         lists.into_iter().any(|rights| rights.allow(&caller, Need::READ))
     }
 
-    fn send(&mut self, id: ConnId, path: &str, token: &Token, merge: Merge) {
+    fn send(&mut self, id: ConnId, path: &str, token: &[u8], merge: Merge) {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
             return;
         };

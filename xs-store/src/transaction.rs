@@ -50,41 +50,59 @@ struct Touched {
 #[derive(Debug)]
 struct View {
     data: Data,
-    /// Where most children are found; none for a node that the transaction created.
-    base: Option<Arc<Node>>,
+    /// The children from before the transaction; none for a node that it created.
+    base: Children,
     removed: BTreeSet<Arc<str>>,
     removed_bytes: usize,
-    added: Children<()>,
+    /// The names that were added, each with its place in their order.
+    added: BTreeMap<Arc<str>, u64>,
+    added_bytes: usize,
+    next: u64,
 }
 
 impl View {
+    /// A node frozen as it is, or one just created.
+    fn new(Node { data, children: base }: Node) -> Self {
+        let (removed, added) = (BTreeSet::new(), BTreeMap::new());
+        Self { data, base, removed, removed_bytes: 0, added, added_bytes: 0, next: 0 }
+    }
+
     fn names(&self) -> Vec<Arc<str>> {
-        let base = self.base.iter().flat_map(|node| node.children().names());
-        let kept = base.filter(|name| !self.removed.contains(*name));
-        kept.chain(self.added.names()).cloned().collect()
+        let base = self.base.in_order().map(|node| node.data.name());
+        let kept = base.filter(|name| !self.removed.contains(*name)).map(Arc::from);
+        let mut added: Vec<_> = self.added.iter().collect();
+        added.sort_unstable_by_key(|(_, place)| **place);
+        kept.chain(added.into_iter().map(|(name, _)| name.clone())).collect()
     }
 
     fn names_bytes(&self) -> usize {
-        let base = self.base.as_ref().map_or(0, |node| node.children().bytes());
-        base - self.removed_bytes + self.added.bytes()
+        self.base.bytes() - self.removed_bytes + self.added_bytes
     }
 
     fn lists(&self, name: &str) -> bool {
-        self.added.contains(name) || self.keeps(name)
+        self.added.contains_key(name) || self.keeps(name)
     }
 
     /// Whether a child is there from before the transaction.
     fn keeps(&self, name: &str) -> bool {
-        let in_base = self.base.as_ref().is_some_and(|node| node.children().contains(name));
-        in_base && !self.removed.contains(name)
+        self.base.get(name).is_some() && !self.removed.contains(name)
+    }
+
+    fn link(&mut self, name: &str) {
+        // It can be there, where nodes were frozen at different times.
+        if !self.added.contains_key(name) {
+            self.added.insert(name.into(), self.next);
+            self.added_bytes += name.len() + 1;
+            self.next += 1;
+        }
     }
 
     fn unlink(&mut self, name: &str) {
         if self.keeps(name) {
             self.removed.insert(name.into());
             self.removed_bytes += name.len() + 1;
-        } else {
-            self.added.remove(name);
+        } else if self.added.remove(name).is_some() {
+            self.added_bytes -= name.len() + 1;
         }
     }
 }
@@ -103,13 +121,7 @@ impl Transaction {
         self.touched.push(Touched {
             path,
             seen: node.map(|node| node.data.clone()),
-            view: node.map(|node| View {
-                data: node.data.clone(),
-                base: Some(node.clone()),
-                removed: BTreeSet::new(),
-                removed_bytes: 0,
-                added: Children::default(),
-            }),
+            view: node.cloned().map(View::new),
             created: None,
             changed: false,
             fires: None,
@@ -151,7 +163,7 @@ impl Transaction {
     /// Sets what a node holds that was got before, or creates it; then its parent was got too.
     pub(crate) fn put(&mut self, path: &str, data: Data) {
         let Some(&place) = self.places.get(path) else { return };
-        let generation = data.generation;
+        let generation = data.generation();
         let touched = &mut self.touched[place];
         touched.changed = true;
         if let Some(view) = &mut touched.view {
@@ -160,19 +172,8 @@ impl Transaction {
         }
         touched.created = Some(self.created);
         self.created += 1;
-        touched.view = Some(View {
-            data,
-            base: None,
-            removed: BTreeSet::new(),
-            removed_bytes: 0,
-            added: Children::default(),
-        });
-        self.relink(path, generation, |parent, name| {
-            // It can be there, where nodes were frozen at different times.
-            if !parent.added.contains(name) {
-                parent.added.push(name, ());
-            }
-        });
+        touched.view = Some(View::new(Node { data, children: Children::default() }));
+        self.relink(path, generation, View::link);
     }
 
     /// Takes one node out of the view; what was below it must be out already.
@@ -190,7 +191,7 @@ impl Transaction {
         let parent = &mut self.touched[place];
         if let Some(view) = &mut parent.view {
             parent.changed = true;
-            view.data.generation = generation;
+            view.data = view.data.with_generation(generation);
             change(view, basename(path));
         }
     }
@@ -231,8 +232,8 @@ impl Transaction {
             return Err(ErrorCode::ENOMEM);
         }
         let same = |touched: &Touched| {
-            let now = tree.get(&touched.path).map(|node| node.data.generation);
-            touched.seen.as_ref().map(|seen| seen.generation) == now
+            let now = tree.get(&touched.path).map(|node| node.data.generation());
+            touched.seen.as_ref().map(Data::generation) == now
         };
         if self.touched.iter().all(same) { Ok(()) } else { Err(ErrorCode::EAGAIN) }
     }
@@ -246,7 +247,7 @@ impl Transaction {
         let changed = self.touched.into_iter().filter(|touched| touched.changed);
         let changed: Vec<_> = changed
             .map(|touched| {
-                let data = touched.view.map(|view| Data { generation, ..view.data });
+                let data = touched.view.map(|view| view.data.with_generation(generation));
                 (touched.path, touched.seen.is_some(), touched.created, data)
             })
             .collect();
@@ -275,8 +276,8 @@ impl Transaction {
             if seen.is_none() && view.is_none() {
                 continue;
             }
-            let before = seen.as_ref().map(|data| data.rights.clone());
-            let after = view.as_ref().map(|view| view.data.rights.clone());
+            let before = seen.as_ref().map(|data| data.rights().clone());
+            let after = view.as_ref().map(|view| view.data.rights().clone());
             // As in the daemon: who may read the parent hears of a removal outside a transaction,
             // but not of one in it.
             let above = after.as_ref().and_then(|_| self.rights_at(place, tree, parent(path)?));
@@ -290,9 +291,9 @@ impl Transaction {
     fn rights_at(&self, place: usize, tree: &Tree, path: &str) -> Option<Arc<Rights>> {
         match self.places.get(path) {
             Some(&earlier) if earlier < place => {
-                self.touched[earlier].view.as_ref().map(|view| view.data.rights.clone())
+                self.touched[earlier].view.as_ref().map(|view| view.data.rights().clone())
             }
-            _ => tree.get(path).map(|node| node.data.rights.clone()),
+            _ => tree.get(path).map(|node| node.data.rights().clone()),
         }
     }
 }

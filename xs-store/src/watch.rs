@@ -1,12 +1,17 @@
 //! The watches of all connections, found by path.
 //!
 //! A change asks for the watches on its own path and on each path above: as many look-ups as the
-//! path has levels, however many watches there are.
+//! path has levels, however many watches there are. A watch is one allocation, which both
+//! indexes refer to, since a toolstack has tens of thousands of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use xs_proto::Token;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use smallvec::SmallVec;
+use triomphe::ThinArc;
 
 use crate::connection::ConnId;
 use crate::rights::Rights;
@@ -31,99 +36,169 @@ pub(crate) struct Change {
     pub(crate) readers: [Option<Arc<Rights>>; 3],
 }
 
-/// A watch. The order is that of events for one change: by connection, then by registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct WatchId {
-    pub(crate) conn: ConnId,
+#[derive(Debug)]
+struct Head {
+    conn: ConnId,
+    /// Later watches have higher numbers.
     number: u64,
+    depth: Option<u32>,
+    /// Bytes of the path; the token is what is behind it.
+    path: u16,
+    home: u16,
 }
 
-#[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) token: Token,
+/// A watch; cloning counts a reference.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch(ThinArc<Head, u8>);
+
+impl Watch {
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        self.0.slice.split_at(self.head().path.into())
+    }
+
+    pub(crate) fn conn(&self) -> ConnId {
+        self.head().conn
+    }
+
+    pub(crate) fn token(&self) -> &[u8] {
+        self.parts().1
+    }
+
     /// Bytes to take off an event's path: the home directory, if the watch is relative.
-    pub(crate) home: usize,
+    pub(crate) fn home(&self) -> usize {
+        self.head().home.into()
+    }
+
     /// How many levels below the path count.
-    pub(crate) depth: Option<u32>,
+    pub(crate) fn depth(&self) -> Option<u32> {
+        self.head().depth
+    }
+
+    /// The order of events for one change: by connection, then by registration.
+    pub(crate) fn order(&self) -> (ConnId, u64) {
+        (self.head().conn, self.head().number)
+    }
 }
+
+/// The watches on one path, in order. Most paths have one.
+type Group = SmallVec<[Watch; 2]>;
 
 /// The watches of all connections.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
-    by_path: HashMap<Arc<str>, BTreeMap<WatchId, Watch>>,
-    by_conn: HashMap<ConnId, HashMap<(Arc<str>, Token), u64>>,
+    by_path: HashTable<Group>,
+    by_conn: HashMap<ConnId, HashTable<Watch>>,
+    hasher: RandomState,
     next: u64,
 }
 
 impl Watches {
     /// Registers a watch that the connection does not have yet.
-    pub(crate) fn add(&mut self, conn: ConnId, path: &str, watch: Watch) {
-        let path: Arc<str> = path.into();
-        self.by_conn.entry(conn).or_default().insert((path.clone(), watch.token.clone()), self.next);
-        self.by_path.entry(path).or_default().insert(WatchId { conn, number: self.next }, watch);
+    pub(crate) fn add(&mut self, conn: ConnId, path: &str, token: &[u8], home: usize, depth: Option<u32>) {
+        let hasher = &self.hasher;
+        // Both were in a message, which has 4096 bytes.
+        let (path_len, home) = (path.len() as u16, home as u16);
+        let head = Head { conn, number: self.next, depth, path: path_len, home };
+        let watch = Watch(ThinArc::from_header_and_slice(head, &[path.as_bytes(), token].concat()));
         self.next += 1;
+        let own = self.by_conn.entry(conn).or_default();
+        own.insert_unique(hasher.hash_one(watch.parts()), watch.clone(), |watch| {
+            hasher.hash_one(watch.parts())
+        });
+        let rehash = |group: &Group| hasher.hash_one(group[0].parts().0);
+        match self.by_path.entry(hasher.hash_one(path.as_bytes()), is_on(path), rehash) {
+            Entry::Vacant(place) => drop(place.insert(Group::from_iter([watch]))),
+            Entry::Occupied(mut group) => {
+                let group = group.get_mut();
+                let at = group.partition_point(|other| other.order() < watch.order());
+                group.insert(at, watch);
+            }
+        }
     }
 
-    /// Whether the connection has the watch.
-    pub(crate) fn has(&self, conn: ConnId, path: &str, token: &Token) -> bool {
-        let own = self.by_conn.get(&conn);
-        own.is_some_and(|own| own.contains_key(&(path.into(), token.clone())))
+    /// Whether the connection has the watch, whatever its `home` and `depth`.
+    pub(crate) fn has(&self, conn: ConnId, path: &str, token: &[u8]) -> bool {
+        let hash = self.hasher.hash_one((path.as_bytes(), token));
+        self.by_conn.get(&conn).is_some_and(|own| own.find(hash, is_it(path, token)).is_some())
     }
 
     /// Removes a watch; false if the connection has none such.
-    pub(crate) fn remove(&mut self, conn: ConnId, path: &str, token: &Token) -> bool {
+    pub(crate) fn remove(&mut self, conn: ConnId, path: &str, token: &[u8]) -> bool {
+        let hash = self.hasher.hash_one((path.as_bytes(), token));
         let own = self.by_conn.get_mut(&conn);
-        let Some(number) = own.and_then(|own| own.remove(&(path.into(), token.clone()))) else {
-            return false;
-        };
-        self.forget(path, WatchId { conn, number });
+        let Some(Ok(found)) = own.map(|own| own.find_entry(hash, is_it(path, token))) else { return false };
+        let watch = found.remove().0;
+        self.forget(&watch);
         true
     }
 
     /// Removes all watches of a connection.
     pub(crate) fn remove_all(&mut self, conn: ConnId) {
-        for ((path, _), number) in self.by_conn.remove(&conn).unwrap_or_default() {
-            self.forget(&path, WatchId { conn, number });
+        for watch in self.by_conn.remove(&conn).unwrap_or_default() {
+            self.forget(&watch);
         }
     }
 
-    fn forget(&mut self, path: &str, id: WatchId) {
-        if let Some(here) = self.by_path.get_mut(path) {
-            here.remove(&id);
-            if here.is_empty() {
-                self.by_path.remove(path);
-            }
+    fn forget(&mut self, watch: &Watch) {
+        let path = watch.parts().0;
+        let found = self.by_path.find_entry(self.hasher.hash_one(path), |group| group[0].parts().0 == path);
+        let Ok(mut entry) = found else { return };
+        let group = entry.get_mut();
+        if let Ok(at) = group.binary_search_by_key(&watch.order(), Watch::order) {
+            group.remove(at);
         }
+        if group.is_empty() {
+            entry.remove();
+        }
+    }
+
+    /// Whether there are no watches at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_path.is_empty()
     }
 
     /// How many watches a connection has.
     pub(crate) fn count(&self, conn: ConnId) -> usize {
-        self.by_conn.get(&conn).map_or(0, HashMap::len)
+        self.by_conn.get(&conn).map_or(0, HashTable::len)
     }
 
     /// Whether there is a watch on exactly this path.
     pub(crate) fn any_on(&self, path: &str) -> bool {
-        self.by_path.contains_key(path)
+        !self.on(path).is_empty()
     }
 
     /// The watches on exactly this path, in order.
-    pub(crate) fn on(&self, path: &str) -> impl Iterator<Item = (WatchId, &Watch)> {
-        self.by_path.get(path).into_iter().flatten().map(|(id, watch)| (*id, watch))
+    pub(crate) fn on(&self, path: &str) -> &[Watch] {
+        let group = self.by_path.find(self.hasher.hash_one(path.as_bytes()), is_on(path));
+        group.map_or(&[], |group| group)
     }
 
     /// The watches that a change at `path` fires, in order.
-    pub(crate) fn fired(&self, path: &str, scope: Scope) -> Vec<(WatchId, &Watch)> {
+    pub(crate) fn fired(&self, path: &str, scope: Scope) -> Vec<Watch> {
         if scope == Scope::Exact {
-            return self.on(path).collect();
+            return self.on(path).to_vec();
         }
         let mut found = Vec::new();
         let mut at = Some(path);
         for levels in 0.. {
             let Some(above) = at else { break };
-            found.extend(self.on(above).filter(|(_, watch)| watch.depth.is_none_or(|depth| levels <= depth)));
+            let in_reach = |watch: &&Watch| watch.depth().is_none_or(|depth| levels <= depth);
+            found.extend(self.on(above).iter().filter(in_reach).cloned());
             at = parent(above);
         }
-        found.sort_unstable_by_key(|(id, _)| *id);
+        found.sort_unstable_by_key(Watch::order);
         found
     }
+}
+
+fn is_it<'a>(path: &'a str, token: &'a [u8]) -> impl Fn(&Watch) -> bool {
+    move |watch| watch.parts() == (path.as_bytes(), token)
+}
+
+fn is_on(path: &str) -> impl Fn(&Group) -> bool {
+    move |group| group[0].parts().0 == path.as_bytes()
 }

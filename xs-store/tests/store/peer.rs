@@ -30,7 +30,7 @@ pub(crate) fn request(tx: u32, op: Op, text: &str) -> BytesMut {
 }
 
 impl Peer {
-    pub(crate) fn of(store: &Store, domid: u16) -> Self {
+    pub(crate) fn of(store: &Store, domid: u32) -> Self {
         Self::over(store.connect(DomId(domid)))
     }
 }
