@@ -66,7 +66,7 @@ pub struct DeviceId {
 }
 
 fn domid_number<S: serde::Serializer>(domid: &DomId, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u16(domid.0)
+    to.serialize_u32(domid.0)
 }
 
 impl DeviceId {

@@ -100,7 +100,7 @@ fn transactions(c: &mut Criterion) {
                 let wire = &mut *wire.lock().await;
                 wire.send(&[Request::TransactionStart], TxId::NONE).await;
                 let reply = wire.receive().await;
-                let reply = Reply::decode(Op::TRANSACTION_START, reply.op, &reply.payload);
+                let reply = Reply::decode(Op::TRANSACTION_START, reply.op, reply.payload);
                 let Ok(Reply::Transaction(tx)) = reply else { panic!("{reply:?}") };
                 wire.ask(&writes, tx).await;
                 wire.ask(&[Request::TransactionEnd { commit: true }], tx).await;

@@ -60,12 +60,12 @@ pub struct ScriptRun {
 
 impl ScriptRun {
     /// The script of a disk whose backend is of kind `vbd`, such as blkback.
-    pub fn vbd(script: impl Into<PathBuf>, action: Action, fe: u16, devid: u32) -> Self {
+    pub fn vbd(script: impl Into<PathBuf>, action: Action, fe: u32, devid: u32) -> Self {
         Self::new(script, &[&action.to_string()], "vbd", fe, devid)
     }
 
     /// The script of a disk whose backend is of kind `vbd3`: a tapdisk that serves the guest itself.
-    pub fn vbd3(script: impl Into<PathBuf>, action: Action, fe: u16, devid: u32) -> Self {
+    pub fn vbd3(script: impl Into<PathBuf>, action: Action, fe: u32, devid: u32) -> Self {
         Self::new(script, &[&action.to_string()], "vbd3", fe, devid)
     }
 
@@ -76,7 +76,7 @@ impl ScriptRun {
     pub fn vif(
         script: impl Into<PathBuf>,
         action: Action,
-        fe: u16,
+        fe: u32,
         devid: u32,
         gatewaydev: impl Into<String>,
     ) -> Self {
@@ -89,7 +89,7 @@ impl ScriptRun {
     pub fn vif_ioemu(
         script: impl Into<PathBuf>,
         action: Action,
-        fe: u16,
+        fe: u32,
         devid: u32,
         gatewaydev: impl Into<String>,
     ) -> Self {
@@ -103,7 +103,7 @@ impl ScriptRun {
     pub fn tap(
         script: impl Into<PathBuf>,
         action: Action,
-        fe: u16,
+        fe: u32,
         devid: u32,
         gatewaydev: impl Into<String>,
     ) -> Self {
@@ -111,7 +111,7 @@ impl ScriptRun {
         Self { args, ..Self::vif_ioemu(script, action, fe, devid, gatewaydev) }
     }
 
-    fn new(script: impl Into<PathBuf>, args: &[&str], kind: &str, fe: u16, devid: u32) -> Self {
+    fn new(script: impl Into<PathBuf>, args: &[&str], kind: &str, fe: u32, devid: u32) -> Self {
         let script = script.into();
         let name = script.to_string_lossy().into_owned();
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();

@@ -105,6 +105,11 @@ impl Daemon {
         &self.socket
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The folder of its hypervisor.
     pub fn state_dir(&self) -> &Path {
         self.state.path()

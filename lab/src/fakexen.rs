@@ -1,11 +1,8 @@
 //! The stand-in hypervisor, seen from outside: which domains exist, and their ring pages.
 //!
 //! `fakexen.c` gives a real daemon the few calls it makes to Xen. Behind them is nothing but a
-//! folder of files, so a test creates a domain by writing one and acts as its guest by reading
-//! and writing the file that is its ring page. The page is changed with ordinary file calls and
-//! not mapped: the daemon's shared mapping of the same file sees them at once.
-//!
-//! Source of the page's layout: `xen/include/public/io/xs_wire.h`.
+//! folder of files, so a test creates a domain by writing one and acts as its guest by mapping the
+//! file that is its ring page, as the daemon does.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,19 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use bytes::BytesMut;
 use xs_proto::DomId;
-
-/// Bytes in a page, and in each of the two rings at its start.
-const PAGE: usize = 4096;
-const RING: u32 = 1024;
-
-/// Offsets of the ring indexes in the page.
-const REQ_CONS: u64 = 2048;
-const REQ_PROD: u64 = 2052;
-const RSP_CONS: u64 = 2056;
-const RSP_PROD: u64 = 2060;
-/// Where the replies begin; the requests are at the start of the page.
-const REPLIES: u64 = 1024;
+use xs_proto::ring::{ClientEnd, Mapping, PAGE_SIZE, RING_SIZE};
 
 /// The folder that stands for the hypervisor.
 #[derive(Clone, Debug)]
@@ -43,7 +30,7 @@ impl FakeXen {
     pub fn create(&self, domid: DomId) -> io::Result<()> {
         // A new file and not the old one emptied: the daemon may have that one mapped.
         remove_if_there(&self.file("ring", domid))?;
-        fs::write(self.file("ring", domid), [0; PAGE])?;
+        fs::write(self.file("ring", domid), [0; PAGE_SIZE])?;
         fs::write(self.file("dom", domid), "")
     }
 
@@ -68,7 +55,14 @@ impl FakeXen {
     /// The guest's end of a domain's ring.
     pub fn ring(&self, domid: DomId) -> io::Result<Ring> {
         let page = File::options().read(true).write(true).open(self.file("ring", domid))?;
-        Ok(Ring { xen: self.clone(), domid, page })
+        let end = ClientEnd::attach(Mapping::new(&page)?).map_err(io::Error::other)?;
+        Ok(Ring { xen: self.clone(), domid, page, end })
+    }
+
+    /// The guest's end of a domain's event channel: each datagram is an event. Without it the
+    /// events of a domain are lost, which does no harm to who looks at its ring now and then.
+    pub fn events(&self, domid: DomId) -> io::Result<UnixDatagram> {
+        UnixDatagram::bind(self.folder.join(format!("guest.{domid}")))
     }
 
     fn file(&self, kind: &str, domid: DomId) -> PathBuf {
@@ -89,14 +83,15 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The guest's end of a ring: bytes in, bytes out, and the page itself for tests of its edges.
+/// The guest's end of a ring, and the page itself for tests of its edges.
 ///
-/// Nothing here waits: who finds the ring full or empty asks again later.
+/// Nothing here waits: who finds the ring full or empty waits for an event, or asks again later.
 #[derive(Debug)]
 pub struct Ring {
     xen: FakeXen,
     domid: DomId,
     page: File,
+    end: ClientEnd<Mapping>,
 }
 
 impl Ring {
@@ -107,9 +102,14 @@ impl Ring {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// Sets a field of the page.
+    /// Sets a field of the page, also one that is the end's own.
     pub fn set_field(&self, offset: u64, value: u32) -> io::Result<()> {
         self.page.write_all_at(&value.to_le_bytes(), offset)
+    }
+
+    /// The end itself. Who publishes something with it notifies the daemon.
+    pub fn end(&mut self) -> &mut ClientEnd<Mapping> {
+        &mut self.end
     }
 
     /// Tells the daemon that something in the page changed.
@@ -118,30 +118,20 @@ impl Ring {
     }
 
     /// Sends as many bytes as there is room for; returns how many these were.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let (cons, prod) = (self.field(REQ_CONS)?, self.field(REQ_PROD)?);
-        let at = prod % RING;
-        let room = RING.saturating_sub(prod.wrapping_sub(cons)).min(RING - at);
-        let chunk = &bytes[..bytes.len().min(room as usize)];
-        if !chunk.is_empty() {
-            self.page.write_all_at(chunk, u64::from(at))?;
-            self.set_field(REQ_PROD, prod.wrapping_add(chunk.len() as u32))?;
-            self.notify()?;
-        }
-        Ok(chunk.len())
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.end.send(bytes).map_err(io::Error::other)?;
+        self.notify_if_owed()?;
+        Ok(sent)
     }
 
-    /// Receives what is there, which may be nothing.
-    pub fn receive(&self) -> io::Result<Vec<u8>> {
-        let (cons, prod) = (self.field(RSP_CONS)?, self.field(RSP_PROD)?);
-        let at = cons % RING;
-        let length = prod.wrapping_sub(cons).min(RING - at);
-        let mut bytes = vec![0; length as usize];
-        if length > 0 {
-            self.page.read_exact_at(&mut bytes, REPLIES + u64::from(at))?;
-            self.set_field(RSP_CONS, cons.wrapping_add(length))?;
-            self.notify()?;
-        }
-        Ok(bytes)
+    /// Appends what is there; returns how many bytes these were, which may be none.
+    pub fn receive(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        let received = self.end.receive(into, RING_SIZE).map_err(io::Error::other)?;
+        self.notify_if_owed()?;
+        Ok(received)
+    }
+
+    fn notify_if_owed(&mut self) -> io::Result<()> {
+        if self.end.take_notify() { self.notify() } else { Ok(()) }
     }
 }

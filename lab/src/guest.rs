@@ -25,7 +25,7 @@ pub struct GuestArgs {
 
 /// Runs the subcommand until it is interrupted.
 pub fn run(args: &GuestArgs) -> Result<()> {
-    let domid = DomId(args.domid);
+    let domid = DomId::from(args.domid);
     let daemon = match &args.socket {
         Some(_) => None,
         None => {

@@ -7,6 +7,8 @@ pub mod daemon;
 pub mod failure;
 pub mod fakexen;
 pub mod guest;
+pub mod peers;
 pub mod proxy;
 pub mod suite;
 pub mod xen;
+pub mod xendev;

@@ -198,7 +198,7 @@ impl Wire {
         let shared = self.shared.clone();
         let mut script = shared.script();
         *script.seen.entry(message.op).or_default() += 1;
-        let request = Request::decode(message.op, &message.payload);
+        let request = Request::decode(message.op, message.payload.clone());
         if let Ok(Request::TransactionEnd { commit: true }) = request {
             script.commits.push(Instant::now());
             if script.conflicts > 0 {

@@ -160,9 +160,9 @@ impl<W> Connection<W> {
     }
 
     /// Takes a message of the store. After an error the stream means nothing any more.
-    pub(crate) fn receive(&mut self, message: &Message) -> Result<(), DecodeError> {
+    pub(crate) fn receive(&mut self, message: Message) -> Result<(), DecodeError> {
         if message.op == Op::WATCH_EVENT {
-            let event = WatchEvent::decode(&message.payload)?;
+            let event = WatchEvent::decode(message.payload)?;
             let watchers = self.watches.watchers(&event.token);
             self.effects.extend(watchers.iter().map(|id| Effect::Changed(*id, event.path.clone())));
             return Ok(());
@@ -174,7 +174,7 @@ impl<W> Connection<W> {
             Slot::Watch { path, .. } => (Op::WATCH, Some(path.clone())),
             Slot::Ignored { op } => (*op, None),
         };
-        let reply = match Reply::decode(op, message.op, &message.payload) {
+        let reply = match Reply::decode(op, message.op, message.payload) {
             Ok(reply) => reply,
             Err(error) => {
                 self.complete(slot, Err(error.clone().into()));
@@ -246,9 +246,9 @@ mod tests {
         }
         let requests = sent(&mut connection);
         assert_eq!(connection.in_flight(), 3);
-        connection.receive(&answer(&requests[2], Op::READ, "c")).unwrap();
-        connection.receive(&answer(&requests[0], Op::READ, "a")).unwrap();
-        connection.receive(&answer(&requests[1], Op::ERROR, "ENOENT\0")).unwrap();
+        connection.receive(answer(&requests[2], Op::READ, "c")).unwrap();
+        connection.receive(answer(&requests[0], Op::READ, "a")).unwrap();
+        connection.receive(answer(&requests[1], Op::ERROR, "ENOENT\0")).unwrap();
         assert_eq!(
             effects(&mut connection),
             [
@@ -275,7 +275,7 @@ mod tests {
     fn a_reply_nobody_asked_for_breaks_the_connection() {
         let mut connection = Connection::<u8>::new();
         let stray = Message { op: Op::READ, req_id: 9, tx_id: TxId::NONE, payload: Bytes::new() };
-        assert!(connection.receive(&stray).is_err());
+        assert!(connection.receive(stray).is_err());
     }
 
     #[test]
@@ -283,7 +283,7 @@ mod tests {
         let mut connection = Connection::new();
         connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
         let request = sent(&mut connection).remove(0);
-        assert!(connection.receive(&answer(&request, Op::DIRECTORY, "a\0")).is_err());
+        assert!(connection.receive(answer(&request, Op::DIRECTORY, "a\0")).is_err());
         assert_eq!(effects(&mut connection).len(), 1);
     }
 
@@ -304,8 +304,8 @@ mod tests {
         connection.watch(path("/w"), WatcherId(2), 2);
         let requests = sent(&mut connection);
         assert_eq!(requests.len(), 1);
-        connection.receive(&answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
-        connection.receive(&event("/w\x001\0")).unwrap();
+        connection.receive(answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
+        connection.receive(event("/w\x001\0")).unwrap();
         assert_eq!(effects(&mut connection), ["1: Ok", "2: Ok", "watcher 1: /w", "watcher 2: /w"]);
         connection.watch(path("/w"), WatcherId(3), 3);
         assert_eq!(effects(&mut connection), ["3: Ok", "watcher 3: /w"]);
@@ -315,8 +315,8 @@ mod tests {
         let requests = sent(&mut connection);
         assert_eq!(requests.len(), 1);
         assert_eq!(requests[0].op, Op::UNWATCH);
-        connection.receive(&event("/w/late\x001\0")).unwrap();
-        connection.receive(&answer(&requests[0], Op::UNWATCH, "OK\0")).unwrap();
+        connection.receive(event("/w/late\x001\0")).unwrap();
+        connection.receive(answer(&requests[0], Op::UNWATCH, "OK\0")).unwrap();
         assert!(effects(&mut connection).is_empty());
         assert!(connection.is_idle());
     }
@@ -327,7 +327,7 @@ mod tests {
         connection.watch(path("/w"), WatcherId(1), 1);
         connection.watch(path("/w"), WatcherId(2), 2);
         let request = sent(&mut connection).remove(0);
-        connection.receive(&answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
+        connection.receive(answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
         assert_eq!(effects(&mut connection).len(), 2);
         assert!(connection.is_idle());
     }

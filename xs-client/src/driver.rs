@@ -184,7 +184,7 @@ impl Driver {
 
     fn receive(&mut self, input: &mut BytesMut) -> Result<(), Error> {
         while let Some(message) = self.codec.decode(input).map_err(|error| lost(&error))? {
-            self.connection.receive(&message)?;
+            self.connection.receive(message)?;
         }
         Ok(())
     }

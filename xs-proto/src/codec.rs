@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::message::encode_parts;
+use crate::draft::Draft;
 use crate::{DecodeError, EncodeError, HEADER_LEN, Header, Message, PAYLOAD_MAX};
 
 /// Cuts a stream into [`Message`]s, and appends messages to one.
@@ -66,7 +66,7 @@ impl Encoder<Message> for MessageCodec {
 
     fn encode(&mut self, message: Message, out: &mut BytesMut) -> Result<(), StreamError> {
         let Message { op, req_id, tx_id, payload } = message;
-        Ok(encode_parts(op, req_id, tx_id, &[&payload], out)?)
+        Ok(Draft::new(op, req_id, tx_id, out).bytes(&payload).finish()?)
     }
 }
 

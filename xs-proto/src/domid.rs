@@ -1,15 +1,17 @@
 //! Domain ids.
 
-use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
+use core::fmt;
+use core::num::ParseIntError;
+use core::str::FromStr;
 
 /// The number of a domain.
 ///
-/// 16 bits wide; numbers from 32752 (0x7ff0) are reserved by the hypervisor and name no domain.
+/// The hypervisor's numbers have 16 bits, and those from 32752 (0x7ff0) on are reserved and name
+/// no domain. There is room for 32 because the store takes any such number in a permission list,
+/// and gives it back: it must not be mistaken for the domain that its lower half would name.
 /// Source: `xen/include/public/xen.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DomId(pub u16);
+pub struct DomId(pub u32);
 
 impl DomId {
     /// Domain 0, where the toolstack usually runs.
@@ -36,15 +38,16 @@ impl fmt::Display for DomId {
 impl FromStr for DomId {
     type Err = ParseIntError;
 
-    /// Plain decimal digits only: no sign, no blanks.
+    /// Plain decimal digits only, no sign, no blanks, of at most 16 bits.
     fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        // u16 parsing takes a leading '+', which no xenstore peer means.
-        if text.starts_with('+') { "+".parse() } else { text.parse() }.map(Self)
+        // Parsing takes a leading '+', which no xenstore peer means.
+        let number: u16 = if text.starts_with('+') { "+".parse() } else { text.parse() }?;
+        Ok(number.into())
     }
 }
 
 impl From<u16> for DomId {
     fn from(number: u16) -> Self {
-        Self(number)
+        Self(number.into())
     }
 }

@@ -1,7 +1,8 @@
 //! Errors: the ones servers send, and the two that encoding and decoding can have.
 
-use std::borrow::Cow;
-use std::fmt;
+use alloc::borrow::Cow;
+use alloc::string::String;
+use core::fmt;
 
 use bytes::Bytes;
 use thiserror::Error;

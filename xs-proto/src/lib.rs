@@ -16,16 +16,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Two rules hold throughout. What goes out is checked *before* a byte is queued, so a bad call
-//! fails alone and never poisons a connection. What comes in is never trusted: a length field
-//! allocates nothing, unknown operations and error names are kept as data, and malformed input
-//! is an error, not a panic.
+//! Two rules hold throughout. What goes out is checked, and a bad call leaves the buffer as it was:
+//! it fails alone and never poisons a connection. What comes in is never trusted: a length field
+//! allocates nothing, unknown operations, error names and feature bits are kept as data, and
+//! malformed input is an error, not a panic.
+//!
+//! Decoding copies nothing: what comes out are slices of the buffer that the message came in,
+//! and keep it alive. Who keeps a [`Path`] or a [`Token`] for long takes it out with
+//! `detached()`.
+//!
+//! The crate is `no_std` and needs `alloc`; the feature `codec` (on by default), for
+//! [`MessageCodec`], needs the standard library.
 //!
 //! Source: Xen's `docs/misc/xenstore.txt` and `xen/include/public/io/xs_wire.h`.
 
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(test, feature = "codec", feature = "map"))]
+extern crate std;
+
+#[cfg(feature = "codec")]
 mod codec;
 mod domid;
+mod draft;
 mod error;
+mod features;
 mod grammar;
 mod message;
 mod op;
@@ -33,10 +49,13 @@ mod path;
 mod perms;
 mod reply;
 mod request;
+pub mod ring;
 
+#[cfg(feature = "codec")]
 pub use codec::{MessageCodec, StreamError};
 pub use domid::DomId;
 pub use error::{DecodeError, EncodeError, ErrorCode};
+pub use features::Features;
 pub use message::{HEADER_LEN, Header, Message, PAYLOAD_MAX, TxId, WatchEvent};
 pub use op::Op;
 pub use path::{ABSOLUTE_MAX, Path, PathError, RELATIVE_MAX};

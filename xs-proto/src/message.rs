@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::draft::Draft;
 use crate::{DecodeError, EncodeError, Op, Path, Token, grammar};
 
 /// Bytes in a header.
@@ -81,35 +82,15 @@ pub struct WatchEvent {
 
 impl WatchEvent {
     /// Types the payload of a [`Op::WATCH_EVENT`] message.
-    pub fn decode(payload: &Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(payload: Bytes) -> Result<Self, DecodeError> {
         let (path, token) =
             grammar::two_strings(Op::WATCH_EVENT, payload, "a path and a token, each with a NUL")?;
-        Ok(Self { path: grammar::path(Op::WATCH_EVENT, &path)?, token: Token::from_wire(token) })
+        Ok(Self { path: grammar::path(Op::WATCH_EVENT, path)?, token: Token::from_wire(token) })
     }
 
     /// Appends the event as a message.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let parts: [&[u8]; 4] = [self.path.as_bytes(), b"\0", self.token.as_bytes(), b"\0"];
-        encode_parts(Op::WATCH_EVENT, 0, TxId::NONE, &parts, out)
+        let draft = Draft::new(Op::WATCH_EVENT, 0, TxId::NONE, out);
+        draft.string(self.path.as_bytes()).string(self.token.as_bytes()).finish()
     }
-}
-
-/// Appends a message whose payload is the given parts; the limit is checked first.
-pub(crate) fn encode_parts(
-    op: Op,
-    req_id: u32,
-    tx_id: TxId,
-    parts: &[&[u8]],
-    out: &mut BytesMut,
-) -> Result<(), EncodeError> {
-    let len = parts.iter().map(|part| part.len()).sum();
-    if len > PAYLOAD_MAX {
-        return Err(EncodeError::TooLong { op, len, max: PAYLOAD_MAX });
-    }
-    out.reserve(HEADER_LEN + len);
-    Header { op, req_id, tx_id, len: len as u32 }.encode(out);
-    for part in parts {
-        out.put_slice(part);
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Operation numbers. A newtype and not a closed enum: a number that this version does not know
 //! is data to be carried or refused with `ENOSYS`, never a reason to fail decoding.
 
-use std::fmt;
+use core::fmt;
 
 /// The operation of a message: the `type` field of its header.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,12 +5,15 @@
 //! connection's domain (`device/vbd`), and special (`@releaseDomain`), which only watches and
 //! permission requests take.
 
-use std::borrow::Borrow;
-use std::fmt;
-use std::ops::Deref;
-use std::str::FromStr;
-use std::sync::Arc;
+use alloc::format;
+use alloc::string::String;
+use core::borrow::Borrow;
+use core::fmt;
+use core::ops::Deref;
+use core::str::FromStr;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use thiserror::Error;
 
 /// The longest absolute path, in bytes (`XENSTORE_ABS_PATH_MAX`).
@@ -21,13 +24,14 @@ pub const ABSOLUTE_MAX: usize = 3072;
 /// The longest relative path, in bytes (`XENSTORE_REL_PATH_MAX`).
 pub const RELATIVE_MAX: usize = 2048;
 
-/// A valid node path. Cloning is cheap.
+/// A valid node path. Cloning is cheap. One that was decoded shares the buffer of its message, and
+/// keeps it; [`Path::detached`] gives it one of its own.
 ///
 /// Grammar: names of letters, digits, `-`, `_` and `@`, separated by single slashes, no slash at
 /// the end but in `/` itself. Source: `docs/misc/xenstore.txt`, and what the C and the OCaml
 /// daemon were seen to accept.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Path(Arc<str>);
+pub struct Path(ByteString);
 
 /// Why a text is not a path.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -66,37 +70,58 @@ fn excerpt(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
 }
 
-fn check(bytes: &[u8]) -> Result<&str, PathError> {
-    let first = *bytes.first().ok_or(PathError::Empty)?;
-    let max = if first == b'/' { ABSOLUTE_MAX } else { RELATIVE_MAX };
-    if bytes.len() > max {
-        return Err(PathError::TooLong { len: bytes.len(), max });
+/// Letters (the bit 0x20 makes them small), digits, `-`, `_`, `@`, and the slash before the digits.
+fn is_allowed(byte: u8) -> bool {
+    matches!(byte | 0x20, b'a'..=b'z') | matches!(byte, b'/'..=b'9' | b'-' | b'_' | b'@')
+}
+
+/// Checks everything but the length.
+fn check(bytes: &[u8]) -> Result<(), PathError> {
+    if bytes.is_empty() {
+        return Err(PathError::Empty);
     }
-    let bad = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@' | b'/'));
-    if let Some(at) = bytes.iter().position(bad) {
+    // Two passes without a way out in the middle: the compiler makes vector code of them.
+    if !bytes.iter().fold(true, |good, byte| good & is_allowed(*byte)) {
+        let at = bytes.iter().position(|byte| !is_allowed(*byte)).unwrap_or_default();
         return Err(PathError::BadByte { path: excerpt(bytes), byte: bytes[at], at });
     }
-    let empty_component = bytes.windows(2).any(|pair| pair == b"//");
+    let pairs = bytes.iter().zip(&bytes[1..]);
+    let empty_component = pairs.fold(false, |found, pair| found | (pair == (&b'/', &b'/')));
     if empty_component || (bytes.len() > 1 && bytes.ends_with(b"/")) {
         return Err(PathError::EmptyComponent { path: excerpt(bytes) });
     }
-    // Only ASCII is left.
-    std::str::from_utf8(bytes).map_err(|error| PathError::BadByte {
-        path: excerpt(bytes),
-        byte: bytes[error.valid_up_to()],
-        at: error.valid_up_to(),
-    })
+    Ok(())
+}
+
+fn check_length(bytes: &[u8]) -> Result<(), PathError> {
+    let max = if bytes.first() == Some(&b'/') { ABSOLUTE_MAX } else { RELATIVE_MAX };
+    if bytes.len() > max { Err(PathError::TooLong { len: bytes.len(), max }) } else { Ok(()) }
 }
 
 impl Path {
     /// Checks a text. Bytes that are not a path give an error that names the offending byte.
     pub fn new(text: impl AsRef<[u8]>) -> Result<Self, PathError> {
-        check(text.as_ref()).map(|path| Self(path.into()))
+        let text = text.as_ref();
+        check_length(text)?;
+        Self::from_wire(Bytes::copy_from_slice(text))
+    }
+
+    /// Checks the text of a path in a message, which may be as long as there is room in one.
+    pub(crate) fn from_wire(text: Bytes) -> Result<Self, PathError> {
+        check(&text)?;
+        // What was checked is ASCII, so this cannot fail.
+        ByteString::try_from(text).map(Self).map_err(|_| PathError::Empty)
+    }
+
+    /// The same path in a buffer of its own, of just its length.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
     }
 
     /// The root, `/`.
     pub fn root() -> Self {
-        Self("/".into())
+        Self(ByteString::from_static("/"))
     }
 
     /// The path as text.
@@ -131,7 +156,7 @@ impl Path {
         }
         match self.0.rfind('/')? {
             0 => Some(Self::root()),
-            at => Some(Self(self.0[..at].into())),
+            at => Some(Self(self.0.slice_ref(&self.0[..at]))),
         }
     }
 
@@ -204,6 +229,8 @@ impl fmt::Debug for Path {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     fn path(text: &str) -> Path {

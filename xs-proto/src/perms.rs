@@ -1,6 +1,8 @@
 //! Permission lists.
 
-use std::fmt;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::{DomId, EncodeError};
 
@@ -61,7 +63,8 @@ pub struct Permission {
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", char::from(self.access.letter()), self.domid)
+        // Servers keep the number as a signed one of 32 bits, and print it so.
+        write!(f, "{}{}", char::from(self.access.letter()), self.domid.0 as i32)
     }
 }
 

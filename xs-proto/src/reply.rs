@@ -2,8 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::message::encode_parts;
-use crate::{DecodeError, EncodeError, ErrorCode, Op, Path, Permissions, TxId, grammar};
+use crate::draft::Draft;
+use crate::grammar::malformed;
+use crate::{DecodeError, EncodeError, ErrorCode, Features, Op, Path, Permissions, TxId, grammar};
 
 /// The names of a node's children, in the order the server gave them: never rely on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,16 +23,13 @@ impl Names {
 
     /// Every name must be terminated and valid as a path component.
     fn decode(op: Op, payload: Bytes) -> Result<Self, DecodeError> {
-        let malformed = DecodeError::Malformed { op, expected: "node names, each with a NUL" };
-        if !payload.is_empty() && !payload.ends_with(b"\0") {
-            return Err(malformed);
-        }
-        let names = Self(payload);
-        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'@');
-        if names.slices().all(|name| !name.is_empty() && name.iter().all(valid)) {
-            Ok(names)
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'_' | b'@' | 0);
+        let begins_well = payload.first() != Some(&0) && payload.last().is_none_or(|last| *last == 0);
+        let no_empty_name = !payload.windows(2).fold(false, |found, pair| found | (pair == b"\0\0"));
+        if begins_well && no_empty_name && payload.iter().fold(true, |good, byte| good & allowed(*byte)) {
+            Ok(Self(payload))
         } else {
-            Err(malformed)
+            Err(malformed(op, "node names, each with a NUL"))
         }
     }
 
@@ -42,7 +40,7 @@ impl Names {
 
     /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.slices().filter_map(|name| std::str::from_utf8(name).ok())
+        self.slices().filter_map(|name| core::str::from_utf8(name).ok())
     }
 
     /// Whether there are none.
@@ -83,7 +81,9 @@ pub enum Reply {
     DomainPath(Path),
     /// Yes or no (IS_DOMAIN_INTRODUCED).
     Introduced(bool),
-    /// Text without its NUL (CONTROL, GET_FEATURE, GET_QUOTA).
+    /// Feature bits (GET_FEATURE).
+    Features(Features),
+    /// Text without its NUL (CONTROL, GET_QUOTA).
     Text(Bytes),
     /// The request failed.
     Error(ErrorCode),
@@ -94,19 +94,21 @@ impl Reply {
     ///
     /// `asked` is the operation of the request, `answered` that of the reply, which is either
     /// the same or [`Op::ERROR`]. A missing NUL at the end of an error name or a text is taken.
-    pub fn decode(asked: Op, answered: Op, payload: &Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(asked: Op, answered: Op, payload: Bytes) -> Result<Self, DecodeError> {
         let op = asked;
-        let malformed = |expected| DecodeError::Malformed { op, expected };
-        let text = || payload.strip_suffix(b"\0").map_or(payload.clone(), |text| payload.slice_ref(text));
+        let text = || match payload.strip_suffix(b"\0") {
+            Some(text) => payload.slice_ref(text),
+            None => payload.clone(),
+        };
         if answered == Op::ERROR {
             return Ok(Self::Error(ErrorCode::from_wire(text())));
         }
         if answered != asked {
-            return Err(malformed("a reply of the operation that was asked, or an error"));
+            return Err(malformed(op, "a reply of the operation that was asked, or an error"));
         }
         Ok(match op {
-            Op::READ => Self::Value(payload.clone()),
-            Op::DIRECTORY => Self::Names(Names::decode(op, payload.clone())?),
+            Op::READ => Self::Value(payload),
+            Op::DIRECTORY => Self::Names(Names::decode(op, payload)?),
             Op::DIRECTORY_PART => {
                 let expected = "a generation and names, each with a NUL";
                 let (generation, list) = grammar::string_and_rest(op, payload, expected)?;
@@ -117,19 +119,21 @@ impl Reply {
                 Self::Part { generation, names: Names::decode(op, list)?, last }
             }
             Op::GET_PERMS => {
-                let entries = grammar::strings(payload);
-                let entries = entries.iter().map(|entry| grammar::permission(op, entry));
+                let entries = grammar::strings(&payload).map(|entry| grammar::permission(op, entry));
                 let perms = Permissions::new(entries.collect::<Result<_, _>>()?);
-                Self::Perms(perms.map_err(|_| malformed("at least one entry"))?)
+                Self::Perms(perms.map_err(|_| malformed(op, "at least one entry"))?)
             }
             Op::TRANSACTION_START => Self::Transaction(TxId(grammar::decimal(op, &text(), "a decimal id")?)),
-            Op::GET_DOMAIN_PATH => Self::DomainPath(grammar::path(op, &text())?),
+            Op::GET_DOMAIN_PATH => Self::DomainPath(grammar::path(op, text())?),
             Op::IS_DOMAIN_INTRODUCED => match &text()[..] {
                 b"T" => Self::Introduced(true),
                 b"F" => Self::Introduced(false),
-                _ => return Err(malformed("T or F")),
+                _ => return Err(malformed(op, "T or F")),
             },
-            Op::CONTROL | Op::GET_FEATURE | Op::GET_QUOTA => Self::Text(text()),
+            Op::GET_FEATURE => {
+                Self::Features(Features(grammar::decimal(op, &text(), "decimal feature bits")?))
+            }
+            Op::CONTROL | Op::GET_QUOTA => Self::Text(text()),
             // Acknowledgements; their text is always OK and carries nothing.
             _ => Self::Ok,
         })
@@ -137,29 +141,23 @@ impl Reply {
 
     /// Appends the reply to a request of `op` as a message: the server's side.
     pub fn encode(&self, op: Op, req_id: u32, tx_id: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let (generation, entries): (String, Vec<String>);
-        let (op, parts): (Op, Vec<&[u8]>) = match self {
-            Self::Ok => (op, vec![b"OK\0"]),
-            Self::Value(value) => (op, vec![value]),
-            Self::Names(names) => (op, vec![names.as_bytes()]),
-            Self::Part { generation: number, names, last } => {
-                generation = number.to_string();
-                let end: &[u8] = if *last { b"\0" } else { b"" };
-                (op, vec![generation.as_bytes(), b"\0", names.as_bytes(), end])
+        let op = if let Self::Error(_) = self { Op::ERROR } else { op };
+        let draft = Draft::new(op, req_id, tx_id, out);
+        match self {
+            Self::Ok => draft.string(b"OK"),
+            Self::Value(value) => draft.bytes(value),
+            Self::Names(names) => draft.bytes(names.as_bytes()),
+            Self::Part { generation, names, last } => {
+                draft.text(generation).bytes(names.as_bytes()).bytes(if *last { b"\0" } else { b"" })
             }
-            Self::Perms(perms) => {
-                entries = perms.entries().iter().map(|entry| format!("{entry}\0")).collect();
-                (op, entries.iter().map(|entry| entry.as_bytes()).collect())
-            }
-            Self::Transaction(id) => {
-                generation = id.0.to_string();
-                (op, vec![generation.as_bytes(), b"\0"])
-            }
-            Self::DomainPath(path) => (op, vec![path.as_bytes(), b"\0"]),
-            Self::Introduced(yes) => (op, vec![if *yes { b"T\0" } else { b"F\0" }]),
-            Self::Text(text) => (op, vec![text, b"\0"]),
-            Self::Error(code) => (Op::ERROR, vec![code.as_bytes(), b"\0"]),
-        };
-        encode_parts(op, req_id, tx_id, &parts, out)
+            Self::Perms(perms) => perms.entries().iter().fold(draft, |draft, entry| draft.text(entry)),
+            Self::Transaction(id) => draft.text(id.0),
+            Self::DomainPath(path) => draft.string(path.as_bytes()),
+            Self::Introduced(yes) => draft.string(if *yes { b"T" } else { b"F" }),
+            Self::Features(features) => draft.text(features),
+            Self::Text(text) => draft.bytes(text).bytes(b"\0"),
+            Self::Error(code) => draft.string(code.as_bytes()),
+        }
+        .finish()
     }
 }

@@ -1,9 +1,12 @@
 //! Requests: what a client may ask, typed, with the payload grammar of each.
 
+use alloc::vec::Vec;
+
 use bytes::{Bytes, BytesMut};
 
-use crate::message::encode_parts;
-use crate::{DecodeError, DomId, EncodeError, Op, Path, Permissions, TxId, grammar};
+use crate::draft::Draft;
+use crate::grammar::{atoi, first_strings, malformed, strings};
+use crate::{DecodeError, DomId, EncodeError, Features, Op, Path, Permissions, TxId, grammar};
 
 /// The name a client gives to a watch: any bytes but NUL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +26,12 @@ impl Token {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The same token in a buffer of its own, of just its length.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
     }
 }
 
@@ -121,7 +130,7 @@ pub enum Request {
         /// The domain.
         domid: DomId,
         /// The bits.
-        features: u32,
+        features: Features,
     },
     /// Ask for the names of all quotas, or for the value of one, of a domain or the default.
     GetQuota {
@@ -185,207 +194,157 @@ impl Request {
 
     /// Appends the request as a message.
     ///
-    /// The payload's length and the absence of NUL bytes in arguments are checked first: on an
-    /// error `out` is as it was.
+    /// The payload may be no longer than [`crate::PAYLOAD_MAX`], and no argument but a value may
+    /// hold a NUL byte: on an error `out` is as it was.
     pub fn encode(&self, req_id: u32, tx_id: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
-        let op = self.op();
-        let strings = |arguments: &[&[u8]], out: &mut BytesMut| {
-            if arguments.iter().any(|argument| argument.contains(&0)) {
-                return Err(EncodeError::EmbeddedNul { op });
-            }
-            let parts: Vec<&[u8]> = arguments.iter().flat_map(|argument| [argument, &b"\0"[..]]).collect();
-            encode_parts(op, req_id, tx_id, &parts, out)
-        };
+        let draft = Draft::new(self.op(), req_id, tx_id, out);
         match self {
             Self::Control(arguments) => {
-                strings(&arguments.iter().map(|argument| &argument[..]).collect::<Vec<_>>(), out)
+                arguments.iter().fold(draft, |draft, argument| draft.string(argument))
             }
             Self::Directory(path)
             | Self::Read(path)
             | Self::GetPerms(path)
             | Self::Mkdir(path)
-            | Self::Rm(path) => strings(&[path.as_bytes()], out),
-            Self::DirectoryPart { path, offset } => {
-                strings(&[path.as_bytes(), offset.to_string().as_bytes()], out)
+            | Self::Rm(path) => draft.string(path.as_bytes()),
+            Self::DirectoryPart { path, offset } => draft.string(path.as_bytes()).text(offset),
+            Self::Watch { path, token, depth: Some(depth) } => {
+                draft.string(path.as_bytes()).string(token.as_bytes()).text(depth)
             }
             Self::Watch { path, token, depth: None } | Self::Unwatch { path, token } => {
-                strings(&[path.as_bytes(), token.as_bytes()], out)
+                draft.string(path.as_bytes()).string(token.as_bytes())
             }
-            Self::Watch { path, token, depth: Some(depth) } => {
-                strings(&[path.as_bytes(), token.as_bytes(), depth.to_string().as_bytes()], out)
-            }
-            Self::TransactionStart | Self::ResetWatches => strings(&[b""], out),
-            Self::TransactionEnd { commit } => strings(&[if *commit { b"T" } else { b"F" }], out),
-            Self::Introduce { domid, gfn, evtchn } => {
-                let numbers = [domid.to_string(), gfn.to_string(), evtchn.to_string()];
-                strings(&numbers.each_ref().map(|number| number.as_bytes()), out)
-            }
+            Self::TransactionStart | Self::ResetWatches => draft.string(b""),
+            Self::TransactionEnd { commit } => draft.string(if *commit { b"T" } else { b"F" }),
+            Self::Introduce { domid, gfn, evtchn } => draft.text(domid).text(gfn).text(evtchn),
             Self::Release(domid)
             | Self::GetDomainPath(domid)
             | Self::IsDomainIntroduced(domid)
             | Self::Resume(domid)
-            | Self::GetFeature(Some(domid)) => strings(&[domid.to_string().as_bytes()], out),
-            // The value runs to the end of the payload, so it is neither terminated nor checked.
-            Self::Write { path, value } => {
-                encode_parts(op, req_id, tx_id, &[path.as_bytes(), b"\0", value], out)
-            }
+            | Self::GetFeature(Some(domid)) => draft.text(domid),
+            // The value runs to the end of the payload, so it is not terminated.
+            Self::Write { path, value } => draft.string(path.as_bytes()).bytes(value),
             Self::SetPerms { path, perms } => {
-                let entries: Vec<String> = perms.entries().iter().map(ToString::to_string).collect();
-                let mut arguments = vec![path.as_bytes()];
-                arguments.extend(entries.iter().map(|entry| entry.as_bytes()));
-                strings(&arguments, out)
+                let draft = draft.string(path.as_bytes());
+                perms.entries().iter().fold(draft, |draft, entry| draft.text(entry))
             }
-            Self::SetTarget { domid, target } => {
-                strings(&[domid.to_string().as_bytes(), target.to_string().as_bytes()], out)
-            }
-            Self::GetFeature(None) => strings(&[], out),
-            Self::SetFeature { domid, features } => {
-                strings(&[domid.to_string().as_bytes(), features.to_string().as_bytes()], out)
-            }
-            Self::GetQuota { domid, name } => {
-                // A domain id alone would be taken for the name of a quota.
-                let domid = name.as_ref().and(*domid).map(|domid| domid.to_string());
-                let arguments: Vec<&[u8]> =
-                    domid.iter().map(|text| text.as_bytes()).chain(name.as_deref()).collect();
-                strings(&arguments, out)
-            }
-            Self::SetQuota { domid, name, value } => {
-                let (domid, value) = (domid.map(|domid| domid.to_string()), value.to_string());
-                let mut arguments: Vec<&[u8]> = domid.iter().map(|text| text.as_bytes()).collect();
-                arguments.extend([&name[..], value.as_bytes()]);
-                strings(&arguments, out)
-            }
+            Self::SetTarget { domid, target } => draft.text(domid).text(target),
+            // Really empty: a lone NUL would be an argument.
+            Self::GetFeature(None) | Self::GetQuota { name: None, .. } => draft,
+            Self::SetFeature { domid, features } => draft.text(domid).text(features),
+            Self::GetQuota { domid: None, name: Some(name) } => draft.string(name),
+            Self::GetQuota { domid: Some(domid), name: Some(name) } => draft.text(domid).string(name),
+            Self::SetQuota { domid: None, name, value } => draft.string(name).text(value),
+            Self::SetQuota { domid: Some(domid), name, value } => draft.text(domid).string(name).text(value),
         }
+        .finish()
     }
 
     /// Types the payload of a request: the server's side.
     ///
-    /// Takes what the C daemon takes, so unterminated tails of WATCH and SET_PERMS are ignored and
-    /// permission entries may be hexadecimal; single strings must be exactly one.
-    pub fn decode(op: Op, payload: &Bytes) -> Result<Self, DecodeError> {
-        let malformed = |expected| DecodeError::Malformed { op, expected };
-        let path = || {
-            let text = grammar::one_string(op, payload, "a path and a NUL")?;
-            grammar::path(op, &text)
-        };
-        let domid = || {
-            let text = grammar::one_string(op, payload, "a domain id and a NUL")?;
-            grammar::domid(op, &text)
-        };
+    /// Takes what the C daemon takes: unterminated tails of WATCH and SET_PERMS are ignored, offsets,
+    /// depths and quotas are read like `atoi`, permission entries like `strtol` with base 0. Single
+    /// strings must be exactly one. A path may be longer than [`Path::new`] lets one be.
+    pub fn decode(op: Op, payload: Bytes) -> Result<Self, DecodeError> {
+        let path = |text: &[u8]| grammar::path(op, payload.slice_ref(text));
+        let token = |text: &[u8]| Token::from_wire(payload.slice_ref(text));
+        let domid = |text: &[u8]| grammar::domid(op, text);
+        // One more place than an operation has arguments tells too many.
+        let mut room = [&[][..]; 4];
         Ok(match op {
-            Op::CONTROL => Self::Control(grammar::strings(payload)),
-            Op::DIRECTORY => Self::Directory(path()?),
+            Op::CONTROL => Self::Control(strings(&payload).map(|text| payload.slice_ref(text)).collect()),
+            Op::DIRECTORY => Self::Directory(grammar::one_path(op, payload)?),
             Op::DIRECTORY_PART => {
-                let (path, offset) = grammar::two_strings(op, payload, "a path and an offset")?;
-                let path = grammar::path(op, &path)?;
-                Self::DirectoryPart { path, offset: lenient_offset(&offset) }
-            }
-            Op::READ => Self::Read(path()?),
-            Op::GET_PERMS => Self::GetPerms(path()?),
-            Op::WATCH => match &grammar::strings(payload)[..] {
-                [path, token] => Self::Watch {
-                    path: grammar::path(op, path)?,
-                    token: Token::from_wire(token.clone()),
-                    depth: None,
-                },
-                [path, token, depth] => Self::Watch {
-                    path: grammar::path(op, path)?,
-                    token: Token::from_wire(token.clone()),
-                    depth: Some(lenient_depth(depth).ok_or(malformed("a depth of 0 or more"))?),
-                },
-                _ => return Err(malformed("a path, a token and perhaps a depth")),
-            },
-            Op::UNWATCH => match &grammar::strings(payload)[..] {
-                [path, token] => {
-                    Self::Unwatch { path: grammar::path(op, path)?, token: Token::from_wire(token.clone()) }
+                let (text, offset) = grammar::two_strings(op, payload, "a path and an offset")?;
+                // A negative offset is past every end.
+                Self::DirectoryPart {
+                    path: grammar::path(op, text)?,
+                    offset: atoi(&offset).unwrap_or(u32::MAX),
                 }
-                _ => return Err(malformed("a path and a token")),
+            }
+            Op::READ => Self::Read(grammar::one_path(op, payload)?),
+            Op::GET_PERMS => Self::GetPerms(grammar::one_path(op, payload)?),
+            Op::WATCH => match first_strings(&payload, &mut room) {
+                [text, name] => Self::Watch { path: path(text)?, token: token(name), depth: None },
+                [text, name, depth] => {
+                    let depth = atoi(depth).ok_or(malformed(op, "a depth of 0 or more"))?;
+                    Self::Watch { path: path(text)?, token: token(name), depth: Some(depth) }
+                }
+                _ => return Err(malformed(op, "a path, a token and perhaps a depth")),
+            },
+            Op::UNWATCH => match first_strings(&payload, &mut room) {
+                [text, name] => Self::Unwatch { path: path(text)?, token: token(name) },
+                _ => return Err(malformed(op, "a path and a token")),
             },
             Op::TRANSACTION_START => Self::TransactionStart,
             Op::TRANSACTION_END => match &payload[..] {
                 b"T\0" => Self::TransactionEnd { commit: true },
                 b"F\0" => Self::TransactionEnd { commit: false },
-                _ => return Err(malformed("T or F")),
+                _ => return Err(malformed(op, "T or F")),
             },
-            Op::INTRODUCE => match &grammar::strings(payload)[..] {
-                [domid, gfn, evtchn, ..] => Self::Introduce {
-                    domid: grammar::domid(op, domid)?,
+            Op::INTRODUCE => match first_strings(&payload, &mut room) {
+                [number, gfn, evtchn, ..] => Self::Introduce {
+                    domid: domid(number)?,
                     gfn: grammar::decimal(op, gfn, "a decimal frame number")?,
                     evtchn: grammar::decimal(op, evtchn, "a decimal event channel")?,
                 },
-                _ => return Err(malformed("a domain id, a frame number and an event channel")),
+                _ => return Err(malformed(op, "a domain id, a frame number and an event channel")),
             },
-            Op::RELEASE => Self::Release(domid()?),
-            Op::GET_DOMAIN_PATH => Self::GetDomainPath(domid()?),
+            Op::RELEASE => Self::Release(grammar::one_domid(op, payload)?),
+            Op::GET_DOMAIN_PATH => Self::GetDomainPath(grammar::one_domid(op, payload)?),
             Op::WRITE => {
-                let (path, value) = grammar::string_and_rest(op, payload, "a path, a NUL and a value")?;
-                Self::Write { path: grammar::path(op, &path)?, value }
+                let (text, value) = grammar::string_and_rest(op, payload, "a path, a NUL and a value")?;
+                Self::Write { path: grammar::path(op, text)?, value }
             }
-            Op::MKDIR => Self::Mkdir(path()?),
-            Op::RM => Self::Rm(path()?),
+            Op::MKDIR => Self::Mkdir(grammar::one_path(op, payload)?),
+            Op::RM => Self::Rm(grammar::one_path(op, payload)?),
             Op::SET_PERMS => {
-                let strings = grammar::strings(payload);
-                let (path, entries) = strings.split_first().ok_or(malformed("a path and entries"))?;
-                let path = grammar::path(op, path)?;
-                let entries = entries.iter().map(|entry| grammar::permission(op, entry));
+                let mut strings = strings(&payload);
+                let text = strings.next().ok_or(malformed(op, "a path and entries"))?;
+                let entries = strings.map(|entry| grammar::permission(op, entry));
                 let perms = Permissions::new(entries.collect::<Result<_, _>>()?);
-                Self::SetPerms { path, perms: perms.map_err(|_| malformed("at least one entry"))? }
-            }
-            Op::IS_DOMAIN_INTRODUCED => Self::IsDomainIntroduced(domid()?),
-            Op::RESUME => Self::Resume(domid()?),
-            Op::SET_TARGET => match &grammar::strings(payload)[..] {
-                [domid, target, ..] => {
-                    Self::SetTarget { domid: grammar::domid(op, domid)?, target: grammar::domid(op, target)? }
+                Self::SetPerms {
+                    path: path(text)?,
+                    perms: perms.map_err(|_| malformed(op, "at least one entry"))?,
                 }
-                _ => return Err(malformed("two domain ids")),
+            }
+            Op::IS_DOMAIN_INTRODUCED => Self::IsDomainIntroduced(grammar::one_domid(op, payload)?),
+            Op::RESUME => Self::Resume(grammar::one_domid(op, payload)?),
+            Op::SET_TARGET => match first_strings(&payload, &mut room) {
+                [number, target, ..] => Self::SetTarget { domid: domid(number)?, target: domid(target)? },
+                _ => return Err(malformed(op, "two domain ids")),
             },
             Op::RESET_WATCHES => Self::ResetWatches,
-            Op::GET_FEATURE => match &grammar::strings(payload)[..] {
+            Op::GET_FEATURE => match first_strings(&payload, &mut room) {
                 [] => Self::GetFeature(None),
                 // A lone NUL is an empty domain id, which servers read as 0.
-                [text] if text.is_empty() => Self::GetFeature(Some(DomId::DOM0)),
-                [domid] => Self::GetFeature(Some(grammar::domid(op, domid)?)),
-                _ => return Err(malformed("at most one domain id")),
+                [b""] => Self::GetFeature(Some(DomId::DOM0)),
+                [number] => Self::GetFeature(Some(domid(number)?)),
+                _ => return Err(malformed(op, "at most one domain id")),
             },
             Op::SET_FEATURE => {
-                let (domid, bits) = grammar::two_strings(op, payload, "a domain id and feature bits")?;
-                Self::SetFeature {
-                    domid: grammar::domid(op, &domid)?,
-                    features: grammar::decimal(op, &bits, "decimal feature bits")?,
-                }
+                let (number, bits) = grammar::two_strings(op, payload, "a domain id and feature bits")?;
+                let bits = grammar::decimal(op, &bits, "decimal feature bits")?;
+                Self::SetFeature { domid: domid(&number)?, features: Features(bits) }
             }
-            Op::GET_QUOTA => match &grammar::strings(payload)[..] {
+            Op::GET_QUOTA => match first_strings(&payload, &mut room) {
                 [] => Self::GetQuota { domid: None, name: None },
-                [name] => Self::GetQuota { domid: None, name: Some(name.clone()) },
-                [domid, name] => {
-                    Self::GetQuota { domid: Some(grammar::domid(op, domid)?), name: Some(name.clone()) }
+                [name] => Self::GetQuota { domid: None, name: Some(payload.slice_ref(name)) },
+                [number, name] => {
+                    Self::GetQuota { domid: Some(domid(number)?), name: Some(payload.slice_ref(name)) }
                 }
-                _ => return Err(malformed("a domain id and a quota")),
+                _ => return Err(malformed(op, "a domain id and a quota")),
             },
             Op::SET_QUOTA => {
-                let (domid, name, value) = match &grammar::strings(payload)[..] {
-                    [name, value] => (None, name.clone(), value.clone()),
-                    [domid, name, value] => (Some(grammar::domid(op, domid)?), name.clone(), value.clone()),
-                    _ => return Err(malformed("a domain id, a quota and a value")),
+                let (number, name, value) = match first_strings(&payload, &mut room) {
+                    [name, value] => (None, name, value),
+                    [number, name, value] => (Some(domid(number)?), name, value),
+                    _ => return Err(malformed(op, "a domain id, a quota and a value")),
                 };
-                Self::SetQuota { domid, name, value: grammar::decimal(op, &value, "a decimal value")? }
+                let value = atoi(value).ok_or(malformed(op, "a value of 0 or more"))?;
+                Self::SetQuota { domid: number, name: payload.slice_ref(name), value }
             }
             other => return Err(DecodeError::UnknownOp(other)),
         })
     }
-}
-
-/// An offset read like C's `atoi`: leading digits count, and what is negative is past every end.
-fn lenient_offset(text: &[u8]) -> u32 {
-    if text.first() == Some(&b'-') { u32::MAX } else { leading_digits(text) }
-}
-
-/// A depth read like C's `atoi`: junk is 0; a negative one is refused.
-fn lenient_depth(text: &[u8]) -> Option<u32> {
-    if text.first() == Some(&b'-') { None } else { Some(leading_digits(text)) }
-}
-
-fn leading_digits(text: &[u8]) -> u32 {
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0u32, |number, byte| number.saturating_mul(10).saturating_add(u32::from(byte - b'0')))
 }

@@ -7,8 +7,9 @@ use proptest::option;
 use proptest::prelude::*;
 use tokio_util::codec::{Decoder, Encoder};
 use xs_proto::{
-    Access, DecodeError, DomId, EncodeError, ErrorCode, HEADER_LEN, Header, Message, MessageCodec, Names, Op,
-    PAYLOAD_MAX, Path, Permission, Permissions, Reply, Request, StreamError, Token, TxId, WatchEvent,
+    Access, DecodeError, DomId, EncodeError, ErrorCode, Features, HEADER_LEN, Header, Message, MessageCodec,
+    Names, Op, PAYLOAD_MAX, Path, Permission, Permissions, Reply, Request, StreamError, Token, TxId,
+    WatchEvent,
 };
 
 /// Every operation that a client may ask for.
@@ -73,7 +74,7 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 fn domid() -> impl Strategy<Value = DomId> {
-    prop_oneof![0..10_u16, any::<u16>()].prop_map(DomId)
+    prop_oneof![0..10_u16, any::<u16>()].prop_map(DomId::from)
 }
 
 fn permissions() -> impl Strategy<Value = Permissions> {
@@ -116,7 +117,7 @@ fn request_of(op: Op) -> BoxedStrategy<Request> {
         }
         Op::GET_FEATURE => option::of(domid()).prop_map(Request::GetFeature).boxed(),
         Op::SET_FEATURE => (domid(), any::<u32>())
-            .prop_map(|(domid, features)| Request::SetFeature { domid, features })
+            .prop_map(|(domid, features)| Request::SetFeature { domid, features: Features(features) })
             .boxed(),
         Op::GET_QUOTA => option::of((option::of(domid()), argument()))
             .prop_map(|quota| match quota {
@@ -174,7 +175,8 @@ fn reply_to(op: Op) -> BoxedStrategy<Reply> {
         Op::TRANSACTION_START => any::<u32>().prop_map(|id| Reply::Transaction(TxId(id))).boxed(),
         Op::GET_DOMAIN_PATH => path().prop_map(Reply::DomainPath).boxed(),
         Op::IS_DOMAIN_INTRODUCED => any::<bool>().prop_map(Reply::Introduced).boxed(),
-        Op::CONTROL | Op::GET_FEATURE | Op::GET_QUOTA => bytes().prop_map(Reply::Text).boxed(),
+        Op::GET_FEATURE => any::<u32>().prop_map(|bits| Reply::Features(Features(bits))).boxed(),
+        Op::CONTROL | Op::GET_QUOTA => bytes().prop_map(Reply::Text).boxed(),
         _ => Just(Reply::Ok).boxed(),
     };
     prop_oneof![4 => success, 1 => error().prop_map(Reply::Error)].boxed()
@@ -216,7 +218,7 @@ proptest! {
         if let Some(message) = there_and_back(|out| request.encode(req_id, TxId(tx_id), out))? {
             prop_assert_eq!(message.op, request.op());
             prop_assert_eq!((message.req_id, message.tx_id), (req_id, TxId(tx_id)));
-            prop_assert_eq!(Request::decode(message.op, &message.payload), Ok(request));
+            prop_assert_eq!(Request::decode(message.op, message.payload), Ok(request));
         }
     }
 
@@ -226,7 +228,7 @@ proptest! {
             let failed = matches!(reply, Reply::Error(_));
             prop_assert_eq!(message.op, if failed { Op::ERROR } else { asked });
             prop_assert_eq!((message.req_id, message.tx_id), (req_id, TxId(tx_id)));
-            prop_assert_eq!(Reply::decode(asked, message.op, &message.payload), Ok(reply));
+            prop_assert_eq!(Reply::decode(asked, message.op, message.payload), Ok(reply));
         }
     }
 
@@ -235,7 +237,7 @@ proptest! {
         let event = WatchEvent { path, token };
         if let Some(message) = there_and_back(|out| event.encode(out))? {
             prop_assert_eq!((message.op, message.req_id, message.tx_id), (Op::WATCH_EVENT, 0, TxId::NONE));
-            prop_assert_eq!(WatchEvent::decode(&message.payload), Ok(event));
+            prop_assert_eq!(WatchEvent::decode(message.payload), Ok(event));
         }
     }
 

@@ -37,7 +37,7 @@ pub struct Case {
     #[serde(default)]
     pub(super) conns: BTreeMap<String, Guest>,
     #[serde(default)]
-    domains: Vec<u16>,
+    domains: Vec<u32>,
     /// Paths to remove before and after.
     #[serde(default)]
     pub(super) cleanup: Vec<String>,
@@ -68,7 +68,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Case>> {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Guest {
-    pub(super) domid: u16,
+    pub(super) domid: u32,
 }
 
 /// One thing that happens.
@@ -115,7 +115,7 @@ pub(super) enum Step {
     /// A field of the ring page that the guest changes.
     RingAdd { conn: String, ring_add: u64, value: u32 },
     /// Something the hypervisor does to a domain.
-    Hypervisor { hv: Deed, domid: u16 },
+    Hypervisor { hv: Deed, domid: u32 },
 }
 
 /// A request of a pipeline.

@@ -92,10 +92,9 @@ impl Line {
         match self {
             Self::Stream(stream) => stream.read_buf(input).await,
             Self::Ring(ring) => loop {
-                let bytes = ring.receive()?;
-                if !bytes.is_empty() {
-                    input.extend_from_slice(&bytes);
-                    return Ok(bytes.len());
+                let received = ring.receive(input)?;
+                if received > 0 {
+                    return Ok(received);
                 }
                 sleep(RING_PAUSE).await;
             },
