@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aodevice::{Limits, WaitFor};
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     /// Show the main job on an embedded store: attach and detach a disk and a NIC of a
     /// simulated guest, and prove that nothing is left
     Demo(DemoArgs),
+    Store(StoreArgs),
 }
 
 /// How much is told of what goes on.
@@ -219,4 +221,33 @@ pub(crate) struct DemoArgs {
     /// How long each simulated driver and script takes, so that an eye can follow
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.05")]
     pub(crate) latency: Duration,
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "give up to three octal digits, such as 660".to_owned())
+}
+
+/// Serve an empty store of its own on a Unix socket until interrupted.
+///
+/// Every program that speaks the xenstore protocol over a socket can use it, with XENSTORED_PATH
+/// set to the socket. Whoever may connect may do everything, so the file mode is the protection.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StoreArgs {
+    /// Where to listen. A socket that nobody serves any more is replaced
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Serve the rings of domains too, under a stand-in for the hypervisor: a folder with the
+    /// files domN, ringN and evtchn, as in the documentation of xs_store::TestDomains
+    #[arg(long, value_name = "DIR")]
+    pub(crate) test_domains: Option<PathBuf>,
+    /// File mode of the socket, in octal
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0600")]
+    pub(crate) mode: u32,
+    /// Do not tell that the store is ready
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Tell it as JSON
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) json: bool,
 }

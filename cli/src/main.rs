@@ -12,6 +12,7 @@ mod output;
 mod problem;
 mod progress;
 mod signals;
+mod store;
 mod table;
 mod wait;
 mod world;
@@ -46,5 +47,6 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkList(args) => devices::list(store, &args, aodevice::Kind::Vif).await,
         Command::Wait(args) => wait::run(store, &args).await,
         Command::Demo(args) => demo::run(&args).await,
+        Command::Store(args) => store::run(&args).await,
     }
 }

@@ -2,6 +2,7 @@
 
 use lab::conformance::{Profile, Tally, Target, cases, replay};
 use lab::daemon::{Daemon, DaemonKind};
+use lab::xendev::{self, StoreProcess};
 use tokio::net::UnixListener;
 use xs_store::Store;
 
@@ -29,6 +30,14 @@ async fn embedded_on_a_socket() {
         error = store.serve(listener) => panic!("the store stopped serving: {error}"),
         () = all_pass(&target, Profile::XenstoredMaster, 217) => {}
     }
+}
+
+/// The same program as people run it, with guests on rings.
+#[tokio::test]
+async fn a_store_with_rings() {
+    let store = StoreProcess::start_with_domains(&xendev::build(false).unwrap()).unwrap();
+    let target = Target::socket(store.socket()).with_rings(&store.state_dir());
+    all_pass(&target, Profile::XenstoredMaster, 220).await;
 }
 
 /// The oracle: what the cases and the replayer hold to be xenstore is what the daemon does.

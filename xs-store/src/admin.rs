@@ -23,6 +23,7 @@ impl Core {
                 if evtchn == 0 || !domid.is_regular() {
                     return Err(ErrorCode::EINVAL);
                 }
+                self.domains.connect(domid)?;
                 self.introduce(domid);
                 Ok(Reply::Ok)
             }
@@ -80,7 +81,8 @@ impl Core {
     /// Connects a domain; one that is connected already starts afresh.
     pub(crate) fn introduce(&mut self, domid: DomId) {
         if self.domains.introduce(domid) {
-            self.publish_special(Special::Introduce, domid);
+            self.publish_special(Special::Introduce);
+            self.publish_domain(Special::Introduce, domid);
         } else {
             for id in self.guests(domid) {
                 self.reset(id);
@@ -96,14 +98,31 @@ impl Core {
         let was_introduced = self.domains.is_introduced(domid);
         self.end_domain(domid);
         if was_introduced {
-            self.publish_special(Special::Release, domid);
+            self.publish_special(Special::Release);
+            self.publish_domain(Special::Release, domid);
         }
     }
 
-    /// Reports the shutdown of a domain, once.
-    pub(crate) fn shut_down(&mut self, domid: DomId) {
-        if self.domains.shut_down(domid) {
-            self.publish_special(Special::Release, domid);
+    /// Reports shutdowns, each once. Those seen together are one event for who did not ask which.
+    pub(crate) fn shut_down(&mut self, domids: &[DomId]) {
+        let mut any = false;
+        for domid in domids {
+            if self.domains.shut_down(*domid) {
+                any = true;
+                self.publish_domain(Special::Release, *domid);
+            }
+        }
+        if any {
+            self.publish_special(Special::Release);
+        }
+    }
+
+    /// Finds out which domains have shut down or ended since the last time.
+    pub(crate) fn look_at_domains(&mut self) {
+        let (down, ended) = self.domains.changed();
+        self.shut_down(&down);
+        for domid in ended {
+            self.release(domid);
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) transactions: BTreeMap<TxId, Transaction>,
     last_transaction: u32,
     output: BytesMut,
+    /// The replies in `output`.
+    replies: usize,
     /// The payloads of the events in `output`.
     events: HashSet<Bytes>,
     /// The store is done with the connection: its domain ended, or it did not read its events.
@@ -45,6 +47,7 @@ impl Connection {
             transactions: BTreeMap::new(),
             last_transaction: 0,
             output: BytesMut::new(),
+            replies: 0,
             events: HashSet::new(),
             closed: false,
         }
@@ -64,6 +67,7 @@ impl Connection {
 
     /// Queues the reply to a request of `op`.
     pub(crate) fn reply(&mut self, op: Op, req_id: u32, tx_id: TxId, reply: &Reply) {
+        self.replies += 1;
         if reply.encode(op, req_id, tx_id, &mut self.output).is_err() {
             // Too long for a message, and an error is not.
             let _ = Reply::Error(ErrorCode::E2BIG).encode(op, req_id, tx_id, &mut self.output);
@@ -93,9 +97,15 @@ impl Connection {
         self.output.len()
     }
 
+    /// How many replies wait to be taken.
+    pub(crate) fn replies(&self) -> usize {
+        self.replies
+    }
+
     /// Takes what waits, leaving `into`, which must be empty, in its place.
     pub(crate) fn take_output(&mut self, into: &mut BytesMut) {
         std::mem::swap(&mut self.output, into);
         self.events.clear();
+        self.replies = 0;
     }
 }

@@ -1,19 +1,21 @@
 //! The domains the store knows.
 //!
-//! There is no hypervisor to ask. A domain exists from the moment it connects or is introduced
-//! until it is released; which of these a number means is told apart by when the last domain of
-//! that number ended.
+//! Without a hypervisor to ask, a domain exists from the moment it connects or is introduced until
+//! it is released. Which of these a number means is told apart by when the last domain of that
+//! number ended.
 
 use std::collections::BTreeMap;
 
 use xs_proto::{DomId, ErrorCode, Features};
 
+use crate::hypervisor::{DomainState, Hypervisor};
 use crate::quota::{Limits, Quota};
 use crate::rights::{Caller, Subject};
 
-/// What is offered to a domain unless it was lowered. The bits for reconnecting and for the error
-/// field speak of ring pages, which this store does not have.
-const OFFERED: Features = Features(Features::WATCH_DEPTH.0 | Features::DOMID_ANY.0);
+/// What is offered to a domain unless it was changed: what the C daemon offers.
+const OFFERED: Features = Features(Features::ERROR.0 | Features::WATCH_DEPTH.0 | Features::DOMID_ANY.0);
+/// What may be offered to one. To ask for a reset of the ring is more than the C daemon knows.
+const SUPPORTED: Features = Features(OFFERED.0 | Features::RECONNECT.0);
 
 #[derive(Debug)]
 struct Domain {
@@ -41,6 +43,7 @@ pub(crate) struct Domains {
     /// Nodes owned.
     owned: BTreeMap<DomId, i64>,
     limits: Limits,
+    hypervisor: Option<Box<dyn Hypervisor>>,
 }
 
 impl Domains {
@@ -51,11 +54,52 @@ impl Domains {
             ended: BTreeMap::new(),
             owned: BTreeMap::new(),
             limits: Limits::default(),
+            hypervisor: None,
         }
     }
 
-    pub(crate) fn exists(&self, domid: DomId) -> bool {
-        self.known.contains_key(&domid)
+    /// From now on the domains of a hypervisor exist.
+    pub(crate) fn set_hypervisor(&mut self, hypervisor: Box<dyn Hypervisor>) {
+        self.hypervisor = Some(hypervisor);
+    }
+
+    /// The domain, if it exists.
+    fn find(&mut self, domid: DomId) -> Result<&mut Domain, ErrorCode> {
+        let state = |hypervisor: &Box<dyn Hypervisor>| hypervisor.state(domid);
+        if !self.known.contains_key(&domid) && self.hypervisor.as_ref().and_then(state).is_some() {
+            self.create(domid);
+        }
+        self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)
+    }
+
+    /// Connects the ring of a domain, if there is a hypervisor.
+    pub(crate) fn connect(&mut self, domid: DomId) -> Result<(), ErrorCode> {
+        if self.hypervisor.is_none() {
+            return Ok(());
+        }
+        let features = self.find(domid)?.features;
+        match &mut self.hypervisor {
+            Some(hypervisor) => hypervisor.connect(domid, features),
+            None => Ok(()),
+        }
+    }
+
+    /// The domains that the hypervisor says have shut down, and those that have ended.
+    pub(crate) fn changed(&self) -> (Vec<DomId>, Vec<DomId>) {
+        let Some(hypervisor) = &self.hypervisor else { return Default::default() };
+        let (mut down, mut ended) = (Vec::new(), Vec::new());
+        for domid in self.known.keys().filter(|domid| **domid != DomId::DOM0) {
+            match hypervisor.state(*domid) {
+                Some(DomainState::Alive) => {}
+                Some(DomainState::Down) => down.push(*domid),
+                None => ended.push(*domid),
+            }
+        }
+        (down, ended)
+    }
+
+    pub(crate) fn exists(&mut self, domid: DomId) -> bool {
+        self.find(domid).is_ok()
     }
 
     pub(crate) fn is_introduced(&self, domid: DomId) -> bool {
@@ -105,16 +149,16 @@ impl Domains {
     }
 
     /// The feature bits offered to a domain.
-    pub(crate) fn features(&self, domid: DomId) -> Result<Features, ErrorCode> {
-        self.known.get(&domid).map(|domain| domain.features).ok_or(ErrorCode::ENOENT)
+    pub(crate) fn features(&mut self, domid: DomId) -> Result<Features, ErrorCode> {
+        Ok(self.find(domid)?.features)
     }
 
     pub(crate) fn set_features(&mut self, domid: DomId, features: Features) -> Result<(), ErrorCode> {
-        let domain = self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)?;
+        let domain = self.find(domid)?;
         if domain.introduced {
             return Err(ErrorCode::EBUSY);
         }
-        if !OFFERED.contains(features) {
+        if !SUPPORTED.contains(features) {
             return Err(ErrorCode::EINVAL);
         }
         domain.features = features;
@@ -142,7 +186,7 @@ impl Domains {
             self.limits.set(quota, limit);
             return Ok(());
         };
-        let quotas = &mut self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)?.quotas;
+        let quotas = &mut self.find(domid)?.quotas;
         quotas.retain(|(other, _)| *other != quota);
         quotas.push((quota, limit));
         Ok(())

@@ -13,20 +13,25 @@
 //! | `transaction` | what a transaction has seen and changed, and its commit |
 //! | `watch` | the watches, found by path |
 //! | `domains`, `quota` | the domains, and what they may use up |
+//! | `hypervisor` | what is asked of one, if there is one |
 //! | `nodes`, `admin` | the requests |
 //! | `connection`, `store` | the core that these are parts of: connections and their output |
 //! | `server` | the driver |
+//! | `rings` | guests on rings, under a stand-in for the hypervisor |
 
 mod admin;
 mod connection;
 mod domains;
+mod hypervisor;
 mod nodes;
 mod quota;
 mod rights;
+mod rings;
 mod server;
 mod store;
 mod transaction;
 mod tree;
 mod watch;
 
+pub use rings::TestDomains;
 pub use server::Store;

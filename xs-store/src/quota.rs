@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 /// A resource with a limit.
 ///
-/// The names are the C daemon's. Its limits for memory and for unsent replies are not among them:
-/// what a connection may leave unread is bounded for every connection alike (see
-/// [`crate::Store`]).
+/// The names are the C daemon's. Its limits for memory are not among them: what a domain can take is
+/// bounded by the others together, and what a connection may leave unread for every connection
+/// alike (see [`crate::Store`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quota {
     /// Nodes owned.
@@ -15,6 +15,8 @@ pub(crate) enum Quota {
     Watches,
     /// Transactions open.
     Transactions,
+    /// Replies on a ring that are not sent yet; with more, requests are not read.
+    Outstanding,
     /// Nodes touched in one transaction, looked-up missing ones included.
     TransactionNodes,
     /// Entries of a permission list.
@@ -25,10 +27,11 @@ pub(crate) enum Quota {
     NodeSize,
 }
 
-const QUOTAS: [(Quota, &str, u32); 7] = [
+const QUOTAS: [(Quota, &str, u32); 8] = [
     (Quota::Nodes, "nodes", 1000),
     (Quota::Watches, "watches", 128),
     (Quota::Transactions, "transactions", 10),
+    (Quota::Outstanding, "outstanding", 20),
     (Quota::TransactionNodes, "transaction-nodes", 1024),
     (Quota::NodePermissions, "node-permissions", 5),
     (Quota::PathMax, "path-max", 2048),

@@ -62,15 +62,15 @@ pub struct Store {
 }
 
 #[derive(Debug)]
-struct State {
-    core: Core,
+pub(crate) struct State {
+    pub(crate) core: Core,
     /// To tell the task of a connection that there is something for it.
-    tasks: HashMap<ConnId, Arc<Notify>>,
+    pub(crate) tasks: HashMap<ConnId, Arc<Notify>>,
 }
 
 impl State {
     /// Wakes the tasks that have something to do.
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         for id in self.core.take_woken() {
             if let Some(task) = self.tasks.get(&id) {
                 task.notify_one();
@@ -141,7 +141,7 @@ impl Store {
     /// Tells the store that a domain has shut down or crashed: `@releaseDomain` fires, once until
     /// the domain is resumed.
     pub fn shut_down(&self, domid: DomId) {
-        self.change(|core| core.shut_down(domid));
+        self.change(|core| core.shut_down(&[domid]));
     }
 
     fn change(&self, change: impl FnOnce(&mut Core)) {
@@ -159,7 +159,7 @@ impl Store {
         Attached { store: self.clone(), id, wake }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // The core leaves nothing half done, and no panic of one client may stop the others.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -329,23 +329,27 @@ impl Core {
         }
     }
 
-    /// Tells the watchers of a special path about a domain.
-    ///
-    /// A watch with a depth hears of the domain by number, unless its depth is 0; one without
-    /// hears that there was something. One on the special path of a domain hears of that alone.
-    pub(crate) fn publish_special(&mut self, special: Special, domid: DomId) {
-        let (name, of_domain) = (special.path(), format!("{}/{domid}", special.path()));
-        let named = |watch: &Watch| match watch.depth() {
-            None => Some(name),
-            Some(0) => None,
-            Some(_) => Some(&*of_domain),
-        };
-        let general = self.watches.on(name).iter().filter_map(|watch| Some((watch.clone(), named(watch)?)));
-        let of_this = self.watches.on(&of_domain).iter().map(|watch| (watch.clone(), &*of_domain));
-        let mut events: Vec<_> = general.chain(of_this).collect();
-        events.sort_unstable_by_key(|(watch, _)| watch.order());
+    /// Tells those who watch a special path without a depth that something happened.
+    pub(crate) fn publish_special(&mut self, special: Special) {
+        let watches = self.watches.on(special.path()).iter();
+        let watches = watches.filter(|watch| watch.depth().is_none()).cloned().collect();
+        self.tell(special, watches, special.path());
+    }
+
+    /// Tells those who want to know to which domain: who watches with a depth, unless that is 0,
+    /// and who watches the special path of that domain alone.
+    pub(crate) fn publish_domain(&mut self, special: Special, domid: DomId) {
+        let path = format!("{}/{domid}", special.path());
+        let general = self.watches.on(special.path()).iter();
+        let general = general.filter(|watch| watch.depth().is_some_and(|depth| depth > 0));
+        let mut watches: Vec<_> = general.chain(self.watches.on(&path)).cloned().collect();
+        watches.sort_unstable_by_key(Watch::order);
+        self.tell(special, watches, &path);
+    }
+
+    fn tell(&mut self, special: Special, watches: Vec<Watch>, path: &str) {
         let rights = self.special[special as usize].clone();
-        for (watch, path) in events {
+        for watch in watches {
             if self.may_hear(watch.conn(), [&rights]) {
                 self.send(watch.conn(), path, watch.token(), Merge::No);
             }
@@ -382,6 +386,15 @@ impl Core {
             connection.transactions.clear();
             connection.take_output(&mut BytesMut::new());
             self.woken.insert(id);
+        }
+    }
+
+    /// How many replies a connection may leave unsent before its requests are not read any more.
+    pub(crate) fn outstanding_limit(&self, id: ConnId) -> usize {
+        let domid = self.connections.get(&id).map(|connection| connection.domid);
+        match self.domains.limits(domid).map(|limits| limits.get(Quota::Outstanding)) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(limit) => limit as usize,
         }
     }
 

@@ -1,0 +1,147 @@
+//! The server's end of one guest's ring: bytes on one side, the store's core on the other.
+
+use bytes::{Buf, BytesMut};
+use tokio_util::codec::Decoder;
+use tracing::debug;
+use xs_proto::MessageCodec;
+use xs_proto::ring::{RING_SIZE, RingError, RingFault};
+
+use super::folder::End;
+use crate::connection::{ConnId, REPLIES_MAX};
+use crate::store::Core;
+
+/// How a guest's turn went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is more to do, now.
+    More,
+    /// Nothing until an event, or until the store has something to send.
+    Idle,
+    /// The domain has ended, or was released.
+    Gone,
+}
+
+/// A guest that is served.
+#[derive(Debug)]
+pub(super) struct Guest {
+    conn: ConnId,
+    end: End,
+    input: BytesMut,
+    /// Taken from the store and not in the ring yet.
+    output: BytesMut,
+    /// How many replies were in the output when it was taken.
+    replies: usize,
+    /// It broke the rules of the ring: it stays introduced, and is not looked at any more.
+    ignored: bool,
+}
+
+impl Guest {
+    pub(super) fn new(conn: ConnId, end: End) -> Self {
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        Self { conn, end, input, output, replies: 0, ignored: false }
+    }
+
+    pub(super) fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// Whether its connection is still the store's.
+    pub(super) fn is_served(&self, core: &mut Core) -> bool {
+        core.connection(self.conn).is_some()
+    }
+
+    /// The domain was introduced again: what was under way is dropped. As in the C daemon that
+    /// does not bring back one that broke the rules.
+    pub(super) fn begin_anew(&mut self, end: End, core: &mut Core) {
+        self.end = end;
+        self.drop_all(core);
+    }
+
+    fn drop_all(&mut self, core: &mut Core) {
+        core.reset(self.conn);
+        self.input.clear();
+        self.output.clear();
+        self.replies = 0;
+    }
+
+    /// Whether the guest must be told to look.
+    pub(super) fn take_notify(&mut self) -> bool {
+        self.end.take_notify()
+    }
+
+    /// Sends what there is room for, and carries out one request at most.
+    pub(super) fn turn(&mut self, core: &mut Core) -> Turn {
+        if !self.is_served(core) {
+            return Turn::Gone;
+        }
+        if self.ignored {
+            return Turn::Idle;
+        }
+        self.try_turn(core).unwrap_or_else(|error| {
+            debug!(%error, "a guest broke the rules of its ring and is ignored from now on");
+            self.ignored = true;
+            self.drop_all(core);
+            Turn::Idle
+        })
+    }
+
+    fn try_turn(&mut self, core: &mut Core) -> Result<Turn, RingError> {
+        if self.end.wants_reconnect() {
+            self.drop_all(core);
+            self.end.reconnect();
+        }
+        self.send(core)?;
+        let asked = self.may_ask(core) && self.receive(core)?;
+        self.send(core)?;
+        let more = if self.may_ask(core) { asked || self.end.has_input()? } else { false };
+        let sending = !self.output.is_empty() && self.end.has_room()?;
+        Ok(if more || sending { Turn::More } else { Turn::Idle })
+    }
+
+    /// Puts output into the ring until one of them is full, or the other empty.
+    fn send(&mut self, core: &mut Core) -> Result<(), RingError> {
+        loop {
+            if self.output.is_empty() {
+                let Some(connection) = core.connection(self.conn) else { return Ok(()) };
+                self.replies = connection.replies();
+                connection.take_output(&mut self.output);
+            }
+            if self.output.is_empty() {
+                return Ok(());
+            }
+            match self.end.send(&self.output)? {
+                0 => return Ok(()),
+                sent => self.output.advance(sent),
+            }
+        }
+    }
+
+    /// Whether its requests are read: not while too much is unsent. A reply counts until it is in
+    /// the ring, and with it all that were taken together.
+    fn may_ask(&self, core: &mut Core) -> bool {
+        let outstanding = core.outstanding_limit(self.conn);
+        let unsent = if self.output.is_empty() { 0 } else { self.replies };
+        core.connection(self.conn).is_some_and(|connection| {
+            connection.replies() + unsent < outstanding
+                && connection.waiting() + self.output.len() <= REPLIES_MAX
+        })
+    }
+
+    /// Carries out one request, if a whole one is there.
+    fn receive(&mut self, core: &mut Core) -> Result<bool, RingError> {
+        loop {
+            match MessageCodec::default().decode(&mut self.input) {
+                Ok(Some(message)) => {
+                    core.request(self.conn, message);
+                    return Ok(true);
+                }
+                Ok(None) => {}
+                // Its header announces more than a message may have; the next call says so.
+                Err(_) => self.end.fail(RingFault::PROTO),
+            }
+            if self.end.receive(&mut self.input, RING_SIZE)? == 0 {
+                return Ok(false);
+            }
+        }
+    }
+}
