@@ -21,6 +21,12 @@ impl Names {
         Self(bytes.freeze())
     }
 
+    /// A list as it stands on the wire: names, each with its NUL. What is not one is refused by who
+    /// receives it.
+    pub fn from_list(list: Bytes) -> Self {
+        Self(list)
+    }
+
     /// Every name must be terminated and valid as a path component.
     fn decode(op: Op, payload: Bytes) -> Result<Self, DecodeError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'_' | b'@' | 0);

@@ -12,6 +12,9 @@ use crate::transaction::Transaction;
 use crate::tree::{Data, Tree, basename, child, parent, visit_upwards};
 use crate::watch::{Change, Scope, Watches};
 
+/// The last listing: of which path, in which generation.
+pub(crate) type Listing = (String, u64, Names);
+
 /// One request at work. Paths are absolute.
 #[derive(Debug)]
 pub(crate) struct Nodes<'a> {
@@ -22,6 +25,7 @@ pub(crate) struct Nodes<'a> {
     pub(crate) transaction: Option<&'a mut Transaction>,
     pub(crate) domains: &'a mut Domains,
     pub(crate) watches: &'a Watches,
+    pub(crate) listed: &'a mut Listing,
     /// What the request changed outside any transaction, in the order to report it.
     pub(crate) changes: Vec<Change>,
 }
@@ -36,35 +40,45 @@ impl Nodes<'_> {
     }
 
     pub(crate) fn directory(&mut self, path: &str) -> Result<Reply, ErrorCode> {
-        self.get(path, Need::READ)?;
+        let generation = self.get(path, Need::READ)?.generation();
         // No listing is built only to find that it does not fit.
         if self.names_bytes(path) > PAYLOAD_MAX {
             return Err(ErrorCode::E2BIG);
         }
-        let names = self.names(path);
-        Ok(Reply::Names(Names::from_names(names.iter().map(|name| &**name))))
+        Ok(Reply::Names(self.listing(path, generation)))
     }
 
     pub(crate) fn directory_part(&mut self, path: &str, offset: u32) -> Result<Reply, ErrorCode> {
         let generation = self.get(path, Need::READ)?.generation();
-        let names = self.names(path);
+        let names = self.listing(path, generation);
         // Room for the names: a part is the generation and its NUL, names, and at the end one NUL.
         let room = PAYLOAD_MAX - generation.to_string().len() - 2;
-        let (mut skip, mut used, mut part, mut last) = (offset as usize, 0, Vec::new(), true);
-        for name in &names {
-            let Some(tail) = name.get(skip.min(name.len() + 1)..) else {
-                skip -= name.len() + 1;
-                continue;
-            };
-            skip = 0;
-            if used + tail.len() + 1 > room {
-                last = false;
-                break;
-            }
-            used += tail.len() + 1;
-            part.push(tail);
+        let names = names.as_bytes().slice(names.as_bytes().len().min(offset as usize)..);
+        if names.len() <= room {
+            return Ok(Reply::Part { generation, names: Names::from_list(names), last: true });
         }
-        Ok(Reply::Part { generation, names: Names::from_names(part), last })
+        // Whole names only. One that is longer than that can be listed by nobody.
+        let end = names[..room].iter().rposition(|byte| *byte == 0).ok_or(ErrorCode::E2BIG)?;
+        Ok(Reply::Part { generation, names: Names::from_list(names.slice(..=end)), last: false })
+    }
+
+    /// The names of the children. The last listing is kept, since a long one is asked for in many
+    /// parts.
+    fn listing(&mut self, path: &str, generation: u64) -> Names {
+        let (last_path, last_generation, names) = &*self.listed;
+        if (&**last_path, *last_generation) == (path, generation) {
+            return names.clone();
+        }
+        let names = match &self.transaction {
+            Some(transaction) => Names::from_names(transaction.names(path).iter().map(|name| &**name)),
+            None => {
+                let node = self.tree.get(path);
+                let nodes = node.into_iter().flat_map(|node| node.children.in_order());
+                Names::from_names(nodes.map(|node| node.data.name()))
+            }
+        };
+        *self.listed = (path.to_owned(), generation, names.clone());
+        names
     }
 
     pub(crate) fn write(&mut self, path: &str, value: &[u8]) -> Result<Reply, ErrorCode> {

@@ -16,7 +16,7 @@ use xs_proto::{
 
 use crate::connection::{ConnId, Connection, Merge};
 use crate::domains::Domains;
-use crate::nodes::Nodes;
+use crate::nodes::{Listing, Nodes};
 use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
 use crate::tree::{Data, Tree, basename};
@@ -61,6 +61,7 @@ pub(crate) struct Core {
     generation: u64,
     pub(crate) domains: Domains,
     watches: Watches,
+    listed: Listing,
     connections: BTreeMap<ConnId, Connection>,
     last_connection: u64,
     /// Who may know of new and of ended domains.
@@ -84,6 +85,7 @@ impl Core {
             generation: 0,
             domains,
             watches: Watches::default(),
+            listed: Listing::default(),
             connections: BTreeMap::new(),
             last_connection: 0,
             special: [Special::Introduce.default_rights(), Special::Release.default_rights()],
@@ -223,6 +225,7 @@ impl Core {
             transaction: connection.transactions.get_mut(&tx_id),
             domains: &mut self.domains,
             watches: &self.watches,
+            listed: &mut self.listed,
             changes: Vec::new(),
         };
         let result = match request {
@@ -428,6 +431,7 @@ impl Core {
             transaction: None,
             domains: &mut self.domains,
             watches: &self.watches,
+            listed: &mut self.listed,
             changes: Vec::new(),
         };
         for path in owned {

@@ -151,9 +151,10 @@ impl Flow {
         if count == 0 {
             return Ok(0);
         }
-        let mut bytes = bytes[..count].iter();
-        for places in rings.out.places(self.out_prod, count) {
-            for (place, byte) in places.iter().zip(&mut bytes) {
+        let places = rings.out.places(self.out_prod, count);
+        let (first, second) = bytes[..count].split_at(places[0].len());
+        for (places, bytes) in places.into_iter().zip([first, second]) {
+            for (place, byte) in places.iter().zip(bytes) {
                 place.store(*byte, Ordering::Relaxed);
             }
         }

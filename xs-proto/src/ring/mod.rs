@@ -60,7 +60,7 @@
 //! at them.
 //!
 //! Every field of the page is atomic, so this is safe code. What is unsafe is to say that some
-//! address is such a page ([`Page::from_ptr`]); with the feature `map`, [`Mapping`] says so of a
+//! address is such a page ([`Page::from_ptr`]); with the feature `map`, `Mapping` says so of a
 //! file.
 //!
 //! Sources: `xen/include/public/io/xs_wire.h` (`struct xenstore_domain_interface`) and

@@ -167,7 +167,7 @@ fn a_server_finds_every_index_that_cannot_be() {
 #[test]
 fn a_guest_that_was_introduced_again_attaches_again() {
     let page = Page::new();
-    drop(ServerEnd::new(&page, Features::NONE));
+    let _ = ServerEnd::new(&page, Features::NONE);
     let mut client = ClientEnd::attach(&page).unwrap();
     client.send(b"lost").unwrap();
     let mut server = ServerEnd::new(&page, Features::NONE);

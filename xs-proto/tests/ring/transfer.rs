@@ -167,13 +167,10 @@ proptest! {
         left in vec(any::<u8>(), 0..2000), forth in stream(), back in stream(), turns in turns()
     ) {
         let page = Page::new();
-        page.req_prod.store(77, SeqCst);
-        let server = ServerEnd::new(&page, Features::NONE);
+        let _ = ServerEnd::new(&page, Features::NONE);
         Plain::client(&page).send(&left).unwrap();
-        let mut taken = BytesMut::new();
-        Plain::server(&page).receive(&mut taken, 4000).unwrap();
+        Plain::server(&page).receive(&mut BytesMut::new(), 700).unwrap();
         // A server begins at 0 each time, a client where it finds the page.
-        drop(server);
         let server = ServerEnd::new(&page, Features::NONE);
         exchange(ClientEnd::attach(&page).unwrap(), server, (forth, back), turns);
     }

@@ -40,7 +40,7 @@ async fn every_domain() {
     assert_eq!(Peer::of(&store, 8).ask(Op::READ, "/x|").await, "v");
     assert_eq!(Peer::of(&store, 7).ask(Op::READ, "/x|").await, "!EACCES", "the first entry decides");
     let mut guest = Peer::of(&store, 9);
-    assert_eq!(guest.ask(Op::GET_FEATURE, "").await, "12|");
+    assert_eq!(guest.ask(Op::GET_FEATURE, "").await, "14|");
     a.ok(Op::SET_FEATURE, "9|4|").await;
     assert_eq!(guest.ask(Op::READ, "/x|").await, "!EACCES");
     a.ok(Op::SET_FEATURE, "9|8|").await;
