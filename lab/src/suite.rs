@@ -13,7 +13,7 @@ use crate::cargo::cargo;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 4] = ["xen-utils-4.17", "xenstore-utils", "gcc", "libc6-dev"];
+const PEERS: [&str; 5] = ["xen-utils-4.17", "xenstore-utils", "python3-pyxs", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and the
 /// main scenario on a real Xen host under emulation. Takes about 10 minutes on two cores
@@ -41,6 +41,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ),
         ("docs", Box::new(docs)),
         ("licences", Box::new(move || licences(may_install))),
+        ("no_std", Box::new(no_std)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
@@ -81,6 +82,11 @@ fn succeed(command: &mut Command) -> Result<()> {
 
 fn run_cargo(args: &[&str]) -> Result<()> {
     succeed(cargo().args(args))
+}
+
+fn no_std() -> Result<()> {
+    let manifest = ["--manifest-path", "lab/no-std/Cargo.toml", "--target-dir", "target/no-std"];
+    succeed(cargo().args(["build", "--locked"]).args(manifest))
 }
 
 fn docs() -> Result<()> {

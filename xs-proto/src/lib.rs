@@ -37,18 +37,31 @@ extern crate alloc;
 extern crate std;
 
 #[cfg(feature = "codec")]
+#[forbid(unsafe_code)]
 mod codec;
+#[forbid(unsafe_code)]
 mod domid;
+#[forbid(unsafe_code)]
 mod draft;
+#[forbid(unsafe_code)]
 mod error;
+#[forbid(unsafe_code)]
 mod features;
+#[forbid(unsafe_code)]
 mod grammar;
+#[forbid(unsafe_code)]
 mod message;
+#[forbid(unsafe_code)]
 mod op;
+#[forbid(unsafe_code)]
 mod path;
+#[forbid(unsafe_code)]
 mod perms;
+#[forbid(unsafe_code)]
 mod reply;
+#[forbid(unsafe_code)]
 mod request;
+// Alone it shares memory with somebody, and in one place: `ring/shared.rs`.
 pub mod ring;
 
 #[cfg(feature = "codec")]

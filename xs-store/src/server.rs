@@ -30,9 +30,8 @@ const PIPE: usize = 64 << 10;
 ///
 /// Semantics are those of the C daemon of Xen 4.22, with two differences that come from having no
 /// hypervisor: a domain exists from when it first connects or is introduced until it is released,
-/// and no ring page is mapped for it, so a guest is whoever [`Store::connect`] was called for.
-/// Paths are limited to what the protocol promises ([`xs_proto::ABSOLUTE_MAX`]) on every
-/// connection, and to the quota on those of guests.
+/// and no ring page is mapped for it, so a guest is whoever [`Store::connect`] was called for. With
+/// [`crate::TestDomains`] there is a stand-in for one, and neither differs.
 ///
 /// What a client leaves unread is bounded. Requests of a connection are not read while more than
 /// 1 MiB of its output is unsent. An event is left out while the same one (path and token) waits
