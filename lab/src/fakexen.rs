@@ -40,6 +40,12 @@ impl FakeXen {
         self.signal("V")
     }
 
+    /// Lets a domain crash and tells the daemon.
+    pub fn crash(&self, domid: DomId) -> io::Result<()> {
+        fs::write(self.file("dom", domid), "c")?;
+        self.signal("V")
+    }
+
     /// Ends a domain and tells the daemon.
     pub fn destroy(&self, domid: DomId) -> io::Result<()> {
         remove_if_there(&self.file("dom", domid))?;
@@ -60,9 +66,11 @@ impl FakeXen {
     }
 
     /// The guest's end of a domain's event channel: each datagram is an event. Without it the
-    /// events of a domain are lost, which does no harm to who looks at its ring now and then.
+    /// events of a domain are lost, which does no harm to who looks at its ring now and then. Who
+    /// listened before hears nothing any more.
     pub fn events(&self, domid: DomId) -> io::Result<UnixDatagram> {
-        UnixDatagram::bind(self.folder.join(format!("guest.{domid}")))
+        remove_if_there(&self.file("guest.", domid))?;
+        UnixDatagram::bind(self.file("guest.", domid))
     }
 
     fn file(&self, kind: &str, domid: DomId) -> PathBuf {

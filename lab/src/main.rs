@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::conformance::{self, ConformanceArgs};
 use lab::guest::{self, GuestArgs};
+use lab::peers::{self, PeersArgs};
 use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
 
@@ -22,6 +23,7 @@ enum Command {
     Conformance(ConformanceArgs),
     Xen(XenArgs),
     Guest(GuestArgs),
+    Peers(PeersArgs),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(&args),
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
+        Command::Peers(args) => peers::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

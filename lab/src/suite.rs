@@ -42,6 +42,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("docs", Box::new(docs)),
         ("licences", Box::new(move || licences(may_install))),
         ("no_std", Box::new(no_std)),
+        ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
@@ -87,6 +88,22 @@ fn run_cargo(args: &[&str]) -> Result<()> {
 fn no_std() -> Result<()> {
     let manifest = ["--manifest-path", "lab/no-std/Cargo.toml", "--target-dir", "target/no-std"];
     succeed(cargo().args(["build", "--locked"]).args(manifest))
+}
+
+/// Every order in which the two ends of a ring can see each other's steps.
+fn loom() -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--package",
+        "xs-proto",
+        "--release",
+        "--lib",
+        "--target-dir",
+        "target/loom",
+        "ring::model",
+    ]);
+    succeed(command.env("RUSTFLAGS", "--cfg loom"))
 }
 
 fn docs() -> Result<()> {

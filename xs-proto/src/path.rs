@@ -72,7 +72,7 @@ fn excerpt(bytes: &[u8]) -> String {
 
 /// Letters (the bit 0x20 makes them small), digits, `-`, `_`, `@`, and the slash before the digits.
 fn is_allowed(byte: u8) -> bool {
-    matches!(byte | 0x20, b'a'..=b'z') | matches!(byte, b'/'..=b'9' | b'-' | b'_' | b'@')
+    (byte | 0x20).is_ascii_lowercase() | matches!(byte, b'/'..=b'9' | b'-' | b'_' | b'@')
 }
 
 /// Checks everything but the length.

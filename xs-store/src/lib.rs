@@ -15,7 +15,8 @@
 //! | `domains`, `quota` | the domains, and what they may use up |
 //! | `hypervisor` | what is asked of one, if there is one |
 //! | `nodes`, `admin` | the requests |
-//! | `connection`, `store` | the core that these are parts of: connections and their output |
+//! | `connection`, `outbox` | a connection, and what waits to be sent to it |
+//! | `store` | the core that these are parts of |
 //! | `server` | the driver |
 //! | `rings` | guests on rings, under a stand-in for the hypervisor |
 
@@ -24,6 +25,7 @@ mod connection;
 mod domains;
 mod hypervisor;
 mod nodes;
+mod outbox;
 mod quota;
 mod rights;
 mod rings;

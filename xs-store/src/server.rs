@@ -34,8 +34,8 @@ const PIPE: usize = 64 << 10;
 /// [`crate::TestDomains`] there is a stand-in for one, and neither differs.
 ///
 /// What a client leaves unread is bounded. Requests of a connection are not read while more than
-/// 1 MiB of its output is unsent. An event is left out while the same one (path and token) waits
-/// to be sent; a connection that leaves more than 4 MiB of differing events unread is closed.
+/// 1 MiB of its output is unsent. Once 64 KiB are, an event is left out while the same one (path
+/// and token) waits; a connection that leaves more than 4 MiB of differing events unread is closed.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -229,7 +229,7 @@ impl Attached {
         let mut state = self.store.lock();
         let room = loop {
             let connection = state.core.connection(self.id)?;
-            if output.len() + connection.waiting() > REPLIES_MAX {
+            if output.len() + connection.output.len() > REPLIES_MAX {
                 break false;
             }
             match MessageCodec::default().decode(input) {
@@ -244,7 +244,7 @@ impl Attached {
         state.wake();
         let connection = state.core.connection(self.id)?;
         if output.is_empty() {
-            connection.take_output(output);
+            connection.output.take(output);
         }
         Some(room)
     }

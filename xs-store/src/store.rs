@@ -14,9 +14,10 @@ use xs_proto::{
     Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
 };
 
-use crate::connection::{ConnId, Connection, Merge};
+use crate::connection::{ConnId, Connection, OUTPUT_MAX};
 use crate::domains::Domains;
 use crate::nodes::{Listing, Nodes};
+use crate::outbox::Merge;
 use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
 use crate::tree::{Data, Tree, basename};
@@ -57,6 +58,8 @@ impl Special {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) tree: Tree,
+    /// Counts the requests.
+    requests: u64,
     /// Counts the changes; no two states of a node have the same number.
     generation: u64,
     pub(crate) domains: Domains,
@@ -82,6 +85,7 @@ impl Core {
         domains.count(DomId::DOM0, 3);
         Self {
             tree,
+            requests: 0,
             generation: 0,
             domains,
             watches: Watches::default(),
@@ -121,6 +125,7 @@ impl Core {
     /// Carries out a request.
     pub(crate) fn request(&mut self, id: ConnId, message: Message) {
         let Message { op, req_id, tx_id, payload } = message;
+        self.requests += 1;
         let Some(connection) = self.connection(id) else { return };
         let (domid, privileged) = (connection.domid, connection.privileged);
         let caller = self.domains.caller(domid, privileged);
@@ -132,7 +137,7 @@ impl Core {
         let result = self.answer(id, &caller, op, tx_id, request);
         let Some(connection) = self.connection(id) else { return };
         let watch = watch.filter(|_| result.is_ok());
-        connection.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
+        connection.output.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
         // Every watch fires once at the start, right behind its reply.
         if let Some((path, token)) = watch {
             self.send(id, &path, token.as_bytes(), Merge::Yes);
@@ -373,10 +378,10 @@ impl Core {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
             return;
         };
-        connection.event(path, token, merge);
-        let closed = connection.closed;
+        connection.output.event(self.requests, path, token, merge);
+        let too_much = connection.output.len() > OUTPUT_MAX;
         self.woken.insert(id);
-        if closed {
+        if too_much {
             self.close(id);
         }
     }
@@ -387,7 +392,7 @@ impl Core {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.closed = true;
             connection.transactions.clear();
-            connection.take_output(&mut BytesMut::new());
+            connection.output.take(&mut BytesMut::new());
             self.woken.insert(id);
         }
     }

@@ -93,6 +93,8 @@ impl<'a> World<'a> {
                     }
                     begins = Some(guest);
                 }
+                // The daemon resets its ring, and a guest that wants to go on attaches to it anew.
+                Op::INTRODUCE if named && matches!(self.place, Place::Daemon(_)) => begins = Some(guest),
                 Op::RELEASE if named => {
                     self.end_transactions().await;
                     self.conns[guest] = None;

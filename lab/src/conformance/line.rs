@@ -7,25 +7,22 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{UnixDatagram, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::codec::Decoder;
-use xs_proto::{Header, Message, MessageCodec, Op, TxId};
+use xs_proto::{DomId, Header, Message, MessageCodec, Op, TxId};
 
-use crate::fakexen::Ring;
+use crate::fakexen::{FakeXen, Ring};
 
 /// How long a message may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long to leave a ring alone when there was nothing to do.
-const RING_PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// oxenstored answers on sockets with more than a message may carry.
 const REPLY_MAX: usize = 1 << 20;
 
 /// How a dialogue departs from its case.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Deviation {
+pub(crate) enum Deviation {
     #[error("the server closed the connection")]
     Closed,
     #[error("no answer within {} s", PATIENCE.as_secs())]
@@ -46,18 +43,19 @@ impl From<io::Error> for Deviation {
 }
 
 /// Both directions of a byte stream.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What bytes go over.
-pub(super) enum Line {
+pub(crate) enum Line {
     Stream(Box<dyn Stream>),
-    Ring(Ring),
+    /// A ring and its event channel.
+    Ring(Ring, UnixDatagram),
 }
 
 impl Line {
-    pub(super) async fn to_socket(path: &Path) -> io::Result<Self> {
+    pub(crate) async fn to_socket(path: &Path) -> io::Result<Self> {
         let end = Instant::now() + PATIENCE;
         loop {
             match UnixStream::connect(path).await {
@@ -71,15 +69,22 @@ impl Line {
         }
     }
 
+    /// The ring of a guest, which nobody else may be using.
+    pub(crate) fn to_ring(xen: &FakeXen, domid: DomId) -> io::Result<Self> {
+        let events = xen.events(domid)?;
+        events.set_nonblocking(true)?;
+        Ok(Self::Ring(xen.ring(domid)?, UnixDatagram::from_std(events)?))
+    }
+
     async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Stream(stream) => stream.write_all(bytes).await,
-            Self::Ring(ring) => {
+            Self::Ring(ring, events) => {
                 while !bytes.is_empty() {
                     let sent = ring.send(bytes)?;
                     bytes = &bytes[sent..];
                     if sent == 0 {
-                        sleep(RING_PAUSE).await;
+                        events.recv(&mut [0]).await?;
                     }
                 }
                 Ok(())
@@ -91,45 +96,45 @@ impl Line {
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Stream(stream) => stream.read_buf(input).await,
-            Self::Ring(ring) => loop {
+            Self::Ring(ring, events) => loop {
                 let received = ring.receive(input)?;
                 if received > 0 {
                     return Ok(received);
                 }
-                sleep(RING_PAUSE).await;
+                events.recv(&mut [0]).await?;
             },
         }
     }
 }
 
 /// A connection.
-pub(super) struct Conn {
+pub(crate) struct Conn {
     line: Line,
     input: BytesMut,
     last_id: u32,
     /// The payloads of the events that came in front of replies.
-    pub(super) events: Vec<Bytes>,
+    pub(crate) events: Vec<Bytes>,
 }
 
 impl Conn {
-    pub(super) fn new(line: Line) -> Self {
+    pub(crate) fn new(line: Line) -> Self {
         Self { line, input: BytesMut::new(), last_id: 0, events: Vec::new() }
     }
 
     /// The ring page, if this is a ring.
-    pub(super) fn ring(&self) -> Result<&Ring, Deviation> {
+    pub(crate) fn ring(&self) -> Result<&Ring, Deviation> {
         match &self.line {
-            Line::Ring(ring) => Ok(ring),
+            Line::Ring(ring, _) => Ok(ring),
             Line::Stream(_) => Err(Deviation::Unexpected("this connection has no ring page".into())),
         }
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Deviation> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), Deviation> {
         Ok(timeout(PATIENCE, self.line.write(bytes)).await.map_err(|_| Deviation::Silent)??)
     }
 
     /// The next message.
-    pub(super) async fn receive(&mut self) -> Result<Message, Deviation> {
+    pub(crate) async fn receive(&mut self) -> Result<Message, Deviation> {
         let mut codec = MessageCodec::with_limit(REPLY_MAX);
         let end = Instant::now() + PATIENCE;
         loop {
@@ -145,7 +150,7 @@ impl Conn {
     }
 
     /// Appends a request, with its id if it has one or the next; returns the id.
-    pub(super) fn encode(
+    pub(crate) fn encode(
         &mut self,
         op: Op,
         payload: &[u8],
@@ -163,7 +168,7 @@ impl Conn {
     }
 
     /// Asks, and waits for the answer. Events in front of it are kept.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &mut self,
         op: Op,
         payload: &[u8],
@@ -188,13 +193,13 @@ impl Conn {
     }
 
     /// Waits until every event that is queued by now is here.
-    pub(super) async fn barrier(&mut self) -> Result<(), Deviation> {
+    pub(crate) async fn barrier(&mut self) -> Result<(), Deviation> {
         self.call(Op::GET_DOMAIN_PATH, b"0\0", TxId::NONE, None).await.map(|_| ())
     }
 }
 
 /// Events belong to no request and no transaction.
-pub(super) fn check_event(message: &Message) -> Result<(), Deviation> {
+pub(crate) fn check_event(message: &Message) -> Result<(), Deviation> {
     if message.req_id == 0 && message.tx_id == TxId::NONE {
         return Ok(());
     }

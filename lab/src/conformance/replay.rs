@@ -208,7 +208,7 @@ impl Replay<'_> {
         if !self.conns.contains_key(name) {
             let line = match (self.case.conns.get(name), &self.target.guests) {
                 (None, _) => self.target.server.connect().await?,
-                (Some(guest), Guests::Rings(xen)) => Line::Ring(xen.ring(DomId(guest.domid))?),
+                (Some(guest), Guests::Rings(xen)) => Line::to_ring(xen, DomId(guest.domid))?,
                 (Some(guest), Guests::Embedded(store)) => {
                     Line::Stream(Box::new(store.connect(DomId(guest.domid))))
                 }

@@ -38,9 +38,9 @@
 //!     wait for the event
 //! ```
 //!
-//! - Of `has_input` and `has_room`, ask the one whose answer would be acted on: a server that
+//! - Of `has_input` and `has_room`, ask the one whose answer would be acted on. A server that
 //!   reads no requests until its replies are out asks for room alone, and looks for input by
-//!   itself later: no event will come for what it has left in the ring.
+//!   itself later, since no event will come for what it has left in the ring.
 //! - Both look at the peer's index after a sequentially consistent fence, and so cannot miss what
 //!   a peer published when it took this end for busy. That matters because real peers are lazy:
 //!   Linux notifies after writing only if the ring had been empty, and after reading only if it

@@ -18,8 +18,8 @@ use super::page::{AtomicU8, AtomicU32, Ordering, fence};
 use super::{ClientEnd, Page, RING_SIZE, RingError, RingFault, ServerEnd};
 use crate::Features;
 
-/// How often a thread may be interrupted where it did not have to wait. More finds nothing more
-/// here and takes far longer.
+/// How often a thread may be interrupted where it did not have to wait. It is enough for every
+/// ordering of the ring that is made weaker, and every fence that is left out, to fail a model.
 const PREEMPTIONS: usize = 3;
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {

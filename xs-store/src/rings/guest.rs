@@ -103,8 +103,8 @@ impl Guest {
         loop {
             if self.output.is_empty() {
                 let Some(connection) = core.connection(self.conn) else { return Ok(()) };
-                self.replies = connection.replies();
-                connection.take_output(&mut self.output);
+                self.replies = connection.output.replies();
+                connection.output.take(&mut self.output);
             }
             if self.output.is_empty() {
                 return Ok(());
@@ -122,8 +122,8 @@ impl Guest {
         let outstanding = core.outstanding_limit(self.conn);
         let unsent = if self.output.is_empty() { 0 } else { self.replies };
         core.connection(self.conn).is_some_and(|connection| {
-            connection.replies() + unsent < outstanding
-                && connection.waiting() + self.output.len() <= REPLIES_MAX
+            connection.output.replies() + unsent < outstanding
+                && connection.output.len() + self.output.len() <= REPLIES_MAX
         })
     }
 

@@ -47,18 +47,40 @@ async fn guests_hear_of_ended_domains_but_not_of_new_ones() {
 }
 
 #[tokio::test]
-async fn many_changes_in_one_go_are_one_event() {
+async fn one_change_is_one_event_for_two_watches_of_one_token() {
     let (store, mut a) = store();
     let mut b = Peer::of(&store, 0);
     b.ok(Op::WATCH, "/d|t|").await;
+    b.ok(Op::WATCH, "/d/x|t|").await;
     b.ok(Op::WATCH, "/d|u|").await;
     b.events().await;
-    let writes: Vec<_> = (0..100).flat_map(|_| request(0, Op::WRITE, "/d/x|v")).collect();
-    a.stream.write_all(&writes).await.unwrap();
-    for _ in 0..100 {
-        assert_eq!(a.receive().await.unwrap().0, Op::WRITE);
-    }
+    a.ok(Op::WRITE, "/d/x|v").await;
     assert_eq!(b.events().await, ["/d/x|t|", "/d/x|u|"]);
+}
+
+#[tokio::test]
+async fn who_falls_far_behind_gets_fewer_events_than_there_were_changes() {
+    const CHANGES: usize = 1000;
+    let (store, mut a) = store();
+    let mut b = Peer::of(&store, 0);
+    b.ok(Op::WATCH, "/d|t|").await;
+    b.events().await;
+    let writes = |count| (0..count).flat_map(|_| request(0, Op::WRITE, "/d/x|v")).collect::<Vec<_>>();
+    for _ in 0..20 {
+        a.stream.write_all(&writes(CHANGES)).await.unwrap();
+        for _ in 0..CHANGES {
+            assert_eq!(a.receive().await.unwrap().0, Op::WRITE);
+        }
+    }
+    let events = b.events().await;
+    assert!(events.iter().all(|event| event == "/d/x|t|"));
+    // What fits into the pipe and into 64 KiB, and a few more.
+    assert!((CHANGES..10 * CHANGES).contains(&events.len()), "{} events", events.len());
+    // And now it keeps up again.
+    for _ in 0..3 {
+        a.ok(Op::WRITE, "/d/x|v").await;
+    }
+    assert_eq!(b.events().await.len(), 3);
 }
 
 #[tokio::test]

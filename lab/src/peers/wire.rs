@@ -1,0 +1,179 @@
+//! The client that measures: one blocking socket, requests prepared beforehand, one write per
+//! batch, large reads, replies counted by their headers.
+//!
+//! It is as little as a client can be, so that what is measured is the server. An error reply
+//! ends the measurement: a server that refuses would look fast.
+
+use std::io::{Read, Write};
+use std::ops::AddAssign;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::BytesMut;
+use xs_proto::{HEADER_LEN, Header, Op, TxId};
+
+/// How long a server may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const BUFFER: usize = 256 << 10;
+
+/// Where a header has its transaction.
+const TX_ID: std::ops::Range<usize> = 8..12;
+
+/// Requests that are sent with one write.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    bytes: BytesMut,
+    /// Replies that they get.
+    pub(super) replies: usize,
+    /// Events that they make for the connection that sends them.
+    pub(super) events: usize,
+}
+
+impl Batch {
+    pub(super) fn read(path: &str) -> Self {
+        Self::of(Op::READ, &[path, "\0"])
+    }
+
+    pub(super) fn write(path: &str, value: &str) -> Self {
+        Self::of(Op::WRITE, &[path, "\0", value])
+    }
+
+    pub(super) fn directory(path: &str) -> Self {
+        Self::of(Op::DIRECTORY, &[path, "\0"])
+    }
+
+    /// A watch, and its first event.
+    pub(super) fn watch(path: &str, token: &str) -> Self {
+        Self { events: 1, ..Self::of(Op::WATCH, &[path, "\0", token, "\0"]) }
+    }
+
+    pub(super) fn start_transaction() -> Self {
+        Self::of(Op::TRANSACTION_START, &["\0"])
+    }
+
+    pub(super) fn commit() -> Self {
+        Self::of(Op::TRANSACTION_END, &["T\0"])
+    }
+
+    fn of(op: Op, payload: &[&str]) -> Self {
+        let payload = payload.concat();
+        let mut bytes = BytesMut::new();
+        Header { op, req_id: 1, tx_id: TxId::NONE, len: payload.len() as u32 }.encode(&mut bytes);
+        bytes.extend_from_slice(payload.as_bytes());
+        Self { bytes, replies: 1, events: 0 }
+    }
+
+    /// The same requests, each with one event for the sender.
+    pub(super) fn with_event(self) -> Self {
+        Self { events: self.replies, ..self }
+    }
+
+    /// Puts all of it into a transaction.
+    pub(super) fn set_transaction(&mut self, tx_id: TxId) {
+        let mut rest = &mut self.bytes[..];
+        while let Some(head) = rest.first_chunk() {
+            let len = HEADER_LEN + Header::decode(head).len as usize;
+            rest[TX_ID].copy_from_slice(&tx_id.0.to_le_bytes());
+            rest = &mut rest[len..];
+        }
+    }
+
+    /// These, so many to a batch.
+    pub(super) fn in_groups(all: impl IntoIterator<Item = Self>, of: usize) -> Vec<Self> {
+        let mut batches = vec![Self::default()];
+        for batch in all {
+            match batches.last_mut() {
+                Some(last) if last.replies < of => *last += batch,
+                _ => batches.push(batch),
+            }
+        }
+        batches
+    }
+}
+
+impl AddAssign for Batch {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes.extend_from_slice(&more.bytes);
+        self.replies += more.replies;
+        self.events += more.events;
+    }
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: UnixStream,
+    buffer: Box<[u8]>,
+    /// What has been read and not been looked at.
+    filled: std::ops::Range<usize>,
+}
+
+impl Wire {
+    pub(super) fn connect(socket: &Path) -> Result<Self> {
+        Self::over(UnixStream::connect(socket).context("connecting to the server")?)
+    }
+
+    pub(super) fn over(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, buffer: vec![0; BUFFER].into(), filled: 0..0 })
+    }
+
+    /// Sends a batch and takes what it gets.
+    pub(super) fn ask(&mut self, batch: &Batch) -> Result<()> {
+        self.stream.write_all(&batch.bytes).context("sending to the server")?;
+        let (mut replies, mut events) = (batch.replies, batch.events);
+        while replies > 0 || events > 0 {
+            let count = if self.next()?.0 == Op::WATCH_EVENT { &mut events } else { &mut replies };
+            *count = count.checked_sub(1).context("the server sent more than was expected")?;
+        }
+        Ok(())
+    }
+
+    /// Asks all batches, one after the other.
+    pub(super) fn ask_all(&mut self, batches: &[Batch]) -> Result<()> {
+        batches.iter().try_for_each(|batch| self.ask(batch))
+    }
+
+    pub(super) fn start_transaction(&mut self, start: &Batch) -> Result<TxId> {
+        self.stream.write_all(&start.bytes).context("sending to the server")?;
+        let (_, payload) = self.next()?;
+        let text = payload.strip_suffix(b"\0").and_then(|text| str::from_utf8(text).ok());
+        let id = text.and_then(|text| text.parse().ok()).context("a transaction without a number")?;
+        Ok(TxId(id))
+    }
+
+    /// The next message.
+    pub(super) fn next(&mut self) -> Result<(Op, &[u8])> {
+        loop {
+            let unread = &self.buffer[self.filled.clone()];
+            if let Some(head) = unread.first_chunk() {
+                let Header { op, len, .. } = Header::decode(head);
+                let len = HEADER_LEN + len as usize;
+                ensure!(len <= BUFFER, "a message of {len} bytes");
+                if unread.len() >= len {
+                    let payload = self.filled.start + HEADER_LEN..self.filled.start + len;
+                    self.filled.start += len;
+                    let payload = &self.buffer[payload];
+                    if op == Op::ERROR {
+                        bail!("the server answered {}", payload.escape_ascii());
+                    }
+                    return Ok((op, payload));
+                }
+            }
+            self.fill()?;
+        }
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        self.buffer.copy_within(self.filled.clone(), 0);
+        self.filled = 0..self.filled.len();
+        let got = self.stream.read(&mut self.buffer[self.filled.end..]).context("waiting for the server")?;
+        ensure!(got > 0, "the server closed the connection");
+        self.filled.end += got;
+        Ok(())
+    }
+}
