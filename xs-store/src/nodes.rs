@@ -10,7 +10,7 @@ use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
 use crate::transaction::Transaction;
 use crate::tree::{Data, Tree, basename, child, parent, visit_upwards};
-use crate::watch::{Change, Scope, Watches};
+use crate::watch::{Above, Change, Scope, Watches};
 
 /// The last listing: of which path, in which generation.
 pub(crate) type Listing = (String, u64, Names);
@@ -209,7 +209,10 @@ impl Nodes<'_> {
     /// Sets what an existing node holds, and reports it.
     fn replace(&mut self, path: &str, before: Arc<Rights>, data: Data) {
         let after = data.rights().clone();
-        self.put(path, data);
+        match &mut self.transaction {
+            Some(transaction) => transaction.put(path, data),
+            None => self.tree.replace(path, data),
+        }
         self.fire(path, Some(before), after);
     }
 
@@ -248,8 +251,9 @@ impl Nodes<'_> {
             self.domains.count(data.rights().list.owner(), -1);
             let scope = if below == path { Scope::Above } else { Scope::Exact };
             if scope == Scope::Above || self.watches.any_on(below) {
-                let readers = [Some(data.rights().clone()), None, Some(above.rights().clone())];
-                self.changes.push(Change { path: below.into(), scope, readers });
+                let readers = [Some(data.rights().clone()), None];
+                let above = Above::Were(Some(above.rights().clone()));
+                self.changes.push(Change { path: below.into(), scope, readers, above });
             }
         });
     }
@@ -294,9 +298,9 @@ impl Nodes<'_> {
             Some(transaction) => transaction.fire(path, Scope::Above),
             None if self.watches.is_empty() => {}
             None => {
-                let above = parent(path).and_then(|parent| self.tree.get(parent));
-                let readers = [before, Some(after), above.map(|node| node.data.rights().clone())];
-                self.changes.push(Change { path: path.into(), scope: Scope::Above, readers });
+                let readers = [before, Some(after)];
+                let change = Change { path: path.into(), scope: Scope::Above, readers, above: Above::Are };
+                self.changes.push(change);
             }
         }
     }

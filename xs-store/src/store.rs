@@ -6,6 +6,7 @@
 //! queued, its events are, for its own connection and for all others. Each connection's output is
 //! one queue of whole messages.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use crate::nodes::{Listing, Nodes};
 use crate::outbox::Merge;
 use crate::quota::Quota;
 use crate::rights::{Caller, Need, Rights};
-use crate::tree::{Data, Tree, basename};
-use crate::watch::{Change, Scope, Watch, Watches};
+use crate::tree::{Data, Tree, basename, parent};
+use crate::watch::{Above, Change, Scope, Watch, Watches};
 
 /// The special paths, which stand for what happens to domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,15 +234,15 @@ impl Core {
             listed: &mut self.listed,
             changes: Vec::new(),
         };
-        let result = match request {
+        let result = match &request {
             Request::Directory(_) => nodes.directory(&path),
-            Request::DirectoryPart { offset, .. } => nodes.directory_part(&path, offset),
+            Request::DirectoryPart { offset, .. } => nodes.directory_part(&path, *offset),
             Request::Read(_) => nodes.read(&path),
             Request::GetPerms(_) => nodes.permissions(&path),
-            Request::Write { value, .. } => nodes.write(&path, &value),
+            Request::Write { value, .. } => nodes.write(&path, value),
             Request::Mkdir(_) => nodes.mkdir(&path),
             Request::Rm(_) => nodes.remove(&path),
-            Request::SetPerms { perms, .. } => nodes.set_permissions(&path, perms),
+            Request::SetPerms { perms, .. } => nodes.set_permissions(&path, perms.clone()),
             _ => Err(ErrorCode::ENOSYS),
         };
         let changes = nodes.changes;
@@ -316,8 +317,8 @@ impl Core {
         }
         let after = Rights::new(list, self.next_generation());
         self.special[special as usize] = after.clone();
-        let (path, readers) = (special.path().into(), [Some(before), Some(after), None]);
-        self.publish(&[Change { path, scope: Scope::Exact, readers }]);
+        let (path, readers) = (special.path().into(), [Some(before), Some(after)]);
+        self.publish(&[Change { path, scope: Scope::Exact, readers, above: Above::Were(None) }]);
         Ok(Reply::Ok)
     }
 
@@ -328,9 +329,14 @@ impl Core {
 
     /// Queues the events of changes, in their order.
     fn publish(&mut self, changes: &[Change]) {
-        for Change { path, scope, readers } in changes {
+        for Change { path, scope, readers, above } in changes {
             for watch in self.watches.fired(path, *scope) {
-                if self.may_hear(watch.conn(), readers.iter().flatten()) {
+                // Looked up only for guests.
+                let above = std::iter::once_with(|| match above {
+                    Above::Were(rights) => rights.as_ref(),
+                    Above::Are => Some(self.tree.get(parent(path)?)?.data.rights()),
+                });
+                if self.may_hear(watch.conn(), readers.iter().flatten().chain(above.flatten())) {
                     self.send(watch.conn(), &path[watch.home()..], watch.token(), Merge::Yes);
                 }
             }
@@ -470,11 +476,11 @@ fn needs_privilege(op: Op) -> bool {
 }
 
 /// A path with the caller's home directory in front if it is relative. Special paths stay.
-fn absolute(caller: &Caller, path: &Path) -> String {
+fn absolute<'p>(caller: &Caller, path: &'p Path) -> Cow<'p, str> {
     if path.is_absolute() || path.is_special() {
-        path.as_str().to_owned()
+        path.as_str().into()
     } else {
-        format!("/local/domain/{}/{path}", caller.domid)
+        format!("/local/domain/{}/{path}", caller.domid).into()
     }
 }
 

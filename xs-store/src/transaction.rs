@@ -16,8 +16,8 @@ use xs_proto::{DomId, ErrorCode};
 
 use crate::quota::Quota;
 use crate::rights::{Caller, Rights};
-use crate::tree::{Children, Data, Node, Tree, basename, parent};
-use crate::watch::{Change, Scope};
+use crate::tree::{Children, Data, Name, Node, Tree, basename, parent};
+use crate::watch::{Above, Change, Scope};
 
 /// An open transaction.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl View {
 
     /// Whether a child is there from before the transaction.
     fn keeps(&self, name: &str) -> bool {
-        self.base.get(name).is_some() && !self.removed.contains(name)
+        self.base.get(Name::new(name)).is_some() && !self.removed.contains(name)
     }
 
     fn link(&mut self, name: &str) {
@@ -281,7 +281,8 @@ impl Transaction {
             // As in the daemon: who may read the parent hears of a removal outside a transaction,
             // but not of one in it.
             let above = after.as_ref().and_then(|_| self.rights_at(place, tree, parent(path)?));
-            changes.push(Change { path: path.clone(), scope, readers: [before, after, above] });
+            let (path, readers, above) = (path.clone(), [before, after], Above::Were(above));
+            changes.push(Change { path, scope, readers, above });
         }
         changes
     }

@@ -15,7 +15,6 @@ use triomphe::ThinArc;
 
 use crate::connection::ConnId;
 use crate::rights::Rights;
-use crate::tree::parent;
 
 /// For whom a change fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +30,19 @@ pub(crate) enum Scope {
 pub(crate) struct Change {
     pub(crate) path: Arc<str>,
     pub(crate) scope: Scope,
-    /// The node's permissions before and after, and its parent's. A guest that may read by one
-    /// of them gets the event.
-    pub(crate) readers: [Option<Arc<Rights>>; 3],
+    /// The node's permissions before and after. A guest that may read by one of them, or by
+    /// those of the parent, gets the event.
+    pub(crate) readers: [Option<Arc<Rights>>; 2],
+    pub(crate) above: Above,
+}
+
+/// The permissions of the parent of a node that changed.
+#[derive(Clone, Debug)]
+pub(crate) enum Above {
+    /// As they were then.
+    Were(Option<Arc<Rights>>),
+    /// The same as those it has when the change is told.
+    Are,
 }
 
 #[derive(Debug)]
@@ -93,13 +102,47 @@ pub(crate) struct Watches {
     by_path: HashTable<Group>,
     by_conn: HashMap<ConnId, HashTable<Watch>>,
     hasher: RandomState,
+    paths: PathHasher,
     next: u64,
+}
+
+/// Hashes paths so that the hash of each path above comes by on the way: FNV-1a from a start that
+/// differs from store to store.
+#[derive(Debug)]
+struct PathHasher(u64);
+
+impl Default for PathHasher {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0xcbf2_9ce4_8422_2325_u64))
+    }
+}
+
+impl PathHasher {
+    fn step(hash: u64, byte: u8) -> u64 {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    }
+
+    fn hash(&self, path: &[u8]) -> u64 {
+        path.iter().fold(self.0, |hash, byte| Self::step(hash, *byte))
+    }
+
+    /// The path and all above it with their hashes, the root first.
+    fn from_root<'p>(&self, path: &'p [u8]) -> impl Iterator<Item = (&'p [u8], u64)> {
+        let root = Some((&path[..1], self.hash(&path[..1]))).filter(|_| path.len() > 1);
+        let mut hash = self.0;
+        let below = path.iter().enumerate().filter_map(move |(at, byte)| {
+            hash = Self::step(hash, *byte);
+            let ends = path.get(at + 1).is_none_or(|next| *next == b'/');
+            ends.then_some((&path[..=at], hash))
+        });
+        root.into_iter().chain(below)
+    }
 }
 
 impl Watches {
     /// Registers a watch that the connection does not have yet.
     pub(crate) fn add(&mut self, conn: ConnId, path: &str, token: &[u8], home: usize, depth: Option<u32>) {
-        let hasher = &self.hasher;
+        let (hasher, paths) = (&self.hasher, &self.paths);
         // Both were in a message, which has 4096 bytes.
         let (path_len, home) = (path.len() as u16, home as u16);
         let head = Head { conn, number: self.next, depth, path: path_len, home };
@@ -109,8 +152,8 @@ impl Watches {
         own.insert_unique(hasher.hash_one(watch.parts()), watch.clone(), |watch| {
             hasher.hash_one(watch.parts())
         });
-        let rehash = |group: &Group| hasher.hash_one(group[0].parts().0);
-        match self.by_path.entry(hasher.hash_one(path.as_bytes()), is_on(path), rehash) {
+        let rehash = |group: &Group| paths.hash(group[0].parts().0);
+        match self.by_path.entry(paths.hash(path.as_bytes()), is_on(path.as_bytes()), rehash) {
             Entry::Vacant(place) => drop(place.insert(Group::from_iter([watch]))),
             Entry::Occupied(mut group) => {
                 let group = group.get_mut();
@@ -145,7 +188,7 @@ impl Watches {
 
     fn forget(&mut self, watch: &Watch) {
         let path = watch.parts().0;
-        let found = self.by_path.find_entry(self.hasher.hash_one(path), |group| group[0].parts().0 == path);
+        let found = self.by_path.find_entry(self.paths.hash(path), is_on(path));
         let Ok(mut entry) = found else { return };
         let group = entry.get_mut();
         if let Ok(at) = group.binary_search_by_key(&watch.order(), Watch::order) {
@@ -173,22 +216,25 @@ impl Watches {
 
     /// The watches on exactly this path, in order.
     pub(crate) fn on(&self, path: &str) -> &[Watch] {
-        let group = self.by_path.find(self.hasher.hash_one(path.as_bytes()), is_on(path));
-        group.map_or(&[], |group| group)
+        self.on_hashed(path.as_bytes(), self.paths.hash(path.as_bytes()))
+    }
+
+    fn on_hashed(&self, path: &[u8], hash: u64) -> &[Watch] {
+        self.by_path.find(hash, is_on(path)).map_or(&[], |group| group)
     }
 
     /// The watches that a change at `path` fires, in order.
-    pub(crate) fn fired(&self, path: &str, scope: Scope) -> Vec<Watch> {
+    pub(crate) fn fired(&self, path: &str, scope: Scope) -> SmallVec<[Watch; 4]> {
         if scope == Scope::Exact {
-            return self.on(path).to_vec();
+            return self.on(path).iter().cloned().collect();
         }
-        let mut found = Vec::new();
-        let mut at = Some(path);
-        for levels in 0.. {
-            let Some(above) = at else { break };
+        let mut found = SmallVec::new();
+        let mut levels =
+            if path == "/" { 0 } else { path.bytes().filter(|byte| *byte == b'/').count() as u32 };
+        for (above, hash) in self.paths.from_root(path.as_bytes()) {
             let in_reach = |watch: &&Watch| watch.depth().is_none_or(|depth| levels <= depth);
-            found.extend(self.on(above).iter().filter(in_reach).cloned());
-            at = parent(above);
+            found.extend(self.on_hashed(above, hash).iter().filter(in_reach).cloned());
+            levels = levels.saturating_sub(1);
         }
         found.sort_unstable_by_key(Watch::order);
         found
@@ -199,6 +245,21 @@ fn is_it<'a>(path: &'a str, token: &'a [u8]) -> impl Fn(&Watch) -> bool {
     move |watch| watch.parts() == (path.as_bytes(), token)
 }
 
-fn is_on(path: &str) -> impl Fn(&Group) -> bool {
-    move |group| group[0].parts().0 == path.as_bytes()
+fn is_on(path: &[u8]) -> impl Fn(&Group) -> bool {
+    move |group| group[0].parts().0 == path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PathHasher;
+
+    #[test]
+    fn the_hashes_on_the_way_are_those_of_the_paths() {
+        let hasher = PathHasher::default();
+        let on_the_way = |path: &'static str| hasher.from_root(path.as_bytes()).collect::<Vec<_>>();
+        let hashed = |path: &'static str| (path.as_bytes(), hasher.hash(path.as_bytes()));
+        assert_eq!(on_the_way("/"), [hashed("/")]);
+        assert_eq!(on_the_way("/a"), ["/", "/a"].map(hashed));
+        assert_eq!(on_the_way("/ab/c/de"), ["/", "/ab", "/ab/c", "/ab/c/de"].map(hashed));
+    }
 }

@@ -46,20 +46,41 @@ struct Entry {
     node: Node,
 }
 
+/// A name to look for, with its hash.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name<'a> {
+    text: &'a str,
+    hash: u32,
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, hash: hash(text.bytes()) }
+    }
+
+    /// The first name of a path that has no slash in front, and what is behind its slash. `None` if
+    /// nothing is left.
+    pub(crate) fn first_of(path: &'a str) -> Option<(Self, &'a str)> {
+        let mut length = 0;
+        let hash = hash(path.bytes().take_while(|byte| *byte != b'/').inspect(|_| length += 1));
+        let (text, rest) = path.split_at_checked(length)?;
+        (length > 0).then(|| (Self { text, hash }, rest.get(1..).unwrap_or_default()))
+    }
+}
+
 /// FNV-1a.
-fn hash(name: &str) -> u32 {
-    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+fn hash(name: impl Iterator<Item = u8>) -> u32 {
+    name.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl Children {
-    pub(crate) fn get(&self, name: &str) -> Option<&Node> {
-        let hash = hash(name);
+    pub(crate) fn get(&self, name: Name<'_>) -> Option<&Node> {
         let mut page = &self.0.as_ref()?.page;
         loop {
             match page {
-                Page::Inner(pages) => page = &pages[page_for(pages, hash)].1,
+                Page::Inner(pages) => page = &pages[page_for(pages, name.hash)].1,
                 Page::Leaf(entries) => {
-                    return search(entries, hash, name).ok().map(|at| &entries[at].node);
+                    return search(entries, name).ok().map(|at| &entries[at].node);
                 }
             }
         }
@@ -67,17 +88,16 @@ impl Children {
 
     /// The child, to be changed. Who is not sure that it is there should look first, since pages
     /// are copied on the way.
-    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
-        let hash = hash(name);
+    pub(crate) fn get_mut(&mut self, name: Name<'_>) -> Option<&mut Node> {
         let mut page = &mut Arc::make_mut(self.0.as_mut()?).page;
         loop {
             match page {
                 Page::Inner(pages) => {
-                    let at = page_for(pages, hash);
+                    let at = page_for(pages, name.hash);
                     page = Arc::make_mut(&mut pages[at].1);
                 }
                 Page::Leaf(entries) => {
-                    let at = search(entries, hash, name).ok()?;
+                    let at = search(entries, name).ok()?;
                     return Some(&mut entries[at].node);
                 }
             }
@@ -93,18 +113,18 @@ impl Children {
         let order = directory.next;
         directory.next = order.wrapping_add(1);
         directory.bytes += node.data.name().len() + 1;
-        let entry = Entry { hash: hash(node.data.name()), order, node };
+        let entry = Entry { hash: Name::new(node.data.name()).hash, order, node };
         if let Some(right) = directory.page.insert(entry) {
             let left = (0, Arc::new(mem::replace(&mut directory.page, Page::Inner(Vec::new()))));
             directory.page = Page::Inner(vec![left, right]);
         }
     }
 
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Node> {
+    pub(crate) fn remove(&mut self, name: Name<'_>) -> Option<Node> {
         self.get(name)?;
         let directory = Arc::make_mut(self.0.as_mut()?);
-        let node = directory.page.remove(hash(name), name)?;
-        directory.bytes -= name.len() + 1;
+        let node = directory.page.remove(name)?;
+        directory.bytes -= name.text.len() + 1;
         match &mut directory.page {
             Page::Leaf(entries) if entries.is_empty() => self.0 = None,
             Page::Inner(pages) if pages.len() == 1 => {
@@ -141,9 +161,9 @@ fn page_for(pages: &[(u32, Arc<Page>)], hash: u32) -> usize {
     pages.partition_point(|(lowest, _)| *lowest <= hash).saturating_sub(1)
 }
 
-fn search(entries: &[Entry], hash: u32, name: &str) -> Result<usize, usize> {
+fn search(entries: &[Entry], name: Name<'_>) -> Result<usize, usize> {
     entries.binary_search_by(|entry| {
-        entry.hash.cmp(&hash).then_with(|| entry.node.data.name_bytes().cmp(name.as_bytes()))
+        entry.hash.cmp(&name.hash).then_with(|| entry.node.data.name_bytes().cmp(name.text.as_bytes()))
     })
 }
 
@@ -160,7 +180,8 @@ impl Page {
     fn insert(&mut self, entry: Entry) -> Option<(u32, Arc<Self>)> {
         match self {
             Self::Leaf(entries) => {
-                let at = search(entries, entry.hash, entry.node.data.name()).unwrap_or_else(|at| at);
+                let name = Name { text: entry.node.data.name(), hash: entry.hash };
+                let at = search(entries, name).unwrap_or_else(|at| at);
                 insert(entries, at, entry);
                 if entries.len() < PAGE {
                     return None;
@@ -188,10 +209,10 @@ impl Page {
     }
 
     /// Removes an entry that is there, and pages that it leaves empty.
-    fn remove(&mut self, hash: u32, name: &str) -> Option<Node> {
+    fn remove(&mut self, name: Name<'_>) -> Option<Node> {
         match self {
             Self::Leaf(entries) => {
-                let at = search(entries, hash, name).ok()?;
+                let at = search(entries, name).ok()?;
                 let entry = entries.remove(at);
                 if entries.len() < entries.capacity() / 4 {
                     entries.shrink_to_fit();
@@ -199,9 +220,9 @@ impl Page {
                 Some(entry.node)
             }
             Self::Inner(pages) => {
-                let at = page_for(pages, hash);
+                let at = page_for(pages, name.hash);
                 let page = Arc::make_mut(&mut pages[at].1);
-                let node = page.remove(hash, name);
+                let node = page.remove(name);
                 if page.is_empty() {
                     pages.remove(at);
                 }
@@ -265,18 +286,21 @@ mod tests {
             }
             // At first it grows, then it shrinks.
             let there = expected.iter().position(|other| *other == name);
-            assert_eq!(children.get(&name).is_some(), there.is_some());
+            assert_eq!(children.get(Name::new(&name)).is_some(), there.is_some());
             match there {
                 Some(at) if random.u32(..10) < if step < 40_000 { 2 } else { 9 } => {
                     expected.remove(at);
-                    assert!(children.remove(&name).is_some());
+                    assert!(children.remove(Name::new(&name)).is_some());
                 }
                 None if step < 50_000 => {
                     expected.push(name.clone());
                     children.add(node(&name));
                 }
-                Some(_) => assert_eq!(children.get_mut(&name).unwrap().data.name(), name),
-                None => assert!(children.remove(&name).is_none() && children.get_mut(&name).is_none()),
+                Some(_) => assert_eq!(children.get_mut(Name::new(&name)).unwrap().data.name(), name),
+                None => assert!(
+                    children.remove(Name::new(&name)).is_none()
+                        && children.get_mut(Name::new(&name)).is_none()
+                ),
             }
         }
         assert_eq!(names(&children), expected);
@@ -293,7 +317,7 @@ mod tests {
         let mut by_hash: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for number in 0..400_000 {
             let name = format!("{number:x}");
-            by_hash.entry(hash(&name) % 4096).or_default().push(name);
+            by_hash.entry(Name::new(&name).hash % 4096).or_default().push(name);
         }
         let colliding = by_hash.into_values().find(|names| names.len() >= 2 * PAGE).unwrap();
         let mut entries = Page::Leaf(Vec::new());
@@ -303,7 +327,7 @@ mod tests {
             assert!(right.is_none());
         }
         for name in &colliding {
-            assert!(entries.remove(5, name).is_some(), "{name}");
+            assert!(entries.remove(Name { text: name, hash: 5 }).is_some(), "{name}");
         }
         assert!(entries.is_empty());
     }
@@ -312,7 +336,7 @@ mod tests {
     fn an_empty_directory_takes_no_memory() {
         let mut children = Children::default();
         children.add(node("a"));
-        assert!(children.remove("a").is_some());
+        assert!(children.remove(Name::new("a")).is_some());
         assert!(children.0.is_none());
         assert_eq!(children.bytes(), 0);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use triomphe::ThinArc;
 
 use crate::rights::Rights;
@@ -22,8 +23,10 @@ pub(crate) struct Data(ThinArc<Head, u8>);
 impl Data {
     /// The name is one of a path, so it is shorter than a message.
     pub(crate) fn new(name: &str, value: &[u8], rights: Arc<Rights>, generation: u64) -> Self {
+        let mut text = SmallVec::<[u8; 128]>::from_slice(name.as_bytes());
+        text.extend_from_slice(value);
         let head = Head { rights, generation, name: name.len() as u16 };
-        Self(ThinArc::from_header_and_slice(head, &[name.as_bytes(), value].concat()))
+        Self(ThinArc::from_header_and_slice(head, &text))
     }
 
     /// The same node with another value.

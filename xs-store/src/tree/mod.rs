@@ -13,7 +13,7 @@ use std::sync::Arc;
 use xs_proto::DomId;
 
 use crate::rights::Rights;
-pub(crate) use children::Children;
+pub(crate) use children::{Children, Name};
 pub(crate) use data::Data;
 
 /// The parent of an absolute path; `None` for the root, and for special paths.
@@ -35,8 +35,14 @@ pub(crate) fn basename(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
-fn names(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|name| !name.is_empty())
+/// The names of a path from the first to the last, each with its hash.
+fn names(path: &str) -> impl Iterator<Item = Name<'_>> {
+    let mut rest = path.strip_prefix('/').unwrap_or(path);
+    std::iter::from_fn(move || {
+        let name;
+        (name, rest) = Name::first_of(rest)?;
+        Some(name)
+    })
 }
 
 /// A node with all below it. Cloning counts references.
@@ -62,17 +68,23 @@ impl Tree {
         names(path).try_fold(&self.root, |node, name| node.children.get(name))
     }
 
+    /// Who is not sure that the node is there should look first: pages are copied on the way.
     fn get_mut(&mut self, path: &str) -> Option<&mut Node> {
-        // Looking first saves copying pages on the way to a node that is not there.
-        self.get(path)?;
         names(path).try_fold(&mut self.root, |node, name| node.children.get_mut(name))
+    }
+
+    /// Sets what a node holds that is there.
+    pub(crate) fn replace(&mut self, path: &str, data: Data) {
+        if let Some(node) = self.get_mut(path) {
+            node.data = data;
+        }
     }
 
     /// Sets what a node holds. A node that is missing is created if its parent exists; the
     /// parent then counts as changed, in the same generation.
     pub(crate) fn put(&mut self, path: &str, data: Data) {
-        if let Some(node) = self.get_mut(path) {
-            node.data = data;
+        if self.get(path).is_some() {
+            self.replace(path, data);
         } else if let Some(node) = parent(path).and_then(|parent| self.get_mut(parent)) {
             node.data = node.data.with_generation(data.generation());
             node.children.add(Node { data, children: Children::default() });
@@ -84,7 +96,7 @@ impl Tree {
         self.get(path)?;
         let parent = self.get_mut(parent(path)?)?;
         parent.data = parent.data.with_generation(generation);
-        parent.children.remove(basename(path))
+        parent.children.remove(Name::new(basename(path)))
     }
 
     /// The topmost nodes that a domain owns.
