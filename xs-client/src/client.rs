@@ -55,8 +55,12 @@ impl Client {
     /// The watch is registered when this returns, and fires once at first. Several watches of a
     /// path cost the server one. Fails if the store refuses (a quota, a malformed path).
     pub async fn watch(&self, path: &Path) -> Result<Watch, Error> {
+        self.watch_into(path, Queue::new(self.config.watch_backlog)).await
+    }
+
+    /// The same with a queue that may be that of other watches, too.
+    pub(crate) async fn watch_into(&self, path: &Path, queue: Arc<Queue>) -> Result<Watch, Error> {
         let id = WatcherId(self.watchers.fetch_add(1, Ordering::Relaxed));
-        let queue = Queue::new(self.config.watch_backlog);
         let watch = Watch { path: path.clone(), id, queue: queue.clone(), handle: self.handle.clone() };
         // Made after the watch, hence dropped before it: so the driver can tell a watch command
         // whose watch was dropped while it waited in line.

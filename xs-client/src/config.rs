@@ -18,6 +18,8 @@ pub struct Config {
     /// Distinct changed paths kept for a watcher that does not look; beyond it the watcher is
     /// told that anything below its path may have changed. Default: 1024.
     pub watch_backlog: usize,
+    /// The most nodes that [`crate::Requests::read_tree`] reads. Default: 100 000.
+    pub tree_limit: usize,
     /// How conflicting transactions are tried again.
     pub retry: Retry,
 }
@@ -29,6 +31,7 @@ impl Default for Config {
             window: 64,
             reply_limit: 1 << 20,
             watch_backlog: 1024,
+            tree_limit: 100_000,
             retry: Retry::default(),
         }
     }

@@ -10,6 +10,10 @@ fn at(path: &Option<Path>) -> String {
     path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default()
 }
 
+fn list(paths: &[Path]) -> String {
+    paths.iter().map(|path| path.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -57,6 +61,22 @@ pub enum Error {
         attempts: u32,
         /// Time they took.
         elapsed: Duration,
+    },
+    /// There are more nodes than [`crate::Config::tree_limit`].
+    #[error("there are more than {limit} nodes at and below {path}")]
+    TooLarge {
+        /// The node that was to be read with all below it.
+        path: Path,
+        /// The limit.
+        limit: usize,
+    },
+    /// What was waited for did not come in time.
+    #[error("not satisfied within {after:?} by what the store says at {}", list(.paths))]
+    Unsatisfied {
+        /// The nodes that were read when it was last looked, none if nothing was.
+        paths: Vec<Path>,
+        /// How long was waited.
+        after: Duration,
     },
     /// The store cannot be reached.
     #[error("cannot connect to the store at {at}: {reason}")]
@@ -108,6 +128,7 @@ impl Error {
             Self::Contended { .. } => {
                 "something keeps writing to the same nodes: find it, or try again later"
             }
+            Self::TooLarge { .. } => "read a smaller part, or raise the limit of nodes",
             Self::Store { .. } if self.is_quota() => {
                 "remove what the domain no longer needs, or raise its quota"
             }

@@ -41,22 +41,26 @@ mod connection;
 mod driver;
 mod error;
 mod handle;
+mod look;
 mod queue;
 mod requests;
 mod retry;
 mod transaction;
 mod transport;
+mod tree;
 mod watch;
 mod watches;
 
 pub use client::Client;
 pub use config::Config;
 pub use error::Error;
+pub use look::Look;
 pub use queue::Changes;
 pub use requests::Requests;
 pub use retry::Retry;
 pub use transaction::Transaction;
 pub use transport::{Transport, default_socket};
+pub use tree::Tree;
 pub use watch::Watch;
 pub use xs_proto::{
     Access, DomId, ErrorCode, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,

@@ -60,6 +60,19 @@ impl Queue {
         self.notify.notify_one();
     }
 
+    /// Waits until something has changed since the last call, or for the end.
+    ///
+    /// Dropping the future loses nothing: what it did not return, the next call does.
+    pub(crate) async fn changed_since(&self) -> Result<Changes, Error> {
+        loop {
+            // A permit that is stored between the check and the wait ends the wait at once.
+            if let Some(outcome) = self.take() {
+                return outcome;
+            }
+            self.notify.notified().await;
+        }
+    }
+
     /// What has come together, or the end; `None` if there is neither.
     pub(crate) fn take(&self) -> Option<Result<Changes, Error>> {
         let mut state = self.state();

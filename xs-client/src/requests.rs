@@ -24,7 +24,7 @@ pub struct Requests {
 }
 
 /// A reply of a form that its operation does not have. The decoder lets none through.
-fn unexpected(op: Op) -> Error {
+pub(crate) fn unexpected(op: Op) -> Error {
     Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
 }
 

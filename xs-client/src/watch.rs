@@ -33,13 +33,7 @@ impl Watch {
     /// Fails when the connection is gone, after all that had changed before was taken. Dropping
     /// the future loses nothing: what it did not return, the next call does.
     pub async fn changed(&mut self) -> Result<Changes, Error> {
-        loop {
-            // A permit that is stored between the check and the wait ends the wait at once.
-            if let Some(outcome) = self.queue.take() {
-                return outcome;
-            }
-            self.queue.notify.notified().await;
-        }
+        self.queue.changed_since().await
     }
 }
 

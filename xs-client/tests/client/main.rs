@@ -3,7 +3,9 @@
 mod broken;
 mod calls;
 mod end;
+mod looks;
 mod stress;
 mod support;
 mod transactions;
+mod trees;
 mod watches;
