@@ -5,14 +5,14 @@ use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use xs_proto::{Op, Path, TxId};
 
 use crate::driver;
 use crate::handle::Command;
 use crate::queue::Queue;
 use crate::watches::WatcherId;
-use crate::{Config, Error, Requests, Transport, Watch, default_socket, transport};
+use crate::{Config, Error, Requests, Stats, Transport, Watch, default_socket, transport};
 
 /// A connection to a store, shared by all clones.
 ///
@@ -22,6 +22,8 @@ use crate::{Config, Error, Requests, Transport, Watch, default_socket, transport
 pub struct Client {
     requests: Requests,
     watchers: Arc<AtomicU64>,
+    /// One for each transaction that may be opened now.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Deref for Client {
@@ -47,7 +49,13 @@ impl Client {
     /// A connection over any byte stream. Its driver runs as a task of the current Tokio runtime.
     pub fn over(transport: impl Transport, config: Config) -> Self {
         let handle = driver::spawn(transport, &config);
-        Self { requests: Requests { handle, config, tx: TxId::NONE }, watchers: Arc::default() }
+        let turns = Arc::new(Semaphore::new(config.transactions.max(1)));
+        Self { requests: Requests { handle, config, tx: TxId::NONE }, watchers: Arc::default(), turns }
+    }
+
+    /// What this connection has done so far.
+    pub fn stats(&self) -> Stats {
+        self.handle.counters.stats()
     }
 
     /// Watches a path and all below it.

@@ -20,6 +20,9 @@ pub struct Config {
     pub watch_backlog: usize,
     /// The most nodes that [`crate::Requests::read_tree`] reads. Default: 100 000.
     pub tree_limit: usize,
+    /// Transactions that may be open at one time; more wait their turn. Default: 8, which every
+    /// server lets a guest have.
+    pub transactions: usize,
     /// How conflicting transactions are tried again.
     pub retry: Retry,
 }
@@ -32,6 +35,7 @@ impl Default for Config {
             reply_limit: 1 << 20,
             watch_backlog: 1024,
             tree_limit: 100_000,
+            transactions: 8,
             retry: Retry::default(),
         }
     }

@@ -46,6 +46,7 @@ pub(crate) struct Connection<W> {
     /// The WATCH requests that are under way, by token.
     registering: HashMap<u32, u32>,
     last_id: u32,
+    sent: usize,
     watches: Watches,
     effects: VecDeque<Effect<W>>,
     output: BytesMut,
@@ -57,6 +58,7 @@ impl<W> Connection<W> {
             slots: HashMap::new(),
             registering: HashMap::new(),
             last_id: 0,
+            sent: 0,
             watches: Watches::default(),
             effects: VecDeque::new(),
             output: BytesMut::new(),
@@ -68,9 +70,19 @@ impl<W> Connection<W> {
         self.slots.len()
     }
 
+    /// Requests sent so far.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Watches on the server, or on the way there.
+    pub(crate) fn watches(&self) -> usize {
+        self.watches.len()
+    }
+
     /// Whether nothing is under way and nobody watches.
     pub(crate) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.watches.is_empty() && self.output.is_empty()
+        self.slots.is_empty() && self.watches.len() == 0 && self.output.is_empty()
     }
 
     /// Bytes to send; the driver takes from the front what it has sent.
@@ -93,6 +105,7 @@ impl<W> Connection<W> {
             return Err((error, slot));
         }
         self.last_id = id;
+        self.sent += 1;
         self.slots.insert(id, slot);
         Ok(id)
     }

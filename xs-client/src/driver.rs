@@ -22,7 +22,8 @@ use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 
 use crate::connection::{Connection, Effect};
 use crate::handle::{Chore, Chores, Command, Handle, Open, ended};
-use crate::queue::Queue;
+use crate::queue::{Kept, Queue};
+use crate::stats::Counters;
 use crate::watches::WatcherId;
 use crate::{Config, Error, Transport};
 
@@ -40,6 +41,7 @@ pub(crate) fn spawn(transport: impl Transport, config: &Config) -> Handle {
         queues: HashMap::new(),
         weak: handle.commands.downgrade(),
         chores: handle.chores.clone(),
+        counters: handle.counters.clone(),
         window: config.window.max(1),
         deadline: config.deadline,
         codec: MessageCodec::with_limit(config.reply_limit),
@@ -54,6 +56,7 @@ struct Driver {
     /// For the handles inside of opened transactions; weak, so as not to keep ourselves alive.
     weak: mpsc::WeakSender<Command>,
     chores: Arc<Chores>,
+    counters: Arc<Counters>,
     window: usize,
     deadline: Duration,
     codec: MessageCodec,
@@ -94,6 +97,7 @@ impl Driver {
         loop {
             self.do_chores();
             self.deliver();
+            self.count();
             if clients_gone && self.connection.is_idle() {
                 return Ok(());
             }
@@ -104,7 +108,10 @@ impl Driver {
             tokio::select! {
                 biased;
                 written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
-                    Ok(count @ 1..) => self.connection.output().advance(count),
+                    Ok(count @ 1..) => {
+                        self.counters.bytes_sent.add(count);
+                        self.connection.output().advance(count);
+                    }
                     Ok(0) => return Err(self.last_words(&mut reader, &mut input, io::ErrorKind::WriteZero.into())),
                     Err(error) => return Err(self.last_words(&mut reader, &mut input, error)),
                 },
@@ -117,7 +124,10 @@ impl Driver {
                 }
                 read = reader.read_buf(&mut input) => match read {
                     Ok(0) => return Err(self.end_of_stream(&mut input)),
-                    Ok(_) => self.receive(&mut input)?,
+                    Ok(count) => {
+                        self.counters.bytes_received.add(count);
+                        self.receive(&mut input)?;
+                    }
                     Err(error) => return Err(lost(&error.into())),
                 },
                 () = self.chores.notify.notified() => {}
@@ -144,6 +154,12 @@ impl Driver {
         }
     }
 
+    fn count(&self) {
+        self.counters.requests.set(self.connection.sent());
+        self.counters.in_flight.set(self.connection.in_flight());
+        self.counters.watches.set(self.connection.watches());
+    }
+
     fn do_chores(&mut self) {
         for chore in self.chores.take() {
             match chore {
@@ -167,7 +183,12 @@ impl Driver {
                 }
                 Effect::Changed(watcher, path) => {
                     if let Some(queue) = self.queues.get(&watcher) {
-                        queue.changed(path);
+                        self.counters.changes.add(1);
+                        match queue.changed(path) {
+                            Kept::New => {}
+                            Kept::Coalesced => self.counters.coalesced.add(1),
+                            Kept::Overflowed => self.counters.overflows.add(1),
+                        }
                     }
                 }
             }
@@ -177,7 +198,11 @@ impl Driver {
     fn opened(&self, reply: &Reply) -> Result<Open, Error> {
         let commands = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
         match reply {
-            Reply::Transaction(id) => Ok(Open::new(*id, Handle { commands, chores: self.chores.clone() })),
+            Reply::Transaction(id) => {
+                self.counters.transactions.add(1);
+                let (chores, counters) = (self.chores.clone(), self.counters.clone());
+                Ok(Open::new(*id, Handle { commands, chores, counters }))
+            }
             _ => Err(ended("the store opened no transaction")),
         }
     }

@@ -8,6 +8,7 @@ use xs_proto::{Path, Reply, Request, TxId};
 
 use crate::Error;
 use crate::queue::Queue;
+use crate::stats::Counters;
 use crate::watches::WatcherId;
 
 /// What a caller asks of the driver.
@@ -53,6 +54,7 @@ impl Chores {
 pub(crate) struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) chores: Arc<Chores>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Handle {
@@ -60,7 +62,7 @@ impl Handle {
     pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(capacity);
         let chores = Arc::new(Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() });
-        (Self { commands, chores }, receiver)
+        (Self { commands, chores, counters: Arc::default() }, receiver)
     }
 
     /// Hands over a command, waiting while the window is full. An error means that the

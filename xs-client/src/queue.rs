@@ -19,6 +19,17 @@ pub struct Changes {
     pub overflowed: bool,
 }
 
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The watcher will be told of its path.
+    New,
+    /// It will be told of it anyway.
+    Coalesced,
+    /// There was no room for one more path.
+    Overflowed,
+}
+
 #[derive(Debug, Default)]
 struct State {
     changes: Changes,
@@ -42,17 +53,22 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn changed(&self, path: Path) {
+    pub(crate) fn changed(&self, path: Path) -> Kept {
         let mut state = self.state();
         let changes = &mut state.changes;
-        if !changes.overflowed {
-            changes.paths.insert(path);
-            if changes.paths.len() > self.backlog {
-                *changes = Changes { paths: BTreeSet::new(), overflowed: true };
-            }
-        }
+        let kept = if changes.overflowed || changes.paths.contains(&path) {
+            Kept::Coalesced
+        } else if changes.paths.len() == self.backlog {
+            *changes = Changes { paths: BTreeSet::new(), overflowed: true };
+            Kept::Overflowed
+        } else {
+            // Detached, for the buffer of its message holds whatever else came with it.
+            changes.paths.insert(path.detached());
+            Kept::New
+        };
         drop(state);
         self.notify.notify_one();
+        kept
     }
 
     pub(crate) fn close(&self, error: Error) {
@@ -107,7 +123,9 @@ mod tests {
     #[test]
     fn beyond_the_backlog_everything_counts_as_changed() {
         let queue = Queue::new(4);
-        (0..100).for_each(|number| queue.changed(path(number)));
+        for number in 0..100 {
+            queue.changed(path(number));
+        }
         let changes = queue.take().unwrap().unwrap();
         assert_eq!(changes, Changes { paths: BTreeSet::new(), overflowed: true });
         queue.changed(path(1));

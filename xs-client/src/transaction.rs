@@ -63,6 +63,9 @@ impl Client {
     /// error is the outcome. Keep it short, and never wait in it for anything but the store: what
     /// others change meanwhile is what makes it conflict.
     ///
+    /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
+    /// turn, within the deadline of a call.
+    ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
     /// outcome is [`Error::Contended`]. Dropping the future aborts the transaction, unless its
     /// commit was under way.
@@ -86,11 +89,17 @@ impl Client {
         let begun = Instant::now();
         let Retry { attempts, .. } = self.config.retry;
         for attempt in 1..=attempts {
+            // Given back before the pause, so that others have their turn meanwhile.
+            let turn = async { Ok(self.turns.acquire().await) };
+            let turn = self.within(self.deadline(), Op::TRANSACTION_START, None, turn).await?;
             let transaction = Transaction::start(self).await?;
             let outcome = body(transaction.clone()).await?;
-            match transaction.end(true).await {
+            let ended = transaction.end(true).await;
+            drop(turn);
+            match ended {
                 Ok(()) => return Ok(outcome),
                 Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
+                    self.handle.counters.conflicts.add(1);
                     debug!(attempt, "transaction conflicted");
                     if attempt < attempts {
                         sleep(self.config.retry.pause(attempt)).await;

@@ -103,8 +103,9 @@ impl Watches {
         watch.map_or(&[], |watch| &watch.watchers)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_token.is_empty()
+    /// How many watches the server has for it.
+    pub(crate) fn len(&self) -> usize {
+        self.by_token.len()
     }
 }
 
@@ -145,7 +146,7 @@ mod tests {
         watches.add(&path, A);
         watches.refuse(1);
         assert_eq!(watches.remove(A), None);
-        assert!(watches.is_empty() && watches.by_path.is_empty() && watches.watcher_token.is_empty());
+        assert!(watches.len() == 0 && watches.by_path.is_empty() && watches.watcher_token.is_empty());
     }
 
     #[test]

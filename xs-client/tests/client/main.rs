@@ -4,6 +4,7 @@ mod broken;
 mod calls;
 mod end;
 mod looks;
+mod stats;
 mod stress;
 mod support;
 mod transactions;

@@ -156,7 +156,8 @@ async fn a_dropped_transaction_is_aborted_on_the_server() {
 async fn too_many_open_transactions() {
     let store = Store::new();
     store.introduce(DomId(1));
-    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    let config = Config { transactions: 20, ..Config::default() };
+    let guest = Client::over(store.connect(DomId(1)), config);
     let opened = Arc::new(AtomicU32::new(0));
     let all = join_all((0..20).map(|_| {
         let opened = opened.clone();
