@@ -1,18 +1,11 @@
-//! Requests about domains, features and quotas, and commands to the store.
+//! Requests about domains, features and quotas.
 
-use bytes::Bytes;
 use xs_proto::{DomId, ErrorCode, Path, Reply, Request};
 
 use crate::quota::{self, Quota};
 use crate::rights::Caller;
-use crate::store::{Core, Special};
-
-/// The commands of `CONTROL`, with what `help` says of them.
-const COMMANDS: [(&str, &str); 3] = [
-    ("check", "check the consistency of the store: nothing to do here"),
-    ("help", "this text"),
-    ("quota", "show the quotas of unprivileged domains"),
-];
+use crate::special::Special;
+use crate::store::Core;
 
 impl Core {
     /// A request that is not about a node, a watch or a transaction.
@@ -27,7 +20,7 @@ impl Core {
                 self.introduce(domid);
                 Ok(Reply::Ok)
             }
-            Request::Release(DomId::DOM0) => Err(ErrorCode::EINVAL),
+            Request::Release(DomId::DOM0) | Request::Resume(DomId::DOM0) => Err(ErrorCode::EINVAL),
             Request::Release(domid) if self.domains.is_introduced(domid) => {
                 self.release(domid);
                 Ok(Reply::Ok)
@@ -62,19 +55,6 @@ impl Core {
                 self.domains.set_limit(domid, quota, value).map(|()| Reply::Ok)
             }
             _ => Err(ErrorCode::ENOSYS),
-        }
-    }
-
-    fn control(&self, arguments: &[Bytes]) -> Result<Reply, ErrorCode> {
-        let [command] = arguments else { return Err(ErrorCode::EINVAL) };
-        match &command[..] {
-            b"check" => Ok(Reply::Ok),
-            b"help" => {
-                let lines = COMMANDS.map(|(command, text)| format!("{command:<8}{text}\n"));
-                Ok(Reply::Text(lines.concat().into()))
-            }
-            b"quota" => Ok(Reply::Text(self.domains.limits(None)?.table().into())),
-            _ => Err(ErrorCode::EINVAL),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) privileged: bool,
     pub(crate) transactions: BTreeMap<TxId, Transaction>,
     last_transaction: u32,
+    /// Bytes of its watches that are counted for the domain.
+    pub(crate) watched: i64,
     pub(crate) output: Outbox,
     /// The store is done with the connection: its domain ended, or it did not read its events.
     pub(crate) closed: bool,
@@ -35,6 +37,7 @@ impl Connection {
             privileged,
             transactions: BTreeMap::new(),
             last_transaction: 0,
+            watched: 0,
             output: Outbox::default(),
             closed: false,
         }

@@ -1,15 +1,17 @@
 //! The domains the store knows.
 //!
 //! Without a hypervisor to ask, a domain exists from the moment it connects or is introduced until
-//! it is released. Which of these a number means is told apart by when the last domain of that
-//! number ended.
+//! it is released. Numbers are used again: a permission entry means the domain that has its number
+//! only if it was set since that one began. That is when the store first heard of it from the
+//! hypervisor; without one, when the domain before it ended.
 
 use std::collections::BTreeMap;
 
-use xs_proto::{DomId, ErrorCode, Features};
+use tracing::warn;
+use xs_proto::{DomId, ErrorCode, Features, Permissions};
 
 use crate::hypervisor::{DomainState, Hypervisor};
-use crate::quota::{Limits, Quota};
+use crate::quota::{Limits, Quota, Usage};
 use crate::rights::{Caller, Subject};
 
 /// What is offered to a domain unless it was changed: what the C daemon offers.
@@ -38,10 +40,14 @@ impl Domain {
 #[derive(Debug)]
 pub(crate) struct Domains {
     known: BTreeMap<DomId, Domain>,
-    /// For each number the generation in which its last domain ended.
-    ended: BTreeMap<DomId, u64>,
-    /// Nodes owned.
-    owned: BTreeMap<DomId, i64>,
+    /// Counts the changes of the store.
+    generation: u64,
+    /// For each number the generation from which on it means the domain that has it.
+    born: BTreeMap<DomId, u64>,
+    /// Nodes owned, and the bytes of these and of watches.
+    used: BTreeMap<DomId, Usage>,
+    /// The most of everything that any guest has used.
+    most: Usage,
     limits: Limits,
     hypervisor: Option<Box<dyn Hypervisor>>,
 }
@@ -51,8 +57,10 @@ impl Domains {
     pub(crate) fn new() -> Self {
         Self {
             known: BTreeMap::from([(DomId::DOM0, Domain::new(true))]),
-            ended: BTreeMap::new(),
-            owned: BTreeMap::new(),
+            generation: 0,
+            born: BTreeMap::new(),
+            used: BTreeMap::new(),
+            most: Usage::default(),
             limits: Limits::default(),
             hypervisor: None,
         }
@@ -63,11 +71,18 @@ impl Domains {
         self.hypervisor = Some(hypervisor);
     }
 
+    /// A number for the next change.
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
     /// The domain, if it exists.
     fn find(&mut self, domid: DomId) -> Result<&mut Domain, ErrorCode> {
-        let state = |hypervisor: &Box<dyn Hypervisor>| hypervisor.state(domid);
-        if !self.known.contains_key(&domid) && self.hypervisor.as_ref().and_then(state).is_some() {
+        let exists = || self.hypervisor.as_ref().is_some_and(|hypervisor| hypervisor.state(domid).is_some());
+        if !self.known.contains_key(&domid) && exists() {
             self.create(domid);
+            self.born.insert(domid, self.generation + 1);
         }
         self.known.get_mut(&domid).ok_or(ErrorCode::ENOENT)
     }
@@ -102,6 +117,14 @@ impl Domains {
         self.find(domid).is_ok()
     }
 
+    /// Takes care that the entries of a list, which is to be set next, are known to mean the domains
+    /// that exist now.
+    pub(crate) fn notice(&mut self, list: &Permissions) {
+        for entry in list.entries() {
+            self.exists(entry.domid);
+        }
+    }
+
     pub(crate) fn is_introduced(&self, domid: DomId) -> bool {
         self.known.get(&domid).is_some_and(|domain| domain.introduced)
     }
@@ -118,9 +141,9 @@ impl Domains {
     }
 
     /// Ends the domain.
-    pub(crate) fn end(&mut self, domid: DomId, generation: u64) {
+    pub(crate) fn end(&mut self, domid: DomId) {
         self.known.remove(&domid);
-        self.ended.insert(domid, generation);
+        self.born.insert(domid, self.generation + 1);
         for domain in self.known.values_mut().filter(|domain| domain.target == Some(domid)) {
             domain.target = None;
         }
@@ -192,29 +215,79 @@ impl Domains {
         Ok(())
     }
 
-    /// Counts nodes for their owner.
-    pub(crate) fn count(&mut self, owner: DomId, change: i64) {
-        *self.owned.entry(owner).or_default() += change;
+    /// The limit of a domain.
+    fn limit(&self, domid: DomId, quota: Quota) -> u32 {
+        let own = self.known.get(&domid).into_iter().flat_map(|domain| &domain.quotas);
+        own.copied().find(|(other, _)| *other == quota).map_or(self.limits.get(quota), |(_, limit)| limit)
     }
 
-    /// How many nodes a domain owns.
-    pub(crate) fn counted(&self, owner: DomId) -> i64 {
-        self.owned.get(&owner).copied().unwrap_or_default()
+    /// Counts nodes and bytes for the domain that they belong to.
+    pub(crate) fn count(&mut self, domid: DomId, change: Usage) {
+        let used = self.used.entry(domid).or_default();
+        *used += change;
+        let used = *used;
+        if domid == DomId::DOM0 {
+            return;
+        }
+        self.note_most(used);
+        if change.memory > 0 {
+            let limit = self.limit(domid, Quota::SoftMemory).into();
+            if limit > 0 && used.memory >= limit && used.memory - change.memory < limit {
+                warn!(%domid, bytes = used.memory, limit, "a guest uses much memory");
+            }
+        }
+    }
+
+    /// The nodes that a domain owns, and the bytes of these and of its watches.
+    pub(crate) fn counted(&self, domid: DomId) -> Usage {
+        self.used.get(&domid).copied().unwrap_or_default()
+    }
+
+    /// The same of all domains.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (DomId, Usage)> {
+        self.used.iter().map(|(domid, usage)| (*domid, *usage))
+    }
+
+    /// Fails if a guest would make the use of memory of a guest, as a rule its own, grow over the
+    /// quota.
+    pub(crate) fn check_memory(&self, caller: &Caller, domid: DomId, more: i64) -> Result<(), ErrorCode> {
+        if more <= 0 || caller.is_privileged() || domid == DomId::DOM0 {
+            return Ok(());
+        }
+        let queued = if domid == caller.domid { caller.queued as i64 } else { 0 };
+        let limit = self.limit(domid, Quota::Memory).into();
+        let over = limit > 0 && self.counted(domid).memory + queued + more >= limit;
+        if over { Err(ErrorCode::ENOMEM) } else { Ok(()) }
+    }
+
+    /// Notes what a guest uses.
+    pub(crate) fn note_most(&mut self, used: Usage) {
+        self.most = self.most.max(used);
+    }
+
+    /// The most of everything that any guest has used since the start, or since this was
+    /// forgotten.
+    pub(crate) fn most(&self) -> Usage {
+        self.most
+    }
+
+    pub(crate) fn forget_most(&mut self) {
+        self.most = Usage::default();
     }
 
     /// A connection's domain, with its rights and quotas.
     pub(crate) fn caller(&self, domid: DomId, privileged: bool) -> Caller {
         if privileged {
-            return Caller { domid, subjects: [None, None], any: false, limits: None };
+            return Caller { domid, subjects: [None, None], any: false, limits: None, queued: 0 };
         }
         let domain = self.known.get(&domid);
-        let subject =
-            |domid| Subject { domid, born: self.ended.get(&domid).map_or(0, |generation| generation + 1) };
+        let subject = |domid| Subject { domid, born: self.born.get(&domid).copied().unwrap_or_default() };
         Caller {
             domid,
             subjects: [Some(subject(domid)), domain.and_then(|domain| domain.target).map(subject)],
             any: domain.is_none_or(|domain| domain.features.contains(Features::DOMID_ANY)),
             limits: Some(self.limits(Some(domid)).unwrap_or_default()),
+            queued: 0,
         }
     }
 }

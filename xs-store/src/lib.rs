@@ -11,17 +11,20 @@
 //! | --- | --- |
 //! | `tree`, `rights` | the nodes, immutable and shared, and who may do what with them |
 //! | `transaction` | what a transaction has seen and changed, and its commit |
-//! | `watch` | the watches, found by path |
+//! | `watch`, `change` | the watches, found by path, and what they are told of |
 //! | `domains`, `quota` | the domains, and what they may use up |
 //! | `hypervisor` | what is asked of one, if there is one |
-//! | `nodes`, `admin` | the requests |
+//! | `nodes`, `admin`, `control` | the requests |
 //! | `connection`, `outbox` | a connection, and what waits to be sent to it |
+//! | `special` | who is told of domains |
 //! | `store` | the core that these are parts of |
 //! | `server` | the driver |
 //! | `rings` | guests on rings, under a stand-in for the hypervisor |
 
 mod admin;
+mod change;
 mod connection;
+mod control;
 mod domains;
 mod hypervisor;
 mod nodes;
@@ -30,6 +33,7 @@ mod quota;
 mod rights;
 mod rings;
 mod server;
+mod special;
 mod store;
 mod transaction;
 mod tree;

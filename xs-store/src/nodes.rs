@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xs_proto::{DomId, ErrorCode, Names, PAYLOAD_MAX, Permissions, Reply};
 
+use crate::change::{Above, Change, Scope};
 use crate::domains::Domains;
-use crate::quota::Quota;
+use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
 use crate::transaction::Transaction;
 use crate::tree::{Data, Tree, basename, child, parent, visit_upwards};
-use crate::watch::{Above, Change, Scope, Watches};
+use crate::watch::Watches;
 
 /// The last listing: of which path, in which generation.
 pub(crate) type Listing = (String, u64, Names);
@@ -86,6 +87,12 @@ impl Nodes<'_> {
             Ok(data) => {
                 self.check_change(path, data.rights(), value.len())?;
                 let rights = data.rights().clone();
+                let memory = value.len() as i64 - data.value().len() as i64;
+                if memory != 0 {
+                    let change = Usage { memory, ..Usage::default() };
+                    self.check_memory(rights.list.owner(), change)?;
+                    self.count(rights.list.owner(), change);
+                }
                 self.replace(path, rights, data.with_value(value, self.generation));
             }
             Err(ErrorCode::ENOENT) => self.create(path, value)?,
@@ -138,9 +145,13 @@ impl Nodes<'_> {
         }
         let rights = Rights::new(list, self.generation);
         self.check_change(path, &rights, data.value().len())?;
-        self.count(before.list.owner(), -1);
-        self.count(owner, 1);
-        self.replace(path, before, data.with_rights(rights, self.generation));
+        let changed = data.with_rights(rights, self.generation);
+        let (lost, gained) = (usage(path, &data), usage(path, &changed));
+        let gain = if owner == before.list.owner() { gained - lost } else { gained };
+        self.check_memory(owner, gain)?;
+        self.count(before.list.owner(), Usage::default() - lost);
+        self.count(owner, gained);
+        self.replace(path, before, changed);
         Ok(Reply::Ok)
     }
 
@@ -224,8 +235,10 @@ impl Nodes<'_> {
         missing.reverse();
         let rights = above.rights().inherited_by(self.caller);
 
-        let owned = usize::try_from(self.counted(self.caller.domid)).unwrap_or_default();
-        self.check(Quota::Nodes, owned + missing.len() - 1)?;
+        // In a transaction the commit will tell.
+        let before = if self.transaction.is_some() { 0 } else { missing.len() - 1 };
+        let owned = usize::try_from(self.domains.counted(self.caller.domid).nodes).unwrap_or_default();
+        self.caller.check(Quota::Nodes, owned + before)?;
         let names = self.names_bytes(existing) + basename(missing[0]).len() + 1;
         self.check_size(above.rights(), above.value().len(), names)?;
         for below in &missing[1..] {
@@ -233,11 +246,19 @@ impl Nodes<'_> {
         }
         self.check_size(&rights, value.len(), 0)?;
 
-        for at in &missing {
-            let value = if *at == path { value } else { b"" };
-            self.put(at, Data::new(basename(at), value, rights.clone(), self.generation));
+        let mut created = Vec::with_capacity(missing.len());
+        let mut gain = Usage::default();
+        for at in missing {
+            let value = if at == path { value } else { b"" };
+            let data = Data::new(basename(at), value, rights.clone(), self.generation);
+            gain += usage(at, &data);
+            created.push((at, data));
         }
-        self.count(rights.list.owner(), missing.len() as i64);
+        self.check_memory(rights.list.owner(), gain)?;
+        for (at, data) in created {
+            self.put(at, data);
+        }
+        self.count(rights.list.owner(), gain);
         self.fire(path, None, rights);
         Ok(())
     }
@@ -248,7 +269,7 @@ impl Nodes<'_> {
         let above = above.data.clone();
         let Some(node) = self.tree.remove(path, self.generation) else { return };
         visit_upwards(path, &node, &above, |below, data, above| {
-            self.domains.count(data.rights().list.owner(), -1);
+            self.domains.count(data.rights().list.owner(), Usage::default() - usage(below, data));
             let scope = if below == path { Scope::Above } else { Scope::Exact };
             if scope == Scope::Above || self.watches.any_on(below) {
                 let readers = [Some(data.rights().clone()), None];
@@ -278,10 +299,10 @@ impl Nodes<'_> {
                 let names = backwards(self.names(&below));
                 stack.push((below, names));
             } else if let Some((at, _)) = stack.pop() {
-                let owner = self.look(&at)?.ok_or(ErrorCode::EIO)?.rights().list.owner();
+                let data = self.look(&at)?.ok_or(ErrorCode::EIO)?;
                 let transaction = self.transaction.as_mut().ok_or(ErrorCode::EIO)?;
                 let listed = parent(&at).is_some_and(|above| transaction.lists(above, basename(&at)));
-                transaction.count(owner, -1);
+                transaction.count(data.rights().list.owner(), Usage::default() - usage(&at, &data));
                 transaction.remove(&at, self.generation);
                 transaction.fire(&at, if at == path { Scope::Above } else { Scope::Exact });
                 if !listed {
@@ -305,16 +326,11 @@ impl Nodes<'_> {
         }
     }
 
-    fn count(&mut self, owner: DomId, change: i64) {
+    fn count(&mut self, owner: DomId, change: Usage) {
         match &mut self.transaction {
             Some(transaction) => transaction.count(owner, change),
             None => self.domains.count(owner, change),
         }
-    }
-
-    fn counted(&self, owner: DomId) -> i64 {
-        let inside = self.transaction.as_ref().map_or(0, |transaction| transaction.counted(owner));
-        self.domains.counted(owner) + inside
     }
 
     /// Fails if an existing node would become larger than the caller may make it.
@@ -329,17 +345,33 @@ impl Nodes<'_> {
     /// Fails if a node would be larger than the caller may make it. The sum is the C daemon's:
     /// a header, the permission entries, the value, the names of the children.
     fn check_size(&mut self, rights: &Rights, value: usize, names: usize) -> Result<(), ErrorCode> {
-        let entries = rights.list.entries().len();
-        self.check(Quota::NodeSize, 16 + 8 * entries + value + names)
+        self.refused(self.caller.check(Quota::NodeSize, size(rights, value) + names))
     }
 
-    /// Fails if `amount` is over the caller's quota. A transaction in which that happens is not
-    /// what it was to be, and cannot be committed.
-    fn check(&mut self, quota: Quota, amount: usize) -> Result<(), ErrorCode> {
-        let refusal = self.caller.check(quota, amount);
-        if let (Err(_), Some(transaction)) = (&refusal, &mut self.transaction) {
+    /// Fails if the use of memory of an owner would grow over its quota.
+    fn check_memory(&mut self, owner: DomId, change: Usage) -> Result<(), ErrorCode> {
+        let inside = self.transaction.as_ref().map_or(0, |transaction| transaction.counted(owner).memory);
+        let more = if change.memory > 0 { change.memory + inside } else { 0 };
+        self.refused(self.domains.check_memory(self.caller, owner, more))
+    }
+
+    /// A transaction in which a node could not be written cannot be committed any more.
+    fn refused(&mut self, outcome: Result<(), ErrorCode>) -> Result<(), ErrorCode> {
+        if let (Err(_), Some(transaction)) = (&outcome, &mut self.transaction) {
             transaction.spoil();
         }
-        refusal
+        outcome
     }
+}
+
+/// The bytes of a node but for the names of its children, as the C daemon stores it.
+fn size(rights: &Rights, value: usize) -> usize {
+    16 + 8 * rights.list.entries().len() + value
+}
+
+/// What a node counts for its owner: its record, and where it is entered in the store and in the
+/// list of its parent.
+pub(crate) fn usage(path: &str, data: &Data) -> Usage {
+    let memory = size(data.rights(), data.value().len()) + path.len() + data.name().len() + 1;
+    Usage { nodes: 1, memory: memory as i64, ..Usage::default() }
 }

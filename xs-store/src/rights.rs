@@ -38,8 +38,8 @@ impl Need {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject {
     pub(crate) domid: DomId,
-    /// The generation in which the last domain of this number ended: entries of that time or
-    /// before were meant for that one.
+    /// The generation from which on the number means this domain: entries of an earlier one were
+    /// meant for another.
     pub(crate) born: u64,
 }
 
@@ -53,6 +53,8 @@ pub(crate) struct Caller {
     pub(crate) any: bool,
     /// The quotas; privileged callers have none, and every right.
     pub(crate) limits: Option<Limits>,
+    /// Bytes that wait to be sent to it.
+    pub(crate) queued: usize,
 }
 
 impl Caller {

@@ -15,45 +15,16 @@ use xs_proto::{
     Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
 };
 
+use crate::change::{Above, Change};
 use crate::connection::{ConnId, Connection, OUTPUT_MAX};
 use crate::domains::Domains;
-use crate::nodes::{Listing, Nodes};
+use crate::nodes::{self, Listing, Nodes};
 use crate::outbox::Merge;
-use crate::quota::Quota;
+use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
+use crate::special::Special;
 use crate::tree::{Data, Tree, basename, parent};
-use crate::watch::{Above, Change, Scope, Watch, Watches};
-
-/// The special paths, which stand for what happens to domains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Special {
-    Introduce,
-    Release,
-}
-
-impl Special {
-    fn path(self) -> &'static str {
-        match self {
-            Self::Introduce => "@introduceDomain",
-            Self::Release => "@releaseDomain",
-        }
-    }
-
-    fn from_path(path: &str) -> Result<Self, ErrorCode> {
-        let found = [Self::Introduce, Self::Release].into_iter().find(|special| special.path() == path);
-        found.ok_or(ErrorCode::ENOENT)
-    }
-
-    /// Only dom0 hears of new domains, and everybody of ended ones.
-    fn default_rights(self) -> Arc<Rights> {
-        let dom0 = Permissions::owned_by(DomId::DOM0, Access::None);
-        let list = match self {
-            Self::Introduce => dom0,
-            Self::Release => dom0.grant(DomId::ANY, Access::Read),
-        };
-        Rights::new(list, 0)
-    }
-}
+use crate::watch::Watches;
 
 /// All state of a store.
 #[derive(Debug)]
@@ -61,15 +32,13 @@ pub(crate) struct Core {
     pub(crate) tree: Tree,
     /// Counts the requests.
     requests: u64,
-    /// Counts the changes; no two states of a node have the same number.
-    generation: u64,
     pub(crate) domains: Domains,
-    watches: Watches,
+    pub(crate) watches: Watches,
     listed: Listing,
     connections: BTreeMap<ConnId, Connection>,
     last_connection: u64,
     /// Who may know of new and of ended domains.
-    special: [Arc<Rights>; 2],
+    pub(crate) special: [Arc<Rights>; 2],
     /// Connections that have got output, or were closed, since this was last taken.
     woken: BTreeSet<ConnId>,
 }
@@ -80,14 +49,14 @@ impl Core {
         let rights = Rights::new(Permissions::owned_by(DomId::DOM0, Access::None), 0);
         let mut tree = Tree::new(rights.clone());
         let mut domains = Domains::new();
-        for path in ["/tool", "/tool/xenstored"] {
-            tree.put(path, Data::new(basename(path), b"", rights.clone(), 0));
+        for path in ["/", "/tool", "/tool/xenstored"] {
+            let data = Data::new(basename(path), b"", rights.clone(), 0);
+            domains.count(DomId::DOM0, nodes::usage(path, &data));
+            tree.put(path, data);
         }
-        domains.count(DomId::DOM0, 3);
         Self {
             tree,
             requests: 0,
-            generation: 0,
             domains,
             watches: Watches::default(),
             listed: Listing::default(),
@@ -109,8 +78,43 @@ impl Core {
 
     /// The end of a connection, with its watches and transactions.
     pub(crate) fn disconnect(&mut self, id: ConnId) {
-        self.watches.remove_all(id);
+        self.forget_watches(id);
         self.connections.remove(&id);
+    }
+
+    /// Counts bytes of watches that a connection has more.
+    fn count_watched(&mut self, id: ConnId, memory: i64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.watched += memory;
+            self.domains.count(connection.domid, Usage { memory, ..Usage::default() });
+        }
+    }
+
+    fn forget_watches(&mut self, id: ConnId) {
+        self.watches.remove_all(id);
+        let watched = self.connections.get(&id).map_or(0, |connection| connection.watched);
+        self.count_watched(id, -watched);
+    }
+
+    /// What a domain uses, with all its connections.
+    pub(crate) fn usage(&self, domid: DomId) -> Result<Usage, ErrorCode> {
+        self.domains.limits(Some(domid))?;
+        let mut usage = self.domains.counted(domid);
+        for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.domid == domid) {
+            usage += Usage {
+                nodes: 0,
+                watches: self.watches.count(*id) as i64,
+                transactions: connection.transactions.len() as i64,
+                outstanding: connection.output.replies() as i64,
+                memory: connection.output.len() as i64,
+            };
+        }
+        Ok(usage)
+    }
+
+    /// All connections.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.values()
     }
 
     /// The connection, unless the store is done with it.
@@ -129,7 +133,8 @@ impl Core {
         self.requests += 1;
         let Some(connection) = self.connection(id) else { return };
         let (domid, privileged) = (connection.domid, connection.privileged);
-        let caller = self.domains.caller(domid, privileged);
+        let queued = connection.output.len();
+        let caller = Caller { queued, ..self.domains.caller(domid, privileged) };
         let request = Request::decode(op, payload);
         let watch = match &request {
             Ok(Request::Watch { path, token, .. }) => Some((path.clone(), token.clone())),
@@ -139,6 +144,10 @@ impl Core {
         let Some(connection) = self.connection(id) else { return };
         let watch = watch.filter(|_| result.is_ok());
         connection.output.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
+        if !privileged {
+            let outstanding = connection.output.replies() as i64;
+            self.domains.note_most(Usage { outstanding, ..Usage::default() });
+        }
         // Every watch fires once at the start, right behind its reply.
         if let Some((path, token)) = watch {
             self.send(id, &path, token.as_bytes(), Merge::Yes);
@@ -169,22 +178,26 @@ impl Core {
             Request::Watch { path, token, depth } => self.watch(id, caller, &path, token.as_bytes(), depth),
             Request::Unwatch { path, token } => {
                 let absolute = absolute(caller, &path);
-                if self.watches.remove(id, &absolute, token.as_bytes()) {
-                    Ok(Reply::Ok)
-                } else {
-                    Err(ErrorCode::ENOENT)
+                if !self.watches.remove(id, &absolute, token.as_bytes()) {
+                    return Err(ErrorCode::ENOENT);
                 }
+                self.count_watched(id, -watched(&absolute, token.as_bytes()));
+                Ok(Reply::Ok)
             }
             Request::ResetWatches => {
                 connection.transactions.clear();
-                self.watches.remove_all(id);
+                self.forget_watches(id);
                 Ok(Reply::Ok)
             }
             Request::TransactionStart => {
                 if tx_id != TxId::NONE {
                     return Err(ErrorCode::EBUSY);
                 }
-                caller.check(Quota::Transactions, connection.transactions.len() + 1)?;
+                let open = connection.transactions.len() + 1;
+                caller.check(Quota::Transactions, open)?;
+                if !caller.is_privileged() {
+                    self.domains.note_most(Usage { transactions: open as i64, ..Usage::default() });
+                }
                 Ok(Reply::Transaction(connection.start_transaction()))
             }
             Request::TransactionEnd { commit } => self.end_transaction(id, caller, tx_id, commit),
@@ -222,7 +235,10 @@ impl Core {
         let path = request.path().filter(|path| !path.is_special()).ok_or(ErrorCode::EINVAL)?;
         let path = absolute(caller, path);
         check_length(caller, &path)?;
-        let generation = self.next_generation();
+        if let Request::SetPerms { perms, .. } = &request {
+            self.domains.notice(perms);
+        }
+        let generation = self.domains.next_generation();
         let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
         let mut nodes = Nodes {
             caller,
@@ -266,8 +282,15 @@ impl Core {
         if self.watches.has(id, &absolute, token) {
             return Err(ErrorCode::EEXIST);
         }
-        caller.check(Quota::Watches, self.watches.count(id) + 1)?;
+        let watches = self.watches.count(id) + 1;
+        caller.check(Quota::Watches, watches)?;
+        let memory = watched(&absolute, token);
+        self.domains.check_memory(caller, caller.domid, memory)?;
         self.watches.add(id, &absolute, token, absolute.len() - path.len(), depth);
+        self.count_watched(id, memory);
+        if !caller.is_privileged() {
+            self.domains.note_most(Usage { watches: watches as i64, ..Usage::default() });
+        }
         Ok(Reply::Ok)
     }
 
@@ -283,52 +306,36 @@ impl Core {
         if !commit {
             return Ok(Reply::Ok);
         }
-        transaction.check(&self.tree)?;
-        // Nobody may get the nodes of a domain that ended meanwhile.
-        if transaction.gainers().any(|owner| !self.domains.exists(owner)) {
+        if transaction.is_spoiled() {
             return Err(ErrorCode::ENOMEM);
         }
-        let gained = transaction.counted(caller.domid);
-        let owned = usize::try_from(self.domains.counted(caller.domid) + gained).unwrap_or_default();
+        // Nobody may get the nodes of a domain that ended meanwhile. The daemon refuses also what
+        // takes them away, although that is a conflict as well.
+        if !transaction.owners().all(|owner| self.domains.exists(owner)) {
+            return Err(ErrorCode::ENOMEM);
+        }
+        let gained = transaction.counted(caller.domid).nodes;
+        let owned = usize::try_from(self.domains.counted(caller.domid).nodes + gained).unwrap_or_default();
         if gained > 0 {
             caller.check(Quota::Nodes, owned.saturating_sub(1))?;
         }
-        let generation = self.next_generation();
-        let (changes, owned) = transaction.commit(&mut self.tree, generation);
-        for (owner, change) in owned {
+        for (owner, change) in transaction.used() {
+            self.domains.check_memory(caller, owner, change.memory)?;
+        }
+        if transaction.conflicts(&self.tree) {
+            return Err(ErrorCode::EAGAIN);
+        }
+        let generation = self.domains.next_generation();
+        let (changes, used) = transaction.commit(&mut self.tree, generation);
+        for (owner, change) in used {
             self.domains.count(owner, change);
         }
         self.publish(&changes);
         Ok(Reply::Ok)
     }
 
-    fn set_special(
-        &mut self,
-        caller: &Caller,
-        special: Special,
-        list: Permissions,
-    ) -> Result<Reply, ErrorCode> {
-        if !self.domains.exists(list.owner()) {
-            return Err(ErrorCode::ENOENT);
-        }
-        let before = self.special[special as usize].clone();
-        if !before.allow(caller, Need::OWN) {
-            return Err(ErrorCode::EACCES);
-        }
-        let after = Rights::new(list, self.next_generation());
-        self.special[special as usize] = after.clone();
-        let (path, readers) = (special.path().into(), [Some(before), Some(after)]);
-        self.publish(&[Change { path, scope: Scope::Exact, readers, above: Above::Were(None) }]);
-        Ok(Reply::Ok)
-    }
-
-    pub(crate) fn next_generation(&mut self) -> u64 {
-        self.generation += 1;
-        self.generation
-    }
-
     /// Queues the events of changes, in their order.
-    fn publish(&mut self, changes: &[Change]) {
+    pub(crate) fn publish(&mut self, changes: &[Change]) {
         for Change { path, scope, readers, above } in changes {
             for watch in self.watches.fired(path, *scope) {
                 // Looked up only for guests.
@@ -343,35 +350,8 @@ impl Core {
         }
     }
 
-    /// Tells those who watch a special path without a depth that something happened.
-    pub(crate) fn publish_special(&mut self, special: Special) {
-        let watches = self.watches.on(special.path()).iter();
-        let watches = watches.filter(|watch| watch.depth().is_none()).cloned().collect();
-        self.tell(special, watches, special.path());
-    }
-
-    /// Tells those who want to know to which domain: who watches with a depth, unless that is 0,
-    /// and who watches the special path of that domain alone.
-    pub(crate) fn publish_domain(&mut self, special: Special, domid: DomId) {
-        let path = format!("{}/{domid}", special.path());
-        let general = self.watches.on(special.path()).iter();
-        let general = general.filter(|watch| watch.depth().is_some_and(|depth| depth > 0));
-        let mut watches: Vec<_> = general.chain(self.watches.on(&path)).cloned().collect();
-        watches.sort_unstable_by_key(Watch::order);
-        self.tell(special, watches, &path);
-    }
-
-    fn tell(&mut self, special: Special, watches: Vec<Watch>, path: &str) {
-        let rights = self.special[special as usize].clone();
-        for watch in watches {
-            if self.may_hear(watch.conn(), [&rights]) {
-                self.send(watch.conn(), path, watch.token(), Merge::No);
-            }
-        }
-    }
-
     /// Whether a connection may read by one of these lists.
-    fn may_hear<'a>(&self, id: ConnId, lists: impl IntoIterator<Item = &'a Arc<Rights>>) -> bool {
+    pub(crate) fn may_hear<'a>(&self, id: ConnId, lists: impl IntoIterator<Item = &'a Arc<Rights>>) -> bool {
         let Some(connection) = self.connections.get(&id) else { return false };
         if connection.privileged {
             return true;
@@ -380,7 +360,7 @@ impl Core {
         lists.into_iter().any(|rights| rights.allow(&caller, Need::READ))
     }
 
-    fn send(&mut self, id: ConnId, path: &str, token: &[u8], merge: Merge) {
+    pub(crate) fn send(&mut self, id: ConnId, path: &str, token: &[u8], merge: Merge) {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
             return;
         };
@@ -394,7 +374,7 @@ impl Core {
 
     /// Ends the store's side of a connection; its driver finds out when it is woken.
     fn close(&mut self, id: ConnId) {
-        self.watches.remove_all(id);
+        self.forget_watches(id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.closed = true;
             connection.transactions.clear();
@@ -421,7 +401,7 @@ impl Core {
 
     /// Drops what a connection has under way, as when its domain is introduced again.
     pub(crate) fn reset(&mut self, id: ConnId) {
-        self.watches.remove_all(id);
+        self.forget_watches(id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.transactions.clear();
         }
@@ -432,9 +412,10 @@ impl Core {
         for id in self.guests(domid) {
             self.close(id);
         }
-        let generation = self.next_generation();
+        let generation = self.domains.next_generation();
         let caller = self.domains.caller(DomId::DOM0, true);
-        let owned = if self.domains.counted(domid) > 0 { self.tree.owned_by(domid) } else { Vec::new() };
+        let owned =
+            if self.domains.counted(domid).nodes > 0 { self.tree.owned_by(domid) } else { Vec::new() };
         let mut nodes = Nodes {
             caller: &caller,
             generation,
@@ -450,7 +431,7 @@ impl Core {
         }
         let changes = nodes.changes;
         self.publish(&changes);
-        self.domains.end(domid, generation);
+        self.domains.end(domid);
         for special in [Special::Introduce, Special::Release] {
             let rights = &mut self.special[special as usize];
             if rights.list.owner() == domid {
@@ -458,6 +439,11 @@ impl Core {
             }
         }
     }
+}
+
+/// The bytes that count for a watch.
+fn watched(path: &str, token: &[u8]) -> i64 {
+    (path.len() + token.len()) as i64
 }
 
 fn needs_privilege(op: Op) -> bool {

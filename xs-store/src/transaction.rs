@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use xs_proto::{DomId, ErrorCode};
 
-use crate::quota::Quota;
+use crate::change::{Above, Change, Scope};
+use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Rights};
 use crate::tree::{Children, Data, Name, Node, Tree, basename, parent};
-use crate::watch::{Above, Change, Scope};
 
 /// An open transaction.
 #[derive(Debug, Default)]
@@ -25,11 +25,13 @@ pub(crate) struct Transaction {
     /// In the order of the first touch.
     touched: Vec<Touched>,
     places: HashMap<Arc<str>, usize>,
-    /// Nodes that each domain owns more (or fewer) than outside.
-    owned: BTreeMap<DomId, i64>,
+    /// What each domain uses more (or less) than outside.
+    used: BTreeMap<DomId, Usage>,
+    /// The domains that got nodes or lost some.
+    owners: BTreeSet<DomId>,
     /// Nodes created so far.
     created: u64,
-    /// A quota refused part of it, so it can no longer be what was asked for.
+    /// A quota kept it from touching or from writing a node, so it is not what it was to be.
     spoiled: bool,
 }
 
@@ -206,19 +208,31 @@ impl Transaction {
         }
     }
 
-    /// Counts nodes for their owner.
-    pub(crate) fn count(&mut self, owner: DomId, change: i64) {
-        *self.owned.entry(owner).or_default() += change;
+    /// Counts nodes and bytes for their owner.
+    pub(crate) fn count(&mut self, owner: DomId, change: Usage) {
+        *self.used.entry(owner).or_default() += change;
+        if change.nodes != 0 {
+            self.owners.insert(owner);
+        }
     }
 
-    /// How many nodes more `owner` has in here.
-    pub(crate) fn counted(&self, owner: DomId) -> i64 {
-        self.owned.get(&owner).copied().unwrap_or_default()
+    /// What `owner` uses more in here.
+    pub(crate) fn counted(&self, owner: DomId) -> Usage {
+        self.used.get(&owner).copied().unwrap_or_default()
     }
 
-    /// The domains that would own more nodes.
-    pub(crate) fn gainers(&self) -> impl Iterator<Item = DomId> {
-        self.owned.iter().filter(|(_, change)| **change > 0).map(|(owner, _)| *owner)
+    /// The domains that got nodes or lost some, be it for a while.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = DomId> {
+        self.owners.iter().copied()
+    }
+
+    /// What all domains use more, for which that changes.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (DomId, Usage)> {
+        self.used.iter().map(|(owner, change)| (*owner, *change))
+    }
+
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled
     }
 
     /// Refuses the commit to come.
@@ -226,22 +240,19 @@ impl Transaction {
         self.spoiled = true;
     }
 
-    /// Whether the transaction may be committed to `tree`.
-    pub(crate) fn check(&self, tree: &Tree) -> Result<(), ErrorCode> {
-        if self.spoiled {
-            return Err(ErrorCode::ENOMEM);
-        }
+    /// Whether another change came in between.
+    pub(crate) fn conflicts(&self, tree: &Tree) -> bool {
         let same = |touched: &Touched| {
             let now = tree.get(&touched.path).map(|node| node.data.generation());
             touched.seen.as_ref().map(Data::generation) == now
         };
-        if self.touched.iter().all(same) { Ok(()) } else { Err(ErrorCode::EAGAIN) }
+        !self.touched.iter().all(same)
     }
 
     /// Carries out a transaction that was checked. Every changed node gets `generation`.
     ///
-    /// Returns what changed, and the nodes gained and lost by each owner.
-    pub(crate) fn commit(self, tree: &mut Tree, generation: u64) -> (Vec<Change>, BTreeMap<DomId, i64>) {
+    /// Returns what changed, and what each owner gained or lost.
+    pub(crate) fn commit(self, tree: &mut Tree, generation: u64) -> (Vec<Change>, BTreeMap<DomId, Usage>) {
         let changes = self.changes(tree);
         // Views hold on to nodes of the tree; without them the tree can be changed in place.
         let changed = self.touched.into_iter().filter(|touched| touched.changed);
@@ -264,7 +275,7 @@ impl Transaction {
         for (_, path, data) in present {
             tree.put(&path, data);
         }
-        (changes, self.owned)
+        (changes, self.used)
     }
 
     /// What there is to report, in the order of the first touch.

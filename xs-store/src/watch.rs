@@ -6,44 +6,14 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use smallvec::SmallVec;
 use triomphe::ThinArc;
 
+use crate::change::Scope;
 use crate::connection::ConnId;
-use crate::rights::Rights;
-
-/// For whom a change fires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Watches on the path and above.
-    Above,
-    /// Watches on exactly the path: the node went with one above it, which fires for the others.
-    Exact,
-}
-
-/// Something that happened to a node.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    pub(crate) path: Arc<str>,
-    pub(crate) scope: Scope,
-    /// The node's permissions before and after. A guest that may read by one of them, or by
-    /// those of the parent, gets the event.
-    pub(crate) readers: [Option<Arc<Rights>>; 2],
-    pub(crate) above: Above,
-}
-
-/// The permissions of the parent of a node that changed.
-#[derive(Clone, Debug)]
-pub(crate) enum Above {
-    /// As they were then.
-    Were(Option<Arc<Rights>>),
-    /// The same as those it has when the change is told.
-    Are,
-}
 
 #[derive(Debug)]
 struct Head {
@@ -127,7 +97,7 @@ impl PathHasher {
     }
 
     /// The path and all above it with their hashes, the root first.
-    fn from_root<'p>(&self, path: &'p [u8]) -> impl Iterator<Item = (&'p [u8], u64)> {
+    fn prefixes<'p>(&self, path: &'p [u8]) -> impl Iterator<Item = (&'p [u8], u64)> {
         let root = Some((&path[..1], self.hash(&path[..1]))).filter(|_| path.len() > 1);
         let mut hash = self.0;
         let below = path.iter().enumerate().filter_map(move |(at, byte)| {
@@ -231,7 +201,7 @@ impl Watches {
         let mut found = SmallVec::new();
         let mut levels =
             if path == "/" { 0 } else { path.bytes().filter(|byte| *byte == b'/').count() as u32 };
-        for (above, hash) in self.paths.from_root(path.as_bytes()) {
+        for (above, hash) in self.paths.prefixes(path.as_bytes()) {
             let in_reach = |watch: &&Watch| watch.depth().is_none_or(|depth| levels <= depth);
             found.extend(self.on_hashed(above, hash).iter().filter(in_reach).cloned());
             levels = levels.saturating_sub(1);
@@ -256,7 +226,7 @@ mod tests {
     #[test]
     fn the_hashes_on_the_way_are_those_of_the_paths() {
         let hasher = PathHasher::default();
-        let on_the_way = |path: &'static str| hasher.from_root(path.as_bytes()).collect::<Vec<_>>();
+        let on_the_way = |path: &'static str| hasher.prefixes(path.as_bytes()).collect::<Vec<_>>();
         let hashed = |path: &'static str| (path.as_bytes(), hasher.hash(path.as_bytes()));
         assert_eq!(on_the_way("/"), [hashed("/")]);
         assert_eq!(on_the_way("/a"), ["/", "/a"].map(hashed));

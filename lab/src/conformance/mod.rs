@@ -7,9 +7,7 @@
 //! with the reason.
 
 mod case;
-#[cfg(test)]
-mod differential;
-mod line;
+pub(crate) mod line;
 mod replay;
 
 pub use case::Case;

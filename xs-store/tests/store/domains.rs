@@ -42,6 +42,13 @@ async fn release_of_a_number_nobody_has_does_nothing() {
 }
 
 #[tokio::test]
+async fn domain_0_can_be_neither_released_nor_resumed() {
+    let (_store, mut a) = store();
+    assert_eq!(a.ask(Op::RELEASE, "0|").await, "!EINVAL");
+    assert_eq!(a.ask(Op::RESUME, "0|").await, "!EINVAL");
+}
+
+#[tokio::test]
 async fn a_domain_that_was_not_introduced_ends_quietly() {
     let (store, mut a) = store();
     let mut guest = Peer::of(&store, 7);
