@@ -2,10 +2,13 @@
 
 pub mod apt;
 mod cargo;
+mod cc;
 pub mod conformance;
 pub mod daemon;
+pub mod differential;
 pub mod failure;
 pub mod fakexen;
+pub mod fuzz;
 pub mod guest;
 pub mod peers;
 pub mod proxy;

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lab::conformance::{self, ConformanceArgs};
+use lab::differential::{self, DifferentialArgs};
+use lab::fuzz::{self, FuzzArgs};
 use lab::guest::{self, GuestArgs};
-use lab::peers::{self, PeersArgs};
+use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
 
@@ -21,18 +23,25 @@ struct Arguments {
 enum Command {
     Test(TestArgs),
     Conformance(ConformanceArgs),
+    Differential(DifferentialArgs),
+    Fuzz(FuzzArgs),
     Xen(XenArgs),
     Guest(GuestArgs),
     Peers(PeersArgs),
+    #[command(hide = true)]
+    Peer(PeerArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test(args) => suite::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Differential(args) => differential::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Peer(args) => peers::peer(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

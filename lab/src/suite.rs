@@ -3,17 +3,18 @@
 //! Every step is run even if one before it failed, so that one run tells all; the cheap ones come
 //! first. No step is left out silently: what cannot run has failed.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::apt::Apt;
-use crate::cargo::cargo;
+use crate::cargo::{cargo, install, succeed};
+use crate::fuzz::{self, FuzzArgs};
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 5] = ["xen-utils-4.17", "xenstore-utils", "python3-pyxs", "gcc", "libc6-dev"];
+const PEERS: [&str; 6] =
+    ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "python3-pyxs", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and the
 /// main scenario on a real Xen host under emulation. Takes about 10 minutes on two cores
@@ -46,6 +47,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
+        ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),
         ("demo", Box::new(|| run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
     ];
     if args.no_xen {
@@ -74,11 +76,6 @@ pub fn run(args: &TestArgs) -> Result<()> {
     println!("{passed} passed, {failed} failed");
     ensure!(failed == 0, "{failed} steps failed");
     Ok(())
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
-    if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
 }
 
 fn run_cargo(args: &[&str]) -> Result<()> {
@@ -113,11 +110,6 @@ fn docs() -> Result<()> {
 /// cargo-deny, built if it is not there. Its advisory database is not used: it lives on a host
 /// that a machine behind a package mirror does not reach.
 fn licences(may_install: bool) -> Result<()> {
-    let installed =
-        Command::new("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !installed {
-        ensure!(may_install, "cargo-deny is missing: cargo install --locked cargo-deny");
-        run_cargo(&["install", "--locked", "--quiet", "cargo-deny"])?;
-    }
+    install("cargo-deny", may_install)?;
     run_cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"])
 }

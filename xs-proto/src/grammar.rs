@@ -127,11 +127,13 @@ fn sign(text: &[u8]) -> (bool, &[u8]) {
     }
 }
 
-/// The value of the digits at the start of a text, and how many these are.
-fn digits(text: &[u8], radix: u32) -> (i64, usize) {
+/// The value of the digits at the start of a text, and how many these are. What does not fit is
+/// the largest or the least number that does.
+fn digits(text: &[u8], radix: u32, negative: bool) -> (i64, usize) {
     let values = text.iter().map_while(|byte| char::from(*byte).to_digit(radix));
     values.fold((0, 0), |(number, count), digit| {
-        (i64::saturating_mul(number, radix.into()).saturating_add(digit.into()), count + 1)
+        let digit = if negative { -i64::from(digit) } else { digit.into() };
+        (i64::saturating_mul(number, radix.into()).saturating_add(digit), count + 1)
     })
 }
 
@@ -139,8 +141,8 @@ fn digits(text: &[u8], radix: u32) -> (i64, usize) {
 /// `None` if it is negative; one that is too large is the largest.
 pub(crate) fn atoi(text: &[u8]) -> Option<u32> {
     let (negative, text) = sign(text);
-    let (number, _) = digits(text, 10);
-    (!negative || number == 0).then_some(number.try_into().unwrap_or(u32::MAX))
+    let (number, _) = digits(text, 10, negative);
+    (number >= 0).then_some(number.try_into().unwrap_or(u32::MAX))
 }
 
 /// A number read like C's `strtol` with base 0, of which nothing may be left over: `017` and
@@ -152,8 +154,7 @@ fn strtol(text: &[u8]) -> Option<u32> {
         [b'0', ..] => (text, 8),
         _ => (text, 10),
     };
-    let (number, count) = digits(text, radix);
-    let number = if negative { -number } else { number };
+    let (number, count) = digits(text, radix, negative);
     (count > 0 && count == text.len()).then_some(number as u32)
 }
 
@@ -192,6 +193,7 @@ mod tests {
             ("0", Some(0)),
             ("4294967296", Some(0)),
             ("99999999999999999999", Some(u32::MAX)),
+            ("-99999999999999999999", Some(0)),
             ("", None),
             ("08", None),
             ("0x", None),
