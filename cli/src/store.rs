@@ -28,7 +28,11 @@ pub(crate) async fn run(args: &StoreArgs) -> Result<Exit, Problem> {
     let store = Store::new();
     let domains = args.test_domains.as_ref().map(|folder| TestDomains::new(&store, folder)).transpose();
     let domains = domains.map_err(|error| {
-        Problem::new(&*tried, error, "name a folder that exists and that you may write to with --test-domains")
+        Problem::new(
+            &*tried,
+            error,
+            "name a folder that exists and that you may write to with --test-domains",
+        )
     })?;
     if !args.quiet {
         tell(args);

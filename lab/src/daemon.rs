@@ -9,8 +9,7 @@
 //! to install, and never a reason to skip a test.
 
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,8 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use xs_proto::{DomId, HEADER_LEN, Header, Op, PAYLOAD_MAX, Request, TxId};
 
-use crate::failure::Failure;
+use crate::cc;
+use crate::failure::{Failure, missing};
 use crate::fakexen::FakeXen;
 
 /// How long a daemon may take to start, and to answer.
@@ -81,7 +81,12 @@ impl Daemon {
             }
             .into());
         }
-        let library = library()?;
+        let library = cc::compiled(
+            "fakexen.so",
+            FAKEXEN,
+            &["-shared", "-fPIC", "-O1", "-Wall", "-ldl"],
+            "gcc libc6-dev",
+        )?;
         let state = tempfile::Builder::new().prefix("xendev-daemon-").tempdir()?;
         // The domain that the daemon itself runs in.
         fs::write(state.path().join("dom0"), "")?;
@@ -179,43 +184,6 @@ fn spawn(kind: DaemonKind, library: &Path, state: &Path) -> Result<Child> {
     command.args(["sh", "-c", &script]).args([library, state]);
     command.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages).process_group(0);
     command.spawn().map_err(|error| missing("running unshare", &error, "util-linux"))
-}
-
-/// The compiled `fakexen.c`, which stays beside the running program for the next time.
-fn library() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("where is this program?")?;
-    let folder = program.parent().context("this program has no folder")?;
-    let mut hasher = DefaultHasher::new();
-    FAKEXEN.hash(&mut hasher);
-    let library = folder.join(format!("fakexen-{:016x}.so", hasher.finish()));
-    if library.exists() {
-        return Ok(library);
-    }
-    // Built aside and then moved: other tests may want it at the same moment.
-    let aside = tempfile::Builder::new().prefix("fakexen-").tempdir_in(folder)?;
-    let (source, built) = (aside.path().join("fakexen.c"), aside.path().join("fakexen.so"));
-    fs::write(&source, FAKEXEN)?;
-    let output = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
-        .args([&built, &source])
-        .arg("-ldl")
-        .output()
-        .map_err(|error| missing("compiling fakexen.c", &error, "gcc libc6-dev"))?;
-    if !output.status.success() {
-        return Err(Failure {
-            tried: "compiling fakexen.c".into(),
-            observed: String::from_utf8_lossy(&output.stderr).into_owned(),
-            hint: "if a header is missing: apt-get install gcc libc6-dev".into(),
-        }
-        .into());
-    }
-    fs::rename(&built, &library)?;
-    Ok(library)
-}
-
-fn missing(tried: &str, error: &io::Error, packages: &str) -> anyhow::Error {
-    let hint = format!("if it is not installed: apt-get install {packages}");
-    Failure { tried: tried.into(), observed: error.to_string(), hint }.into()
 }
 
 /// One request on a connection of its own.

@@ -4,6 +4,7 @@
 //! last night. So every message has the same three parts: what was tried, what was observed, what to do.
 
 use std::fmt;
+use std::io;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -27,6 +28,12 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A program that cannot be run, and the packages that have it.
+pub(crate) fn missing(tried: &str, error: &io::Error, packages: &str) -> anyhow::Error {
+    let hint = format!("if it is not installed: apt-get install {packages}");
+    Failure { tried: tried.into(), observed: error.to_string(), hint }.into()
+}
 
 /// Runs a helper program to its end and returns what it printed; its diagnostics become part of the error.
 pub(crate) fn output_of(command: &mut Command) -> Result<Vec<u8>> {

@@ -3,40 +3,23 @@
 //! What is compared with Debian's daemons has to be run as they are: another process behind a
 //! socket, which knows nothing of who looks at it.
 
-use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
-use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cargo::cargo;
-use crate::failure::{Failure, output_of};
+use crate::cargo;
+use crate::failure::Failure;
 
 /// Builds `xendev`, unless that is done already, and tells where it is.
 pub fn build(release: bool) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--package", "xendev", "--message-format", "json-render-diagnostics"]);
-    if release {
-        command.arg("--release");
-    }
-    let messages = output_of(&mut command)?;
-    let is_it = |message: &Value| message["target"]["name"] == "xendev" && message["executable"].is_string();
-    let mut messages =
-        messages.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let built = messages.find(is_it);
-    let program = built.as_ref().and_then(|message: &Value| message["executable"].as_str());
-    let missing = || Failure {
-        tried: format!("building xendev with {command:?}"),
-        observed: "cargo names no program that it built".into(),
-        hint: "the lab reads cargo's JSON messages; has their form changed?".into(),
-    };
-    Ok(program.ok_or_else(missing)?.into())
+    cargo::build("xendev", "xendev", release)
 }
 
-/// A running `xendev store`. Dropping it ends the store and removes its socket.
+/// A running `xendev store`, or a program that is started like it. Dropping it ends the store and
+/// removes its socket.
 #[derive(Debug)]
 pub struct StoreProcess {
     process: Child,
@@ -46,7 +29,7 @@ pub struct StoreProcess {
 impl StoreProcess {
     /// Starts a store and waits until it takes connections.
     pub fn start(program: &Path) -> Result<Self> {
-        Self::start_in(tempdir()?, program, &[])
+        Self::start_as(tempdir()?, Command::new(program).arg("store"))
     }
 
     /// The same with domains, under the stand-in hypervisor of [`Self::state_dir`].
@@ -54,17 +37,21 @@ impl StoreProcess {
         let folder = tempdir()?;
         let state = folder.path().join("xen");
         std::fs::create_dir(&state)?;
-        Self::start_in(folder, program, &["--test-domains".as_ref(), state.as_os_str()])
+        Self::start_as(folder, Command::new(program).args(["store", "--test-domains"]).arg(state))
     }
 
-    fn start_in(folder: TempDir, program: &Path, options: &[&OsStr]) -> Result<Self> {
-        let socket = folder.path().join("socket");
-        let mut command = Command::new(program);
-        command.args(["store", "--socket"]).arg(&socket).args(options);
+    /// Starts another program that takes `--socket` and prints a line when it is ready.
+    pub(crate) fn start_other(command: &mut Command) -> Result<Self> {
+        Self::start_as(tempdir()?, command)
+    }
+
+    fn start_as(folder: TempDir, command: &mut Command) -> Result<Self> {
+        command.arg("--socket").arg(folder.path().join("socket"));
+        let shown = format!("{command:?}");
         let failure = |observed: String| Failure {
-            tried: format!("starting {}", program.display()),
+            tried: "starting a store".into(),
             observed,
-            hint: "run it by hand: xendev store --socket PATH".into(),
+            hint: format!("run it by hand: {shown}"),
         };
         let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut started = Self { process: process.map_err(|error| failure(error.to_string()))?, folder };

@@ -26,21 +26,25 @@ pub(super) enum Better {
 
 /// What a row has to show.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Goal {
+pub(super) enum Goal<C> {
     /// Our first value is so many times better than that of the column to beat.
     Times(f64),
     /// Our last value is at most so many times our first.
     Growth(f64),
+    /// A column's first value is at most so many times another's; at least, if higher is better.
+    Beside(C, C, f64),
+    /// A column's first value is at most this; at least, if higher is better.
+    Reach(C, f64),
 }
 
 /// A line of the table. A figure has one or more values, such as a median and a percentile.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct Row<C> {
     pub(super) name: String,
     /// What the values are, and their unit.
     pub(super) values: &'static str,
     pub(super) better: Better,
-    pub(super) goal: Option<Goal>,
+    pub(super) goals: Vec<Goal<C>>,
 }
 
 /// The values of one row, measured once.
@@ -51,7 +55,7 @@ pub(super) type Run<'a, C> = Box<dyn Fn(C) -> Result<Vec<Figure>> + 'a>;
 
 /// Rows that are measured together.
 pub(super) struct Workload<'a, C> {
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<Row<C>>,
     pub(super) columns: &'a [C],
     /// At most so many repetitions, for what takes long and varies little.
     pub(super) repetitions: usize,
@@ -61,7 +65,7 @@ pub(super) struct Workload<'a, C> {
 /// A row and all its figures: for each column one per repetition.
 #[derive(Debug)]
 pub(super) struct Measured<C> {
-    pub(super) row: Row,
+    pub(super) row: Row<C>,
     pub(super) cells: Vec<(C, Vec<Figure>)>,
 }
 
@@ -121,13 +125,18 @@ impl<C: Copy + Eq> Measured<C> {
         Some(values.map(|value| median(figures.iter().map(|figure| figure[value]))).collect())
     }
 
+    /// How many times the second column's first value the first column's is.
+    pub(super) fn ratio(&self, of: C, to: C) -> Option<f64> {
+        let pairs = self.figures(of)?.iter().zip(self.figures(to)?);
+        Some(median(pairs.map(|(of, to)| of[0] / to[0])))
+    }
+
     /// How many times better the first column's first value is than the second's.
     pub(super) fn times_better(&self, ours: C, theirs: C) -> Option<f64> {
-        let pairs = self.figures(ours)?.iter().zip(self.figures(theirs)?);
-        Some(median(pairs.map(|(ours, theirs)| match self.row.better {
-            Better::Higher => ours[0] / theirs[0],
-            Better::Lower => theirs[0] / ours[0],
-        })))
+        match self.row.better {
+            Better::Higher => self.ratio(ours, theirs),
+            Better::Lower => self.ratio(theirs, ours),
+        }
     }
 
     /// How many times the last value is the first.
@@ -166,7 +175,7 @@ mod tests {
             order.borrow_mut().push(column);
             Ok(vec![vec![order.borrow().len() as f64]])
         };
-        let row = Row { name: "row".into(), values: "", better: Better::Higher, goal: None };
+        let row = Row { name: "row".into(), values: "", better: Better::Higher, goals: Vec::new() };
         let columns = &["a", "b"];
         let workload = |repetitions, run| Workload { rows: vec![row.clone()], columns, repetitions, run };
         let workloads = [workload(usize::MAX, Box::new(run) as Run<_>), workload(1, Box::new(run))];

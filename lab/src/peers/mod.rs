@@ -9,20 +9,27 @@
 //! | `report` | the table, the JSON, the goals |
 //! | `wire` | the client that measures servers |
 //! | `servers` | what is compared with `--servers` |
+//! | `clients` | what is compared with `--clients` |
 
+mod clients;
 mod harness;
 mod report;
 mod servers;
 mod wire;
 
 use std::env;
+use std::fmt::Display;
 use std::num::NonZero;
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, ensure};
+use clap::ArgGroup;
 
 use crate::cargo::cargo;
 use crate::xendev;
+use clients::Client;
+pub use clients::{PeerArgs, peer};
+use harness::Workload;
 use report::Report;
 use servers::Server;
 
@@ -31,10 +38,20 @@ use servers::Server;
 /// Ratios are those of a row's first value. A whole run takes some minutes; nothing else should
 /// run meanwhile.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("compared").required(true))]
 pub struct PeersArgs {
     /// Compare Debian's xenstored and oxenstored with `xendev store`
-    #[arg(long, required = true)]
+    #[arg(long, group = "compared")]
     servers: bool,
+    /// Compare libxenstore, pyxs, xenstore-rs and krata-xenstore with xs-client
+    #[arg(long, group = "compared")]
+    clients: bool,
+    /// Leave out the clients under the GPL, which are fetched and built for this alone
+    #[arg(long, conflicts_with = "servers")]
+    without_gpl: bool,
+    /// Let the scheduler choose the CPUs
+    #[arg(long)]
+    unpinned: bool,
     /// Fail if a goal is missed
     #[arg(long)]
     check: bool,
@@ -57,14 +74,33 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         again.args(["run", "--release", "--package", "lab", "--"]).args(env::args_os().skip(1));
         return Err(again.exec()).context("running the lab again, built for release");
     }
-    let xendev = xendev::build(true)?;
-    harness::pin()?;
-    let mut workloads = servers::workloads(&xendev);
+    if args.clients {
+        let programs = clients::prepare(args.without_gpl)?;
+        let columns = clients::present(&programs, clients::ALL);
+        let rivals = clients::present(&programs, clients::RIVALS);
+        compare(args, clients::workloads(&programs, 1), columns, Client::XsAsync, rivals)
+    } else {
+        let xendev = xendev::build(true)?;
+        let workloads = servers::workloads(&xendev);
+        compare(args, workloads, servers::ALL, Server::Xendev, servers::RIVALS)
+    }
+}
+
+/// Measures, prints, and checks.
+fn compare<C: Copy + Eq + Display>(
+    args: &PeersArgs,
+    mut workloads: Vec<Workload<'_, C>>,
+    columns: &[C],
+    ours: C,
+    rivals: &[C],
+) -> Result<()> {
+    if !args.unpinned {
+        harness::pin()?;
+    }
     workloads.retain(|workload| workload.rows.iter().any(|row| row.name.contains(&args.rows)));
     ensure!(!workloads.is_empty(), "no row's name contains {:?}", args.rows);
     let rows = harness::measure(&workloads, args.reps.get())?;
-    let (columns, rivals) = (servers::ALL, servers::RIVALS);
-    let report = Report { rows, columns, ours: Server::Xendev, rivals };
+    let report = Report { rows, columns, ours, rivals };
     if args.json {
         println!("{:#}", report.json());
     } else {

@@ -30,10 +30,14 @@ impl<C: Copy + Eq + fmt::Display> Report<'_, C> {
             line.extend(medians.map(|medians| medians.map_or("-".into(), |medians| short(&medians))));
             let times = self.rivals.iter().map(|rival| row.times_better(self.ours, *rival));
             line.extend(times.map(|times| times.map_or("-".into(), |times| format!("{times:.2}"))));
-            line.push(row.row.goal.map_or(String::new(), |goal| match self.outcome(row, goal) {
-                Outcome { met: true, .. } => "met".into(),
-                Outcome { measured, wanted, .. } => format!("missed: {measured:.2}, not {wanted}"),
-            }));
+            let outcomes: Vec<_> = self.outcomes(row).collect();
+            let missed = outcomes.iter().filter(|outcome| !outcome.met);
+            let missed: Vec<_> = missed.map(|outcome| &*outcome.brief).collect();
+            line.push(match &missed[..] {
+                _ if outcomes.is_empty() => String::new(),
+                [] => "met".into(),
+                missed => format!("missed: {}", missed.join("; ")),
+            });
             lines.push(line);
         }
         aligned(&lines)
@@ -54,8 +58,7 @@ impl<C: Copy + Eq + fmt::Display> Report<'_, C> {
                 .rivals
                 .iter()
                 .map(|rival| (rival.to_string(), json!(row.times_better(self.ours, *rival))));
-            let goal = row.row.goal.map(|goal| {
-                let Outcome { measured, wanted, met, told } = self.outcome(row, goal);
+            let goals = self.outcomes(row).map(|Outcome { measured, wanted, met, told, .. }| {
                 json!({"measured": measured, "wanted": wanted, "met": met, "told": told})
             });
             json!({
@@ -64,7 +67,7 @@ impl<C: Copy + Eq + fmt::Display> Report<'_, C> {
                 "better": better,
                 "columns": columns.collect::<Map<_, _>>(),
                 "times_better": times_better.collect::<Map<_, _>>(),
-                "goal": goal,
+                "goals": goals.collect::<Vec<_>>(),
             })
         });
         json!({"rows": rows.collect::<Vec<_>>()})
@@ -72,12 +75,16 @@ impl<C: Copy + Eq + fmt::Display> Report<'_, C> {
 
     /// A line for each goal that was missed.
     pub(super) fn missed(&self) -> Vec<String> {
-        let outcomes = self.rows.iter().filter_map(|row| Some((row, self.outcome(row, row.row.goal?))));
+        let outcomes = self.rows.iter().flat_map(|row| self.outcomes(row).map(move |outcome| (row, outcome)));
         let missed = outcomes.filter(|(_, outcome)| !outcome.met);
         missed.map(|(row, outcome)| format!("{}: {}", row.row.name, outcome.told)).collect()
     }
 
-    fn outcome(&self, row: &Measured<C>, goal: Goal) -> Outcome {
+    fn outcomes<'r>(&'r self, row: &'r Measured<C>) -> impl Iterator<Item = Outcome> + 'r {
+        row.row.goals.iter().map(|goal| self.outcome(row, *goal))
+    }
+
+    fn outcome(&self, row: &Measured<C>, goal: Goal<C>) -> Outcome {
         // What could not be measured is NaN, and has not met its goal.
         match goal {
             Goal::Times(wanted) => {
@@ -85,14 +92,40 @@ impl<C: Copy + Eq + fmt::Display> Report<'_, C> {
                 let measured = row.times_better(self.ours, base).unwrap_or(f64::NAN);
                 let told =
                     format!("measured {measured:.2}, wanted at least {wanted} times as good as {base}");
-                Outcome { measured, wanted, met: measured >= wanted, told }
+                let brief = format!("{measured:.2}, not {wanted}");
+                Outcome { measured, wanted, met: measured >= wanted, told, brief }
             }
             Goal::Growth(wanted) => {
                 let measured = row.growth(self.ours).unwrap_or(f64::NAN);
                 let of = "times the cost at the smallest size";
                 let told = format!("measured {measured:.2}, wanted at most {wanted} {of}");
-                Outcome { measured, wanted, met: measured <= wanted, told }
+                let brief = format!("{measured:.2}, not {wanted}");
+                Outcome { measured, wanted, met: measured <= wanted, told, brief }
             }
+            Goal::Beside(of, to, wanted) => {
+                let measured = row.ratio(of, to).unwrap_or(f64::NAN);
+                let (met, bound) = row.row.better.holds(measured, wanted);
+                let told = format!("{of}: measured {measured:.3}, wanted {bound} {wanted} times {to}");
+                let brief = format!("{measured:.3} x {to}, not {wanted}");
+                Outcome { measured, wanted, met, told, brief }
+            }
+            Goal::Reach(of, wanted) => {
+                let measured = row.medians(of).and_then(|values| values.first().copied()).unwrap_or(f64::NAN);
+                let (met, bound) = row.row.better.holds(measured, wanted);
+                let [has, needs] = [measured, wanted].map(|value| short(&[value]));
+                let told = format!("{of}: measured {has}, wanted {bound} {needs}");
+                Outcome { measured, wanted, met, told, brief: format!("{has}, not {needs}") }
+            }
+        }
+    }
+}
+
+impl Better {
+    /// Whether a value is as good as a bound, and what the bound is called.
+    fn holds(self, value: f64, bound: f64) -> (bool, &'static str) {
+        match self {
+            Self::Higher => (value >= bound, "at least"),
+            Self::Lower => (value <= bound, "at most"),
         }
     }
 }
@@ -104,6 +137,8 @@ struct Outcome {
     met: bool,
     /// For a person.
     told: String,
+    /// For the table, if it was missed.
+    brief: String,
 }
 
 /// Values with three digits, as in `34.8 / 91.9` and `38.7k`.
@@ -144,8 +179,13 @@ mod tests {
     const COLUMNS: &[&str] = &["theirs", "ours"];
 
     /// A row with one value per repetition and column, which our columns share.
-    fn measured(better: Better, goal: Goal, theirs: &[f64], ours: &[f64]) -> Report<'static, &'static str> {
-        let row = Row { name: "row".into(), values: "µs", better, goal: Some(goal) };
+    fn measured(
+        better: Better,
+        goal: Goal<&'static str>,
+        theirs: &[f64],
+        ours: &[f64],
+    ) -> Report<'static, &'static str> {
+        let row = Row { name: "row".into(), values: "µs", better, goals: vec![goal] };
         let figures = |values: &[f64]| values.iter().map(|value| vec![*value]).collect();
         let cells = vec![("theirs", figures(theirs)), ("ours", figures(ours))];
         Report { rows: vec![Measured { row, cells }], columns: COLUMNS, ours: "ours", rivals: &["theirs"] }
@@ -177,9 +217,40 @@ mod tests {
     }
 
     #[test]
+    fn a_goal_can_name_its_columns() {
+        let lower = |goal| measured(Better::Lower, goal, &[10.0], &[12.0]).missed();
+        assert_eq!(lower(Goal::Beside("ours", "theirs", 1.25)), Vec::<String>::new());
+        assert_eq!(
+            lower(Goal::Beside("ours", "theirs", 1.1)),
+            ["row: ours: measured 1.200, wanted at most 1.1 times theirs"]
+        );
+        assert_eq!(lower(Goal::Reach("ours", 12.0)), Vec::<String>::new());
+        let higher = |goal| measured(Better::Higher, goal, &[10.0], &[12.0]).missed();
+        assert_eq!(higher(Goal::Beside("ours", "theirs", 1.2)), Vec::<String>::new());
+        assert_eq!(higher(Goal::Reach("ours", 1e6)), ["row: ours: measured 12.0, wanted at least 1.00M"]);
+    }
+
+    #[test]
+    fn every_goal_of_a_row_counts() {
+        let mut report = measured(Better::Lower, Goal::Reach("ours", 1.0), &[1.0], &[1.5]);
+        report.rows[0].row.goals.extend([Goal::Reach("theirs", 1.0), Goal::Beside("ours", "theirs", 1.25)]);
+        assert_eq!(report.missed().len(), 2);
+        assert!(
+            report.table().contains("| missed: 1.50, not 1.00; 1.500 x theirs, not 1.25 |"),
+            "{}",
+            report.table()
+        );
+    }
+
+    #[test]
     fn what_was_not_measured_has_missed_its_goal() {
         assert_eq!(measured(Better::Lower, Goal::Times(1.0), &[], &[]).missed().len(), 1);
         assert_eq!(measured(Better::Lower, Goal::Growth(2.0), &[], &[]).missed().len(), 1);
+        assert_eq!(measured(Better::Lower, Goal::Reach("none", 2.0), &[1.0], &[1.0]).missed().len(), 1);
+        assert_eq!(
+            measured(Better::Lower, Goal::Beside("ours", "none", 2.0), &[1.0], &[1.0]).missed().len(),
+            1
+        );
     }
 
     #[test]
@@ -197,6 +268,6 @@ mod tests {
         );
         let json = report.json();
         assert_eq!(json["rows"][0]["columns"]["ours"]["all"], json!([[34.81]]));
-        assert_eq!(json["rows"][0]["goal"]["met"], true);
+        assert_eq!(json["rows"][0]["goals"][0]["met"], true);
     }
 }

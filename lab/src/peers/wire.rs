@@ -177,3 +177,27 @@ impl Wire {
         Ok(())
     }
 }
+
+/// A transaction: its START waits for the number, the rest goes out together.
+pub(super) struct Transaction {
+    start: Batch,
+    rest: Batch,
+}
+
+impl Transaction {
+    /// Eight writes below a path.
+    pub(super) fn new(below: &str) -> Self {
+        let mut rest = Batch::default();
+        for key in 0..8 {
+            rest += Batch::write(&format!("{below}/key{key}"), "0123456789abcdef");
+        }
+        rest += Batch::commit();
+        Self { start: Batch::start_transaction(), rest }
+    }
+
+    pub(super) fn run(&mut self, wire: &mut Wire) -> Result<()> {
+        let id = wire.start_transaction(&self.start)?;
+        self.rest.set_transaction(id);
+        wire.ask(&self.rest)
+    }
+}

@@ -27,7 +27,8 @@ async fn give_up_after<T>(polls: usize, future: impl Future<Output = T>) {
 async fn nothing_is_left_of_what_was_dropped() {
     let store = Store::new();
     store.introduce(DomId(1));
-    let guest = Client::over(store.connect(DomId(1)), Config { window: 8, transactions: 9, ..Config::default() });
+    let guest =
+        Client::over(store.connect(DomId(1)), Config { window: 8, transactions: 9, ..Config::default() });
     let tasks = (0..8).map(|seed| {
         let (guest, mut random) = (guest.clone(), fastrand::Rng::with_seed(seed));
         tokio::spawn(async move {

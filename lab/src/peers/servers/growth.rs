@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::super::harness::{Better, Figure, Goal, Workload};
-use super::super::wire::{Batch, Wire};
-use super::requests::Transaction;
+use super::super::wire::{Batch, Transaction, Wire};
 use super::{DEPTH, Running, Server, cost, fill, node, row};
 
 const BUDGET: Duration = Duration::from_millis(60);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::harness::{Better, Figure, Goal, Row, Workload};
+use super::harness::{self, Better, Figure, Goal, Workload};
 use super::wire::{Batch, Wire};
 use crate::daemon::{Daemon, DaemonKind};
 use crate::xendev::StoreProcess;
@@ -55,6 +55,8 @@ impl fmt::Display for Server {
         })
     }
 }
+
+type Row = harness::Row<Server>;
 
 /// A server that runs; dropping it ends it.
 enum Running {
@@ -114,8 +116,8 @@ fn one_row<'a>(
     Workload { rows: vec![row], columns: REAL, repetitions: usize::MAX, run: Box::new(run) }
 }
 
-fn row(name: impl Into<String>, values: &'static str, better: Better, goal: Option<Goal>) -> Row {
-    Row { name: name.into(), values, better, goal }
+fn row(name: impl Into<String>, values: &'static str, better: Better, goal: Option<Goal<Server>>) -> Row {
+    Row { name: name.into(), values, better, goals: goal.into_iter().collect() }
 }
 
 /// Asks the batches in turn, for a time and at least once each; returns microseconds per request.

@@ -9,9 +9,9 @@ use std::time::Instant;
 use anyhow::Result;
 use xs_proto::{Header, Op, TxId};
 
-use super::super::harness::{Better, Figure, Goal, Row, Workload, percentile};
-use super::super::wire::{Batch, Wire};
-use super::{ALL, BUDGET, DEPTH, Running, Server, WARM_UP, cost, one_row, row};
+use super::super::harness::{Better, Figure, Goal, Workload, percentile};
+use super::super::wire::{Batch, Transaction, Wire};
+use super::{ALL, BUDGET, DEPTH, Row, Running, Server, WARM_UP, cost, one_row, row};
 
 /// The node that is read and written. A READ of it is 16 + 35 bytes, the reply 16 + 1.
 const NODE: &str = "/local/domain/1/device/vif/0/state";
@@ -104,30 +104,6 @@ fn latencies(mut act: impl FnMut() -> Result<()>) -> Result<Figure> {
         last = now;
     }
     Ok(vec![percentile(&mut all, 50), percentile(&mut all, 99)])
-}
-
-/// A transaction: its START waits for the number, the rest goes out together.
-pub(super) struct Transaction {
-    start: Batch,
-    rest: Batch,
-}
-
-impl Transaction {
-    /// Eight writes below a path.
-    pub(super) fn new(below: &str) -> Self {
-        let mut rest = Batch::default();
-        for key in 0..8 {
-            rest += Batch::write(&format!("{below}/key{key}"), "0123456789abcdef");
-        }
-        rest += Batch::commit();
-        Self { start: Batch::start_transaction(), rest }
-    }
-
-    pub(super) fn run(&mut self, wire: &mut Wire) -> Result<()> {
-        let id = wire.start_transaction(&self.start)?;
-        self.rest.set_transaction(id);
-        wire.ask(&self.rest)
-    }
 }
 
 /// A thread that gives one reply for as many bytes as a READ has. A process, as servers are,

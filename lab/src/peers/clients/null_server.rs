@@ -1,0 +1,117 @@
+//! The least that a server can do for the same bytes, so that what is measured is the client.
+//!
+//! A thread per connection reads as many requests at once as there are, and sends all that comes
+//! of them with one write. A READ gets `4` and everything else OK; a watch is of exactly its path
+//! and lives as long as its connection, and a WRITE fires those of its path. Writes to a client
+//! block, so one that takes its events slowly slows down who causes them, and nothing piles up.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result};
+use bytes::{Buf, BytesMut};
+use xs_proto::{HEADER_LEN, Header, Op, PAYLOAD_MAX, TxId};
+
+const BUFFER: usize = 256 << 10;
+
+#[derive(Default)]
+struct Server {
+    /// Each connection, and what is to be sent to it.
+    connections: Vec<(UnixStream, BytesMut)>,
+    /// Those of a path.
+    watches: HashMap<Box<[u8]>, Vec<Watch>>,
+}
+
+struct Watch {
+    /// The number of its connection.
+    owner: usize,
+    /// The message.
+    event: Box<[u8]>,
+}
+
+/// Serves a socket until the process is ended. Prints a line when it takes connections.
+pub(super) fn serve(socket: &Path) -> Result<()> {
+    let listener = UnixListener::bind(socket).with_context(|| format!("binding {}", socket.display()))?;
+    println!("ready");
+    let server = Arc::new(Mutex::new(Server::default()));
+    for number in 0.. {
+        let (stream, _) = listener.accept().context("taking a connection")?;
+        let sender = stream.try_clone().context("sharing a connection")?;
+        lock(&server).connections.push((sender, BytesMut::new()));
+        let server = server.clone();
+        thread::spawn(move || {
+            talk(&server, number, &stream);
+            // The other handle to it stays.
+            let _ = stream.shutdown(Shutdown::Both);
+            for watches in lock(&server).watches.values_mut() {
+                watches.retain(|watch| watch.owner != number);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn lock(server: &Mutex<Server>) -> impl std::ops::DerefMut<Target = Server> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves a connection until it ends, or sends what is no message.
+fn talk(server: &Mutex<Server>, number: usize, mut stream: &UnixStream) {
+    let (mut buffer, mut input) = (vec![0; BUFFER], BytesMut::new());
+    while let Ok(got @ 1..) = stream.read(&mut buffer) {
+        input.extend_from_slice(&buffer[..got]);
+        let mut server = lock(server);
+        while let Some(head) = input.first_chunk() {
+            let header = Header::decode(head);
+            let len = header.len as usize;
+            if len > PAYLOAD_MAX {
+                return;
+            }
+            let Some(payload) = input.get(HEADER_LEN..HEADER_LEN + len) else { break };
+            server.answer(number, header, payload);
+            input.advance(HEADER_LEN + len);
+        }
+        for (stream, output) in &mut server.connections {
+            // Who is gone needs nothing any more.
+            let _ = stream.write_all(output);
+            output.clear();
+        }
+    }
+}
+
+impl Server {
+    fn answer(&mut self, number: usize, request: Header, payload: &[u8]) {
+        let reply: &[u8] = match request.op {
+            Op::READ => b"4",
+            Op::TRANSACTION_START => b"1\0",
+            _ => b"OK\0",
+        };
+        let output = &mut self.connections[number].1;
+        Header { len: reply.len() as u32, ..request }.encode(output);
+        output.extend_from_slice(reply);
+
+        let path = payload.split(|byte| *byte == 0).next().unwrap_or_default();
+        match request.op {
+            Op::WATCH => {
+                let mut event = BytesMut::new();
+                let (op, len) = (Op::WATCH_EVENT, payload.len() as u32);
+                Header { op, req_id: 0, tx_id: TxId::NONE, len }.encode(&mut event);
+                event.extend_from_slice(payload);
+                output.extend_from_slice(&event);
+                let watch = Watch { owner: number, event: event.as_ref().into() };
+                self.watches.entry(path.into()).or_default().push(watch);
+            }
+            Op::WRITE if request.tx_id == TxId::NONE => {
+                for watch in self.watches.get(path).into_iter().flatten() {
+                    self.connections[watch.owner].1.extend_from_slice(&watch.event);
+                }
+            }
+            _ => {}
+        }
+    }
+}

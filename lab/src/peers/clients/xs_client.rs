@@ -1,0 +1,48 @@
+//! The program `xs-client`: our own client, as it is today.
+
+use anyhow::Result;
+use peer_program::{Client, VALUE, Watch};
+use xs_client::{Config, Path, Request};
+
+pub(super) struct XsClient(xs_client::Client);
+
+pub(super) struct Watched(xs_client::Watch);
+
+impl Client for XsClient {
+    type Node = Path;
+    type Watch = Watched;
+    // More than its window, so that it is always full.
+    const REGISTERING: usize = 256;
+
+    async fn connect(socket: &str) -> Result<Self> {
+        Ok(Self(xs_client::Client::connect_unix(socket, Config::default()).await?))
+    }
+
+    fn node(path: &str) -> Result<Path> {
+        Ok(Path::new(path)?)
+    }
+
+    async fn read(&self, node: &Path) -> Result<()> {
+        Ok(self.0.read(node).await.map(drop)?)
+    }
+
+    async fn read_all(&self, nodes: &[Path]) -> Result<()> {
+        Ok(self.0.read_many(nodes).await.map(drop)?)
+    }
+
+    async fn transaction(&self, nodes: &[Path]) -> Result<()> {
+        let write = |node: &Path| Request::Write { path: node.clone(), value: VALUE.into() };
+        let writes = || nodes.iter().map(write).collect();
+        Ok(self.0.transaction(async |transaction| transaction.all(writes()).await.map(drop)).await?)
+    }
+
+    async fn watch(&self, node: &Path) -> Result<Watched> {
+        Ok(Watched(self.0.watch(node).await?))
+    }
+}
+
+impl Watch for Watched {
+    async fn told(&mut self) -> Result<()> {
+        Ok(self.0.changed().await.map(drop)?)
+    }
+}
