@@ -60,7 +60,7 @@ pub(super) fn reconcile(step: &Step, daemon: &mut Answer, store: &mut Answer) {
     // 4.17 ends a domain before it answers or after, depending on where its connection is in a list.
     let ends = matches!(step, Step::Send { asks, .. } if asks.iter().any(|ask| ask.op == Op::RELEASE));
     for answer in [&mut *daemon, &mut *store] {
-        merge(answer);
+        merge(step, answer);
         // Between connections there is no order.
         answer.received.sort_by_key(|(conn, message)| (*conn, ends && is_event(message)));
     }
@@ -148,12 +148,12 @@ fn is_event(message: &Message) -> bool {
 }
 
 /// An event is left out while the same one is waiting to be sent, and how long that takes is
-/// chance. The first is certain. Events of special paths are never left out.
-fn merge(answer: &mut Answer) {
+/// chance. The first is certain. Events of special paths are never left out; but if the daemon
+/// learns at once that a domain is down and another has ended, it tells one or both.
+fn merge(step: &Step, answer: &mut Answer) {
     let mut seen = HashSet::new();
     answer.received.retain(|(conn, message)| {
-        !is_event(message)
-            || message.payload.first() == Some(&b'@')
-            || seen.insert((*conn, message.payload.clone()))
+        let is_special = message.payload.first() == Some(&b'@') && !matches!(step, Step::Domain(..));
+        !is_event(message) || is_special || seen.insert((*conn, message.payload.clone()))
     });
 }

@@ -4,7 +4,7 @@
 //! daemon and by the embedded store side by side; each reply and each event must be the same. The
 //! conformance cases are what somebody thought of; this finds the rest.
 //!
-//! A difference is told with the shortest sequence that shows it. The part of it that [`known`]
+//! A difference is told with the shortest sequence that shows it. The part of it that `known`
 //! translates is not one.
 
 mod known;
