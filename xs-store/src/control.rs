@@ -15,9 +15,10 @@ use crate::store::Core;
 use crate::tree::visit_upwards;
 
 /// The commands, with what `help` says of them.
-const COMMANDS: [(&str, &str); 8] = [
+const COMMANDS: [(&str, &str); 9] = [
     ("check", "compare what is counted for each domain with what is there"),
     ("help", "this text"),
+    ("log on|off", "write each request to the log, or do so no more"),
     ("print <text>", "write a text to the log"),
     ("quota", "show the quotas of guests"),
     ("quota <domid>", "show what a domain uses"),
@@ -35,6 +36,14 @@ impl Core {
             [b"check"] => self.check_counts(),
             [b"help"] => {
                 text(COMMANDS.iter().map(|(command, meaning)| format!("{command:<32}{meaning}\n")).collect())
+            }
+            [b"log", b"on"] => {
+                self.logging = true;
+                Ok(Reply::Ok)
+            }
+            [b"log", b"off"] => {
+                self.logging = false;
+                Ok(Reply::Ok)
             }
             [b"print", message] => {
                 info!(message = %message.escape_ascii(), "asked to print");

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use tracing::info;
 use xs_proto::{
     Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
 };
@@ -30,6 +31,8 @@ use crate::watch::Watches;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) tree: Tree,
+    /// Whether requests are written to the log.
+    pub(crate) logging: bool,
     /// Counts the requests.
     requests: u64,
     pub(crate) domains: Domains,
@@ -56,6 +59,7 @@ impl Core {
         }
         Self {
             tree,
+            logging: false,
             requests: 0,
             domains,
             watches: Watches::default(),
@@ -131,6 +135,9 @@ impl Core {
     pub(crate) fn request(&mut self, id: ConnId, message: Message) {
         let Message { op, req_id, tx_id, payload } = message;
         self.requests += 1;
+        if self.logging {
+            info!(connection = id.0, %op, req_id, tx_id = tx_id.0, payload = %payload.escape_ascii(), "request");
+        }
         let Some(connection) = self.connection(id) else { return };
         let (domid, privileged) = (connection.domid, connection.privileged);
         let queued = connection.output.len();

@@ -89,3 +89,16 @@ async fn the_target_of_a_domain_lends_its_rights() {
     store.release(DomId(8));
     assert_eq!(guest.ask(Op::READ, "/x|").await, "!EACCES");
 }
+
+#[tokio::test]
+async fn commands_are_those_of_the_daemon_that_mean_something_here() {
+    let (_store, mut a) = store();
+    for done in ["check|", "log|on|", "log|off|", "print|hello|", "quota|set|nodes|1000|"] {
+        assert_eq!(a.ask(Op::CONTROL, done).await, "OK|", "{done}");
+    }
+    for refused in ["check", "check|x|", "log||", "print|", "nocommand|", "help|x|", "quota|set|nodes|x|"] {
+        assert_eq!(a.ask(Op::CONTROL, refused).await, "!EINVAL", "{refused}");
+    }
+    assert_eq!(a.ask(Op::CONTROL, "quota|77|").await, "!ENOENT");
+    assert!(a.ask(Op::CONTROL, "quota|0|").await.starts_with("Domain 0:\n"));
+}
