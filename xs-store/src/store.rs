@@ -323,7 +323,8 @@ impl Core {
         }
         let gained = transaction.counted(caller.domid).nodes;
         let owned = usize::try_from(self.domains.counted(caller.domid).nodes + gained).unwrap_or_default();
-        if gained > 0 {
+        // Also what takes nodes away, if too many are left.
+        if gained != 0 {
             caller.check(Quota::Nodes, owned.saturating_sub(1))?;
         }
         for (owner, change) in transaction.used() {
