@@ -312,9 +312,9 @@ impl Model {
             return Err("ENOMEM");
         }
         let gain = transaction.gain(self.caller.domid);
-        if gain > 0 {
+        if gain != 0 {
             let owned = self.owned(self.caller.domid).saturating_add_signed(gain);
-            self.check("nodes", owned - 1)?;
+            self.check("nodes", owned.saturating_sub(1))?;
         }
         for Touched { path, outside, inside, changed, event } in transaction.touched {
             if changed {
