@@ -1,5 +1,7 @@
 //! Nodes and transactions.
 
+use std::collections::BTreeSet;
+
 use xs_proto::{DomId, Permissions, Request};
 
 use super::watches::Scope;
@@ -35,6 +37,8 @@ impl Node {
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     touched: Vec<Touched>,
+    /// Domains that got nodes or permissions, or lost some, be it for a while.
+    counted: BTreeSet<DomId>,
     /// A quota has refused part of it.
     pub(super) spoiled: bool,
 }
@@ -168,6 +172,12 @@ impl Model {
             Some(transaction) => {
                 let touched = transaction.touched.iter_mut().find(|touched| touched.path == path);
                 let touched = touched.expect("a node that was looked at");
+                let made = |node: &Option<Node>| node.as_ref().map(|node| node.rights.made);
+                if made(&touched.inside) != made(&node) {
+                    transaction
+                        .counted
+                        .extend([&touched.inside, &node].into_iter().flatten().map(Node::owner));
+                }
                 (touched.inside, touched.changed) = (node, true);
             }
             None => {
@@ -300,21 +310,19 @@ impl Model {
         if transaction.spoiled {
             return Err("ENOMEM");
         }
-        for Touched { path, outside, .. } in &transaction.touched {
-            let generation = |node: Option<&Node>| node.map(|node| node.generation);
-            if generation(self.nodes.get(path)) != generation(outside.as_ref()) {
-                return Err("EAGAIN");
-            }
-        }
-        let mut owners =
-            transaction.touched.iter().filter_map(|touched| Some(touched.inside.as_ref()?.owner()));
-        if owners.any(|owner| transaction.gain(owner) > 0 && !self.is_introduced(owner)) {
+        if transaction.counted.iter().any(|owner| !self.is_introduced(*owner)) {
             return Err("ENOMEM");
         }
         let gain = transaction.gain(self.caller.domid);
         if gain != 0 {
             let owned = self.owned(self.caller.domid).saturating_add_signed(gain);
             self.check("nodes", owned.saturating_sub(1))?;
+        }
+        for Touched { path, outside, .. } in &transaction.touched {
+            let generation = |node: Option<&Node>| node.map(|node| node.generation);
+            if generation(self.nodes.get(path)) != generation(outside.as_ref()) {
+                return Err("EAGAIN");
+            }
         }
         for Touched { path, outside, inside, changed, event } in transaction.touched {
             if changed {
