@@ -248,6 +248,18 @@ impl Domains {
         self.used.iter().map(|(domid, usage)| (*domid, *usage))
     }
 
+    /// Fails if a guest's transaction would leave a guest, as a rule itself, all nodes that it may
+    /// have, or more. That is one node less than outside of a transaction; and it fails also if
+    /// the guest had them before.
+    pub(crate) fn check_nodes(&self, caller: &Caller, domid: DomId, more: i64) -> Result<(), ErrorCode> {
+        if caller.is_privileged() || domid == DomId::DOM0 {
+            return Ok(());
+        }
+        let limit = self.limit(domid, Quota::Nodes).into();
+        let over = limit > 0 && self.counted(domid).nodes + more >= limit;
+        if over { Err(ErrorCode::ENOSPC) } else { Ok(()) }
+    }
+
     /// Fails if a guest would make the use of memory of a guest, as a rule its own, grow over the
     /// quota.
     pub(crate) fn check_memory(&self, caller: &Caller, domid: DomId, more: i64) -> Result<(), ErrorCode> {

@@ -321,11 +321,8 @@ impl Core {
         if !transaction.owners().all(|owner| self.domains.exists(owner)) {
             return Err(ErrorCode::ENOMEM);
         }
-        let gained = transaction.counted(caller.domid).nodes;
-        let owned = usize::try_from(self.domains.counted(caller.domid).nodes + gained).unwrap_or_default();
-        // Also what takes nodes away, if too many are left.
-        if gained != 0 {
-            caller.check(Quota::Nodes, owned.saturating_sub(1))?;
+        for owner in transaction.owners() {
+            self.domains.check_nodes(caller, owner, transaction.counted(owner).nodes)?;
         }
         for (owner, change) in transaction.used() {
             self.domains.check_memory(caller, owner, change.memory)?;

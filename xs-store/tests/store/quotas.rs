@@ -54,12 +54,72 @@ async fn a_commit_may_come_too_late_for_the_quota() {
         a.ok(Op::MKDIR, &format!("{home}|")).await;
         a.ok(Op::SET_PERMS, &format!("{home}|n0|b7|")).await;
     }
-    a.ok(Op::SET_QUOTA, "nodes|1|").await;
+    a.ok(Op::SET_QUOTA, "nodes|2|").await;
     let tx = guest.start().await;
     guest.ok_in(tx, Op::MKDIR, "/one/x|").await;
     guest.ok(Op::MKDIR, "/two/x|").await;
     assert_eq!(guest.commit(tx).await, "!ENOSPC");
     assert_eq!(guest.ask(Op::READ, "/one/x|").await, "!ENOENT");
+}
+
+#[tokio::test]
+async fn a_transaction_may_leave_one_node_less_than_the_quota() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    a.ok(Op::SET_QUOTA, "nodes|3|").await;
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::MKDIR, "a/b|").await;
+    assert_eq!(guest.commit(tx).await, "!ENOSPC");
+    guest.ok(Op::MKDIR, "a/b|").await;
+    let tx = guest.start().await;
+    assert_eq!(guest.ask_in(tx, Op::MKDIR, "c|").await, "!ENOSPC", "what is there counts at once");
+    assert_eq!(guest.commit(tx).await, "OK|", "as if that had not been asked");
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::RM, "a/b|").await;
+    assert_eq!(guest.commit(tx).await, "OK|");
+}
+
+#[tokio::test]
+async fn a_transaction_in_which_a_node_was_too_large_is_spoiled() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::WRITE, "k|v").await;
+    assert_eq!(guest.ask_in(tx, Op::WRITE, &format!("k|{}", "v".repeat(2024))).await, "!ENOSPC");
+    assert_eq!(guest.commit(tx).await, "!ENOMEM");
+    assert_eq!(guest.ask(Op::READ, "k|").await, "!ENOENT");
+}
+
+#[tokio::test]
+async fn memory_is_counted_in_nodes_watches_and_what_is_unread() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    a.ok(Op::CONTROL, "quota|set|memory|1000|").await;
+    guest.ok(Op::WRITE, &format!("k|{}", "v".repeat(800))).await;
+    assert_eq!(guest.ask(Op::WRITE, &format!("l|{}", "v".repeat(200))).await, "!ENOMEM");
+    assert_eq!(guest.ask(Op::WATCH, &format!("k|{}|", "t".repeat(200))).await, "!ENOMEM");
+    guest.ok(Op::WATCH, "k|t|").await;
+    guest.ok(Op::WRITE, "k|v").await;
+    guest.ok(Op::WRITE, &format!("l|{}", "v".repeat(200))).await;
+    let tx = guest.start().await;
+    guest.ok_in(tx, Op::WRITE, &format!("m|{}", "v".repeat(300))).await;
+    assert_eq!(guest.ask_in(tx, Op::WRITE, &format!("n|{}", "v".repeat(300))).await, "!ENOMEM");
+    assert_eq!(guest.commit(tx).await, "!ENOMEM");
+    // It has no quota for what dom0 does.
+    a.ok(Op::WRITE, &format!("/local/domain/7/k|{}", "v".repeat(2000))).await;
+    a.ok(Op::CONTROL, "check|").await;
+    guest.ok(Op::RM, "k|").await;
+    guest.ok(Op::RM, "l|").await;
+    guest.ok(Op::RESET_WATCHES, "|").await;
+    a.ok(Op::RM, "/local/domain/7|").await;
+    assert!(a.ask(Op::CONTROL, "quota|7|").await.contains("memory           :        0\n"));
+    a.ok(Op::CONTROL, "check|").await;
 }
 
 #[tokio::test]

@@ -313,10 +313,9 @@ impl Model {
         if transaction.counted.iter().any(|owner| !self.is_introduced(*owner)) {
             return Err("ENOMEM");
         }
-        let gain = transaction.gain(self.caller.domid);
-        if gain != 0 {
-            let owned = self.owned(self.caller.domid).saturating_add_signed(gain);
-            self.check("nodes", owned.saturating_sub(1))?;
+        for owner in transaction.counted.iter().filter(|owner| **owner != DomId::DOM0) {
+            // One less than outside of a transaction.
+            self.check("nodes", self.owned(*owner).saturating_add_signed(transaction.gain(*owner)))?;
         }
         for Touched { path, outside, .. } in &transaction.touched {
             let generation = |node: Option<&Node>| node.map(|node| node.generation);
