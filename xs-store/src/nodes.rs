@@ -295,7 +295,8 @@ impl Nodes<'_> {
         while let Some((at, names)) = stack.last_mut() {
             if let Some(name) = names.pop() {
                 let below = child(at, &name);
-                self.look(&below)?.ok_or(ErrorCode::EIO)?;
+                // As is one more node than the transaction may look at.
+                self.look(&below).ok().flatten().ok_or(ErrorCode::EIO)?;
                 let names = backwards(self.names(&below));
                 stack.push((below, names));
             } else if let Some((at, _)) = stack.pop() {

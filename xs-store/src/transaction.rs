@@ -56,8 +56,9 @@ struct View {
     base: Children,
     removed: BTreeSet<Arc<str>>,
     removed_bytes: usize,
-    /// The names that were added, each with its place in their order.
-    added: BTreeMap<Arc<str>, u64>,
+    /// The names that were added, each with its place in their order. One can be there twice, and
+    /// beside the one from before, where the nodes were frozen at different times.
+    added: BTreeSet<(Arc<str>, u64)>,
     added_bytes: usize,
     next: u64,
 }
@@ -65,7 +66,7 @@ struct View {
 impl View {
     /// A node frozen as it is, or one just created.
     fn new(Node { data, children: base }: Node) -> Self {
-        let (removed, added) = (BTreeSet::new(), BTreeMap::new());
+        let (removed, added) = (BTreeSet::new(), BTreeSet::new());
         Self { data, base, removed, removed_bytes: 0, added, added_bytes: 0, next: 0 }
     }
 
@@ -73,7 +74,7 @@ impl View {
         let base = self.base.in_order().map(|node| node.data.name());
         let kept = base.filter(|name| !self.removed.contains(*name)).map(Arc::from);
         let mut added: Vec<_> = self.added.iter().collect();
-        added.sort_unstable_by_key(|(_, place)| **place);
+        added.sort_unstable_by_key(|(_, place)| *place);
         kept.chain(added.into_iter().map(|(name, _)| name.clone())).collect()
     }
 
@@ -82,7 +83,7 @@ impl View {
     }
 
     fn lists(&self, name: &str) -> bool {
-        self.added.contains_key(name) || self.keeps(name)
+        self.keeps(name) || self.first_added(name).is_some()
     }
 
     /// Whether a child is there from before the transaction.
@@ -90,20 +91,22 @@ impl View {
         self.base.get(Name::new(name)).is_some() && !self.removed.contains(name)
     }
 
+    fn first_added(&self, name: &str) -> Option<&(Arc<str>, u64)> {
+        self.added.range((name.into(), 0)..).next().filter(|(added, _)| **added == *name)
+    }
+
     fn link(&mut self, name: &str) {
-        // It can be there, where nodes were frozen at different times.
-        if !self.added.contains_key(name) {
-            self.added.insert(name.into(), self.next);
-            self.added_bytes += name.len() + 1;
-            self.next += 1;
-        }
+        self.added.insert((name.into(), self.next));
+        self.added_bytes += name.len() + 1;
+        self.next += 1;
     }
 
     fn unlink(&mut self, name: &str) {
         if self.keeps(name) {
             self.removed.insert(name.into());
             self.removed_bytes += name.len() + 1;
-        } else if self.added.remove(name).is_some() {
+        } else if let Some(first) = self.first_added(name).cloned() {
+            self.added.remove(&first);
             self.added_bytes -= name.len() + 1;
         }
     }

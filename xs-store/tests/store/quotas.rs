@@ -137,3 +137,17 @@ async fn sizes() {
     assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2047))).await, "!ENOENT");
     assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2048))).await, "!EINVAL");
 }
+
+#[tokio::test]
+async fn a_removal_that_has_to_touch_too_many_nodes_fails_half_way() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    guest.ok(Op::MKDIR, "a/b/c|").await;
+    a.ok(Op::SET_QUOTA, "transaction-nodes|3|").await;
+    let tx = guest.start().await;
+    assert_eq!(guest.ask_in(tx, Op::RM, "a|").await, "!EIO");
+    assert_eq!(guest.commit(tx).await, "!ENOMEM");
+    guest.ok(Op::RM, "a|").await;
+}

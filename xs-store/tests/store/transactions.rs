@@ -113,3 +113,22 @@ async fn nodes_are_not_given_to_a_domain_that_ended() {
     assert_eq!(a.commit(tx).await, "!ENOMEM");
     assert_eq!(a.ask(Op::GET_PERMS, "/x|").await, "n0|");
 }
+
+#[tokio::test]
+async fn a_name_can_be_listed_twice_where_nodes_were_frozen_at_different_times() {
+    let (store, mut a) = store();
+    let mut b = Peer::of(&store, 0);
+    a.ok(Op::MKDIR, "/d/b|").await;
+    a.ok(Op::MKDIR, "/d/a|").await;
+    let tx = a.start().await;
+    assert_eq!(a.ask_in(tx, Op::DIRECTORY, "/d|").await, "b|a|");
+    b.ok(Op::RM, "/d/a|").await;
+    assert_eq!(a.ask_in(tx, Op::READ, "/d/a|").await, "!ENOENT");
+    for _ in 0..2 {
+        a.ok_in(tx, Op::MKDIR, "/d/a|").await;
+        assert_eq!(a.ask_in(tx, Op::DIRECTORY, "/d|").await, "b|a|a|");
+        a.ok_in(tx, Op::RM, "/d/a|").await;
+        assert_eq!(a.ask_in(tx, Op::DIRECTORY, "/d|").await, "b|a|");
+    }
+    assert_eq!(a.commit(tx).await, "!EAGAIN");
+}

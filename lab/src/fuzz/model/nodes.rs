@@ -232,9 +232,10 @@ impl Model {
     /// Removes a node, and before it what is below.
     ///
     /// In a transaction its copies need not fit each other: the one of a list can name a node of
-    /// which there is none, and lack one which there is. The daemon gives up in the middle then.
+    /// which there is none, and lack one which there is. The daemon gives up in the middle then, and
+    /// also when it may not look at one more.
     fn remove(&mut self, path: &str, scope: Scope) -> Answer {
-        let node = self.look(path)?.ok_or("EIO")?;
+        let node = self.look(path).ok().flatten().ok_or("EIO")?;
         for child in &node.children {
             self.remove(&format!("{path}/{child}"), Scope::Exact)?;
         }
