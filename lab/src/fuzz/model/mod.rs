@@ -309,7 +309,8 @@ impl Model {
         Allowed { read: access.reads(), write: access.writes(), own: false }
     }
 
-    /// Refuses the caller an amount that is too much. That spoils a transaction.
+    /// Refuses the caller an amount that is too much. That spoils a transaction, as the daemon is
+    /// in the middle of it; where it asks before it begins, `exceeds` does.
     fn check(&mut self, quota: &str, amount: usize) -> Result<(), Error> {
         if !self.exceeds(quota, amount) {
             return Ok(());

@@ -218,7 +218,11 @@ impl Model {
         }
         nodes[missing.len()].1.value = value.to_vec();
 
-        self.check("nodes", self.owned(self.caller.domid) + missing.len() - 1)?;
+        // In a transaction the commit will tell.
+        let more = if self.transaction.is_some() { 0 } else { missing.len() - 1 };
+        if self.exceeds("nodes", self.owned(self.caller.domid) + more) {
+            return Err("ENOSPC");
+        }
         for (_, node) in &nodes {
             self.check("node-size", node.size())?;
         }
@@ -266,7 +270,6 @@ impl Model {
     }
 
     fn set_permissions(&mut self, path: &str, list: &Permissions) -> Answer {
-        // This one quota does not spoil a transaction: it is asked before anything is done.
         if self.exceeds("node-permissions", list.entries().len()) {
             return Err("ENOSPC");
         }
@@ -301,10 +304,9 @@ impl Model {
         Some(self.nodes.get(parent(path)?)?.rights.clone())
     }
 
+    /// How many nodes a domain has outside of transactions.
     fn owned(&self, owner: DomId) -> usize {
-        let outside = self.nodes.values().filter(|node| node.owner() == owner).count();
-        let gain = self.transaction.as_ref().map_or(0, |transaction| transaction.gain(owner));
-        outside.saturating_add_signed(gain)
+        self.nodes.values().filter(|node| node.owner() == owner).count()
     }
 
     pub(super) fn commit(&mut self, transaction: Transaction) -> Answer {
