@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::report::short;
+use super::figure::{Figure, median, short};
 
 /// Which figure is the better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,6 @@ pub(super) struct Row<C> {
     pub(super) better: Better,
     pub(super) goals: Vec<Goal<C>>,
 }
-
-/// The values of one row, measured once.
-pub(super) type Figure = Vec<f64>;
 
 /// Measures a column once; a figure for each row.
 pub(super) type Run<'a, C> = Box<dyn Fn(C) -> Result<Vec<Figure>> + 'a>;
@@ -146,22 +143,6 @@ impl<C: Copy + Eq> Measured<C> {
     }
 }
 
-/// NaN if there are none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        count => f64::midpoint(values[(count - 1) / 2], values[count / 2]),
-    }
-}
-
-/// A value that so many of a hundred do not exceed.
-pub(super) fn percentile(values: &mut [f64], percent: usize) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -184,13 +165,5 @@ mod tests {
         assert_eq!(measured[0].figures("b").unwrap(), [[2.0], [5.0], [8.0]]);
         assert_eq!(measured[0].medians("b").unwrap(), [5.0]);
         assert_eq!(measured[1].figures("a").unwrap(), [[3.0]]);
-    }
-
-    #[test]
-    fn medians_and_percentiles() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert_eq!(median([4.0, 1.0].into_iter()), 2.5);
-        let mut values: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        assert_eq!((percentile(&mut values, 50), percentile(&mut values, 99)), (50.0, 99.0));
     }
 }

@@ -5,13 +5,15 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `harness` | one CPU, turns, medians |
+//! | `figure` | medians, and how values are told |
+//! | `harness` | one CPU, turns |
 //! | `report` | the table, the JSON, the goals |
 //! | `wire` | the client that measures servers |
 //! | `servers` | what is compared with `--servers` |
 //! | `clients` | what is compared with `--clients` |
 
 mod clients;
+mod figure;
 mod harness;
 mod report;
 mod servers;

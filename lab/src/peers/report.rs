@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+use super::figure::short;
 use super::harness::{Better, Goal, Measured};
 
 /// What was measured, and which columns the goals are about.
@@ -139,18 +140,6 @@ struct Outcome {
     told: String,
     /// For the table, if it was missed.
     brief: String,
-}
-
-/// Values with three digits, as in `34.8 / 91.9` and `38.7k`.
-pub(super) fn short(values: &[f64]) -> String {
-    let one = |value: &f64| match *value {
-        value if value >= 1e6 => format!("{:.2}M", value / 1e6),
-        value if value >= 1e4 => format!("{:.1}k", value / 1e3),
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    };
-    values.iter().map(one).collect::<Vec<_>>().join(" / ")
 }
 
 /// Columns of equal width, as Markdown has them.

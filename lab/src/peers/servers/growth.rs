@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::super::harness::{Better, Figure, Goal, Workload};
+use super::super::figure::Figure;
+use super::super::harness::{Better, Goal, Workload};
 use super::super::wire::{Batch, Transaction, Wire};
 use super::{DEPTH, Running, Server, cost, fill, node, row};
 

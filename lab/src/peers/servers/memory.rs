@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::super::harness::{Better, Figure, Goal, Workload};
+use super::super::figure::Figure;
+use super::super::harness::{Better, Goal, Workload};
 use super::super::wire::Batch;
 use super::{DEPTH, Running, Server, fill, node, one_row, row};
 

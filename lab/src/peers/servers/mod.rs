@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::harness::{self, Better, Figure, Goal, Workload};
+use super::figure::Figure;
+use super::harness::{self, Better, Goal, Workload};
 use super::wire::{Batch, Wire};
 use crate::daemon::{Daemon, DaemonKind};
 use crate::xendev::StoreProcess;

@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::Result;
 use xs_proto::{Header, Op, TxId};
 
-use super::super::harness::{Better, Figure, Goal, Workload, percentile};
+use super::super::figure::{Figure, percentile};
+use super::super::harness::{Better, Goal, Workload};
 use super::super::wire::{Batch, Transaction, Wire};
 use super::{ALL, BUDGET, DEPTH, Row, Running, Server, WARM_UP, cost, one_row, row};
 

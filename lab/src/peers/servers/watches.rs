@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use xs_proto::Op;
 
-use super::super::harness::{Better, Figure, Goal, Workload};
+use super::super::figure::Figure;
+use super::super::harness::{Better, Goal, Workload};
 use super::super::wire::{Batch, Wire};
 use super::{BUDGET, Running, Server, one_row, row};
 
