@@ -1,18 +1,24 @@
 //! The handle that callers hold.
 
+use std::io;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
-use xs_proto::{Op, Path, TxId};
+use tokio::time::{Instant, sleep, timeout_at};
+use xs_proto::{Op, Path};
 
 use crate::driver;
-use crate::handle::Command;
-use crate::queue::Queue;
-use crate::watches::WatcherId;
-use crate::{Config, Error, Requests, Stats, Transport, Watch, default_socket, transport};
+use crate::handle::{Command, Tx};
+use crate::transport::{Auto, UnixSocket};
+use crate::watcher::Watcher;
+use crate::{Config, Connect, Error, Lifecycles, Requests, Stats, Transport, Watch};
+
+/// Between attempts to connect to a daemon that is busy.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A connection to a store, shared by all clones.
 ///
@@ -21,7 +27,6 @@ use crate::{Config, Error, Requests, Stats, Transport, Watch, default_socket, tr
 #[derive(Clone, Debug)]
 pub struct Client {
     requests: Requests,
-    watchers: Arc<AtomicU64>,
     /// One for each transaction that may be opened now.
     pub(crate) turns: Arc<Semaphore>,
 }
@@ -35,22 +40,53 @@ impl Deref for Client {
 }
 
 impl Client {
-    /// Connects to the machine's xenstored at [`default_socket`].
+    /// Connects to the machine's xenstored by whatever way there is: [`crate::Auto`].
     pub async fn connect() -> Result<Self, Error> {
-        Self::connect_unix(default_socket(), Config::default()).await
+        Self::connect_with(Auto::default(), Config::default()).await
     }
 
     /// Connects to a store's Unix socket. Fails with [`Error::Connect`].
     pub async fn connect_unix(path: impl AsRef<FsPath>, config: Config) -> Result<Self, Error> {
-        let stream = transport::unix(path.as_ref(), config.deadline).await?;
-        Ok(Self::over(stream, config))
+        Self::connect_with(UnixSocket::new(path.as_ref()), config).await
     }
 
-    /// A connection over any byte stream. Its driver runs as a task of the current Tokio runtime.
+    /// Connects by a way that can be taken again: when the connection is lost,
+    /// [`Config::reconnect`] says what is done.
+    ///
+    /// A store that is there and has no time is asked again until [`Config::deadline`]; any other
+    /// failure is an [`Error::Connect`] at once.
+    pub async fn connect_with(mut connect: impl Connect, config: Config) -> Result<Self, Error> {
+        let until = Instant::now() + config.deadline;
+        let reason = loop {
+            match timeout_at(until, connect.connect()).await {
+                Ok(Ok(transport)) => return Ok(Self::drive(transport, connect, config)),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    sleep(PAUSE).await;
+                }
+                Ok(Err(error)) => break error.to_string(),
+                Err(_) => break format!("no connection within {:?}", config.deadline),
+            }
+        };
+        Err(Error::Connect { at: connect.at(), reason: reason.into() })
+    }
+
+    /// A connection over any byte stream; when it ends, that is the end. Its driver runs as a task
+    /// of the current Tokio runtime.
     pub fn over(transport: impl Transport, config: Config) -> Self {
-        let handle = driver::spawn(transport, &config);
+        Self::drive(transport, Never(PhantomData), Config { reconnect: None, ..config })
+    }
+
+    fn drive<C: Connect>(transport: C::Transport, connect: C, config: Config) -> Self {
         let turns = Arc::new(Semaphore::new(config.transactions.max(1)));
-        Self { requests: Requests { handle, config, tx: TxId::NONE }, watchers: Arc::default(), turns }
+        let deadline = config.deadline;
+        let handle = driver::spawn(transport, connect, config);
+        Self { requests: Requests { handle, deadline, tx: Tx::NONE }, turns }
+    }
+
+    /// The same connection, whose calls may take so long.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { requests: self.requests.with_deadline(deadline), turns: self.turns.clone() }
     }
 
     /// What this connection has done so far.
@@ -58,26 +94,54 @@ impl Client {
         self.handle.counters.stats()
     }
 
+    /// Tells when the connection is lost and made again.
+    pub fn lifecycle(&self) -> Lifecycles {
+        Lifecycles(self.handle.lifecycle.subscribe())
+    }
+
     /// Watches a path and all below it.
     ///
     /// The watch is registered when this returns, and fires once at first. Several watches of a
-    /// path cost the server one. Fails if the store refuses (a quota, a malformed path).
+    /// path cost the server one; hundreds with a common ancestor may cost it one as well. Fails if
+    /// the store refuses (a quota, a malformed path).
     pub async fn watch(&self, path: &Path) -> Result<Watch, Error> {
-        self.watch_into(path, Queue::new(self.config.watch_backlog)).await
+        self.watch_as(Watcher::new(path, None)).await
     }
 
-    /// The same with a queue that may be that of other watches, too.
-    pub(crate) async fn watch_into(&self, path: &Path, queue: Arc<Queue>) -> Result<Watch, Error> {
-        let id = WatcherId(self.watchers.fetch_add(1, Ordering::Relaxed));
-        let watch = Watch { path: path.clone(), id, queue: queue.clone(), handle: self.handle.clone() };
+    /// Watches a path and so many levels below it: with 0, the node alone.
+    ///
+    /// A server that knows of depths (Xen 4.22) sends no more than that; with others, what is too
+    /// deep is left out here. Of special paths, `@releaseDomain` with a depth of 1 or more tells
+    /// `@releaseDomain/<domid>`, where the server knows of it.
+    pub async fn watch_depth(&self, path: &Path, depth: u32) -> Result<Watch, Error> {
+        self.watch_as(Watcher::new(path, Some(depth))).await
+    }
+
+    pub(crate) async fn watch_as(&self, watcher: Arc<Watcher>) -> Result<Watch, Error> {
+        let watch = Watch { watcher: watcher.clone(), handle: self.handle.clone() };
         // Made after the watch, hence dropped before it: so the driver can tell a watch command
         // whose watch was dropped while it waited in line.
         let (reply, answer) = oneshot::channel();
         let call = async {
-            self.handle.send(Command::Watch { path: path.clone(), id, queue, reply }).await?;
+            self.handle.send(Command::Watch { watcher, reply }).await?;
             answer.await.map_err(|_| self.handle.ended())?
         };
-        self.within(self.deadline(), Op::WATCH, Some(path), call).await?;
+        self.within(self.until(), Op::WATCH, Some(watch.path()), call).await?;
         Ok(watch)
+    }
+}
+
+/// The way to another stream in the place of one that was given.
+struct Never<T>(PhantomData<fn() -> T>);
+
+impl<T: Transport> Connect for Never<T> {
+    type Transport = T;
+
+    fn at(&self) -> String {
+        "a stream that was given".into()
+    }
+
+    async fn connect(&mut self) -> io::Result<T> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

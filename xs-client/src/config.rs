@@ -25,6 +25,35 @@ pub struct Config {
     pub transactions: usize,
     /// How conflicting transactions are tried again.
     pub retry: Retry,
+    /// What is done when the connection is lost; without it, that is the end. Means nothing to a
+    /// connection over a stream that cannot be made again ([`crate::Client::over`]).
+    pub reconnect: Option<Reconnect>,
+}
+
+/// How a lost connection is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// For how long it is tried before the connection is gone for good. Default: 10 s.
+    pub within: Duration,
+    /// The longest pause after the first attempt. It doubles with every further one, up to 32
+    /// times this. Default: 10 ms.
+    pub first_pause: Duration,
+    /// Whether reads outside of transactions (values, listings, permissions) that were under way
+    /// are asked again of the new connection, within their deadline, instead of failing. Default:
+    /// yes.
+    pub retry_reads: bool,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { within: Duration::from_secs(10), first_pause: Duration::from_millis(10), retry_reads: true }
+    }
+}
+
+impl Reconnect {
+    pub(crate) fn pauses(&self) -> Retry {
+        Retry { attempts: u32::MAX, first_pause: self.first_pause, max_pause: self.first_pause * 32 }
+    }
 }
 
 impl Default for Config {
@@ -37,6 +66,7 @@ impl Default for Config {
             tree_limit: 100_000,
             transactions: 8,
             retry: Retry::default(),
+            reconnect: Some(Reconnect::default()),
         }
     }
 }

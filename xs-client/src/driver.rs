@@ -6,26 +6,21 @@
 //! chores (removing dropped watches, aborting dropped transactions) are bounded by the watches
 //! and transactions that exist.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::codec::Decoder;
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 
-use crate::connection::{Connection, Effect};
-use crate::handle::{Chore, Chores, Command, Handle, Open, ended};
-use crate::queue::{Kept, Queue};
-use crate::stats::Counters;
-use crate::watches::WatcherId;
-use crate::{Config, Error, Transport};
+use crate::connection::Connection;
+use crate::handle::{Chore, Command, Handle, Link, Open, Tx, WeakHandle, ended};
+use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 #[derive(Debug)]
 enum Waiter {
@@ -33,44 +28,73 @@ enum Waiter {
     Start(oneshot::Sender<Result<Open, Error>>),
 }
 
-/// Starts the driver on the current runtime.
-pub(crate) fn spawn(transport: impl Transport, config: &Config) -> Handle {
-    let (handle, receiver) = Handle::new(config.window.max(1));
+/// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
+pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Config) -> Handle {
+    let (handle, link, receiver) = Handle::new(config);
     let driver = Driver {
-        connection: Connection::new(),
-        queues: HashMap::new(),
-        weak: handle.commands.downgrade(),
-        chores: handle.chores.clone(),
-        counters: handle.counters.clone(),
-        window: config.window.max(1),
-        deadline: config.deadline,
-        codec: MessageCodec::with_limit(config.reply_limit),
+        connection: Connection::new(link.config.watch_backlog),
+        weak: handle.downgrade(),
+        window: 0,
+        epoch: 0,
+        codec: MessageCodec::default(),
+        heard: false,
+        link,
     };
-    tokio::spawn(driver.run(transport, receiver));
+    tokio::spawn(driver.run(transport, connect, receiver));
     handle
 }
 
 struct Driver {
     connection: Connection<Waiter>,
-    queues: HashMap<WatcherId, Arc<Queue>>,
     /// For the handles inside of opened transactions; weak, so as not to keep ourselves alive.
-    weak: mpsc::WeakSender<Command>,
-    chores: Arc<Chores>,
-    counters: Arc<Counters>,
+    weak: WeakHandle,
+    link: Arc<Link>,
     window: usize,
-    deadline: Duration,
+    /// Connections made before this one.
+    epoch: u64,
     codec: MessageCodec,
+    /// Whether the store has sent anything on this connection.
+    heard: bool,
 }
 
 impl Driver {
-    async fn run(mut self, transport: impl Transport, mut commands: mpsc::Receiver<Command>) {
-        let error = match self.pump(transport, &mut commands).await {
-            Ok(()) => ended("the client was dropped"),
-            Err(error) => error,
+    async fn run<C: Connect>(
+        mut self,
+        mut transport: C::Transport,
+        mut connect: C,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        let mut outage = Outage::default();
+        let error = loop {
+            self.window = self.link.config.window.min(connect.window()).max(1);
+            self.codec = MessageCodec::with_limit(self.link.config.reply_limit);
+            self.connection.restore(connect.is_ordered());
+            let error = match self.pump(transport, &mut commands).await {
+                Ok(()) => break ended("the client was dropped"),
+                Err(error) => error,
+            };
+            let Some(policy) = self.link.config.reconnect else { break error };
+            warn!(at = connect.at(), %error, "lost the connection to the store");
+            if std::mem::take(&mut self.heard) {
+                outage = Outage::default();
+            }
+            self.connection.lose(&error);
+            self.deliver();
+            self.count();
+            self.epoch += 1;
+            self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
+            match outage.mend(&mut connect, policy, &mut commands).await {
+                Ok(again) => transport = again,
+                Err(Some(reason)) => break gone(&error, &reason),
+                Err(None) => break error,
+            }
+            debug!(at = connect.at(), "connected to the store again");
+            self.link.counters.reconnects.add(1);
+            self.link.lifecycle.send_replace(Lifecycle::Restored(self.epoch));
         };
         debug!(%error, "connection to the store ended");
         // Before anything that a caller could notice, so that whoever does learns why.
-        self.chores.close(error.clone());
+        self.link.chores.close(error.clone());
         commands.close();
         self.connection.close(&error);
         while let Ok(command) = commands.try_recv() {
@@ -78,9 +102,7 @@ impl Driver {
             drop(command);
         }
         self.deliver();
-        for queue in self.queues.values() {
-            queue.close(error.clone());
-        }
+        self.link.lifecycle.send_replace(Lifecycle::Ended(error));
     }
 
     async fn pump(
@@ -97,6 +119,7 @@ impl Driver {
         loop {
             self.do_chores();
             self.deliver();
+            self.connection.fill(self.window / 2);
             self.count();
             if clients_gone && self.connection.is_idle() {
                 return Ok(());
@@ -109,7 +132,7 @@ impl Driver {
                 biased;
                 written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
                     Ok(count @ 1..) => {
-                        self.counters.bytes_sent.add(count);
+                        self.link.counters.bytes_sent.add(count);
                         self.connection.output().advance(count);
                     }
                     Ok(0) => return Err(self.last_words(&mut reader, &mut input, io::ErrorKind::WriteZero.into())),
@@ -117,7 +140,7 @@ impl Driver {
                 },
                 count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
                     clients_gone = count == 0;
-                    end = Instant::now() + self.deadline;
+                    end = Instant::now() + self.link.config.deadline;
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));
@@ -125,12 +148,13 @@ impl Driver {
                 read = reader.read_buf(&mut input) => match read {
                     Ok(0) => return Err(self.end_of_stream(&mut input)),
                     Ok(count) => {
-                        self.counters.bytes_received.add(count);
+                        self.heard = true;
+                        self.link.counters.bytes_received.add(count);
                         self.receive(&mut input)?;
                     }
                     Err(error) => return Err(lost(&error.into())),
                 },
-                () = self.chores.notify.notified() => {}
+                () = self.link.chores.notify.notified() => {}
                 () = sleep_until(end), if clients_gone => return Ok(()),
             }
         }
@@ -138,70 +162,69 @@ impl Driver {
 
     fn accept(&mut self, command: Command) {
         match command {
-            Command::Call { request, tx, reply } => {
-                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
-                self.connection.call(&request, tx, Waiter::Call(reply));
+            Command::Call { tx, reply, .. } if !tx.is_none() && tx.epoch != self.epoch => {
+                // Its number may be that of somebody else's transaction by now.
+                _ = reply.send(Err(ended("the transaction was lost with an earlier connection")));
             }
+            // Nobody waits for it any more, and it has changed nothing yet.
+            Command::Call { tx, reply, .. } if tx.is_none() && reply.is_closed() => {}
+            Command::Call { request, tx, reply } => {
+                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.id.0, "request");
+                self.connection.call(&request, tx.id, Waiter::Call(reply));
+            }
+            Command::Start { reply } if reply.is_closed() => {}
             Command::Start { reply } => {
                 self.connection.call(&Request::TransactionStart, TxId::NONE, Waiter::Start(reply));
             }
             // A watcher that is gone already has left its chore already.
             Command::Watch { reply, .. } if reply.is_closed() => {}
-            Command::Watch { path, id, queue, reply } => {
-                self.queues.insert(id, queue);
-                self.connection.watch(path, id, Waiter::Call(reply));
+            Command::Watch { watcher, reply } => {
+                trace!(path = %watcher.path, depth = watcher.depth, "watch");
+                self.connection.watch(&watcher, Waiter::Call(reply));
             }
         }
     }
 
     fn count(&self) {
-        self.counters.requests.set(self.connection.sent());
-        self.counters.in_flight.set(self.connection.in_flight());
-        self.counters.watches.set(self.connection.watches());
+        let counters = &self.link.counters;
+        counters.requests.set(self.connection.sent());
+        counters.in_flight.set(self.connection.in_flight());
+        counters.watches.set(self.connection.watches());
+        let told = self.connection.told();
+        counters.changes.set(told.changes);
+        counters.coalesced.set(told.coalesced);
+        counters.overflows.set(told.overflows);
     }
 
     fn do_chores(&mut self) {
-        for chore in self.chores.take() {
+        for chore in self.link.chores.take() {
             match chore {
-                Chore::Unwatch(id) => {
-                    self.queues.remove(&id);
-                    self.connection.unwatch(id);
+                Chore::Unwatch(watcher) => self.connection.unwatch(&watcher),
+                Chore::Abort(tx) if tx.epoch == self.epoch => {
+                    self.connection.tell(&Request::TransactionEnd { commit: false }, tx.id);
                 }
-                Chore::Abort(tx) => self.connection.tell(&Request::TransactionEnd { commit: false }, tx),
+                Chore::Abort(_) => {}
             }
         }
     }
 
-    /// Tells callers and watchers. A caller that is gone is no reason to stop.
+    /// Tells callers how their calls ended. One that is gone is no reason to stop.
     fn deliver(&mut self) {
-        while let Some(effect) = self.connection.effect() {
-            match effect {
-                Effect::Complete(Waiter::Call(reply), result) => _ = reply.send(result),
-                Effect::Complete(Waiter::Start(reply), result) => {
-                    // An opened transaction that does not reach its caller aborts as it is dropped.
-                    _ = reply.send(result.and_then(|reply| self.opened(&reply)));
-                }
-                Effect::Changed(watcher, path) => {
-                    if let Some(queue) = self.queues.get(&watcher) {
-                        self.counters.changes.add(1);
-                        match queue.changed(path) {
-                            Kept::New => {}
-                            Kept::Coalesced => self.counters.coalesced.add(1),
-                            Kept::Overflowed => self.counters.overflows.add(1),
-                        }
-                    }
-                }
+        while let Some((waiter, outcome)) = self.connection.completed() {
+            match waiter {
+                Waiter::Call(reply) => _ = reply.send(outcome),
+                // An opened transaction that does not reach its caller aborts as it is dropped.
+                Waiter::Start(reply) => _ = reply.send(outcome.and_then(|reply| self.opened(&reply))),
             }
         }
     }
 
     fn opened(&self, reply: &Reply) -> Result<Open, Error> {
-        let commands = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
+        let handle = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
         match reply {
             Reply::Transaction(id) => {
-                self.counters.transactions.add(1);
-                let (chores, counters) = (self.chores.clone(), self.counters.clone());
-                Ok(Open::new(*id, Handle { commands, chores, counters }))
+                self.link.counters.transactions.add(1);
+                Ok(Open::new(Tx { id: *id, epoch: self.epoch }, handle))
             }
             _ => Err(ended("the store opened no transaction")),
         }
@@ -247,4 +270,48 @@ fn lost(error: &StreamError) -> Error {
         StreamError::Decode(error) => Error::Protocol(error.clone()),
         other => Error::Disconnected { reason: other.to_string().into() },
     }
+}
+
+/// A time without connection, or several with nothing heard in between.
+#[derive(Debug, Default)]
+struct Outage {
+    begun: Option<Instant>,
+    attempts: u32,
+}
+
+impl Outage {
+    /// Makes another connection. Fails when it has taken too long, with what was observed last, or
+    /// when nobody wants one any more.
+    async fn mend<C: Connect>(
+        &mut self,
+        connect: &mut C,
+        policy: Reconnect,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<C::Transport, Option<String>> {
+        let until = *self.begun.get_or_insert_with(Instant::now) + policy.within;
+        let mut reason = "every new one was lost at once".to_owned();
+        loop {
+            if self.attempts > 0 {
+                sleep(policy.pauses().pause(self.attempts)).await;
+            }
+            self.attempts = self.attempts.saturating_add(1);
+            if commands.is_closed() && commands.is_empty() {
+                return Err(None);
+            }
+            if Instant::now() >= until {
+                return Err(Some(format!("and not back within {:?}: {reason}", policy.within)));
+            }
+            match timeout_at(until, connect.connect()).await {
+                Ok(Ok(transport)) => return Ok(transport),
+                Ok(Err(error)) => reason = error.to_string(),
+                Err(_) => "connecting takes too long".clone_into(&mut reason),
+            }
+            debug!(at = connect.at(), reason, attempt = self.attempts, "cannot connect to the store");
+        }
+    }
+}
+
+/// The end of a connection that did not come back.
+fn gone(error: &Error, reason: &str) -> Error {
+    ended(&format!("{error}, {reason}"))
 }

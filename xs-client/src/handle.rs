@@ -1,29 +1,45 @@
 //! What callers hold of a connection: a way to hand commands to its driver, and what must be
 //! undone on the server when they drop something.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Notify, mpsc, oneshot};
-use xs_proto::{Path, Reply, Request, TxId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use xs_proto::{Reply, Request, TxId};
 
-use crate::Error;
-use crate::queue::Queue;
 use crate::stats::Counters;
-use crate::watches::WatcherId;
+use crate::watcher::Watcher;
+use crate::{Config, Error, Lifecycle};
+
+/// A transaction, or none; its number means something only on the connection that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tx {
+    pub(crate) id: TxId,
+    /// Which of the connections, one after another, that was.
+    pub(crate) epoch: u64,
+}
+
+impl Tx {
+    pub(crate) const NONE: Self = Self { id: TxId::NONE, epoch: 0 };
+
+    pub(crate) fn is_none(self) -> bool {
+        self.id == TxId::NONE
+    }
+}
 
 /// What a caller asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Call { request: Request, tx: TxId, reply: oneshot::Sender<Result<Reply, Error>> },
+    Call { request: Request, tx: Tx, reply: oneshot::Sender<Result<Reply, Error>> },
     Start { reply: oneshot::Sender<Result<Open, Error>> },
-    Watch { path: Path, id: WatcherId, queue: Arc<Queue>, reply: oneshot::Sender<Result<Reply, Error>> },
+    Watch { watcher: Arc<Watcher>, reply: oneshot::Sender<Result<Reply, Error>> },
 }
 
 /// What is left to do for something that was dropped.
 #[derive(Debug)]
 pub(crate) enum Chore {
-    Unwatch(WatcherId),
-    Abort(TxId),
+    Unwatch(Arc<Watcher>),
+    Abort(Tx),
 }
 
 #[derive(Debug)]
@@ -51,24 +67,59 @@ impl Chores {
 
 /// A caller's way to the driver. The driver ends when all of them are gone.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) chores: Arc<Chores>,
-    pub(crate) counters: Arc<Counters>,
+pub(crate) struct Handle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    link: Arc<Link>,
+}
+
+/// What callers and the driver share.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) config: Config,
+    pub(crate) chores: Chores,
+    pub(crate) counters: Counters,
+    pub(crate) lifecycle: watch::Sender<Lifecycle>,
+}
+
+/// The handle of a driver, which does not keep it alive.
+#[derive(Debug)]
+pub(crate) struct WeakHandle(Weak<Shared>);
+
+impl WeakHandle {
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        self.0.upgrade().map(Handle)
+    }
+}
+
+impl Deref for Handle {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.0.link
+    }
 }
 
 impl Handle {
     /// A way to a driver, which gets its end, for so many waiting commands.
-    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(capacity);
-        let chores = Arc::new(Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() });
-        (Self { commands, chores, counters: Arc::default() }, receiver)
+    pub(crate) fn new(config: Config) -> (Self, Arc<Link>, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(config.window.max(1));
+        let chores = Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() };
+        let lifecycle = watch::Sender::new(Lifecycle::Connected);
+        let link = Arc::new(Link { config, chores, counters: Counters::default(), lifecycle });
+        (Self(Arc::new(Shared { commands, link: link.clone() })), link, receiver)
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
     }
 
     /// Hands over a command, waiting while the window is full. An error means that the
     /// connection is gone.
     pub(crate) async fn send(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| self.ended())
+        self.0.commands.send(command).await.map_err(|_| self.ended())
     }
 
     /// Leaves a chore; never waits, so it can be called from `drop`.
@@ -77,6 +128,11 @@ impl Handle {
             list.push(chore);
         }
         self.chores.notify.notify_one();
+    }
+
+    /// Whether the connection is gone for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.chores.list().is_err()
     }
 
     /// What a caller is told whose command or reply went down with the driver.
@@ -95,13 +151,13 @@ pub(crate) fn ended(reason: &str) -> Error {
 /// A transaction that is open on the server. Dropped without being ended, it is aborted there.
 #[derive(Debug)]
 pub(crate) struct Open {
-    pub(crate) id: TxId,
+    pub(crate) tx: Tx,
     handle: Option<Handle>,
 }
 
 impl Open {
-    pub(crate) fn new(id: TxId, handle: Handle) -> Self {
-        Self { id, handle: Some(handle) }
+    pub(crate) fn new(tx: Tx, handle: Handle) -> Self {
+        Self { tx, handle: Some(handle) }
     }
 
     /// The server has ended it, or is about to: nothing is left to abort.
@@ -113,7 +169,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if let Some(handle) = &self.handle {
-            handle.chore(Chore::Abort(self.id));
+            handle.chore(Chore::Abort(self.tx));
         }
     }
 }

@@ -41,27 +41,32 @@ mod connection;
 mod driver;
 mod error;
 mod handle;
+mod lifecycle;
 mod look;
 mod queue;
 mod requests;
 mod retry;
 mod stats;
 mod transaction;
-mod transport;
+pub mod transport;
 mod tree;
 mod watch;
+mod watcher;
 mod watches;
 
 pub use client::Client;
-pub use config::Config;
+pub use config::{Config, Reconnect};
 pub use error::Error;
+pub use lifecycle::{Lifecycle, Lifecycles};
 pub use look::Look;
 pub use queue::Changes;
 pub use requests::Requests;
 pub use retry::Retry;
 pub use stats::Stats;
 pub use transaction::Transaction;
-pub use transport::{Transport, default_socket};
+pub use transport::{
+    Auto, Connect, EventFds, Events, Ring, RingStream, Transport, UnixSocket, Xenbus, XenbusStream, default_device, default_socket,
+};
 pub use tree::Tree;
 pub use watch::Watch;
 pub use xs_proto::{

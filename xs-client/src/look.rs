@@ -2,6 +2,7 @@
 //! read may have changed.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use xs_proto::Path;
 
 use crate::queue::Queue;
+use crate::watcher::Watcher;
 use crate::{Client, Error, Watch};
 
 /// What a closure of [`Client::wait_for`] reads with.
@@ -56,7 +58,7 @@ impl Look {
             *read = true;
             return Ok(());
         }
-        let watch = self.client.watch_into(path, self.watched.queue.clone()).await?;
+        let watch = self.client.watch_as(Watcher::together(path, self.watched.queue.clone())).await?;
         self.watched.watches().insert(path.clone(), (watch, true));
         Ok(())
     }
@@ -92,8 +94,9 @@ impl Client {
         mut look: impl FnMut(Look) -> F,
     ) -> Result<T, E> {
         let until = Instant::now() + within;
-        let queue = Queue::new(self.config.watch_backlog);
-        let watched = Arc::new(Watched { watches: Mutex::default(), queue });
+        let watched = Arc::new(Watched { watches: Mutex::default(), queue: Arc::default() });
+        // It does not matter what has changed.
+        let root = Path::root();
         let looking = async {
             loop {
                 watched.watches().values_mut().for_each(|(_, read)| *read = false);
@@ -102,7 +105,7 @@ impl Client {
                     return Ok(satisfied);
                 }
                 watched.watches().retain(|_, (_, read)| *read);
-                watched.queue.changed_since().await?;
+                poll_fn(|context| watched.queue.poll(&root, context)).await?;
             }
         };
         match timeout_at(until, looking).await {

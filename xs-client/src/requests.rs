@@ -1,17 +1,20 @@
 //! The node operations, in or outside of a transaction.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
-use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request, TxId};
+use tracing::{Instrument, debug, trace_span};
+use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request};
 
-use crate::handle::{Command, Handle};
-use crate::{Config, Error};
+use crate::Error;
+use crate::handle::{Command, Handle, Tx};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
 ///
-/// Every call ends within [`Config::deadline`]. Dropping its future is safe: a request that was
+/// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`]. Dropping its future is safe: a request that was
 /// sent is carried out by the store, and its reply is thrown away.
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
@@ -19,13 +22,28 @@ use crate::{Config, Error};
 #[derive(Clone, Debug)]
 pub struct Requests {
     pub(crate) handle: Handle,
-    pub(crate) config: Config,
-    pub(crate) tx: TxId,
+    pub(crate) deadline: Duration,
+    pub(crate) tx: Tx,
 }
 
 /// A reply of a form that its operation does not have. The decoder lets none through.
 pub(crate) fn unexpected(op: Op) -> Error {
     Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
+}
+
+/// Whether a request changes nothing, so that it may as well be carried out twice.
+fn is_read(request: &Request) -> bool {
+    matches!(
+        request.op(),
+        Op::READ
+            | Op::DIRECTORY
+            | Op::DIRECTORY_PART
+            | Op::GET_PERMS
+            | Op::GET_DOMAIN_PATH
+            | Op::IS_DOMAIN_INTRODUCED
+            | Op::GET_FEATURE
+            | Op::GET_QUOTA
+    )
 }
 
 type Answer = oneshot::Receiver<Result<Reply, Error>>;
@@ -47,19 +65,54 @@ impl Requests {
     ) -> Result<T, Error> {
         match timeout_at(until, step).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::Timeout { op, path: path.cloned(), after: self.config.deadline }),
+            Err(_) => Err(Error::Timeout { op, path: path.cloned(), after: self.deadline }),
         }
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.config.deadline
+    /// When a call that begins now has to have ended.
+    pub(crate) fn until(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    /// The same, whose calls may take so long.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
         let (op, path) = (request.op(), request.path().cloned());
-        let call = async { self.send(request).await?.await.map_err(|_| self.handle.ended())? };
-        self.within(self.deadline(), op, path.as_ref(), call).await
+        let span = trace_span!("request", %op, path = path.as_deref(), tx = self.tx.id.0);
+        let repeat = self.repeats(&request).then(|| request.clone());
+        let call = async {
+            let outcome = self.send(request).await?.await.map_err(|_| self.handle.ended())?;
+            self.repeated(repeat, outcome).await
+        };
+        self.within(self.until(), op, path.as_ref(), call).instrument(span).await
+    }
+
+    /// Whether a request is to be sent again on another connection.
+    fn repeats(&self, request: &Request) -> bool {
+        let wanted = self.handle.config.reconnect.is_some_and(|reconnect| reconnect.retry_reads);
+        wanted && self.tx.is_none() && is_read(request)
+    }
+
+    /// The outcome of a request, or if the connection was lost, that of the same one on another.
+    async fn repeated(
+        &self,
+        request: Option<Request>,
+        mut outcome: Result<Reply, Error>,
+    ) -> Result<Reply, Error> {
+        let Some(request) = request else { return outcome };
+        while let Err(Error::Disconnected { .. }) = outcome
+            && !self.handle.is_closed()
+        {
+            self.handle.counters.retries.add(1);
+            debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
+            outcome = self.send(request.clone()).await?.await.map_err(|_| self.handle.ended())?;
+        }
+        outcome
     }
 
     /// Sends several requests without waiting in between, and returns their replies in the same
@@ -72,18 +125,21 @@ impl Requests {
             return Ok(Vec::new());
         };
         let (op, path) = (first.op(), first.path().cloned());
+        let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
             let mut answers = Vec::with_capacity(requests.len());
             for request in requests {
-                answers.push(self.send(request).await?);
+                let repeat = self.repeats(&request).then(|| request.clone());
+                answers.push((repeat, self.send(request).await?));
             }
             let mut outcomes = Vec::with_capacity(answers.len());
-            for answer in answers {
-                outcomes.push(answer.await.map_err(|_| self.handle.ended())?);
+            for (repeat, answer) in answers {
+                let outcome = answer.await.map_err(|_| self.handle.ended())?;
+                outcomes.push(self.repeated(repeat, outcome).await);
             }
             Ok(outcomes)
         };
-        self.within(self.deadline(), op, path.as_ref(), calls).await
+        self.within(self.until(), op, path.as_ref(), calls).instrument(span).await
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the
@@ -155,7 +211,7 @@ impl Requests {
     }
 
     async fn directory_in_parts(&self, path: &Path, too_big: Error) -> Result<Vec<String>, Error> {
-        let until = self.deadline();
+        let until = self.until();
         let parts = async {
             let mut list = Vec::new();
             let mut seen = None;

@@ -27,6 +27,10 @@ pub struct Stats {
     pub transactions: u64,
     /// Attempts that conflicted.
     pub conflicts: u64,
+    /// How often the connection was lost and made again.
+    pub reconnects: u64,
+    /// Reads that were asked again of another connection.
+    pub retries: u64,
 }
 
 /// The counters behind [`Stats`].
@@ -42,6 +46,8 @@ pub(crate) struct Counters {
     pub(crate) overflows: Counter,
     pub(crate) transactions: Counter,
     pub(crate) conflicts: Counter,
+    pub(crate) reconnects: Counter,
+    pub(crate) retries: Counter,
 }
 
 /// A number that somebody else may look at. Nothing is decided by it.
@@ -75,6 +81,8 @@ impl Counters {
             overflows: self.overflows.get(),
             transactions: self.transactions.get(),
             conflicts: self.conflicts.get(),
+            reconnects: self.reconnects.get(),
+            retries: self.retries.get(),
         }
     }
 }

@@ -36,8 +36,8 @@ impl Transaction {
             client.handle.send(Command::Start { reply }).await?;
             answer.await.map_err(|_| client.handle.ended())?
         };
-        let open = client.within(client.deadline(), Op::TRANSACTION_START, None, call).await?;
-        let requests = Requests { tx: open.id, ..(**client).clone() };
+        let open = client.within(client.until(), Op::TRANSACTION_START, None, call).await?;
+        let requests = Requests { tx: open.tx, ..(**client).clone() };
         Ok(Self { requests, open: Arc::new(Mutex::new(open)) })
     }
 
@@ -51,7 +51,7 @@ impl Transaction {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
             answer.await.map_err(|_| self.handle.ended())?
         };
-        self.within(self.deadline(), Op::TRANSACTION_END, None, call).await.map(drop)
+        self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
     }
 }
 
@@ -87,11 +87,12 @@ impl Client {
         mut body: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
         let begun = Instant::now();
-        let Retry { attempts, .. } = self.config.retry;
+        let retry = self.handle.config.retry;
+        let Retry { attempts, .. } = retry;
         for attempt in 1..=attempts {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
-            let turn = self.within(self.deadline(), Op::TRANSACTION_START, None, turn).await?;
+            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
             let transaction = Transaction::start(self).await?;
             let outcome = body(transaction.clone()).await?;
             let ended = transaction.end(true).await;
@@ -102,7 +103,7 @@ impl Client {
                     self.handle.counters.conflicts.add(1);
                     debug!(attempt, "transaction conflicted");
                     if attempt < attempts {
-                        sleep(self.config.retry.pause(attempt)).await;
+                        sleep(retry.pause(attempt)).await;
                     }
                 }
                 Err(error) => return Err(error.into()),

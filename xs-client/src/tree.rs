@@ -66,8 +66,8 @@ impl Requests {
         let mut found: Vec<Found> = Vec::new();
         let mut level = vec![(path.clone(), 0)];
         while !level.is_empty() {
-            if found.len() + level.len() > self.config.tree_limit {
-                return Err(Error::TooLarge { path: path.clone(), limit: self.config.tree_limit });
+            if found.len() + level.len() > self.handle.config.tree_limit {
+                return Err(Error::TooLarge { path: path.clone(), limit: self.handle.config.tree_limit });
             }
             level = self.read_level(level, &mut found).await?;
         }

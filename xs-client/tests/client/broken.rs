@@ -258,8 +258,11 @@ async fn it_sends_events_without_end() {
     let client = Client::over(Flood { taken: taken.clone(), sent: 0 }, Config::default());
     let node = path("/x");
     let request_len = 16 + "/x\0".len();
+    let mut under_way = Vec::new();
     for calls in 1..=10 {
-        assert!(client.read(&node).now_or_never().is_none());
+        let mut call = Box::pin(client.read(&node));
+        assert!((&mut call).now_or_never().is_none());
+        under_way.push(call);
         for turns in 0.. {
             if taken.load(Ordering::Relaxed) == calls * request_len {
                 break;

@@ -1,0 +1,201 @@
+use bytes::Bytes;
+use tokio_util::codec::Decoder;
+use xs_proto::MessageCodec;
+
+use super::*;
+
+fn path(text: &str) -> Path {
+    Path::new(text).unwrap()
+}
+
+fn sent(connection: &mut Connection<u8>) -> Vec<Message> {
+    let mut codec = MessageCodec::default();
+    std::iter::from_fn(|| codec.decode(connection.output()).unwrap()).collect()
+}
+
+fn answer(to: &Message, op: Op, payload: &'static str) -> Message {
+    Message { op, req_id: to.req_id, tx_id: to.tx_id, payload: Bytes::from_static(payload.as_bytes()) }
+}
+
+fn event(payload: &'static str) -> Message {
+    Message { op: Op::WATCH_EVENT, req_id: 0, tx_id: TxId::NONE, payload: payload.into() }
+}
+
+fn connection() -> Connection<u8> {
+    Connection::new(16)
+}
+
+fn watcher(text: &str) -> Arc<Watcher> {
+    Watcher::new(&path(text), None)
+}
+
+/// How calls ended so far, in words.
+fn completed(connection: &mut Connection<u8>) -> Vec<String> {
+    let words = |(waiter, outcome): Completed<u8>| match outcome {
+        Ok(reply) => format!("{waiter}: {reply:?}"),
+        Err(error) => format!("{waiter}: {error}"),
+    };
+    std::iter::from_fn(|| connection.completed()).map(words).collect()
+}
+
+/// What a watcher hears now.
+fn heard(watcher: &Watcher) -> Vec<String> {
+    let changes = watcher.take().map(Result::unwrap).unwrap_or_default();
+    changes.paths.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn replies_find_their_callers_in_any_order() {
+    let mut connection = connection();
+    for waiter in 1..=3 {
+        connection.call(&Request::Read(path("/x")), TxId::NONE, waiter);
+    }
+    let requests = sent(&mut connection);
+    assert_eq!(connection.in_flight(), 3);
+    connection.receive(answer(&requests[2], Op::READ, "c")).unwrap();
+    connection.receive(answer(&requests[0], Op::READ, "a")).unwrap();
+    connection.receive(answer(&requests[1], Op::ERROR, "ENOENT\0")).unwrap();
+    assert_eq!(
+        completed(&mut connection),
+        [
+            "3: Value(b\"c\")",
+            "1: Value(b\"a\")",
+            "2: READ of /x was refused: ENOENT, there is no such node, transaction or domain"
+        ]
+    );
+    assert!(connection.is_idle());
+}
+
+#[test]
+fn an_oversized_call_fails_alone() {
+    let mut connection = connection();
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    let value = Bytes::from(vec![0; 4096]);
+    connection.call(&Request::Write { path: path("/x"), value }, TxId::NONE, 2);
+    connection.call(&Request::Read(path("/y")), TxId::NONE, 3);
+    assert_eq!(sent(&mut connection).len(), 2);
+    assert_eq!(completed(&mut connection), ["2: WRITE: a payload of 4099 bytes is over the limit of 4096"]);
+}
+
+#[test]
+fn a_reply_nobody_asked_for_breaks_the_connection() {
+    let mut connection = connection();
+    let stray = Message { op: Op::READ, req_id: 9, tx_id: TxId::NONE, payload: Bytes::new() };
+    assert!(connection.receive(stray).is_err());
+}
+
+#[test]
+fn a_reply_of_another_operation_breaks_the_connection_and_tells_the_caller() {
+    let mut connection = connection();
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    let request = sent(&mut connection).remove(0);
+    assert!(connection.receive(answer(&request, Op::DIRECTORY, "a\0")).is_err());
+    assert_eq!(completed(&mut connection).len(), 1);
+}
+
+#[test]
+fn ids_skip_zero_and_those_in_use() {
+    let mut connection = connection();
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    connection.last_id = u32::MAX;
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 2);
+    let ids: Vec<u32> = sent(&mut connection).iter().map(|message| message.req_id).collect();
+    assert_eq!(ids, [1, 2]);
+}
+
+#[test]
+fn two_watchers_one_watch() {
+    let mut connection = connection();
+    let [first, second, third] = [1, 2, 3].map(|_| watcher("/w"));
+    connection.watch(&first, 1);
+    connection.watch(&second, 2);
+    let requests = sent(&mut connection);
+    assert_eq!(requests.len(), 1);
+    connection.receive(answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
+    connection.receive(event("/w\x001\0")).unwrap();
+    assert_eq!(completed(&mut connection), ["1: Ok", "2: Ok"]);
+    assert_eq!([heard(&first), heard(&second)], [["/w"], ["/w"]]);
+    connection.watch(&third, 3);
+    assert_eq!(completed(&mut connection), ["3: Ok"]);
+    assert_eq!([heard(&third), heard(&first)], [vec!["/w".to_owned()], vec![]]);
+    for watcher in [&first, &second, &third] {
+        connection.unwatch(watcher);
+    }
+    let requests = sent(&mut connection);
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].op, Op::UNWATCH);
+    connection.receive(event("/w/late\x001\0")).unwrap();
+    connection.receive(answer(&requests[0], Op::UNWATCH, "OK\0")).unwrap();
+    assert!(heard(&third).is_empty());
+    assert!(connection.is_idle());
+}
+
+#[test]
+fn a_refused_watch_tells_all_who_wait() {
+    let mut connection = connection();
+    connection.watch(&watcher("/w"), 1);
+    connection.watch(&watcher("/w"), 2);
+    let request = sent(&mut connection).remove(0);
+    connection.receive(answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
+    assert_eq!(completed(&mut connection).len(), 2);
+    assert!(connection.is_idle());
+}
+
+#[test]
+fn closing_ends_every_call_and_every_watch() {
+    let mut connection = connection();
+    let watcher = watcher("/w");
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    connection.watch(&watcher, 2);
+    connection.close(&Error::Store { op: Op::READ, path: None, code: ErrorCode::EIO });
+    assert_eq!(completed(&mut connection).len(), 2);
+    assert!(watcher.take().unwrap().is_err());
+    assert_eq!(connection.in_flight(), 0);
+}
+
+/// A server that does not know of depths refuses the first, and is not asked for more.
+#[test]
+fn a_depth_that_the_server_does_not_know_is_kept_here() {
+    let mut connection = connection();
+    let shallow = Watcher::new(&path("/w"), Some(1));
+    connection.watch(&shallow, 1);
+    let asked = sent(&mut connection).remove(0);
+    assert_eq!(&asked.payload[..], b"/w\x001\x001\0");
+    connection.receive(answer(&asked, Op::ERROR, "EINVAL\0")).unwrap();
+    assert!(completed(&mut connection).is_empty(), "the caller does not hear of it");
+    let again = sent(&mut connection).remove(0);
+    assert_eq!(&again.payload[..], b"/w\x001\0");
+    connection.receive(answer(&again, Op::WATCH, "OK\0")).unwrap();
+    for text in ["/w\x001\0", "/w/a\x001\0", "/w/a/b\x001\0"] {
+        connection.receive(event(text)).unwrap();
+    }
+    assert_eq!(heard(&shallow), ["/w", "/w/a"]);
+    connection.watch(&Watcher::new(&path("/v"), Some(0)), 2);
+    assert_eq!(&sent(&mut connection).remove(0).payload[..], b"/v\x002\0");
+}
+
+#[test]
+fn what_was_watched_is_watched_again_on_another_connection() {
+    let mut connection = connection();
+    let [kept, dropped] = [watcher("/kept"), watcher("/dropped")];
+    for watcher in [&kept, &dropped] {
+        connection.watch(watcher, 0);
+        let request = sent(&mut connection).remove(0);
+        connection.receive(answer(&request, Op::WATCH, "OK\0")).unwrap();
+    }
+    connection.call(&Request::Read(path("/x")), TxId::NONE, 9);
+    completed(&mut connection);
+    connection.lose(&Error::Disconnected { reason: "gone".into() });
+    assert_eq!(completed(&mut connection).len(), 1);
+    connection.unwatch(&dropped);
+    assert!(sent(&mut connection).is_empty());
+
+    connection.restore(true);
+    connection.fill(8);
+    let requests = sent(&mut connection);
+    assert_eq!(requests.len(), 1);
+    assert_eq!(&requests[0].payload[..], b"/kept\x003\0");
+    connection.receive(answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
+    connection.receive(event("/kept\x003\0")).unwrap();
+    assert_eq!(heard(&kept), ["/kept"]);
+}

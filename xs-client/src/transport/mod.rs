@@ -1,0 +1,53 @@
+//! What a connection runs over, and the ways to get one.
+//!
+//! A [`Transport`] is any byte stream to a store. A [`Connect`] is a way to make one, which can be
+//! taken again when the stream has ended.
+
+mod auto;
+mod ring;
+mod unix;
+mod xenbus;
+
+use std::future::Future;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use auto::Auto;
+pub use ring::{EventFds, Events, Ring, RingStream};
+pub use unix::{UnixSocket, default_socket};
+pub use xenbus::{Xenbus, XenbusStream, default_device};
+
+
+/// A byte stream to a store. Implemented for every type that can be one: a `UnixStream`, one end
+/// of `tokio::io::duplex`, your own.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
+
+/// A way to a store that can be taken again and again.
+pub trait Connect: Send + 'static {
+    /// What it leads to.
+    type Transport: Transport;
+
+    /// What a message calls it: the path of the socket or the device, for example.
+    fn at(&self) -> String;
+
+    /// Makes one attempt.
+    ///
+    /// [`io::ErrorKind::WouldBlock`] says that the store is there and has no time now. Dropping
+    /// the future gives the attempt up.
+    fn connect(&mut self) -> impl Future<Output = io::Result<Self::Transport>> + Send;
+
+    /// How many requests may be unanswered at one time, as far as the transport matters. Asked
+    /// after an attempt that led to one.
+    fn window(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether the store's replies and events come in the order in which it made them. Where they
+    /// can overtake each other, many watches are not replaced by one of their ancestor.
+    fn is_ordered(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,320 @@
+//! Linux's `/dev/xen/xenbus`: the kernel's own connection, shared with programs.
+//!
+//! The device is no byte stream but a kernel interface with rules, which [`XenbusStream`] keeps so
+//! that it looks like one:
+//!
+//! - A message is handed over whole, in a `write` of its own: what follows the first one in a
+//!   `write` is lost.
+//! - A payload has at most 4080 bytes. A longer one is refused here with `E2BIG`.
+//! - `write` blocks for the whole round trip of WATCH and UNWATCH, whatever `O_NONBLOCK` says, and
+//!   the device is never polled writable. So a thread writes.
+//! - A WATCH that the store refuses has no reply, `write` fails instead. So does any other request
+//!   that the kernel itself refuses. That becomes the reply that is missing.
+//! - RESET_WATCHES would take the kernel's own watches with it, and is refused here with `ENOSYS`.
+//!   A TRANSACTION_END without a transaction has no reply at all, and gets the daemon's, `ENOENT`.
+//!
+//! What a refusal makes is put into the stream between two messages of the kernel.
+//!
+//! Source: `drivers/xen/xenbus/xenbus_dev_frontend.c` in Linux, by what it does.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::{Path as FsPath, PathBuf};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::thread;
+
+use bytes::{Buf, BytesMut};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::sync::PollSender;
+use xs_proto::{ErrorCode, HEADER_LEN, Header, Message, MessageCodec, Op, TxId};
+
+use super::Connect;
+
+/// Where the device is, in the order in which it is looked for. The second needs xenfs.
+pub(super) const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
+
+/// The kernel assembles a message, header included, in a buffer of 4096 bytes.
+const PAYLOAD_MAX: usize = 4096 - HEADER_LEN;
+
+/// As many as a guest may have unanswered without its server ceasing to read; the kernel's ring is
+/// a guest's, and not ours alone.
+const WINDOW: usize = 16;
+
+/// Where the kernel has its xenstore device: `/dev/xen/xenbus`, or `/proc/xen/xenbus` if only that
+/// is there.
+pub fn default_device() -> PathBuf {
+    let there = DEVICES.iter().find(|path| FsPath::new(path).exists());
+    there.unwrap_or(&DEVICES[0]).into()
+}
+
+/// Linux's xenstore device, which lets programs of dom0 and of guests share the connection that
+/// their kernel has. It has the rights of that domain.
+///
+/// The kernel aborts the transactions and removes the watches of a connection at its end.
+///
+/// Linux 4.11 to 4.15 give a reply another number than its request had, older ones do so to WATCH
+/// and UNWATCH. A reply with an unknown number is taken for that of the only unanswered request,
+/// if there is one alone; so a client is right with these kernels whose [`crate::Config::window`]
+/// is 1.
+#[derive(Clone, Debug)]
+pub struct Xenbus {
+    path: PathBuf,
+}
+
+impl Xenbus {
+    /// The device at a path; see [`default_device`].
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Opens it. Must be called in a Tokio runtime.
+    pub(super) fn open(&self) -> io::Result<XenbusStream> {
+        // Only reading takes notice of NONBLOCK.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        XenbusStream::new(device.try_clone()?, device)
+    }
+}
+
+impl Connect for Xenbus {
+    type Transport = XenbusStream;
+
+    fn at(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn connect(&mut self) -> impl Future<Output = io::Result<XenbusStream>> + Send {
+        std::future::ready(self.open())
+    }
+
+    /// 16
+    fn window(&self) -> usize {
+        WINDOW
+    }
+
+    /// It is not: the kernel's own replies and the first event of a watch come when they come.
+    fn is_ordered(&self) -> bool {
+        false
+    }
+}
+
+/// A request on its way to the device.
+#[derive(Debug)]
+struct Outgoing {
+    header: Header,
+    /// The whole message; of one that is too long, the beginning.
+    bytes: BytesMut,
+}
+
+/// The open device as a byte stream.
+///
+/// At its end a thread writes what was taken of whole messages, and then closes the device.
+#[derive(Debug)]
+pub struct XenbusStream {
+    /// Not a pipe, but all that is asked of it is to be polled and read.
+    device: pipe::Receiver,
+    /// To the thread that writes.
+    requests: PollSender<Outgoing>,
+    /// From there: replies to what cannot be sent, or the error that ended it.
+    refusals: mpsc::Receiver<io::Result<Message>>,
+    /// Numbers of the requests without reply.
+    unanswered: HashSet<u32>,
+    /// The message that is being taken from the writer.
+    outgoing: BytesMut,
+    /// Bytes still to come of a message that is too long, and thrown away.
+    excess: usize,
+    /// What was read of the device and is not yet a whole message.
+    input: BytesMut,
+    /// Whole messages for the reader.
+    output: BytesMut,
+}
+
+impl XenbusStream {
+    /// `reading` must be non-blocking.
+    fn new(reading: File, writing: impl Write + Send + 'static) -> io::Result<Self> {
+        let device = pipe::Receiver::from_file_unchecked(reading)?;
+        let (requests, to_write) = mpsc::channel(WINDOW);
+        let (refused, refusals) = mpsc::channel(WINDOW);
+        // Not a blocking task of the runtime: that would keep it from ending while the store stands.
+        thread::Builder::new()
+            .name("xenbus".into())
+            .spawn(move || write_messages(writing, to_write, &refused))?;
+        Ok(Self {
+            device,
+            requests: PollSender::new(requests),
+            refusals,
+            unanswered: HashSet::new(),
+            outgoing: BytesMut::new(),
+            excess: 0,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        })
+    }
+
+    /// Takes bytes for the message that is being assembled, and hands it over when it is complete.
+    /// There must be room for it.
+    fn assemble(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.excess > 0 {
+            let skipped = bytes.len().min(self.excess);
+            self.excess -= skipped;
+            return Ok(skipped);
+        }
+        let header = |bytes: &[u8]| bytes.first_chunk().map(Header::decode);
+        let length = header(&self.outgoing).map_or(0, |header| header.len as usize);
+        let taken = bytes.len().min(HEADER_LEN + length - self.outgoing.len());
+        self.outgoing.extend_from_slice(&bytes[..taken]);
+        if let Some(header) = header(&self.outgoing) {
+            let length = header.len as usize;
+            let missing = length - (self.outgoing.len() - HEADER_LEN);
+            if missing == 0 || length > PAYLOAD_MAX {
+                self.excess = missing;
+                self.unanswered.insert(header.req_id);
+                let outgoing = Outgoing { header, bytes: self.outgoing.split() };
+                self.requests.send_item(outgoing).map_err(|_| thread_ended())?;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn deliver(&mut self, mut message: Message) -> io::Result<()> {
+        // The numbers in the head of an event are whatever lay in the kernel's memory.
+        let is_event = message.op == Op::WATCH_EVENT;
+        if !is_event && !self.unanswered.remove(&message.req_id) && self.unanswered.len() == 1 {
+            message.req_id = self.unanswered.drain().next().unwrap_or(message.req_id);
+        }
+        MessageCodec::default().encode(message, &mut self.output).map_err(invalid)
+    }
+
+    /// Reads what there is; `false` at the end.
+    fn poll_device(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.input.reserve(HEADER_LEN + xs_proto::PAYLOAD_MAX);
+        let reading = pin!(self.device.read_buf(&mut self.input));
+        let count = ready!(reading.poll(cx))?;
+        if count == 0 && !self.input.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        while let Some(message) = MessageCodec::default().decode(&mut self.input).map_err(invalid)? {
+            self.deliver(message)?;
+        }
+        Poll::Ready(Ok(count > 0))
+    }
+}
+
+impl AsyncRead for XenbusStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.output.is_empty() {
+            match self.refusals.poll_recv(cx) {
+                Poll::Ready(Some(refusal)) => self.deliver(refusal?)?,
+                Poll::Ready(None) => return Poll::Ready(Err(thread_ended())),
+                Poll::Pending => {
+                    if !ready!(self.poll_device(cx))? {
+                        break;
+                    }
+                }
+            }
+        }
+        let count = self.output.len().min(buf.remaining());
+        buf.put_slice(&self.output[..count]);
+        self.output.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for XenbusStream {
+    /// Takes no more than one message.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.requests.poll_reserve(cx)).map_err(|_| thread_ended())?;
+        Poll::Ready(self.assemble(buf))
+    }
+
+    /// Does nothing: a whole message is on its way, and a part of one cannot be.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing more is written. The device has no half that could be closed.
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.requests.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn invalid(error: xs_proto::StreamError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+fn thread_ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the thread that writes to the device has ended")
+}
+
+/// The thread: one `write` for each message, which takes as long as it takes.
+fn write_messages(
+    mut device: impl Write,
+    mut requests: mpsc::Receiver<Outgoing>,
+    refused: &mpsc::Sender<io::Result<Message>>,
+) {
+    while let Some(Outgoing { header, bytes }) = requests.blocking_recv() {
+        let answer = match forbidden(&header) {
+            Some(code) => Ok(code),
+            None => match device.write_all(&bytes) {
+                Ok(()) => continue,
+                Err(error) => reply_for(&error).ok_or(error),
+            },
+        };
+        let Header { req_id, tx_id, .. } = header;
+        let answer = answer.map(|code| {
+            let payload = [code.as_bytes(), b"\0"].concat().into();
+            Message { op: Op::ERROR, req_id, tx_id, payload }
+        });
+        let is_over = answer.is_err();
+        if refused.blocking_send(answer).is_err() || is_over {
+            return;
+        }
+    }
+}
+
+/// What must not reach the device, and what it is answered with.
+fn forbidden(header: &Header) -> Option<ErrorCode> {
+    match header {
+        Header { len, .. } if *len as usize > PAYLOAD_MAX => Some(ErrorCode::E2BIG),
+        Header { op: Op::RESET_WATCHES, .. } => Some(ErrorCode::ENOSYS),
+        Header { op: Op::TRANSACTION_END, tx_id: TxId::NONE, .. } => Some(ErrorCode::ENOENT),
+        _ => None,
+    }
+}
+
+/// The reply that a failed `write` stands for; `None` if it says that the device is of no use.
+fn reply_for(error: &io::Error) -> Option<ErrorCode> {
+    Some(match Errno::from_io_error(error)? {
+        Errno::INVAL => ErrorCode::EINVAL,
+        Errno::ACCESS => ErrorCode::EACCES,
+        Errno::EXIST => ErrorCode::EEXIST,
+        Errno::NOENT => ErrorCode::ENOENT,
+        Errno::NOMEM => ErrorCode::ENOMEM,
+        Errno::NOSPC => ErrorCode::ENOSPC,
+        Errno::IO => ErrorCode::EIO,
+        Errno::NOSYS => ErrorCode::ENOSYS,
+        Errno::BUSY => ErrorCode::EBUSY,
+        Errno::TOOBIG => ErrorCode::E2BIG,
+        Errno::PERM => ErrorCode::EPERM,
+        // Before 4.11: a transaction that was not begun here, and a string without its NUL.
+        Errno::SRCH => ErrorCode::ENOENT,
+        Errno::ILSEQ => ErrorCode::EINVAL,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! The watchers of a connection in the order of their paths, each with the token of the server's
+//! watch that serves it.
+//!
+//! In this order everything below a path stands together. The watchers are their own keys, so
+//! that ten thousand of them take little more than what they are.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::watcher::Watcher;
+
+#[derive(Debug)]
+struct Entry(Arc<Watcher>);
+
+/// What the order goes by: the path, and to tell watchers of one path apart, their address.
+trait Place {
+    fn place(&self) -> (&str, usize);
+}
+
+impl Place for Entry {
+    fn place(&self) -> (&str, usize) {
+        (self.0.path.as_str(), Arc::as_ptr(&self.0).addr())
+    }
+}
+
+impl Place for (&str, usize) {
+    fn place(&self) -> (&str, usize) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Place + 'a> for Entry {
+    fn borrow(&self) -> &(dyn Place + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn Place + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for dyn Place + '_ {}
+
+impl PartialOrd for dyn Place + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Place + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Local(BTreeMap<Entry, u32>);
+
+impl Local {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn insert(&mut self, watcher: Arc<Watcher>, token: u32) {
+        self.0.insert(Entry(watcher), token);
+    }
+
+    /// Removes a watcher, and returns the token that served it.
+    pub(super) fn remove(&mut self, watcher: &Arc<Watcher>) -> Option<u32> {
+        let place = (watcher.path.as_str(), Arc::as_ptr(watcher).addr());
+        self.0.remove(&place as &dyn Place)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<Watcher>, u32)> {
+        self.0.iter().map(|(Entry(watcher), token)| (watcher, *token))
+    }
+
+    /// The watchers of a path.
+    pub(super) fn at(&self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, u32)> {
+        let range = self.0.range::<dyn Place, _>(span(&(path, 0), &(path, usize::MAX)));
+        range.map(|(Entry(watcher), token)| (watcher, *token))
+    }
+
+    /// The watchers of paths below a path.
+    pub(super) fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, &u32)> {
+        let [first, last] = bounds(path);
+        let range = self.0.range::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)));
+        range.map(|(Entry(watcher), token)| (watcher, token))
+    }
+
+    /// The same, to change the tokens.
+    pub(super) fn below_mut(&mut self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, &mut u32)> {
+        let [first, last] = bounds(path);
+        let range = self.0.range_mut::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)));
+        range.map(|(Entry(watcher), token)| (watcher, token))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<Watcher>, &mut u32)> {
+        self.0.iter_mut().map(|(Entry(watcher), token)| (watcher, token))
+    }
+}
+
+type Span<'a> = (Bound<&'a (dyn Place + 'a)>, Bound<&'a (dyn Place + 'a)>);
+
+/// What stands between two places. No watcher has the address 0 or the highest.
+fn span<'a>(first: &'a (&'a str, usize), last: &'a (&'a str, usize)) -> Span<'a> {
+    (Bound::Excluded(first), Bound::Excluded(last))
+}
+
+/// Everything below a path stands between these: no name is empty, and `0` follows on `/`.
+fn bounds(path: &str) -> [String; 2] {
+    let above = if path == "/" { "" } else { path };
+    // The root itself stands before this.
+    [format!("{above}/\0"), format!("{above}0")]
+}

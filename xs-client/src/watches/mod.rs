@@ -1,0 +1,452 @@
+//! The watch registry of a connection: which local watchers a watch on the server serves.
+//!
+//! One watch on the server per path, however many local watchers; and where many paths have an
+//! ancestor in common, one for all of them, as long as that pays ([`share`]). What it then tells is
+//! told to the watchers at and above the changed node, and to those below it, which may be gone
+//! with it.
+//!
+//! A token is never used again on a connection, so an event that was under way when its watch was
+//! removed finds no entry and is dropped, as the protocol asks of clients.
+
+mod local;
+mod share;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use xs_proto::{Path, Token};
+
+use crate::queue::Kept;
+use crate::watcher::Watcher;
+use local::Local;
+use share::{SHARE_FROM, Trial, upwards};
+
+/// The token of nothing: the connection is lost.
+const NONE: u32 = 0;
+
+#[derive(Debug)]
+struct ServerWatch {
+    path: Path,
+    depth: Option<u32>,
+    /// Whether the server has confirmed it. Its initial event comes after that, and serves all
+    /// who joined until then; who joins later needs one of our own.
+    confirmed: bool,
+    /// Whether it has had an event.
+    heard: bool,
+    serves: Serves,
+}
+
+#[derive(Debug)]
+enum Serves {
+    /// Watchers of just its path, who want to hear of as many levels.
+    Path(Vec<Arc<Watcher>>),
+    /// Those of paths below it.
+    Below(Box<Below>),
+}
+
+#[derive(Debug, Default)]
+struct Below {
+    watchers: usize,
+    /// Whether its initial event is news: not if its watchers had watches of their own until then.
+    initial_is_news: bool,
+    trial: Trial,
+    /// The watches that are to take its place, as far as they are not confirmed.
+    successors: Option<HashSet<u32>>,
+}
+
+/// What adding a watcher asks of the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// Send WATCH with this token.
+    Register(u32),
+    /// The server watch is there: tell the watcher that it has fired.
+    Fire,
+    /// WATCH is under way; its reply and its initial event will serve this watcher too.
+    Wait(u32),
+}
+
+/// A request that nobody waits for, and that has time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Todo {
+    Watch(u32),
+    Unwatch(Path, Token),
+}
+
+/// What became of the changes that watchers were told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) changes: usize,
+    pub(crate) coalesced: usize,
+    pub(crate) overflows: usize,
+}
+
+impl Told {
+    fn tell(&mut self, watcher: &Watcher, path: &Path, backlog: usize) {
+        let Some(kept) = watcher.changed(path, backlog) else { return };
+        self.changes += 1;
+        match kept {
+            Kept::New => {}
+            Kept::Coalesced => self.coalesced += 1,
+            Kept::Overflowed => self.overflows += 1,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Watches {
+    local: Local,
+    server: HashMap<u32, ServerWatch>,
+    /// The watches of ancestors, by their path.
+    shared: BTreeMap<Path, u32>,
+    last_token: u32,
+    /// With so many watches on the server, look whether some can be shared.
+    share_from: usize,
+    todo: VecDeque<Todo>,
+    /// Distinct paths that a watcher keeps.
+    backlog: usize,
+    pub(crate) told: Told,
+}
+
+pub(crate) fn token(number: u32) -> Token {
+    // Hexadecimal digits hold no NUL.
+    Token::new(format!("{number:x}")).unwrap_or_else(|_| unreachable!("hexadecimal digits hold no NUL"))
+}
+
+fn number(token: &Token) -> Option<u32> {
+    u32::from_str_radix(std::str::from_utf8(token.as_bytes()).ok()?, 16).ok()
+}
+
+impl Watches {
+    pub(crate) fn new(backlog: usize) -> Self {
+        Self {
+            local: Local::default(),
+            server: HashMap::new(),
+            shared: BTreeMap::new(),
+            last_token: NONE,
+            share_from: SHARE_FROM,
+            todo: VecDeque::new(),
+            backlog,
+            told: Told::default(),
+        }
+    }
+
+    /// Whether watches of the connection to come may be replaced by one of an ancestor.
+    pub(crate) fn may_share(&mut self, may: bool) {
+        self.share_from = if may { SHARE_FROM } else { usize::MAX };
+        self.shared.retain(|_, _| may);
+    }
+
+    /// How many watches the server has for it, or will have.
+    pub(crate) fn len(&self) -> usize {
+        self.server.len()
+    }
+
+    /// Whether nobody watches and nothing is left to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.local.len() == 0 && self.todo.is_empty()
+    }
+
+    pub(crate) fn todo(&mut self) -> Option<Todo> {
+        self.todo.pop_front()
+    }
+
+    /// What to ask of the server for a watch; `None` if it is not wanted any more.
+    pub(crate) fn wanted(&self, token: u32) -> Option<(&Path, Option<u32>)> {
+        self.server.get(&token).map(|watch| (&watch.path, watch.depth))
+    }
+
+    fn serve(&mut self, path: &Path, depth: Option<u32>, serves: Serves) -> u32 {
+        self.last_token += 1;
+        let watch = ServerWatch { path: path.clone(), depth, confirmed: false, heard: false, serves };
+        self.server.insert(self.last_token, watch);
+        self.last_token
+    }
+
+    /// The watch of an ancestor that can serve a path.
+    fn shared_above(&self, path: &Path) -> Option<u32> {
+        if self.shared.is_empty() || path.is_special() {
+            return None;
+        }
+        let tokens = upwards(path).skip(1).filter_map(|above| self.shared.get(above));
+        tokens.copied().find(|token| match self.server.get(token) {
+            Some(ServerWatch { confirmed, serves: Serves::Below(below), .. }) => {
+                *confirmed && below.successors.is_none()
+            }
+            _ => false,
+        })
+    }
+
+    fn below(&mut self, token: u32) -> Option<&mut Below> {
+        match self.server.get_mut(&token) {
+            Some(ServerWatch { serves: Serves::Below(below), .. }) => Some(below),
+            _ => None,
+        }
+    }
+
+    /// Adds a watcher to a watch of its path, or makes one.
+    fn add_to_path(&mut self, watcher: &Arc<Watcher>) -> Added {
+        let Watcher { path, depth, .. } = &**watcher;
+        let same = self.local.at(path).map(|(_, token)| token).find(|token| match self.server.get(token) {
+            Some(watch) => watch.depth == *depth && matches!(watch.serves, Serves::Path(_)),
+            None => false,
+        });
+        if let Some(token) = same
+            && let Some(watch) = self.server.get_mut(&token)
+            && let Serves::Path(watchers) = &mut watch.serves
+        {
+            watchers.push(watcher.clone());
+            let added = if watch.confirmed { Added::Fire } else { Added::Wait(token) };
+            self.local.insert(watcher.clone(), token);
+            return added;
+        }
+        let token = self.serve(path, *depth, Serves::Path(vec![watcher.clone()]));
+        self.local.insert(watcher.clone(), token);
+        Added::Register(token)
+    }
+
+    pub(crate) fn add(&mut self, watcher: &Arc<Watcher>) -> Added {
+        let Some(token) = self.shared_above(&watcher.path) else { return self.add_to_path(watcher) };
+        if let Some(below) = self.below(token) {
+            below.watchers += 1;
+        }
+        self.local.insert(watcher.clone(), token);
+        Added::Fire
+    }
+
+    /// Tells one watcher that its path has changed.
+    pub(crate) fn fire(&mut self, watcher: &Watcher) {
+        self.told.tell(watcher, &watcher.path, self.backlog);
+    }
+
+    /// Removes a watcher; the path and token to send in UNWATCH if it was the last of its watch.
+    pub(crate) fn remove(&mut self, watcher: &Arc<Watcher>) -> Option<(Path, Token)> {
+        let token = self.local.remove(watcher)?;
+        match &mut self.server.get_mut(&token)?.serves {
+            Serves::Path(watchers) => {
+                watchers.retain(|other| !Arc::ptr_eq(other, watcher));
+                if !watchers.is_empty() {
+                    return None;
+                }
+            }
+            Serves::Below(below) => {
+                below.watchers -= 1;
+                if below.watchers > 0 {
+                    return None;
+                }
+            }
+        }
+        self.settle(token);
+        self.drop_watch(token)
+    }
+
+    fn drop_watch(&mut self, number: u32) -> Option<(Path, Token)> {
+        let ServerWatch { path, serves, .. } = self.server.remove(&number)?;
+        if matches!(serves, Serves::Below(_)) {
+            self.shared.remove(&path);
+        }
+        Some((path, token(number)))
+    }
+
+    /// Takes note of the server's OK.
+    pub(crate) fn confirm(&mut self, token: u32) {
+        let Some(watch) = self.server.get_mut(&token) else { return };
+        watch.confirmed = true;
+        let path = watch.path.clone();
+        if let Serves::Below(_) = watch.serves {
+            return self.gather(token, &path);
+        }
+        self.settle(token);
+        if let Some(shared) = self.shared_above(&path) {
+            self.hand_over(token, shared);
+        } else if self.server.len() >= self.share_from {
+            self.share();
+        }
+    }
+
+    /// Looks for ancestors that can take the place of many watches.
+    fn share(&mut self) {
+        let paths = self.server.values().filter_map(|watch| match watch.serves {
+            Serves::Path(_) if !watch.path.is_special() => Some(&watch.path),
+            _ => None,
+        });
+        let ancestors = share::ancestors(paths).into_iter().filter_map(|above| Path::new(above).ok());
+        for path in ancestors.collect::<Vec<_>>() {
+            if !self.shared.contains_key(&path) {
+                self.serve_below(path, Box::default());
+            }
+        }
+        // Looked at again only when there are many more, so that it costs little for each.
+        self.share_from = SHARE_FROM.max(2 * self.server.len());
+    }
+
+    fn serve_below(&mut self, path: Path, below: Box<Below>) -> u32 {
+        let token = self.serve(&path, None, Serves::Below(below));
+        self.shared.insert(path, token);
+        self.todo.push_back(Todo::Watch(token));
+        token
+    }
+
+    /// The watch of an ancestor is there: it takes the place of those below it.
+    fn gather(&mut self, shared: u32, path: &Path) {
+        let tokens: HashSet<u32> = self.local.below(path).map(|(_, token)| *token).collect();
+        for token in tokens {
+            if self.server.get(&token).is_some_and(|watch| watch.confirmed && !watch.path.is_special()) {
+                self.hand_over(token, shared);
+            }
+        }
+        if self.below(shared).is_some_and(|below| below.watchers == 0)
+            && let Some((path, token)) = self.drop_watch(shared)
+        {
+            self.todo.push_back(Todo::Unwatch(path, token));
+        }
+    }
+
+    /// The watch of an ancestor takes the place of one.
+    fn hand_over(&mut self, from: u32, shared: u32) {
+        let Some(ServerWatch { serves: Serves::Path(watchers), heard, .. }) = self.server.get_mut(&from)
+        else {
+            return;
+        };
+        let (watchers, heard) = (std::mem::take(watchers), *heard);
+        if let Some(below) = self.below(shared) {
+            below.watchers += watchers.len();
+        }
+        for watcher in watchers {
+            if !heard {
+                // Its initial event will find nobody.
+                self.fire(&watcher);
+            }
+            self.local.insert(watcher, shared);
+        }
+        if let Some((path, token)) = self.drop_watch(from) {
+            self.todo.push_back(Todo::Unwatch(path, token));
+        }
+    }
+
+    /// Gives those whom an ancestor's watch serves watches of their own; returns these.
+    fn split(&mut self, shared: u32) -> HashSet<u32> {
+        let Some(ServerWatch { path, serves: Serves::Below(below), .. }) = self.server.get_mut(&shared)
+        else {
+            return HashSet::new();
+        };
+        below.watchers = 0;
+        let path = path.clone();
+        let served = self.local.below(&path).filter(|(_, token)| **token == shared);
+        let served: Vec<Arc<Watcher>> = served.map(|(watcher, _)| watcher.clone()).collect();
+        self.register(served)
+    }
+
+    fn register(&mut self, watchers: Vec<Arc<Watcher>>) -> HashSet<u32> {
+        let mut tokens = HashSet::new();
+        for watcher in watchers {
+            if let Added::Register(token) = self.add_to_path(&watcher) {
+                self.todo.push_back(Todo::Watch(token));
+                tokens.insert(token);
+            }
+        }
+        tokens
+    }
+
+    /// A watch is confirmed, refused or gone: that may have been the last for which the watch of
+    /// an ancestor had to stay.
+    fn settle(&mut self, token: u32) {
+        for shared in self.shared.values().copied().collect::<Vec<_>>() {
+            let Some(below) = self.below(shared) else { continue };
+            let Some(successors) = &mut below.successors else { continue };
+            successors.remove(&token);
+            if successors.is_empty()
+                && let Some((path, token)) = self.drop_watch(shared)
+            {
+                self.todo.push_back(Todo::Unwatch(path, token));
+            }
+        }
+    }
+
+    /// Forgets a watch that the server refused, and returns the watchers who have none now.
+    pub(crate) fn refuse(&mut self, token: u32) -> Vec<Arc<Watcher>> {
+        match self.server.get_mut(&token) {
+            Some(ServerWatch { serves: Serves::Path(watchers), .. }) => {
+                let watchers = std::mem::take(watchers);
+                for watcher in &watchers {
+                    self.local.remove(watcher);
+                }
+                self.drop_watch(token);
+                self.settle(token);
+                watchers
+            }
+            Some(_) => {
+                self.split(token);
+                self.drop_watch(token);
+                // It is not asked for again.
+                self.share_from = usize::MAX;
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Tells an event to the watchers that it is for; to nobody if its watch is gone.
+    pub(crate) fn event(&mut self, token: &Token, path: &Path) {
+        let Some(token) = number(token) else { return };
+        let Some(watch) = self.server.get_mut(&token) else { return };
+        let initial = !std::mem::replace(&mut watch.heard, true);
+        let below = match &mut watch.serves {
+            Serves::Path(watchers) => {
+                watchers.iter().for_each(|watcher| self.told.tell(watcher, path, self.backlog));
+                return;
+            }
+            Serves::Below(below) => below,
+        };
+        if initial && !below.initial_is_news && *path == watch.path {
+            return;
+        }
+        let before = self.told.changes;
+        for at in upwards(path).take_while(|at| at.len() > watch.path.len()) {
+            for (watcher, _) in self.local.at(at) {
+                self.told.tell(watcher, path, self.backlog);
+            }
+        }
+        for (watcher, _) in self.local.below(path) {
+            self.told.tell(watcher, &watcher.path, self.backlog);
+        }
+        let useful = self.told.changes > before;
+        if below.successors.is_none() && below.trial.fails(useful, below.watchers) {
+            let successors = self.split(token);
+            if let Some(below) = self.below(token) {
+                below.successors = Some(successors);
+            }
+            self.settle(token);
+        }
+    }
+
+    /// The connection is lost, and with it all watches on the server.
+    pub(crate) fn lose(&mut self) {
+        self.server.clear();
+        self.todo.clear();
+        self.local.iter_mut().for_each(|(_, token)| *token = NONE);
+    }
+
+    /// There is a new connection: everything is to be watched again.
+    pub(crate) fn restore(&mut self) {
+        // The deepest ancestors first.
+        for path in std::mem::take(&mut self.shared).into_keys().rev() {
+            let served = |token: u32| token == NONE;
+            let watchers = self.local.below(&path).filter(|(_, token)| served(**token)).count();
+            if watchers == 0 {
+                continue;
+            }
+            let below = Below { watchers, initial_is_news: true, ..Below::default() };
+            let token = self.serve_below(path.clone(), Box::new(below));
+            let unserved = self.local.below_mut(&path).filter(|(_, token)| served(**token));
+            unserved.for_each(|(_, serving)| *serving = token);
+        }
+        let alone = self.local.iter().filter(|(_, token)| *token == NONE);
+        let alone = alone.map(|(watcher, _)| watcher.clone()).collect();
+        self.register(alone);
+    }
+
+    /// There will be no connection again: no watcher has anything more to wait for.
+    pub(crate) fn watchers(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.local.iter().map(|(watcher, _)| watcher)
+    }
+}
