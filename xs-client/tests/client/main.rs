@@ -2,8 +2,11 @@
 
 mod broken;
 mod calls;
+mod door;
 mod end;
 mod looks;
+mod reconnect;
+mod shares;
 mod stats;
 mod stress;
 mod support;

@@ -1,13 +1,15 @@
 //! What the tests have in common.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use lab::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::codec::Decoder;
-use xs_client::{Client, Config, DomId, Op, Path, Reply};
+use xs_client::{Client, Config, Connect, DomId, Op, Path, Reply};
 use xs_proto::{Message, MessageCodec};
 use xs_store::Store;
 
@@ -34,7 +36,42 @@ pub(crate) struct Peer {
     input: BytesMut,
 }
 
+/// Those at the far ends of connections, one after another.
+#[derive(Debug)]
+pub(crate) struct Peers(mpsc::UnboundedReceiver<DuplexStream>);
+
+impl Peers {
+    /// The next one; `None` when the client has given up.
+    pub(crate) async fn next(&mut self) -> Option<Peer> {
+        Some(Peer { stream: self.0.recv().await?, input: BytesMut::new() })
+    }
+}
+
+/// A way to peers.
+#[derive(Debug)]
+pub(crate) struct ToPeers(mpsc::UnboundedSender<DuplexStream>);
+
+impl Connect for ToPeers {
+    type Transport = DuplexStream;
+
+    fn at(&self) -> String {
+        "a peer".into()
+    }
+
+    async fn connect(&mut self) -> io::Result<DuplexStream> {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        self.0.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        Ok(near)
+    }
+}
+
 impl Peer {
+    /// A way to connections that are answered by hand.
+    pub(crate) fn behind() -> (ToPeers, Peers) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (ToPeers(sender), Peers(receiver))
+    }
+
     pub(crate) fn new(config: Config) -> (Client, Self) {
         let (near, stream) = tokio::io::duplex(64 << 10);
         (Client::over(near, config), Self { stream, input: BytesMut::new() })

@@ -205,3 +205,20 @@ async fn a_commit_that_nobody_waits_for() {
     let more = timeout(Duration::from_secs(1), peer.request()).await;
     assert!(more.is_err(), "it is aborted as well: {more:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_leaves_no_transaction() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    let node = path("/a");
+    let transaction = client.transaction(async |tx| {
+        tx.write(&node, "1").await?;
+        if true {
+            panic!("on purpose");
+        }
+        Ok::<(), Error>(())
+    });
+    let panicked = std::panic::AssertUnwindSafe(transaction).catch_unwind().await;
+    assert!(panicked.is_err());
+    assert_eq!(client.read_opt(&node).await.unwrap(), None);
+    assert_eq!((proxy.count(Op::TRANSACTION_START), proxy.count(Op::TRANSACTION_END)), (1, 1));
+}

@@ -191,3 +191,39 @@ async fn forms_of_paths() {
     store.introduce(DomId(7));
     assert_eq!(next(&mut special).await, [path("@introduceDomain")]);
 }
+
+/// A depth is kept whether the server knows of it (this one does) or not (see `connection`).
+#[tokio::test(start_paused = true)]
+async fn a_depth_says_how_far_below_changes_matter() {
+    let client = client();
+    let [mut alone, mut children, mut all] = [Some(0), Some(1), None].map(|depth| (depth, None::<Watch>));
+    for (depth, watch) in [&mut alone, &mut children, &mut all] {
+        let made = match depth {
+            Some(depth) => client.watch_depth(&path("/a"), *depth).await,
+            None => client.watch(&path("/a")).await,
+        };
+        assert_eq!(next(watch.insert(made.unwrap())).await, [path("/a")]);
+    }
+    for node in ["/a/b/c", "/a/b", "/a"] {
+        client.write(&path(node), "1").await.unwrap();
+    }
+    assert_eq!(next(&mut alone.1.unwrap()).await, [path("/a")]);
+    assert_eq!(next(&mut children.1.unwrap()).await, ["/a", "/a/b"].map(path));
+    assert_eq!(next(&mut all.1.unwrap()).await, ["/a", "/a/b", "/a/b/c"].map(path));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_domain_is_told_with_its_number_or_without() {
+    let store = Store::new();
+    let client = Client::over(store.connect(DomId::DOM0), Config::default());
+    let release = path("@releaseDomain");
+    let mut plain = client.watch(&release).await.unwrap();
+    let mut which = client.watch_depth(&release, 1).await.unwrap();
+    for watch in [&mut plain, &mut which] {
+        assert_eq!(next(watch).await, [release.clone()]);
+    }
+    store.introduce(DomId(7));
+    store.release(DomId(7));
+    assert_eq!(next(&mut plain).await, [release]);
+    assert_eq!(next(&mut which).await, [path("@releaseDomain/7")]);
+}

@@ -1,0 +1,154 @@
+//! Many watches with a common ancestor: one on the server, and every watcher hears what it would.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use xs_client::{Access, Client, Config, DomId, Op, Path, Permissions, Request, Watch};
+use xs_store::Store;
+
+use crate::door;
+use crate::support::{path, watched_client};
+
+const MANY: usize = 400;
+
+fn node(number: usize) -> Path {
+    path(format!("/local/domain/0/backend/vif/{number}/0/state"))
+}
+
+async fn watch_many(client: &Client) -> Vec<Watch> {
+    let nodes: Vec<Path> = (0..MANY).map(node).collect();
+    let watches = join_all(nodes.iter().map(|node| client.watch(node))).await;
+    watches.into_iter().map(Result::unwrap).collect()
+}
+
+/// What a watch tells within a second.
+async fn next(watch: &mut Watch) -> Option<Vec<String>> {
+    let changes = timeout(Duration::from_secs(1), watch.changed()).await.ok()?.unwrap();
+    Some(changes.paths.iter().map(ToString::to_string).collect())
+}
+
+async fn settled(client: &Client) {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.stats().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_become_one_and_each_hears_what_is_its_own() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    let mut watches = watch_many(&client).await;
+    settled(&client).await;
+    assert_eq!(client.stats().watches, 1);
+    assert_eq!(proxy.count(Op::WATCH) - proxy.count(Op::UNWATCH), 1);
+    for (number, watch) in watches.iter_mut().enumerate() {
+        assert_eq!(next(watch).await, Some(vec![node(number).to_string()]), "its first event, once");
+    }
+    client.write(&node(7), "4").await.unwrap();
+    client.write(&node(8).join("below").unwrap(), "4").await.unwrap();
+    // The root of one device goes, and with it what is watched below.
+    client.rm(&path("/local/domain/0/backend/vif/7")).await.unwrap();
+    client.write(&path("/local/domain/0/backend/vif"), "").await.unwrap();
+    assert_eq!(next(&mut watches[7]).await, Some(vec![node(7).to_string()]));
+    let own = node(8).to_string();
+    assert_eq!(next(&mut watches[8]).await, Some(vec![own.clone(), format!("{own}/below")]));
+
+    // A late one costs nothing, and has its first event all the same.
+    let before = proxy.count(Op::WATCH);
+    let mut late = client.watch(&path("/local/domain/0/backend/vif/late/0/state")).await.unwrap();
+    assert_eq!(next(&mut late).await.map(|paths| paths.len()), Some(1));
+    assert_eq!(proxy.count(Op::WATCH), before);
+
+    drop((watches, late));
+    settled(&client).await;
+    assert_eq!(proxy.count(Op::WATCH), proxy.count(Op::UNWATCH), "none is left");
+}
+
+/// Where most of what changes below the ancestor is of no interest, each has its own again.
+#[tokio::test(start_paused = true)]
+async fn they_part_when_it_does_not_pay() {
+    let (client, proxy, store) = watched_client(Config::default());
+    let mut watches = watch_many(&client).await;
+    settled(&client).await;
+    let writer = Client::over(store.connect(DomId::DOM0), Config::default());
+    let strange = path("/local/domain/0/backend/vif/strange");
+    for _ in 0..300 {
+        writer.write(&strange, "").await.unwrap();
+    }
+    settled(&client).await;
+    assert_eq!(client.stats().watches, MANY as u64);
+    assert_eq!(proxy.count(Op::WATCH) - proxy.count(Op::UNWATCH), MANY);
+    for watch in &mut watches {
+        next(watch).await;
+    }
+    writer.write(&node(7), "4").await.unwrap();
+    assert_eq!(next(&mut watches[7]).await, Some(vec![node(7).to_string()]));
+    assert_eq!(next(&mut watches[8]).await, None);
+    drop(watches);
+    settled(&client).await;
+    assert_eq!(proxy.count(Op::WATCH), proxy.count(Op::UNWATCH));
+}
+
+/// Whatever changes while one watch takes the place of many, or gives it back, is heard.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_missed_in_between() {
+    let (client, _proxy, store) = watched_client(Config::default());
+    let writer = Client::over(store.connect(DomId::DOM0), Config::default());
+    let nodes: Vec<Path> = (0..MANY).map(node).collect();
+    let strange = path("/local/domain/0/backend/vif/strange");
+    let watching = async {
+        let mut watches = join_all(nodes.iter().map(|node| client.watch(node))).await;
+        for round in 0..20 {
+            for (number, watch) in watches.iter_mut().enumerate() {
+                let watch = watch.as_mut().unwrap();
+                writer.write(&nodes[number], format!("{round}")).await.unwrap();
+                writer.write(&strange, "").await.unwrap();
+                assert!(next(watch).await.is_some(), "round {round}, watch {number}");
+                while let Some(Ok(_)) = futures_util::FutureExt::now_or_never(watch.changed()) {}
+            }
+        }
+    };
+    watching.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_is_made_again_on_another_connection() {
+    let (client, door, store) = door::client(Config::default()).await;
+    let mut watches = watch_many(&client).await;
+    settled(&client).await;
+    for watch in &mut watches {
+        next(watch).await;
+    }
+    door.shut();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    door.open(&store);
+    for (number, watch) in watches.iter_mut().enumerate() {
+        assert_eq!(next(watch).await, Some(vec![node(number).to_string()]));
+    }
+    assert_eq!(client.stats().watches, 1);
+}
+
+/// A quota that leaves no room for the watch of the ancestor leaves things as they are.
+#[tokio::test(start_paused = true)]
+async fn a_refused_watch_of_the_ancestor_changes_nothing() {
+    const LIMIT: usize = 256;
+    let store = Store::new();
+    let admin = Client::over(store.connect(DomId::DOM0), Config::default());
+    // To reach a quota is too much.
+    let command = ["quota", "set", "watches", &(LIMIT + 1).to_string()].map(|word| word.to_owned().into());
+    admin.request(Request::Control(command.into())).await.unwrap();
+    store.introduce(DomId(1));
+    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    let mut watches = Vec::new();
+    for number in 0..LIMIT {
+        watches.push(guest.watch(&path(format!("device/vif/{number}/state"))).await.unwrap());
+    }
+    assert!(guest.watch(&path("device/vif/more/state")).await.unwrap_err().is_quota());
+    settled(&guest).await;
+    assert_eq!(guest.stats().watches, LIMIT as u64);
+    next(&mut watches[7]).await;
+    admin.write(&path("/local/domain/1"), "").await.unwrap();
+    let owned = Permissions::owned_by(DomId(1), Access::None);
+    admin.set_perms(&path("/local/domain/1"), owned).await.unwrap();
+    guest.write(&path("device/vif/7/state"), "1").await.unwrap();
+    assert_eq!(next(&mut watches[7]).await, Some(vec!["device/vif/7/state".to_owned()]));
+}
