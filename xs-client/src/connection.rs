@@ -5,13 +5,12 @@
 //! send ([`Connection::output`]) and whom to tell what ([`Connection::completed`]). Ask for both
 //! after every call. Watchers are told at once. `W` is whatever the driver needs to reach a caller.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use xs_proto::{
-    DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent,
-};
+use rustc_hash::FxHashMap;
+use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
 
 use crate::Error;
 use crate::watcher::Watcher;
@@ -33,20 +32,30 @@ enum Slot<W> {
         /// Whether a depth was asked for.
         depth: bool,
         waiters: Vec<W>,
+        has_time: bool,
     },
     /// Housekeeping (UNWATCH, abort) whose outcome changes nothing.
     Ignored {
         op: Op,
+        has_time: bool,
     },
+}
+
+impl<W> Slot<W> {
+    fn has_time(&self) -> bool {
+        matches!(self, Self::Watch { has_time: true, .. } | Self::Ignored { has_time: true, .. })
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Connection<W> {
-    slots: HashMap<u32, Slot<W>>,
+    slots: FxHashMap<u32, Slot<W>>,
     /// The WATCH requests that are under way, by token.
-    registering: HashMap<u32, u32>,
+    registering: FxHashMap<u32, u32>,
     last_id: u32,
     sent: usize,
+    /// Of the requests under way, those that [`Self::fill`] has sent.
+    unhurried: usize,
     watches: Watches,
     /// The server knows no depth of watches; what is too deep is left out here.
     lacks_depth: bool,
@@ -58,10 +67,11 @@ impl<W> Connection<W> {
     /// A connection whose watchers keep so many distinct paths.
     pub(crate) fn new(watch_backlog: usize) -> Self {
         Self {
-            slots: HashMap::new(),
-            registering: HashMap::new(),
+            slots: FxHashMap::default(),
+            registering: FxHashMap::default(),
             last_id: 0,
             sent: 0,
+            unhurried: 0,
             watches: Watches::new(watch_backlog),
             lacks_depth: false,
             completed: VecDeque::new(),
@@ -115,6 +125,7 @@ impl<W> Connection<W> {
         }
         self.last_id = id;
         self.sent += 1;
+        self.unhurried += usize::from(slot.has_time());
         self.slots.insert(id, slot);
         Ok(id)
     }
@@ -129,20 +140,27 @@ impl<W> Connection<W> {
 
     /// Sends a request whose outcome nobody waits for.
     pub(crate) fn tell(&mut self, request: &Request, tx: TxId) {
+        self.ignore(request, tx, false);
+    }
+
+    fn ignore(&mut self, request: &Request, tx: TxId, has_time: bool) {
         // What is told so is built from requests that went through before, so it encodes.
-        let sent = self.send(request, tx, Slot::Ignored { op: request.op() });
+        let sent = self.send(request, tx, Slot::Ignored { op: request.op(), has_time });
         debug_assert!(sent.is_ok(), "{request:?}");
     }
 
-    /// Sends what has time (watches registered again, or replaced by one of an ancestor) while no
-    /// more than `window` requests are unanswered.
+    /// Sends what has time (watches registered again, or replaced by one of an ancestor), as far
+    /// as a quarter of the window of unanswered requests is enough for it.
     pub(crate) fn fill(&mut self, window: usize) {
-        while self.slots.len() < window.max(1)
+        while self.slots.len() < window
+            && self.unhurried < (window / 4).max(1)
             && let Some(todo) = self.watches.todo()
         {
             match todo {
                 Todo::Watch(token) => self.register(token, Vec::new()),
-                Todo::Unwatch(path, token) => self.tell(&Request::Unwatch { path, token }, TxId::NONE),
+                Todo::Unwatch(path, token) => {
+                    self.ignore(&Request::Unwatch { path, token }, TxId::NONE, true);
+                }
             }
         }
     }
@@ -152,7 +170,8 @@ impl<W> Connection<W> {
         let Some((path, depth)) = self.watches.wanted(number) else { return };
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
-        let slot = Slot::Watch { token: number, path, depth: depth.is_some(), waiters };
+        let has_time = waiters.is_empty();
+        let slot = Slot::Watch { token: number, path, depth: depth.is_some(), waiters, has_time };
         match self.send(&request, TxId::NONE, slot) {
             Ok(id) => drop(self.registering.insert(number, id)),
             Err((error, slot)) => {
@@ -215,8 +234,9 @@ impl<W> Connection<W> {
         }
         let unasked = DecodeError::Malformed { op: message.op, expected: "the id of a request under way" };
         let slot = self.slots.remove(&message.req_id).ok_or(unasked)?;
+        self.unhurried -= usize::from(slot.has_time());
         let op = match &slot {
-            Slot::Call { op, .. } | Slot::Ignored { op } => *op,
+            Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
             Slot::Watch { .. } => Op::WATCH,
         };
         let reply = match Reply::decode(op, message.op, message.payload) {
@@ -265,6 +285,7 @@ impl<W> Connection<W> {
         for slot in std::mem::take(&mut self.slots).into_values() {
             self.complete(slot, Err(error.clone()));
         }
+        self.unhurried = 0;
         self.registering.clear();
         self.output.clear();
         self.watches.lose();

@@ -18,6 +18,7 @@ use tokio_util::codec::Decoder;
 use tracing::{debug, trace, warn};
 use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 
+use crate::batch::{Batches, Part};
 use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, Open, Tx, WeakHandle, ended};
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
@@ -26,6 +27,7 @@ use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 enum Waiter {
     Call(oneshot::Sender<Result<Reply, Error>>),
     Start(oneshot::Sender<Result<Open, Error>>),
+    Part(Part),
 }
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
@@ -33,6 +35,7 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
     let (handle, link, receiver) = Handle::new(config);
     let driver = Driver {
         connection: Connection::new(link.config.watch_backlog),
+        batches: Batches::default(),
         weak: handle.downgrade(),
         window: 0,
         epoch: 0,
@@ -46,6 +49,7 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
 
 struct Driver {
     connection: Connection<Waiter>,
+    batches: Batches,
     /// For the handles inside of opened transactions; weak, so as not to keep ourselves alive.
     weak: WeakHandle,
     link: Arc<Link>,
@@ -80,7 +84,7 @@ impl Driver {
             }
             self.connection.lose(&error);
             self.deliver();
-            self.count();
+            self.link.counters.count(&self.connection);
             self.epoch += 1;
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
             match outage.mend(&mut connect, policy, &mut commands).await {
@@ -118,10 +122,11 @@ impl Driver {
         let mut batch = Vec::new();
         loop {
             self.do_chores();
+            self.connection.fill(self.window);
+            self.send_batches();
             self.deliver();
-            self.connection.fill(self.window / 2);
-            self.count();
-            if clients_gone && self.connection.is_idle() {
+            self.link.counters.count(&self.connection);
+            if clients_gone && self.connection.is_idle() && self.batches.is_idle() {
                 return Ok(());
             }
             let room = self.window.saturating_sub(self.connection.in_flight());
@@ -160,17 +165,34 @@ impl Driver {
         }
     }
 
+    /// Sends what batches have, as far as they leave room for single calls.
+    fn send_batches(&mut self) {
+        let room = self.window - self.window / 8;
+        while self.connection.in_flight() < room
+            && let Some((request, tx, part)) = self.batches.next()
+        {
+            if is_lost(tx, self.epoch) {
+                self.batches.answer(part, Err(lost_transaction()));
+            } else {
+                self.connection.call(request, tx.id, Waiter::Part(part));
+            }
+        }
+    }
+
     fn accept(&mut self, command: Command) {
         match command {
-            Command::Call { tx, reply, .. } if !tx.is_none() && tx.epoch != self.epoch => {
-                // Its number may be that of somebody else's transaction by now.
-                _ = reply.send(Err(ended("the transaction was lost with an earlier connection")));
+            Command::Call { tx, reply, .. } if is_lost(tx, self.epoch) => {
+                _ = reply.send(Err(lost_transaction()));
             }
             // Nobody waits for it any more, and it has changed nothing yet.
             Command::Call { tx, reply, .. } if tx.is_none() && reply.is_closed() => {}
             Command::Call { request, tx, reply } => {
                 trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.id.0, "request");
                 self.connection.call(&request, tx.id, Waiter::Call(reply));
+            }
+            Command::Batch { requests, tx, reply } => {
+                trace!(requests = requests.len(), tx = tx.id.0, "batch");
+                self.batches.add(requests, tx, reply);
             }
             Command::Start { reply } if reply.is_closed() => {}
             Command::Start { reply } => {
@@ -183,17 +205,6 @@ impl Driver {
                 self.connection.watch(&watcher, Waiter::Call(reply));
             }
         }
-    }
-
-    fn count(&self) {
-        let counters = &self.link.counters;
-        counters.requests.set(self.connection.sent());
-        counters.in_flight.set(self.connection.in_flight());
-        counters.watches.set(self.connection.watches());
-        let told = self.connection.told();
-        counters.changes.set(told.changes);
-        counters.coalesced.set(told.coalesced);
-        counters.overflows.set(told.overflows);
     }
 
     fn do_chores(&mut self) {
@@ -213,6 +224,7 @@ impl Driver {
         while let Some((waiter, outcome)) = self.connection.completed() {
             match waiter {
                 Waiter::Call(reply) => _ = reply.send(outcome),
+                Waiter::Part(part) => self.batches.answer(part, outcome),
                 // An opened transaction that does not reach its caller aborts as it is dropped.
                 Waiter::Start(reply) => _ = reply.send(outcome.and_then(|reply| self.opened(&reply))),
             }
@@ -265,7 +277,17 @@ impl Driver {
     }
 }
 
-fn lost(error: &StreamError) -> Error {
+/// Whether a transaction was opened on an earlier connection. Its number may be that of somebody
+/// else's by now.
+fn is_lost(tx: Tx, epoch: u64) -> bool {
+    !tx.is_none() && tx.epoch != epoch
+}
+
+fn lost_transaction() -> Error {
+    ended("the transaction was lost with an earlier connection")
+}
+
+pub(crate) fn lost(error: &StreamError) -> Error {
     match error {
         StreamError::Decode(error) => Error::Protocol(error.clone()),
         other => Error::Disconnected { reason: other.to_string().into() },

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use xs_proto::{Reply, Request, TxId};
 
+use crate::batch::Answered;
 use crate::stats::Counters;
 use crate::watcher::Watcher;
 use crate::{Config, Error, Lifecycle};
@@ -31,6 +32,7 @@ impl Tx {
 #[derive(Debug)]
 pub(crate) enum Command {
     Call { request: Request, tx: Tx, reply: oneshot::Sender<Result<Reply, Error>> },
+    Batch { requests: Vec<Request>, tx: Tx, reply: oneshot::Sender<Answered> },
     Start { reply: oneshot::Sender<Result<Open, Error>> },
     Watch { watcher: Arc<Watcher>, reply: oneshot::Sender<Result<Reply, Error>> },
 }

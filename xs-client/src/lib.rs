@@ -35,6 +35,8 @@
 //! is a plain value without sockets and clocks, in `connection`; `driver` is the one task that
 //! feeds it from a transport and carries out what it asks.
 
+pub mod blocking;
+mod batch;
 mod client;
 mod config;
 mod connection;
@@ -50,6 +52,7 @@ mod stats;
 mod transaction;
 pub mod transport;
 mod tree;
+mod typed;
 mod watch;
 mod watcher;
 mod watches;
@@ -65,7 +68,8 @@ pub use retry::Retry;
 pub use stats::Stats;
 pub use transaction::Transaction;
 pub use transport::{
-    Auto, Connect, EventFds, Events, Ring, RingStream, Transport, UnixSocket, Xenbus, XenbusStream, default_device, default_socket,
+    Auto, Connect, EventFds, Events, Ring, RingStream, Transport, UnixSocket, Xenbus, XenbusStream,
+    default_device, default_socket,
 };
 pub use tree::Tree;
 pub use watch::Watch;

@@ -6,16 +6,18 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, trace_span};
-use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request};
+use xs_proto::{DomId, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
 use crate::handle::{Command, Handle, Tx};
+use crate::typed::{self, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
 ///
-/// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`]. Dropping its future is safe: a request that was
-/// sent is carried out by the store, and its reply is thrown away.
+/// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`].
+/// Dropping its future is safe: a request that was sent is carried out by the store, and its reply
+/// is thrown away.
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
 /// [`Error::Timeout`], [`Error::Disconnected`].
@@ -24,11 +26,6 @@ pub struct Requests {
     pub(crate) handle: Handle,
     pub(crate) deadline: Duration,
     pub(crate) tx: Tx,
-}
-
-/// A reply of a form that its operation does not have. The decoder lets none through.
-pub(crate) fn unexpected(op: Op) -> Error {
-    Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
 }
 
 /// Whether a request changes nothing, so that it may as well be carried out twice.
@@ -46,13 +43,11 @@ fn is_read(request: &Request) -> bool {
     )
 }
 
-type Answer = oneshot::Receiver<Result<Reply, Error>>;
-
 impl Requests {
-    async fn send(&self, request: Request) -> Result<Answer, Error> {
+    async fn ask(&self, request: Request) -> Result<Outcome, Error> {
         let (reply, answer) = oneshot::channel();
         self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
-        Ok(answer)
+        answer.await.map_err(|_| self.handle.ended())
     }
 
     /// Bounds a step of a call by the deadline.
@@ -86,8 +81,8 @@ impl Requests {
         let span = trace_span!("request", %op, path = path.as_deref(), tx = self.tx.id.0);
         let repeat = self.repeats(&request).then(|| request.clone());
         let call = async {
-            let outcome = self.send(request).await?.await.map_err(|_| self.handle.ended())?;
-            self.repeated(repeat, outcome).await
+            let outcome = self.ask(request).await?;
+            self.repeated(repeat.as_ref(), outcome).await
         };
         self.within(self.until(), op, path.as_ref(), call).instrument(span).await
     }
@@ -101,16 +96,16 @@ impl Requests {
     /// The outcome of a request, or if the connection was lost, that of the same one on another.
     async fn repeated(
         &self,
-        request: Option<Request>,
-        mut outcome: Result<Reply, Error>,
-    ) -> Result<Reply, Error> {
+        request: Option<&Request>,
+        mut outcome: Outcome,
+    ) -> Outcome {
         let Some(request) = request else { return outcome };
         while let Err(Error::Disconnected { .. }) = outcome
             && !self.handle.is_closed()
         {
             self.handle.counters.retries.add(1);
             debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
-            outcome = self.send(request.clone()).await?.await.map_err(|_| self.handle.ended())?;
+            outcome = self.ask(request.clone()).await?;
         }
         outcome
     }
@@ -127,15 +122,14 @@ impl Requests {
         let (op, path) = (first.op(), first.path().cloned());
         let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
-            let mut answers = Vec::with_capacity(requests.len());
-            for request in requests {
-                let repeat = self.repeats(&request).then(|| request.clone());
-                answers.push((repeat, self.send(request).await?));
-            }
-            let mut outcomes = Vec::with_capacity(answers.len());
-            for (repeat, answer) in answers {
-                let outcome = answer.await.map_err(|_| self.handle.ended())?;
-                outcomes.push(self.repeated(repeat, outcome).await);
+            let (reply, answer) = oneshot::channel();
+            self.handle.send(Command::Batch { requests, tx: self.tx, reply }).await?;
+            let (requests, mut outcomes) = answer.await.map_err(|_| self.handle.ended())?;
+            for (request, outcome) in requests.iter().zip(&mut outcomes) {
+                if matches!(outcome, Err(Error::Disconnected { .. })) && self.repeats(request) {
+                    let lost = std::mem::replace(outcome, Ok(Reply::Ok));
+                    *outcome = self.repeated(Some(request), lost).await;
+                }
             }
             Ok(outcomes)
         };
@@ -150,30 +144,19 @@ impl Requests {
 
     /// The value of a node. `ENOENT` if there is none.
     pub async fn read(&self, path: &Path) -> Result<Bytes, Error> {
-        match self.request(Request::Read(path.clone())).await? {
-            Reply::Value(value) => Ok(value),
-            _ => Err(unexpected(Op::READ)),
-        }
+        typed::value(self.request(Request::Read(path.clone())).await)
     }
 
     /// The value of a node, or `None` if there is no such node.
     pub async fn read_opt(&self, path: &Path) -> Result<Option<Bytes>, Error> {
-        match self.read(path).await {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        typed::found(self.read(path).await)
     }
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
         let requests = paths.iter().cloned().map(Request::Read).collect();
-        let values = self.batch(requests).await?.into_iter().map(|outcome| match outcome {
-            Ok(Reply::Value(value)) => Ok(Some(value)),
-            Ok(_) => Err(unexpected(Op::READ)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        });
+        let values =
+            self.batch(requests).await?.into_iter().map(|outcome| typed::found(typed::value(outcome)));
         values.collect()
     }
 
@@ -200,59 +183,29 @@ impl Requests {
     /// A list too long for one reply is fetched in parts, from the start again whenever the node
     /// changes in between.
     pub async fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
-        match self.request(Request::Directory(path.clone())).await {
-            Ok(Reply::Names(names)) => Ok(names.iter().map(str::to_owned).collect()),
-            Ok(_) => Err(unexpected(Op::DIRECTORY)),
-            Err(error) if error.code() == Some(&xs_proto::ErrorCode::E2BIG) => {
-                self.directory_in_parts(path, error).await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn directory_in_parts(&self, path: &Path, too_big: Error) -> Result<Vec<String>, Error> {
-        let until = self.until();
-        let parts = async {
-            let mut list = Vec::new();
-            let mut seen = None;
+        let mut parts = match typed::listing(path, self.request(Request::Directory(path.clone())).await)? {
+            Listing::Whole(names) => return Ok(names),
+            Listing::Long(parts) => parts,
+        };
+        let fetching = async {
             loop {
-                let offset = u32::try_from(list.len()).unwrap_or(u32::MAX);
-                let request = Request::DirectoryPart { path: path.clone(), offset };
-                let (generation, names, last) = match self.request(request).await {
-                    Ok(Reply::Part { generation, names, last }) => (generation, names, last),
-                    Ok(_) => return Err(unexpected(Op::DIRECTORY_PART)),
-                    // A server without the operation leaves the first answer to stand.
-                    Err(error) if error.code() == Some(&xs_proto::ErrorCode::ENOSYS) => return Err(too_big),
-                    Err(error) => return Err(error),
-                };
-                if *seen.get_or_insert(generation) != generation {
-                    (seen, list) = (None, Vec::new());
-                    continue;
-                }
-                list.extend_from_slice(names.as_bytes());
-                if last || names.is_empty() {
-                    let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-                    return Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect());
+                let part = self.request(parts.request()).await;
+                if let Some(names) = parts.take(part)? {
+                    return Ok(names);
                 }
             }
         };
-        self.within(until, Op::DIRECTORY_PART, Some(path), parts).await
+        self.within(self.until(), Op::DIRECTORY_PART, Some(path), fetching).await
     }
 
     /// The names of a node's children, empty if there is no such node.
     pub async fn directory_or_empty(&self, path: &Path) -> Result<Vec<String>, Error> {
-        match self.directory(path).await {
-            Err(error) if error.is_not_found() => Ok(Vec::new()),
-            outcome => outcome,
-        }
+        Ok(typed::found(self.directory(path).await)?.unwrap_or_default())
     }
 
     /// The permission list of a node.
     pub async fn get_perms(&self, path: &Path) -> Result<Permissions, Error> {
-        match self.request(Request::GetPerms(path.clone())).await? {
-            Reply::Perms(perms) => Ok(perms),
-            _ => Err(unexpected(Op::GET_PERMS)),
-        }
+        typed::perms(self.request(Request::GetPerms(path.clone())).await)
     }
 
     /// Replaces the permission list of a node.
@@ -262,9 +215,6 @@ impl Requests {
 
     /// Whether a domain is connected to the store. Only privileged callers may ask.
     pub async fn is_introduced(&self, domid: DomId) -> Result<bool, Error> {
-        match self.request(Request::IsDomainIntroduced(domid)).await? {
-            Reply::Introduced(yes) => Ok(yes),
-            _ => Err(unexpected(Op::IS_DOMAIN_INTRODUCED)),
-        }
+        typed::introduced(self.request(Request::IsDomainIntroduced(domid)).await)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::connection::Connection;
+
 /// Counts of a connection since it was made, by [`crate::Client::stats`]. What is there *now*
 /// says so; everything else only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +71,17 @@ impl Counter {
 }
 
 impl Counters {
+    /// Takes over what a connection counts itself.
+    pub(crate) fn count<W>(&self, connection: &Connection<W>) {
+        self.requests.set(connection.sent());
+        self.in_flight.set(connection.in_flight());
+        self.watches.set(connection.watches());
+        let told = connection.told();
+        self.changes.set(told.changes);
+        self.coalesced.set(told.coalesced);
+        self.overflows.set(told.overflows);
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         Stats {
             requests: self.requests.get(),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use xs_proto::{Op, Path, Reply, Request};
+use xs_proto::{Op, Path, Request};
 
-use crate::requests::unexpected;
+use crate::typed::{self, Listing, Outcome, unexpected};
 use crate::{Error, Requests};
 
 /// A node and all below it, as [`Requests::read_tree`] found them.
@@ -46,10 +46,81 @@ impl Tree {
 }
 
 /// A node that was read; the one it is below is found by its place.
+#[derive(Debug)]
 struct Found {
     path: Path,
     parent: usize,
     tree: Tree,
+}
+
+/// A subtree that is being read, a level at a time.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    root: Path,
+    limit: usize,
+    found: Vec<Found>,
+    /// The nodes to be read next, each with the place of its parent.
+    level: Vec<(Path, usize)>,
+}
+
+impl Reading {
+    /// Reads no more than `limit` nodes.
+    pub(crate) fn new(root: &Path, limit: usize) -> Self {
+        // The root has no parent, not even itself.
+        Self { root: root.clone(), limit, found: Vec::new(), level: vec![(root.clone(), usize::MAX)] }
+    }
+
+    /// What to ask for next, all together; nothing if it is complete.
+    pub(crate) fn requests(&self) -> Result<Vec<Request>, Error> {
+        if self.found.len() + self.level.len() > self.limit {
+            return Err(Error::TooLarge { path: self.root.clone(), limit: self.limit });
+        }
+        let both = |path: &Path| [Request::Read(path.clone()), Request::Directory(path.clone())];
+        Ok(self.level.iter().flat_map(|(path, _)| both(path)).collect())
+    }
+
+    /// Takes the replies. Returns the nodes whose lists have to be asked for in parts, each with
+    /// its place for [`Self::take_names`].
+    pub(crate) fn take(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<(Path, usize)>, Error> {
+        let mut outcomes = outcomes.into_iter();
+        let mut long = Vec::new();
+        for (path, parent) in std::mem::take(&mut self.level) {
+            let (Some(value), Some(names)) = (outcomes.next(), outcomes.next()) else {
+                return Err(unexpected(Op::READ));
+            };
+            let Some(value) = typed::found(typed::value(value))? else { continue };
+            let Some(listing) = typed::found(typed::listing(&path, names))? else { continue };
+            let place = self.found.len();
+            match listing {
+                Listing::Whole(names) => self.take_names(&path, place, names)?,
+                Listing::Long(_) => long.push((path.clone(), place)),
+            }
+            // A copy, for the reply's buffer holds whatever else came with it.
+            let tree = Tree { value: Bytes::copy_from_slice(&value), children: BTreeMap::new() };
+            self.found.push(Found { path, parent, tree });
+        }
+        Ok(long)
+    }
+
+    /// Takes the names of a node's children.
+    pub(crate) fn take_names(&mut self, path: &Path, place: usize, names: Vec<String>) -> Result<(), Error> {
+        for name in names {
+            self.level.push((path.join(name)?, place));
+        }
+        Ok(())
+    }
+
+    /// What was read; `None` if there is no such node.
+    pub(crate) fn tree(mut self) -> Option<Tree> {
+        // Children were found after their parents.
+        while let Some(Found { path, parent, tree }) = self.found.pop() {
+            match self.found.get_mut(parent) {
+                Some(parent) => drop(parent.tree.children.insert(path.name().to_owned(), tree)),
+                None => return Some(tree),
+            }
+        }
+        None
+    }
 }
 
 impl Requests {
@@ -63,63 +134,17 @@ impl Requests {
     /// Fails with [`Error::TooLarge`] if there are more nodes than [`crate::Config::tree_limit`],
     /// and with `EACCES` if one of them may not be read. Dropping the future is safe.
     pub async fn read_tree(&self, path: &Path) -> Result<Option<Tree>, Error> {
-        let mut found: Vec<Found> = Vec::new();
-        let mut level = vec![(path.clone(), 0)];
-        while !level.is_empty() {
-            if found.len() + level.len() > self.handle.config.tree_limit {
-                return Err(Error::TooLarge { path: path.clone(), limit: self.handle.config.tree_limit });
+        let mut reading = Reading::new(path, self.handle.config.tree_limit);
+        loop {
+            let requests = reading.requests()?;
+            if requests.is_empty() {
+                return Ok(reading.tree());
             }
-            level = self.read_level(level, &mut found).await?;
-        }
-        // Children were found after their parents.
-        while let Some(Found { path, parent, tree }) = found.pop() {
-            match found.get_mut(parent) {
-                Some(parent) => drop(parent.tree.children.insert(path.name().to_owned(), tree)),
-                None => return Ok(Some(tree)),
+            let outcomes = self.batch(requests).await?;
+            for (path, place) in reading.take(outcomes)? {
+                let names = self.directory_or_empty(&path).await?;
+                reading.take_names(&path, place, names)?;
             }
         }
-        Ok(None)
-    }
-
-    /// Reads some nodes and returns those below them.
-    async fn read_level(
-        &self,
-        level: Vec<(Path, usize)>,
-        found: &mut Vec<Found>,
-    ) -> Result<Vec<(Path, usize)>, Error> {
-        let both = |path: &Path| [Request::Read(path.clone()), Request::Directory(path.clone())];
-        let requests = level.iter().flat_map(|(path, _)| both(path)).collect();
-        let mut replies = self.batch(requests).await?.into_iter();
-        let mut below = Vec::new();
-        for (path, parent) in level {
-            let (Some(value), Some(names)) = (replies.next(), replies.next()) else {
-                return Err(unexpected(Op::READ));
-            };
-            let value = match value {
-                // A copy, for the reply's buffer holds whatever else came with it.
-                Ok(Reply::Value(value)) => Bytes::copy_from_slice(&value),
-                Ok(_) => return Err(unexpected(Op::READ)),
-                Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
-            };
-            let names = match names {
-                Ok(Reply::Names(names)) => names.iter().map(str::to_owned).collect(),
-                Ok(_) => return Err(unexpected(Op::DIRECTORY)),
-                // Long lists have to be asked for in parts.
-                Err(error) if error.code() == Some(&xs_proto::ErrorCode::E2BIG) => {
-                    self.directory_or_empty(&path).await?
-                }
-                Err(error) if error.is_not_found() => continue,
-                Err(error) => return Err(error),
-            };
-            let place = found.len();
-            for name in names {
-                below.push((path.join(name)?, place));
-            }
-            // The root has no parent, not even itself.
-            let parent = if found.is_empty() { usize::MAX } else { parent };
-            found.push(Found { path, parent, tree: Tree { value, children: BTreeMap::new() } });
-        }
-        Ok(below)
     }
 }

@@ -41,11 +41,7 @@ impl Auto {
     /// The places where libxenstore looks: `$XENSTORED_PATH` alone if it is set; else
     /// [`default_socket`], `/dev/xen/xenbus`, `/proc/xen/xenbus`.
     pub fn new() -> Self {
-        let places = match env::var_os("XENSTORED_PATH") {
-            Some(path) => vec![path.into()],
-            None => [default_socket()].into_iter().chain(DEVICES.map(PathBuf::from)).collect(),
-        };
-        Self::among(places)
+        Self::among(places())
     }
 
     /// These places, in this order.
@@ -65,38 +61,28 @@ impl Connect for Auto {
 
     /// Where the last connection went, or the only place.
     fn at(&self) -> String {
-        match (&self.found, &self.places[..]) {
-            (Some(Found { place, .. }), _) | (None, [place]) => place.display().to_string(),
-            (None, places) => format!("any of {} places", places.len()),
+        match &self.found {
+            Some(Found { place, .. }) => place.display().to_string(),
+            None => any_of(&self.places),
         }
     }
 
     async fn connect(&mut self) -> io::Result<Self::Transport> {
         self.found = None;
-        let mut kind = io::ErrorKind::NotFound;
-        let mut observed = Vec::new();
+        let mut unreachable = Unreachable::default();
         for place in &self.places {
-            let error = match connect(place).await {
+            match connect(place).await {
                 Ok((transport, found)) => {
                     self.found = Some(found);
                     return Ok(transport);
                 }
-                Err(error) => error,
-            };
-            let text = format!("{}: {error}", place.display());
-            if error.kind() == io::ErrorKind::WouldBlock {
-                return Err(io::Error::new(error.kind(), text));
+                Err(error) => unreachable.add(place, &error)?,
             }
-            // The first that is there and cannot be reached says more than those that are not.
-            if kind == io::ErrorKind::NotFound {
-                kind = error.kind();
-            }
-            observed.push(text);
         }
-        Err(io::Error::new(kind, observed.join("; ")))
+        Err(unreachable.into_error())
     }
 
-    /// 16 on a device.
+    /// 1 on a device.
     fn window(&self) -> usize {
         self.found.as_ref().map_or(usize::MAX, |found| found.window)
     }
@@ -104,6 +90,51 @@ impl Connect for Auto {
     /// A device is not.
     fn is_ordered(&self) -> bool {
         self.found.as_ref().is_none_or(|found| found.is_ordered)
+    }
+}
+
+/// Where libxenstore looks.
+pub(crate) fn places() -> Vec<PathBuf> {
+    match env::var_os("XENSTORED_PATH") {
+        Some(path) => vec![path.into()],
+        None => [default_socket()].into_iter().chain(DEVICES.map(PathBuf::from)).collect(),
+    }
+}
+
+/// What a message calls these places.
+pub(crate) fn any_of(places: &[PathBuf]) -> String {
+    match places {
+        [place] => place.display().to_string(),
+        places => format!("any of {} places", places.len()),
+    }
+}
+
+/// What was observed at places that cannot be reached.
+#[derive(Debug, Default)]
+pub(crate) struct Unreachable {
+    kind: Option<io::ErrorKind>,
+    observed: Vec<String>,
+}
+
+impl Unreachable {
+    /// Takes note of an error, or fails if that ends the search: a store without time is one that
+    /// can be reached.
+    pub(crate) fn add(&mut self, place: &FsPath, error: &io::Error) -> io::Result<()> {
+        let text = format!("{}: {error}", place.display());
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Err(io::Error::new(error.kind(), text));
+        }
+        // The first that is there and cannot be reached says more than those that are not.
+        if error.kind() != io::ErrorKind::NotFound {
+            self.kind.get_or_insert(error.kind());
+        }
+        self.observed.push(text);
+        Ok(())
+    }
+
+    /// All that was observed.
+    pub(crate) fn into_error(self) -> io::Error {
+        io::Error::new(self.kind.unwrap_or(io::ErrorKind::NotFound), self.observed.join("; "))
     }
 }
 

@@ -3,7 +3,7 @@
 //! A [`Transport`] is any byte stream to a store. A [`Connect`] is a way to make one, which can be
 //! taken again when the stream has ended.
 
-mod auto;
+pub(crate) mod auto;
 mod ring;
 mod unix;
 mod xenbus;
@@ -17,7 +17,6 @@ pub use auto::Auto;
 pub use ring::{EventFds, Events, Ring, RingStream};
 pub use unix::{UnixSocket, default_socket};
 pub use xenbus::{Xenbus, XenbusStream, default_device};
-
 
 /// A byte stream to a store. Implemented for every type that can be one: a `UnixStream`, one end
 /// of `tokio::io::duplex`, your own.

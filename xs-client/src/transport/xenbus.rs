@@ -5,6 +5,9 @@
 //!
 //! - A message is handed over whole, in a `write` of its own: what follows the first one in a
 //!   `write` is lost.
+//! - The next one is not written before the reply to it was read. An open file has one buffer for
+//!   requests, and a thread of the kernel copies them from there to its ring some time after
+//!   `write` has returned: what is written until then goes out in the place of what was meant.
 //! - A payload has at most 4080 bytes. A longer one is refused here with `E2BIG`.
 //! - `write` blocks for the whole round trip of WATCH and UNWATCH, whatever `O_NONBLOCK` says, and
 //!   the device is never polled writable. So a thread writes.
@@ -12,18 +15,20 @@
 //!   that the kernel itself refuses. That becomes the reply that is missing.
 //! - RESET_WATCHES would take the kernel's own watches with it, and is refused here with `ENOSYS`.
 //!   A TRANSACTION_END without a transaction has no reply at all, and gets the daemon's, `ENOENT`.
+//!   The depth of a WATCH would be ignored, so one with a depth gets what a daemon says that does
+//!   not know of depths, `EINVAL`.
 //!
 //! What a refusal makes is put into the stream between two messages of the kernel.
 //!
-//! Source: `drivers/xen/xenbus/xenbus_dev_frontend.c` in Linux, by what it does.
+//! Source: experiment, with Linux 6.1 (`drivers/xen/xenbus/xenbus_dev_frontend.c`) in dom0 and in
+//! a guest.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::{Path as FsPath, PathBuf};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::thread;
 
 use bytes::{Buf, BytesMut};
@@ -33,7 +38,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::codec::{Decoder, Encoder};
-use tokio_util::sync::PollSender;
 use xs_proto::{ErrorCode, HEADER_LEN, Header, Message, MessageCodec, Op, TxId};
 
 use super::Connect;
@@ -43,10 +47,6 @@ pub(super) const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
 /// The kernel assembles a message, header included, in a buffer of 4096 bytes.
 const PAYLOAD_MAX: usize = 4096 - HEADER_LEN;
-
-/// As many as a guest may have unanswered without its server ceasing to read; the kernel's ring is
-/// a guest's, and not ours alone.
-const WINDOW: usize = 16;
 
 /// Where the kernel has its xenstore device: `/dev/xen/xenbus`, or `/proc/xen/xenbus` if only that
 /// is there.
@@ -60,10 +60,8 @@ pub fn default_device() -> PathBuf {
 ///
 /// The kernel aborts the transactions and removes the watches of a connection at its end.
 ///
-/// Linux 4.11 to 4.15 give a reply another number than its request had, older ones do so to WATCH
-/// and UNWATCH. A reply with an unknown number is taken for that of the only unanswered request,
-/// if there is one alone; so a client is right with these kernels whose [`crate::Config::window`]
-/// is 1.
+/// One request is under way at one time. So it does not matter that some kernels, older than 4.16,
+/// give a reply another number than its request had.
 #[derive(Clone, Debug)]
 pub struct Xenbus {
     path: PathBuf,
@@ -95,9 +93,9 @@ impl Connect for Xenbus {
         std::future::ready(self.open())
     }
 
-    /// 16
+    /// 1
     fn window(&self) -> usize {
-        WINDOW
+        1
     }
 
     /// It is not: the kernel's own replies and the first event of a watch come when they come.
@@ -114,19 +112,22 @@ struct Outgoing {
     bytes: BytesMut,
 }
 
-/// The open device as a byte stream.
+/// The open device as a byte stream. It takes a message when the one before is answered, so who
+/// writes must read, too.
 ///
-/// At its end a thread writes what was taken of whole messages, and then closes the device.
+/// At its end a thread writes the message that was taken last, and then closes the device.
 #[derive(Debug)]
 pub struct XenbusStream {
     /// Not a pipe, but all that is asked of it is to be polled and read.
     device: pipe::Receiver,
-    /// To the thread that writes.
-    requests: PollSender<Outgoing>,
+    /// To the thread that writes. One at a time.
+    requests: std::sync::mpsc::Sender<Outgoing>,
     /// From there: replies to what cannot be sent, or the error that ended it.
-    refusals: mpsc::Receiver<io::Result<Message>>,
-    /// Numbers of the requests without reply.
-    unanswered: HashSet<u32>,
+    refusals: mpsc::UnboundedReceiver<io::Result<Message>>,
+    /// The number of the request without reply.
+    unanswered: Option<u32>,
+    /// Who waits for that reply to write the next one.
+    writer: Option<Waker>,
     /// The message that is being taken from the writer.
     outgoing: BytesMut,
     /// Bytes still to come of a message that is too long, and thrown away.
@@ -141,17 +142,18 @@ impl XenbusStream {
     /// `reading` must be non-blocking.
     fn new(reading: File, writing: impl Write + Send + 'static) -> io::Result<Self> {
         let device = pipe::Receiver::from_file_unchecked(reading)?;
-        let (requests, to_write) = mpsc::channel(WINDOW);
-        let (refused, refusals) = mpsc::channel(WINDOW);
+        let (requests, to_write) = std::sync::mpsc::channel();
+        let (refused, refusals) = mpsc::unbounded_channel();
         // Not a blocking task of the runtime: that would keep it from ending while the store stands.
         thread::Builder::new()
             .name("xenbus".into())
-            .spawn(move || write_messages(writing, to_write, &refused))?;
+            .spawn(move || write_messages(writing, &to_write, &refused))?;
         Ok(Self {
             device,
-            requests: PollSender::new(requests),
+            requests,
             refusals,
-            unanswered: HashSet::new(),
+            unanswered: None,
+            writer: None,
             outgoing: BytesMut::new(),
             excess: 0,
             input: BytesMut::new(),
@@ -160,7 +162,6 @@ impl XenbusStream {
     }
 
     /// Takes bytes for the message that is being assembled, and hands it over when it is complete.
-    /// There must be room for it.
     fn assemble(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.excess > 0 {
             let skipped = bytes.len().min(self.excess);
@@ -176,19 +177,21 @@ impl XenbusStream {
             let missing = length - (self.outgoing.len() - HEADER_LEN);
             if missing == 0 || length > PAYLOAD_MAX {
                 self.excess = missing;
-                self.unanswered.insert(header.req_id);
+                self.unanswered = Some(header.req_id);
                 let outgoing = Outgoing { header, bytes: self.outgoing.split() };
-                self.requests.send_item(outgoing).map_err(|_| thread_ended())?;
+                self.requests.send(outgoing).map_err(|_| thread_ended())?;
             }
         }
         Ok(taken)
     }
 
     fn deliver(&mut self, mut message: Message) -> io::Result<()> {
-        // The numbers in the head of an event are whatever lay in the kernel's memory.
-        let is_event = message.op == Op::WATCH_EVENT;
-        if !is_event && !self.unanswered.remove(&message.req_id) && self.unanswered.len() == 1 {
-            message.req_id = self.unanswered.drain().next().unwrap_or(message.req_id);
+        // Of an event, the number in its head is whatever lay in the kernel's memory.
+        if message.op != Op::WATCH_EVENT {
+            message.req_id = self.unanswered.take().unwrap_or(message.req_id);
+            if let Some(writer) = self.writer.take() {
+                writer.wake();
+            }
         }
         MessageCodec::default().encode(message, &mut self.output).map_err(invalid)
     }
@@ -233,9 +236,13 @@ impl AsyncRead for XenbusStream {
 }
 
 impl AsyncWrite for XenbusStream {
-    /// Takes no more than one message.
+    /// Takes no more than one message, and none while one is unanswered.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.requests.poll_reserve(cx)).map_err(|_| thread_ended())?;
+        // Of a message that is too long, the reply may come before its end.
+        if self.unanswered.is_some() && self.excess == 0 {
+            self.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         Poll::Ready(self.assemble(buf))
     }
 
@@ -244,9 +251,8 @@ impl AsyncWrite for XenbusStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing more is written. The device has no half that could be closed.
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.requests.close();
+    /// Does nothing: the device has no half that could be closed.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }
@@ -262,35 +268,38 @@ fn thread_ended() -> io::Error {
 /// The thread: one `write` for each message, which takes as long as it takes.
 fn write_messages(
     mut device: impl Write,
-    mut requests: mpsc::Receiver<Outgoing>,
-    refused: &mpsc::Sender<io::Result<Message>>,
+    requests: &std::sync::mpsc::Receiver<Outgoing>,
+    refused: &mpsc::UnboundedSender<io::Result<Message>>,
 ) {
-    while let Some(Outgoing { header, bytes }) = requests.blocking_recv() {
-        let answer = match forbidden(&header) {
+    for Outgoing { header, bytes } in requests {
+        let code = match forbidden(&header, &bytes[HEADER_LEN..]) {
             Some(code) => Ok(code),
             None => match device.write_all(&bytes) {
                 Ok(()) => continue,
                 Err(error) => reply_for(&error).ok_or(error),
             },
         };
+        let is_over = code.is_err();
         let Header { req_id, tx_id, .. } = header;
-        let answer = answer.map(|code| {
+        let reply = code.map(|code| {
             let payload = [code.as_bytes(), b"\0"].concat().into();
             Message { op: Op::ERROR, req_id, tx_id, payload }
         });
-        let is_over = answer.is_err();
-        if refused.blocking_send(answer).is_err() || is_over {
+        // Nobody may be there for it any more.
+        if refused.send(reply).is_err() || is_over {
             return;
         }
     }
 }
 
 /// What must not reach the device, and what it is answered with.
-fn forbidden(header: &Header) -> Option<ErrorCode> {
+fn forbidden(header: &Header, payload: &[u8]) -> Option<ErrorCode> {
+    let strings = || payload.iter().filter(|byte| **byte == 0).count();
     match header {
         Header { len, .. } if *len as usize > PAYLOAD_MAX => Some(ErrorCode::E2BIG),
         Header { op: Op::RESET_WATCHES, .. } => Some(ErrorCode::ENOSYS),
         Header { op: Op::TRANSACTION_END, tx_id: TxId::NONE, .. } => Some(ErrorCode::ENOENT),
+        Header { op: Op::WATCH, .. } if strings() > 2 => Some(ErrorCode::EINVAL),
         _ => None,
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::share;
 use crate::watcher::Watcher;
 
 #[derive(Debug)]
@@ -106,6 +107,30 @@ impl Local {
         range.map(|(Entry(watcher), token)| (watcher, *token))
     }
 
+    /// Goes through the watchers of a path and of its ancestors below `root`.
+    ///
+    /// An ancestor is also the beginning of everything that stands between it and the path. So
+    /// what stands last before the path tells which ancestors need not be looked for.
+    pub(super) fn upwards(&self, path: &str, root: &str, mut each: impl FnMut(&Watcher)) {
+        let mut at = path;
+        while at.len() > root.len() {
+            let end = (at, usize::MAX);
+            let range = (Bound::Unbounded, Bound::Excluded(&end as &dyn Place));
+            let mut before = self.0.range::<dyn Place, _>(range).map(|(Entry(watcher), _)| watcher).rev();
+            let last = before.find(|watcher| {
+                let found = *watcher.path == *at;
+                if found {
+                    each(watcher);
+                }
+                !found
+            });
+            let Some(last) = last else { return };
+            let above = share::upwards(at).skip(1).find(|above| last.path.starts_with(above));
+            let Some(above) = above else { return };
+            at = above;
+        }
+    }
+
     /// The watchers of paths below a path.
     pub(super) fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, &u32)> {
         let [first, last] = bounds(path);
@@ -137,4 +162,48 @@ fn bounds(path: &str) -> [String; 2] {
     let above = if path == "/" { "" } else { path };
     // The root itself stands before this.
     [format!("{above}/\0"), format!("{above}0")]
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_proto::Path;
+
+    use super::*;
+
+    /// All that is found, against what a look at each finds, over many small trees.
+    #[test]
+    fn above_and_below_are_what_they_should_be() {
+        let names = ["a", "a-b", "a0", "b"];
+        let mut all = vec!["/".to_owned(), "a".to_owned(), "a/b".to_owned()];
+        for depth in 1..=3 {
+            for number in 0..4_usize.pow(depth) {
+                let name = |level: u32| names[number / 4_usize.pow(level) % 4];
+                all.push((0..depth).map(|level| format!("/{}", name(level))).collect());
+            }
+        }
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..200 {
+            let mut local = Local::default();
+            for path in &all {
+                for _ in 0..rng.u8(0..8).saturating_sub(5) {
+                    local.insert(Watcher::new(&Path::new(path).unwrap(), None), 1);
+                }
+            }
+            let watched = |wanted: &dyn Fn(&Path) -> bool| {
+                let all = local.iter().map(|(watcher, _)| watcher.path.to_string());
+                all.filter(|path| wanted(&Path::new(path).unwrap())).collect::<Vec<_>>()
+            };
+            for (path, root) in all.iter().map(|path| (path, "/a")).chain(all.iter().map(|path| (path, ""))) {
+                let path = Path::new(path).unwrap();
+                let mut above = Vec::new();
+                local.upwards(&path, root, |watcher| above.push(watcher.path.to_string()));
+                above.sort();
+                let wanted = |other: &Path| path.is_within(other) && other.len() > root.len() && **other != *"/";
+                assert_eq!(above, watched(&|other| wanted(other) || (path == *other && root.is_empty())));
+                let below: Vec<String> =
+                    local.below(&path).map(|(watcher, _)| watcher.path.to_string()).collect();
+                assert_eq!(below, watched(&|other| other.is_within(&path) && *other != path));
+            }
+        }
+    }
 }

@@ -11,9 +11,10 @@
 mod local;
 mod share;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use xs_proto::{Path, Token};
 
 use crate::queue::Kept;
@@ -95,7 +96,7 @@ impl Told {
 #[derive(Debug)]
 pub(crate) struct Watches {
     local: Local,
-    server: HashMap<u32, ServerWatch>,
+    server: FxHashMap<u32, ServerWatch>,
     /// The watches of ancestors, by their path.
     shared: BTreeMap<Path, u32>,
     last_token: u32,
@@ -120,7 +121,7 @@ impl Watches {
     pub(crate) fn new(backlog: usize) -> Self {
         Self {
             local: Local::default(),
-            server: HashMap::new(),
+            server: FxHashMap::default(),
             shared: BTreeMap::new(),
             last_token: NONE,
             share_from: SHARE_FROM,
@@ -401,11 +402,8 @@ impl Watches {
             return;
         }
         let before = self.told.changes;
-        for at in upwards(path).take_while(|at| at.len() > watch.path.len()) {
-            for (watcher, _) in self.local.at(at) {
-                self.told.tell(watcher, path, self.backlog);
-            }
-        }
+        let (told, backlog) = (&mut self.told, self.backlog);
+        self.local.upwards(path, &watch.path, |watcher| told.tell(watcher, path, backlog));
         for (watcher, _) in self.local.below(path) {
             self.told.tell(watcher, &watcher.path, self.backlog);
         }

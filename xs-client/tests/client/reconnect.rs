@@ -58,7 +58,10 @@ async fn a_call_made_meanwhile_waits_for_the_new_connection() {
 #[tokio::test(start_paused = true)]
 async fn reads_under_way_are_asked_again_and_writes_fail() {
     for retry_reads in [true, false] {
-        let config = Config { reconnect: Some(Reconnect { retry_reads, ..Reconnect::default() }), ..Config::default() };
+        let config = Config {
+            reconnect: Some(Reconnect { retry_reads, ..Reconnect::default() }),
+            ..Config::default()
+        };
         let (connect, mut peers) = Peer::behind();
         let client = xs_client::Client::connect_with(connect, config).await.unwrap();
         let node = path("/x");
@@ -108,7 +111,10 @@ async fn a_transaction_ends_with_its_connection() {
         })
         .await;
     let error = outcome.unwrap_err();
-    assert!(matches!(&error, Error::Disconnected { reason } if reason.contains("earlier connection")), "{error}");
+    assert!(
+        matches!(&error, Error::Disconnected { reason } if reason.contains("earlier connection")),
+        "{error}"
+    );
     assert_eq!(client.read_opt(&path("/a")).await.unwrap(), None);
 }
 

@@ -8,14 +8,12 @@
 //! of the last one; the second value says how many of a hundred the user was told of. One that
 //! was not told of may have been merged into another of the same node, which is what a watch
 //! promises.
-//!
-//! When xs-client has a blocking face, it becomes one more [`Client`], with a program beside
-//! `xs_client.rs` and the goal of 1.05 times raw beside those of `XsAsync`.
 
 mod null_server;
 mod programs;
 mod raw;
 mod workloads;
+mod xs_blocking;
 mod xs_client;
 
 use std::env;
@@ -34,6 +32,7 @@ pub(super) use workloads::workloads;
 pub(super) enum Client {
     Raw,
     XsAsync,
+    XsBlocking,
     Libxenstore,
     Pyxs,
     XenstoreRs,
@@ -41,8 +40,15 @@ pub(super) enum Client {
 }
 
 /// Those under the GPL come last, because they can be left out.
-pub(super) const ALL: &[Client] =
-    &[Client::Raw, Client::XsAsync, Client::Libxenstore, Client::Pyxs, Client::XenstoreRs, Client::Krata];
+pub(super) const ALL: &[Client] = &[
+    Client::Raw,
+    Client::XsAsync,
+    Client::XsBlocking,
+    Client::Libxenstore,
+    Client::Pyxs,
+    Client::XenstoreRs,
+    Client::Krata,
+];
 
 /// What ours is compared with.
 pub(super) const RIVALS: &[Client] = &[Client::Raw, Client::Libxenstore, Client::XenstoreRs];
@@ -52,6 +58,7 @@ impl fmt::Display for Client {
         f.pad(match self {
             Self::Raw => "raw",
             Self::XsAsync => "xs-client",
+            Self::XsBlocking => "xs-client blocking",
             Self::Libxenstore => "libxenstore",
             Self::Pyxs => "pyxs",
             Self::XenstoreRs => "xenstore-rs",
@@ -99,6 +106,8 @@ enum Program {
     Raw { task: Vec<String> },
     /// Ours: WORKLOAD KEY=VALUE...
     XsClient { task: Vec<String> },
+    /// Ours without a runtime: WORKLOAD KEY=VALUE...
+    XsBlocking { task: Vec<String> },
     /// The server that does next to nothing
     NullServer {
         #[arg(long, value_name = "PATH")]
@@ -111,6 +120,7 @@ pub fn peer(args: PeerArgs) -> Result<()> {
     let figures = match args.program {
         Program::Raw { task } => raw::run(&Task::new(task)?)?,
         Program::XsClient { task } => peer_program::run::<xs_client::XsClient>(&Task::new(task)?)?,
+        Program::XsBlocking { task } => xs_blocking::run(&Task::new(task)?)?,
         Program::NullServer { socket } => return null_server::serve(&socket),
     };
     peer_program::print(&figures);

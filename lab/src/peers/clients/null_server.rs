@@ -1,9 +1,9 @@
 //! The least that a server can do for the same bytes, so that what is measured is the client.
 //!
 //! A thread per connection reads as many requests at once as there are, and sends all that comes
-//! of them with one write. A READ gets `4` and everything else OK; a watch is of exactly its path
-//! and lives as long as its connection, and a WRITE fires those of its path. Writes to a client
-//! block, so one that takes its events slowly slows down who causes them, and nothing piles up.
+//! of them with one write. A READ gets `4` and everything else OK; a WRITE fires the watches of its
+//! path and of those above it, as far as there are any. Writes to a client block, so one that takes
+//! its events slowly slows down who causes them, and nothing piles up.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -30,8 +30,8 @@ struct Server {
 struct Watch {
     /// The number of its connection.
     owner: usize,
-    /// The message.
-    event: Box<[u8]>,
+    /// Its token, with the NUL.
+    token: Box<[u8]>,
 }
 
 /// Serves a socket until the process is ended. Prints a line when it takes connections.
@@ -98,20 +98,38 @@ impl Server {
         let path = payload.split(|byte| *byte == 0).next().unwrap_or_default();
         match request.op {
             Op::WATCH => {
-                let mut event = BytesMut::new();
-                let (op, len) = (Op::WATCH_EVENT, payload.len() as u32);
-                Header { op, req_id: 0, tx_id: TxId::NONE, len }.encode(&mut event);
-                event.extend_from_slice(payload);
-                output.extend_from_slice(&event);
-                let watch = Watch { owner: number, event: event.as_ref().into() };
+                let token = &payload[payload.len().min(path.len() + 1)..];
+                event(output, path, token);
+                let watch = Watch { owner: number, token: token.into() };
                 self.watches.entry(path.into()).or_default().push(watch);
             }
+            Op::UNWATCH => {
+                let token = &payload[payload.len().min(path.len() + 1)..];
+                if let Some(watches) = self.watches.get_mut(path) {
+                    watches.retain(|watch| watch.owner != number || *watch.token != *token);
+                    if watches.is_empty() {
+                        self.watches.remove(path);
+                    }
+                }
+            }
             Op::WRITE if request.tx_id == TxId::NONE => {
-                for watch in self.watches.get(path).into_iter().flatten() {
-                    self.connections[watch.owner].1.extend_from_slice(&watch.event);
+                let mut above = Some(path);
+                while let Some(at) = above {
+                    for watch in self.watches.get(at).into_iter().flatten() {
+                        event(&mut self.connections[watch.owner].1, path, &watch.token);
+                    }
+                    above = at.iter().rposition(|byte| *byte == b'/').map(|end| &at[..end]);
                 }
             }
             _ => {}
         }
     }
+}
+
+fn event(output: &mut BytesMut, path: &[u8], token: &[u8]) {
+    let len = (path.len() + 1 + token.len()) as u32;
+    Header { op: Op::WATCH_EVENT, req_id: 0, tx_id: TxId::NONE, len }.encode(output);
+    output.extend_from_slice(path);
+    output.extend_from_slice(b"\0");
+    output.extend_from_slice(token);
 }

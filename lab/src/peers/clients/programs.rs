@@ -75,6 +75,7 @@ impl Programs {
         Ok(match client {
             Client::Raw => ours("raw"),
             Client::XsAsync => ours("xs-client"),
+            Client::XsBlocking => ours("xs-blocking"),
             Client::Libxenstore => Command::new(&self.libxenstore),
             Client::Pyxs => {
                 // Not another Python, which does not see Debian's packages.

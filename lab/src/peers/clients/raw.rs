@@ -45,7 +45,8 @@ pub(super) fn run(task: &Task) -> Result<Figures> {
     }
 }
 
-fn samples(task: &Task, mut turn: impl FnMut() -> Result<()>) -> Result<Samples> {
+/// Takes the time of as many turns as the task says.
+pub(super) fn samples(task: &Task, mut turn: impl FnMut() -> Result<()>) -> Result<Samples> {
     let mut samples = Samples::default();
     for _ in 0..task.number("count")? {
         let begun = Instant::now();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::super::harness::{self, Better, Workload};
 use super::super::wire::{Batch, Wire};
-use super::Client::{Krata, Libxenstore, Pyxs, Raw, XenstoreRs, XsAsync};
+use super::Client::{Krata, Libxenstore, Pyxs, Raw, XenstoreRs, XsAsync, XsBlocking};
 use super::programs::Programs;
 use super::{ALL, Client, present};
 use crate::daemon::{Daemon, DaemonKind};
@@ -34,10 +34,13 @@ const END: &str = "/end";
 
 /// Those that can have many requests in flight: libxenstore and pyxs have one, krata-xenstore
 /// fails with more than ten.
-const PIPELINING: &[Client] = &[Raw, XsAsync, XenstoreRs];
+const PIPELINING: &[Client] = &[Raw, XsAsync, XsBlocking, XenstoreRs];
 
 /// Those that have transactions.
-const TRANSACTING: &[Client] = &[Raw, XsAsync, Libxenstore, Pyxs, Krata];
+const TRANSACTING: &[Client] = &[Raw, XsAsync, XsBlocking, Libxenstore, Pyxs, Krata];
+
+/// Those that serve many who wait, each for a watch of its own, in one thread.
+const WAITING: &[Client] = &[Raw, XsAsync, Libxenstore, Pyxs, XenstoreRs, Krata];
 
 /// What the clients run on.
 #[derive(Clone, Copy)]
@@ -69,7 +72,11 @@ pub(in super::super) fn workloads(programs: &Programs, one_in: usize) -> Vec<Wor
             columns: ALL,
             rows: vec![latencies(
                 "sequential READ, xenstored",
-                vec![Goal::Beside(XsAsync, Raw, 1.25), Goal::Beside(XsAsync, Libxenstore, 1.0)],
+                vec![
+                    Goal::Beside(XsAsync, Raw, 1.25),
+                    Goal::Beside(XsAsync, Libxenstore, 1.0),
+                    Goal::Beside(XsBlocking, Raw, 1.05),
+                ],
             )],
         },
         Case {
@@ -127,7 +134,7 @@ pub(in super::super) fn workloads(programs: &Programs, one_in: usize) -> Vec<Wor
             under: Under::Xenstored,
             workload: "fanout",
             settings: &[("count", 200), ("watchers", 100)],
-            columns: ALL,
+            columns: WAITING,
             rows: vec![latencies(
                 "event to the last of 100 watchers, xenstored",
                 vec![Goal::Reach(XsAsync, 60.0)],
@@ -287,6 +294,11 @@ mod tests {
     }
 
     #[test]
+    fn xs_client_without_a_runtime_does_its_workloads() {
+        does_its_workloads(XsBlocking);
+    }
+
+    #[test]
     fn libxenstore_does_its_workloads() {
         does_its_workloads(Libxenstore);
     }
@@ -306,7 +318,7 @@ mod tests {
     #[test]
     fn clients_under_the_gpl_can_be_left_out() {
         let programs = Programs::build(cargo::build("lab", "lab", false).unwrap()).unwrap();
-        assert_eq!(present(&programs, ALL), [Raw, XsAsync, Libxenstore, Pyxs]);
+        assert_eq!(present(&programs, ALL), [Raw, XsAsync, XsBlocking, Libxenstore, Pyxs]);
         for row in workloads(&programs, 1).iter().flat_map(|workload| &workload.rows) {
             assert!(row.goals.iter().all(|goal| !matches!(goal, Goal::Beside(_, XenstoreRs, _))));
         }

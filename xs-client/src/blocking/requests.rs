@@ -1,0 +1,169 @@
+//! The node operations, in or outside of a transaction.
+
+use std::iter::once;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use xs_proto::{DomId, Op, Path, Permissions, Reply, Request, TxId};
+
+use super::link::{Command, Link, Time};
+use crate::Error;
+use crate::tree::{Reading, Tree};
+use crate::typed::{self, Listing, Outcome, unexpected};
+
+/// What can be asked of the store, by a [`super::Client`] or inside of a [`super::Transaction`]:
+/// both dereference to this.
+///
+/// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`]. The
+/// store may carry out a request although its call has timed out; the late reply is thrown away.
+///
+/// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
+/// [`Error::Timeout`], [`Error::Disconnected`].
+#[derive(Clone, Debug)]
+pub struct Requests {
+    pub(super) link: Arc<Link>,
+    pub(super) deadline: Duration,
+    pub(super) tx: TxId,
+}
+
+impl Requests {
+    /// The same, whose calls may take so long.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    pub(super) fn timeout(&self, op: Op, path: Option<&Path>) -> Error {
+        Error::Timeout { op, path: path.cloned(), after: self.deadline }
+    }
+
+    /// Sends a request, which is of this node.
+    fn ask(&self, path: &Path, request: Request) -> Outcome {
+        self.ask_within(self.deadline, request, Some(path))
+    }
+
+    fn ask_within(&self, time: Duration, request: Request, path: Option<&Path>) -> Outcome {
+        let op = request.op();
+        let mut outcomes = self
+            .link
+            .call(once(Command::Request(request, self.tx)), Time::of(time))?
+            .ok_or_else(|| self.timeout(op, path))?;
+        outcomes.pop().flatten().unwrap_or_else(|| Err(unexpected(op)))
+    }
+
+    /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    pub fn request(&self, request: Request) -> Result<Reply, Error> {
+        let path = request.path().cloned();
+        self.ask_within(self.deadline, request, path.as_ref())
+    }
+
+    /// Sends several requests without waiting in between, and returns their replies in the same
+    /// order.
+    ///
+    /// The deadline is for all of them together; those that were not sent until then are not sent
+    /// at all. An error of the store is the outcome of its own request alone; the others are
+    /// carried out all the same.
+    pub fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        let Some(first) = requests.first() else {
+            return Ok(Vec::new());
+        };
+        let (op, path) = (first.op(), first.path().cloned());
+        let commands = requests.into_iter().map(|request| Command::Request(request, self.tx));
+        let outcomes = self.link.call(commands, Time::of(self.deadline))?;
+        let outcomes = outcomes.ok_or_else(|| self.timeout(op, path.as_ref()))?;
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// Sends several requests without waiting in between; the first error of the store is the
+    /// outcome, once all have been answered.
+    pub fn all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        self.batch(requests)?.into_iter().collect()
+    }
+
+    /// The value of a node. `ENOENT` if there is none.
+    pub fn read(&self, path: &Path) -> Result<Bytes, Error> {
+        typed::value(self.ask(path, Request::Read(path.clone())))
+    }
+
+    /// The value of a node, or `None` if there is no such node.
+    pub fn read_opt(&self, path: &Path) -> Result<Option<Bytes>, Error> {
+        typed::found(self.read(path))
+    }
+
+    /// The values of several nodes, asked for together; `None` for those that are not there.
+    pub fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
+        let requests = paths.iter().cloned().map(Request::Read).collect();
+        let values = self.batch(requests)?.into_iter();
+        values.map(|outcome| typed::found(typed::value(outcome))).collect()
+    }
+
+    /// Sets the value of a node, and creates it and its parents where missing.
+    pub fn write(&self, path: &Path, value: impl Into<Bytes>) -> Result<(), Error> {
+        self.ask(path, Request::Write { path: path.clone(), value: value.into() }).map(drop)
+    }
+
+    /// Creates a node if there is none.
+    pub fn mkdir(&self, path: &Path) -> Result<(), Error> {
+        self.ask(path, Request::Mkdir(path.clone())).map(drop)
+    }
+
+    /// Removes a node and all below it. A node that is not there is no error as long as its
+    /// parent is.
+    pub fn rm(&self, path: &Path) -> Result<(), Error> {
+        self.ask(path, Request::Rm(path.clone())).map(drop)
+    }
+
+    /// The names of a node's children, in no order that may be relied on. `ENOENT` if there is
+    /// no such node.
+    ///
+    /// A list too long for one reply is fetched in parts, from the start again whenever the node
+    /// changes in between.
+    pub fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
+        let mut parts = match typed::listing(path, self.ask(path, Request::Directory(path.clone())))? {
+            Listing::Whole(names) => return Ok(names),
+            Listing::Long(parts) => parts,
+        };
+        let time = Time::of(self.deadline);
+        loop {
+            let part = self.ask_within(time.left().unwrap_or_default(), parts.request(), Some(path));
+            if let Some(names) = parts.take(part)? {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// The names of a node's children, empty if there is no such node.
+    pub fn directory_or_empty(&self, path: &Path) -> Result<Vec<String>, Error> {
+        Ok(typed::found(self.directory(path))?.unwrap_or_default())
+    }
+
+    /// The permission list of a node.
+    pub fn get_perms(&self, path: &Path) -> Result<Permissions, Error> {
+        typed::perms(self.ask(path, Request::GetPerms(path.clone())))
+    }
+
+    /// Replaces the permission list of a node.
+    pub fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
+        self.ask(path, Request::SetPerms { path: path.clone(), perms }).map(drop)
+    }
+
+    /// Whether a domain is connected to the store. Only privileged callers may ask.
+    pub fn is_introduced(&self, domid: DomId) -> Result<bool, Error> {
+        typed::introduced(self.request(Request::IsDomainIntroduced(domid)))
+    }
+
+    /// Reads a node and all below it, a level at a time, as [`crate::Requests::read_tree`] does.
+    pub fn read_tree(&self, path: &Path) -> Result<Option<Tree>, Error> {
+        let mut reading = Reading::new(path, self.link.config.tree_limit);
+        loop {
+            let requests = reading.requests()?;
+            if requests.is_empty() {
+                return Ok(reading.tree());
+            }
+            for (path, place) in reading.take(self.batch(requests)?)? {
+                reading.take_names(&path, place, self.directory_or_empty(&path)?)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The system calls: the socket, and how long they may take.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path as FsPath;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, shutdown, socket_with, sockopt,
+};
+
+/// Bytes read at once.
+const CHUNK: usize = 16 << 10;
+
+/// How long a receive waits at most.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A connected stream socket.
+///
+/// Its own timeout is a tick, so that as a rule waiting for a reply and reading it are one system
+/// call. Who may wait less than a tick polls first.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: OwnedFd,
+    tick: Duration,
+}
+
+/// What receiving has brought.
+#[derive(Debug)]
+pub(super) enum Came {
+    Bytes(usize),
+    /// The time was up, a signal came, or there is room to send.
+    Nothing,
+    End,
+}
+
+/// Where what is received goes. Who holds it is the one that reads.
+#[derive(Debug)]
+pub(super) struct Reader {
+    chunk: Vec<u8>,
+    /// What was received and not yet decoded.
+    pub(super) input: BytesMut,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { chunk: vec![0; CHUNK], input: BytesMut::with_capacity(CHUNK) }
+    }
+}
+
+impl Stream {
+    /// For calls that as a rule have so much time.
+    pub(super) fn new(socket: OwnedFd, deadline: Duration) -> io::Result<Self> {
+        let tick = TICK.min(deadline / 2).max(Duration::from_millis(1));
+        rustix::io::ioctl_fionbio(&socket, false)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(tick))?;
+        Ok(Self { socket, tick })
+    }
+
+    /// Connects to a Unix socket. A daemon's backlog is one, and connecting waits while it is full.
+    pub(super) fn connect(path: &FsPath, deadline: Duration) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(deadline))?;
+        match connect(&socket, &SocketAddrUnix::new(path)?) {
+            Ok(()) => Self::new(socket, deadline),
+            Err(Errno::AGAIN) => {
+                Err(io::Error::new(io::ErrorKind::WouldBlock, format!("no connection within {deadline:?}")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends what can be sent without waiting for the store to receive, and takes it from `output`.
+    pub(super) fn send(&self, output: &mut BytesMut) -> io::Result<()> {
+        while !output.is_empty() {
+            match send(&self.socket, output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => output.advance(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives what there is, or waits for it as long as there is time `left`, though no more than
+    /// a tick. With `or_room`, room to send ends the waiting as well.
+    pub(super) fn receive(&self, reader: &mut Reader, left: Duration, or_room: bool) -> io::Result<Came> {
+        let mut flags = RecvFlags::empty();
+        if left < self.tick || or_room {
+            self.poll(left.min(self.tick), or_room)?;
+            flags = RecvFlags::DONTWAIT;
+        }
+        match recv(&self.socket, &mut reader.chunk[..], flags) {
+            Ok((_, 0)) => Ok(Came::End),
+            Ok((_, count)) => {
+                reader.input.extend_from_slice(&reader.chunk[..count]);
+                Ok(Came::Bytes(count))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Came::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until something can be read, or sent, or the time is up, or a signal comes.
+    fn poll(&self, time: Duration, or_room: bool) -> io::Result<()> {
+        let room = if or_room { PollFlags::OUT } else { PollFlags::empty() };
+        let time = Timespec::try_from(time).ok();
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN | room)], time.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends it for both sides, although it stays open.
+    pub(super) fn close(&self) {
+        // Fails if the other side has ended it.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}

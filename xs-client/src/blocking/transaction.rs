@@ -1,0 +1,106 @@
+//! Transactions.
+
+use std::ops::Deref;
+use std::thread::sleep;
+use std::time::Instant;
+
+use tracing::debug;
+use xs_proto::{ErrorCode, Op, Reply, Request};
+
+use super::{Client, Requests};
+use crate::typed::unexpected;
+use crate::{Error, Retry};
+
+/// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
+#[derive(Debug)]
+pub struct Transaction {
+    requests: Requests,
+    /// The server has it. Dropped so, it is aborted there.
+    open: bool,
+}
+
+impl Deref for Transaction {
+    type Target = Requests;
+
+    fn deref(&self) -> &Requests {
+        &self.requests
+    }
+}
+
+impl Transaction {
+    fn start(client: &Client) -> Result<Self, Error> {
+        let Reply::Transaction(tx) = client.request(Request::TransactionStart)? else {
+            return Err(unexpected(Op::TRANSACTION_START));
+        };
+        client.link.counters.transactions.add(1);
+        Ok(Self { requests: Requests { tx, ..(**client).clone() }, open: true })
+    }
+
+    fn commit(mut self) -> Result<(), Error> {
+        let ended = self.request(Request::TransactionEnd { commit: true });
+        // One that took too long may not even have been sent. If it was, there is nothing to abort
+        // when the abort comes behind it.
+        self.open = matches!(ended, Err(Error::Timeout { .. }));
+        ended.map(drop)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            self.link.tell(&Request::TransactionEnd { commit: false }, self.tx);
+        }
+    }
+}
+
+impl Client {
+    /// Runs a closure in a transaction and commits, both again and again while it conflicts.
+    ///
+    /// The closure may run many times, so it must have no effect but through the transaction, and
+    /// must take nothing from an earlier run. If it fails or panics, the transaction is aborted.
+    /// Keep it short, and never wait in it for anything but the store: what others change meanwhile
+    /// is what makes it conflict.
+    ///
+    /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
+    /// turn, within the deadline of a call.
+    ///
+    /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
+    /// outcome is [`Error::Contended`].
+    ///
+    /// ```no_run
+    /// # fn example(client: xs_client::blocking::Client) -> Result<(), xs_client::Error> {
+    /// let (from, to) = ("/a".parse()?, "/b".parse()?);
+    /// client.transaction(|tx| tx.write(&to, tx.read(&from)?))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        mut body: impl FnMut(&Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let begun = Instant::now();
+        let retry = self.link.config.retry;
+        let Retry { attempts, .. } = retry;
+        for attempt in 1..=attempts {
+            // Given back before the pause, so that others have their turn meanwhile.
+            let turn = self.link.turns.take(self.deadline);
+            let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
+            let transaction = Transaction::start(self)?;
+            let outcome = body(&transaction)?;
+            let ended = transaction.commit();
+            drop(turn);
+            match ended {
+                Ok(()) => return Ok(outcome),
+                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
+                    self.link.counters.conflicts.add(1);
+                    debug!(attempt, "transaction conflicted");
+                    if attempt < attempts {
+                        sleep(retry.pause(attempt));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contended { attempts, elapsed: begun.elapsed() }.into())
+    }
+}

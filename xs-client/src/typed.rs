@@ -1,0 +1,110 @@
+//! From replies to what they say: the part of the node operations that needs no connection, for
+//! both faces of the client.
+
+use bytes::Bytes;
+use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
+
+use crate::Error;
+
+pub(crate) type Outcome = Result<Reply, Error>;
+
+/// A reply of a form that its operation does not have. The decoder lets none through.
+pub(crate) fn unexpected(op: Op) -> Error {
+    Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
+}
+
+/// Nothing, where there is no such node.
+pub(crate) fn found<T>(outcome: Result<T, Error>) -> Result<Option<T>, Error> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn value(outcome: Outcome) -> Result<Bytes, Error> {
+    match outcome? {
+        Reply::Value(value) => Ok(value),
+        _ => Err(unexpected(Op::READ)),
+    }
+}
+
+pub(crate) fn perms(outcome: Outcome) -> Result<Permissions, Error> {
+    match outcome? {
+        Reply::Perms(perms) => Ok(perms),
+        _ => Err(unexpected(Op::GET_PERMS)),
+    }
+}
+
+pub(crate) fn introduced(outcome: Outcome) -> Result<bool, Error> {
+    match outcome? {
+        Reply::Introduced(yes) => Ok(yes),
+        _ => Err(unexpected(Op::IS_DOMAIN_INTRODUCED)),
+    }
+}
+
+fn owned(names: &Names) -> Vec<String> {
+    names.iter().map(str::to_owned).collect()
+}
+
+/// Names, or a list that is too long for one reply.
+#[derive(Debug)]
+pub(crate) enum Listing {
+    Whole(Vec<String>),
+    /// To be fetched in parts.
+    Long(Parts),
+}
+
+pub(crate) fn listing(path: &Path, outcome: Outcome) -> Result<Listing, Error> {
+    match outcome {
+        Ok(Reply::Names(names)) => Ok(Listing::Whole(owned(&names))),
+        Ok(_) => Err(unexpected(Op::DIRECTORY)),
+        Err(error) if error.code() == Some(&ErrorCode::E2BIG) => Ok(Listing::Long(Parts {
+            path: path.clone(),
+            too_big: error,
+            generation: None,
+            list: Vec::new(),
+        })),
+        Err(error) => Err(error),
+    }
+}
+
+/// A list that comes in parts, from the start again whenever its node changes in between.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    path: Path,
+    /// What stands if the server has no parts.
+    too_big: Error,
+    generation: Option<u64>,
+    list: Vec<u8>,
+}
+
+impl Parts {
+    /// Asks for the next part.
+    pub(crate) fn request(&self) -> Request {
+        let offset = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        Request::DirectoryPart { path: self.path.clone(), offset }
+    }
+
+    /// Takes a part; the names once they are complete.
+    pub(crate) fn take(&mut self, outcome: Outcome) -> Result<Option<Vec<String>>, Error> {
+        let (generation, names, last) = match outcome {
+            Ok(Reply::Part { generation, names, last }) => (generation, names, last),
+            Ok(_) => return Err(unexpected(Op::DIRECTORY_PART)),
+            // A server without the operation leaves the first answer to stand.
+            Err(error) if error.code() == Some(&ErrorCode::ENOSYS) => return Err(self.too_big.clone()),
+            Err(error) => return Err(error),
+        };
+        if *self.generation.get_or_insert(generation) != generation {
+            self.generation = None;
+            self.list.clear();
+            return Ok(None);
+        }
+        self.list.extend_from_slice(names.as_bytes());
+        if !last && !names.is_empty() {
+            return Ok(None);
+        }
+        let names = self.list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(Some(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()))
+    }
+}
