@@ -9,8 +9,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use tokio::io::ReadBuf;
+use xs_client::transport;
 use xs_proto::DomId;
 use xs_proto::ring::{ClientEnd, Mapping, PAGE_SIZE, RING_SIZE};
 
@@ -60,7 +63,7 @@ impl FakeXen {
 
     /// The guest's end of a domain's ring.
     pub fn ring(&self, domid: DomId) -> io::Result<Ring> {
-        let page = File::options().read(true).write(true).open(self.file("ring", domid))?;
+        let page = self.page(domid)?;
         let end = ClientEnd::attach(Mapping::new(&page)?).map_err(io::Error::other)?;
         Ok(Ring { xen: self.clone(), domid, page, end })
     }
@@ -71,6 +74,20 @@ impl FakeXen {
     pub fn events(&self, domid: DomId) -> io::Result<UnixDatagram> {
         remove_if_there(&self.file("guest.", domid))?;
         UnixDatagram::bind(self.file("guest.", domid))
+    }
+
+    /// A domain's way to its daemon, over its ring. Must be called in a Tokio runtime; who listened
+    /// to the events of the domain before hears nothing any more.
+    pub fn way(&self, domid: DomId) -> io::Result<transport::Ring<Mapping, Doorbell>> {
+        let page = self.page(domid)?;
+        let events = self.events(domid)?;
+        events.set_nonblocking(true)?;
+        let doorbell = Doorbell { xen: self.clone(), domid, events: events.try_into()? };
+        Ok(transport::Ring::new(Mapping::new(page)?, doorbell))
+    }
+
+    fn page(&self, domid: DomId) -> io::Result<File> {
+        File::options().read(true).write(true).open(self.file("ring", domid))
     }
 
     fn file(&self, kind: &str, domid: DomId) -> PathBuf {
@@ -88,6 +105,24 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// A guest's end of its event channel, for a client.
+#[derive(Debug)]
+pub struct Doorbell {
+    xen: FakeXen,
+    domid: DomId,
+    events: tokio::net::UnixDatagram,
+}
+
+impl transport::Events for Doorbell {
+    fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.events.poll_recv(cx, &mut ReadBuf::new(&mut [0; 8]))
+    }
+
+    fn notify(&self) -> io::Result<()> {
+        self.xen.signal(&format!("P{}", self.domid))
     }
 }
 

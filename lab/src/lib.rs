@@ -1,13 +1,16 @@
 //! The world that xendev is tested in.
 
+pub mod api;
 pub mod apt;
 mod cargo;
 mod cc;
+pub mod clients;
 pub mod conformance;
 pub mod daemon;
 pub mod differential;
 pub mod failure;
 pub mod fakexen;
+pub mod faults;
 pub mod fuzz;
 pub mod guest;
 pub mod peers;

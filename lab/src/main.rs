@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lab::api::{self, ApiArgs};
+use lab::clients;
 use lab::conformance::{self, ConformanceArgs};
 use lab::differential::{self, DifferentialArgs};
+use lab::faults::{self, FaultsArgs};
 use lab::fuzz::{self, FuzzArgs};
 use lab::guest::{self, GuestArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
@@ -24,12 +27,17 @@ enum Command {
     Test(TestArgs),
     Conformance(ConformanceArgs),
     Differential(DifferentialArgs),
+    Faults(FaultsArgs),
     Fuzz(FuzzArgs),
     Xen(XenArgs),
     Guest(GuestArgs),
     Peers(PeersArgs),
+    Api(ApiArgs),
     #[command(hide = true)]
     Peer(PeerArgs),
+    /// Run in a Xen domain: the client's cases over its kernel's device
+    #[command(hide = true)]
+    Clients,
 }
 
 fn main() -> ExitCode {
@@ -37,11 +45,14 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Differential(args) => differential::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Api(args) => api::run(&args),
         Command::Peer(args) => peers::peer(args),
+        Command::Clients => clients::over_device(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::api::{self, ApiArgs};
 use crate::apt::Apt;
 use crate::cargo::{cargo, install, succeed};
 use crate::fuzz::{self, FuzzArgs};
@@ -16,8 +17,8 @@ use crate::xen::{self, XenArgs};
 const PEERS: [&str; 6] =
     ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "python3-pyxs", "gcc", "libc6-dev"];
 
-/// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and the
-/// main scenario on a real Xen host under emulation. Takes about 10 minutes on two cores
+/// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and two
+/// scenarios on a real Xen host under emulation. Takes about 10 minutes on two cores
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// Leave out the real Xen host, which takes the longest
@@ -41,6 +42,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Box::new(|| run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         ),
         ("docs", Box::new(docs)),
+        ("public items", Box::new(|| api::run(&ApiArgs { write: false }))),
         ("licences", Box::new(move || licences(may_install))),
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
@@ -53,8 +55,10 @@ pub fn run(args: &TestArgs) -> Result<()> {
     if args.no_xen {
         println!("lab: the real Xen host is left out, as asked");
     } else {
-        let args = XenArgs::for_ci(may_install);
-        steps.push(("real Xen", Box::new(move || xen::run(&args))));
+        for (name, scenario) in [("real Xen", "main"), ("xenbus", "clients")] {
+            let args = XenArgs::for_ci(scenario, may_install);
+            steps.push((name, Box::new(move || xen::run(&args))));
+        }
     }
 
     let mut results: Vec<(&str, Duration, bool)> = Vec::new();

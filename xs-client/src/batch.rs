@@ -120,10 +120,10 @@ mod tests {
         batches.answer(parts[0].1, Ok(Reply::Value("a".into())));
         let (requests, outcomes) = first.try_recv().unwrap();
         assert_eq!(requests, reads(&["/a", "/b"]));
-        assert_eq!(outcomes.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [
-            Reply::Value("a".into()),
-            Reply::Value("b".into())
-        ]);
+        assert_eq!(
+            outcomes.into_iter().map(Result::unwrap).collect::<Vec<_>>(),
+            [Reply::Value("a".into()), Reply::Value("b".into())]
+        );
     }
 
     #[test]

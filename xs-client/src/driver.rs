@@ -123,7 +123,8 @@ impl Driver {
         loop {
             self.do_chores();
             self.connection.fill(self.window);
-            self.send_batches();
+            let kept_free = if commands.is_empty() { 0 } else { (self.window / 8).max(1) };
+            self.send_batches(self.window - kept_free);
             self.deliver();
             self.link.counters.count(&self.connection);
             if clients_gone && self.connection.is_idle() && self.batches.is_idle() {
@@ -165,9 +166,8 @@ impl Driver {
         }
     }
 
-    /// Sends what batches have, as far as they leave room for single calls.
-    fn send_batches(&mut self) {
-        let room = self.window - self.window / 8;
+    /// Sends what batches have, while so many requests are not under way.
+    fn send_batches(&mut self, room: usize) {
         while self.connection.in_flight() < room
             && let Some((request, tx, part)) = self.batches.next()
         {

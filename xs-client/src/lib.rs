@@ -18,10 +18,21 @@
 //! # What a watch promises
 //!
 //! That something changed at or below its path since it was last asked. Not what changed, not
-//! how often, not in which order: so read again and decide by what the store says now. A watch
-//! fires once right after it was registered, so "watch first, then read" misses nothing. Changes
-//! are collected per watcher as a set of paths; one that does not look for a long time costs
-//! memory for a bounded set and holds up nobody.
+//! how often, not in which order: so read again and decide by what the store says now. It may also
+//! fire for nothing, for example when its parent was written. A watch fires once right after it was
+//! registered, so "watch first, then read" misses nothing. Changes are collected per watcher as a
+//! set of paths; one that does not look for a long time costs memory for a bounded set and holds up
+//! nobody; beyond the bound it is told so ([`Changes::overflowed`]).
+//!
+//! How many watches the server has for this is the client's business: one per path, however many
+//! watchers, and one for all of them where hundreds are below a common ancestor.
+//!
+//! # When the connection is lost
+//!
+//! It is made again, for as long as [`Config::reconnect`] says. Calls under way fail with
+//! [`Error::Disconnected`], but for reads, which are asked again; transactions are over; new calls
+//! wait. Every watch is registered again and fires once, since nobody knows what it has missed. A
+//! daemon that was restarted may have lost all nodes: [`Client::lifecycle`] tells.
 //!
 //! # What happens if a future is dropped
 //!
@@ -35,8 +46,8 @@
 //! is a plain value without sockets and clocks, in `connection`; `driver` is the one task that
 //! feeds it from a transport and carries out what it asks.
 
-pub mod blocking;
 mod batch;
+pub mod blocking;
 mod client;
 mod config;
 mod connection;

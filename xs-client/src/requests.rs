@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, trace_span};
-use xs_proto::{DomId, Op, Path, Permissions, Reply, Request};
+use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
 use crate::handle::{Command, Handle, Tx};
@@ -41,6 +41,12 @@ fn is_read(request: &Request) -> bool {
             | Op::GET_FEATURE
             | Op::GET_QUOTA
     )
+}
+
+/// Whether the connection went before there was an answer, be it in the middle of a message. Other
+/// breaches of the protocol may be in the very answer, and would come again with it.
+fn was_lost(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
 }
 
 impl Requests {
@@ -94,15 +100,9 @@ impl Requests {
     }
 
     /// The outcome of a request, or if the connection was lost, that of the same one on another.
-    async fn repeated(
-        &self,
-        request: Option<&Request>,
-        mut outcome: Outcome,
-    ) -> Outcome {
+    async fn repeated(&self, request: Option<&Request>, mut outcome: Outcome) -> Outcome {
         let Some(request) = request else { return outcome };
-        while let Err(Error::Disconnected { .. }) = outcome
-            && !self.handle.is_closed()
-        {
+        while was_lost(&outcome) && !self.handle.is_closed() {
             self.handle.counters.retries.add(1);
             debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
             outcome = self.ask(request.clone()).await?;
@@ -126,7 +126,7 @@ impl Requests {
             self.handle.send(Command::Batch { requests, tx: self.tx, reply }).await?;
             let (requests, mut outcomes) = answer.await.map_err(|_| self.handle.ended())?;
             for (request, outcome) in requests.iter().zip(&mut outcomes) {
-                if matches!(outcome, Err(Error::Disconnected { .. })) && self.repeats(request) {
+                if was_lost(outcome) && self.repeats(request) {
                     let lost = std::mem::replace(outcome, Ok(Reply::Ok));
                     *outcome = self.repeated(Some(request), lost).await;
                 }

@@ -2,13 +2,13 @@
 
 guest_log() { echo "/var/log/xen/guest-$1.log"; }
 
-guest_start() { # NAME: creates a guest and waits until its first process has come up
+guest_start() { # NAME [RAMDISK]: creates a guest and waits until its first process has come up
     local name=$1
     cat > "$LAB/$name.cfg" << EOT
 name = "$name"
 type = "pv"
 kernel = "/guest/vmlinuz"
-ramdisk = "/guest/initrd"
+ramdisk = "${2:-/guest/initrd}"
 extra = "console=hvc0 quiet"
 memory = 256
 vcpus = 1

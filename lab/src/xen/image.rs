@@ -24,6 +24,7 @@ use crate::failure::output_of;
 
 const DOM0_INIT: &str = include_str!("../../guest/dom0-init.sh");
 const GUEST_INIT: &str = include_str!("../../guest/guest-init.sh");
+const GUEST_CLIENTS_INIT: &str = include_str!("../../guest/clients-init.sh");
 
 /// Looked for in [`PROGRAM_FOLDERS`].
 const PROGRAMS: [&str; 20] = [
@@ -76,6 +77,8 @@ pub struct Overlay<'a> {
     pub scenario: &'a str,
     /// The command under test, if the scenario uses it.
     pub xendev: Option<&'a Path>,
+    /// The lab's program, if the scenario uses it in dom0 and in a guest.
+    pub lab: Option<&'a Path>,
 }
 
 /// Writes the image of one run to `image`, building the base in the folder `cache` if it is not there.
@@ -97,6 +100,24 @@ fn write_overlay(overlay: &Overlay<'_>, path: &Path) -> Result<()> {
         archive.copy("/usr/sbin/xendev", xendev)?;
         add_libraries(&mut archive, &[xendev.to_path_buf()])?;
     }
+    if let Some(lab) = overlay.lab {
+        archive.copy("/usr/sbin/lab", lab)?;
+        add_libraries(&mut archive, &[lab.to_path_buf()])?;
+        let guest = path.with_extension("guest");
+        write_guest_overlay(lab, &guest)?;
+        archive.copy("/guest/clients", &guest)?;
+        fs::remove_file(guest)?;
+    }
+    archive.finish()
+}
+
+/// What a guest gets on top of its initramfs to run the lab's program instead of its usual work.
+fn write_guest_overlay(lab: &Path, path: &Path) -> Result<()> {
+    let mut archive = Archive::create(path)?;
+    archive.symlink("/lib64", "usr/lib64")?;
+    archive.copy("/usr/bin/lab", lab)?;
+    add_libraries(&mut archive, &[lab.to_path_buf()])?;
+    archive.file("/init", 0o755, GUEST_CLIENTS_INIT.as_bytes())?;
     archive.finish()
 }
 

@@ -25,6 +25,7 @@ pub mod report;
 pub mod scenario;
 pub mod transcript;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -72,10 +73,10 @@ pub struct XenArgs {
 }
 
 impl XenArgs {
-    /// The scenario that CI runs.
-    pub fn for_ci(may_install: bool) -> Self {
+    /// A scenario as CI runs it.
+    pub fn for_ci(scenario: &str, may_install: bool) -> Self {
         Self {
-            scenario: "main".to_owned(),
+            scenario: scenario.to_owned(),
             list: false,
             xendev: None,
             timeout: TIMEOUT,
@@ -102,12 +103,15 @@ pub fn run(args: &XenArgs) -> Result<()> {
         None if scenario.needs_xendev => Some(build_xendev()?),
         None => None,
     };
+    let lab =
+        scenario.needs_lab.then(env::current_exe).transpose().context("cannot find the lab's program")?;
     let folder = fresh_folder(&cache.join("runs").join(&scenario.name))?;
     let image = folder.join("dom0.cpio");
     let overlay = Overlay {
         scenarios: &scenario::folder(),
         scenario: &scenario.file_name(),
         xendev: xendev.as_deref(),
+        lab: lab.as_deref(),
     };
     image::assemble(&packages, &cache.join("images"), &overlay, &image)?;
 

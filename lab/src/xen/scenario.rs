@@ -1,7 +1,7 @@
 //! The scenarios: shell scripts in `lab/scenarios`, run in dom0.
 //!
 //! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the
-//! command under test to be built and put into the image.
+//! command under test to be built and put into the image, a line `# needs lab` for the lab itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub struct Scenario {
     pub description: String,
     /// Whether it runs the command under test.
     pub needs_xendev: bool,
+    /// Whether it runs the lab's own program.
+    pub needs_lab: bool,
 }
 
 impl Scenario {
@@ -69,10 +71,13 @@ pub fn find(name: &str) -> Result<Scenario> {
 
 fn parse(name: &str, text: &str) -> Scenario {
     let mut comments = text.lines().filter_map(|line| line.strip_prefix("# "));
+    let description = comments.next().unwrap_or_default().to_owned();
+    let needs: Vec<&str> = comments.filter_map(|comment| comment.strip_prefix("needs ")).collect();
     Scenario {
         name: name.to_owned(),
-        description: comments.next().unwrap_or_default().to_owned(),
-        needs_xendev: comments.any(|comment| comment == "needs xendev"),
+        description,
+        needs_xendev: needs.contains(&"xendev"),
+        needs_lab: needs.contains(&"lab"),
     }
 }
 
@@ -84,7 +89,7 @@ mod tests {
     fn the_shebang_is_no_description() {
         let scenario = parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\nplan 1\n");
         assert_eq!(scenario.description, "Shows a thing.");
-        assert!(scenario.needs_xendev);
+        assert!(scenario.needs_xendev && !scenario.needs_lab);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
+use slab::Slab;
 use smallvec::SmallVec;
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
@@ -59,12 +60,9 @@ pub(super) enum Command {
 /// What has come of each of a call's commands. Most calls have one.
 pub(super) type Outcomes = SmallVec<[Option<Outcome>; 1]>;
 
-/// A call: some commands whose outcomes a thread waits for.
+/// Some commands whose outcomes a thread waits for.
 #[derive(Debug)]
-struct Call(Mutex<Progress>);
-
-#[derive(Debug)]
-struct Progress {
+struct Call {
     outcomes: Outcomes,
     missing: usize,
     /// Nobody waits any more.
@@ -72,16 +70,10 @@ struct Progress {
     waker: Option<Waker>,
 }
 
-impl Call {
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// One of a call's commands.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Waiter {
-    call: Arc<Call>,
+    call: usize,
     place: usize,
 }
 
@@ -103,12 +95,16 @@ impl Wake for Bell {
 struct State {
     connection: Connection<Waiter>,
     codec: MessageCodec,
+    /// Those that miss outcomes, or whose outcomes were not taken.
+    calls: Slab<Call>,
     /// What waits for a place in the window.
     queued: VecDeque<(Command, Waiter)>,
     /// Not here while a thread reads.
     reader: Option<Reader>,
     /// Those who wait while another thread reads.
     followers: Vec<Waker>,
+    bytes_sent: usize,
+    bytes_received: usize,
     /// Why nothing can be sent any more. What the store sent before that still counts.
     unsendable: Option<Error>,
     ended: Option<Error>,
@@ -132,9 +128,12 @@ impl Link {
         let state = State {
             connection,
             codec: MessageCodec::with_limit(config.reply_limit),
+            calls: Slab::new(),
             queued: VecDeque::new(),
             reader: Some(Reader::new()),
             followers: Vec::new(),
+            bytes_sent: 0,
+            bytes_received: 0,
             unsendable: None,
             ended: None,
         };
@@ -159,29 +158,25 @@ impl Link {
         commands: impl ExactSizeIterator<Item = Command>,
         time: Time,
     ) -> Result<Option<Outcomes>, Error> {
-        let missing = commands.len();
-        let outcomes = (0..missing).map(|_| None).collect();
-        let call = Arc::new(Call(Mutex::new(Progress { outcomes, missing, left: false, waker: None })));
         let mut state = self.state();
         if let Some(error) = &state.ended {
             return Err(error.clone());
         }
+        let missing = commands.len();
+        let outcomes = (0..missing).map(|_| None).collect();
+        let call = state.calls.insert(Call { outcomes, missing, left: false, waker: None });
         for (place, command) in commands.enumerate() {
-            state.queued.push_back((command, Waiter { call: call.clone(), place }));
-        }
-        state.send_queued(self.window);
-        self.advance(&mut state);
-        let (mut state, all) = self.wait(state, time, |waker| {
-            let mut progress = call.progress();
-            if progress.missing > 0 {
-                progress.waker = waker.cloned();
-                return None;
+            let waiter = Waiter { call, place };
+            if state.queued.is_empty() && state.connection.in_flight() < self.window {
+                state.start(command, waiter);
+            } else {
+                state.queued.push_back((command, waiter));
             }
-            Some(std::mem::take(&mut progress.outcomes))
-        });
+        }
+        self.advance(&mut state);
+        let (mut state, all) = self.wait(state, time, |state, waker| state.take(call, waker));
         if let Ok(None) = all {
-            call.progress().left = true;
-            state.queued.retain(|(_, waiter)| !Arc::ptr_eq(&waiter.call, &call));
+            state.leave(call);
         }
         all
     }
@@ -210,11 +205,14 @@ impl Link {
         time: Time,
         mut take: impl FnMut(Option<&Waker>) -> Option<Result<Changes, Error>>,
     ) -> Result<Option<Changes>, Error> {
-        self.wait(self.state(), time, &mut take).1?.transpose()
+        self.wait(self.state(), time, |_, waker| take(waker)).1?.transpose()
     }
 
     pub(super) fn stats(&self) -> Stats {
-        self.counters.count(&self.state().connection);
+        let state = self.state();
+        self.counters.count(&state.connection);
+        self.counters.bytes_sent.set(state.bytes_sent);
+        self.counters.bytes_received.set(state.bytes_received);
         self.counters.stats()
     }
 
@@ -224,13 +222,13 @@ impl Link {
         &'a self,
         mut state: MutexGuard<'a, State>,
         time: Time,
-        mut ready: impl FnMut(Option<&Waker>) -> Option<T>,
+        mut ready: impl FnMut(&mut State, Option<&Waker>) -> Option<T>,
     ) -> (MutexGuard<'a, State>, Result<Option<T>, Error>) {
         let mut bell: Option<(Arc<Bell>, Waker)> = None;
         // One who has no time at all takes what has come already.
         let mut waited = false;
         let outcome = loop {
-            if let Some(ready) = ready(None) {
+            if let Some(ready) = ready(&mut state, None) {
                 break Ok(Some(ready));
             }
             if let Some(error) = &state.ended {
@@ -246,7 +244,7 @@ impl Link {
                     let bell = Arc::<Bell>::default();
                     (bell.clone(), bell.into())
                 });
-                if let Some(ready) = ready(Some(waker)) {
+                if let Some(ready) = ready(&mut state, Some(waker)) {
                     break Ok(Some(ready));
                 }
                 state.followers.push(waker.clone());
@@ -279,7 +277,7 @@ impl Link {
         state.reader = Some(reader);
         match received {
             Ok(count) => {
-                self.counters.bytes_received.add(count);
+                state.bytes_received += count;
                 // By halves, so that what waits is sent many at a time.
                 if state.connection.in_flight() <= self.window / 2 {
                     state.send_queued(self.window);
@@ -293,14 +291,16 @@ impl Link {
 
     /// Sends what is to be sent, and hands over what has come.
     fn advance(&self, state: &mut State) {
-        state.connection.fill(self.window / 2);
+        state.connection.fill(self.window);
         // Before sending, for what comes too late may have to be undone.
         state.deliver();
-        let output = state.connection.output();
+        let unsent = state.connection.output().len();
+        if unsent == 0 {
+            return;
+        }
         if state.unsendable.is_none() {
-            let before = output.len();
-            let sent = self.stream.send(output);
-            self.counters.bytes_sent.add(before - output.len());
+            let sent = self.stream.send(state.connection.output());
+            state.bytes_sent += unsent - state.connection.output().len();
             state.unsendable = sent.err().map(|error| ended(&error.to_string()));
         }
         if state.unsendable.is_some() {
@@ -314,7 +314,7 @@ impl Link {
         state.connection.close(&error);
         state.deliver();
         for (_, waiter) in std::mem::take(&mut state.queued) {
-            waiter.finish(Err(error.clone()));
+            state.finish(waiter, Err(error.clone()));
         }
         state.ended = Some(error);
         state.followers.iter().for_each(Waker::wake_by_ref);
@@ -326,16 +326,19 @@ impl State {
         while self.connection.in_flight() < window
             && let Some((command, waiter)) = self.queued.pop_front()
         {
-            match command {
-                Command::Request(request, tx) => {
-                    let path = request.path().map(tracing::field::display);
-                    trace!(op = %request.op(), path, tx = tx.0, "request");
-                    self.connection.call(&request, tx, waiter);
-                }
-                Command::Watch(watcher) => {
-                    trace!(path = %watcher.path, depth = watcher.depth, "watch");
-                    self.connection.watch(&watcher, waiter);
-                }
+            self.start(command, waiter);
+        }
+    }
+
+    fn start(&mut self, command: Command, waiter: Waiter) {
+        match command {
+            Command::Request(request, tx) => {
+                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
+                self.connection.call(&request, tx, waiter);
+            }
+            Command::Watch(watcher) => {
+                trace!(path = %watcher.path, depth = watcher.depth, "watch");
+                self.connection.watch(&watcher, waiter);
             }
         }
     }
@@ -360,31 +363,54 @@ impl State {
         }
     }
 
-    fn deliver(&mut self) {
-        while let Some((waiter, outcome)) = self.connection.completed() {
-            if let Some(Ok(Reply::Transaction(id))) = waiter.finish(outcome) {
-                // Nobody knows of it.
-                self.connection.tell(&Request::TransactionEnd { commit: false }, id);
-            }
+    /// The outcomes of a call, once there are all.
+    fn take(&mut self, key: usize, waker: Option<&Waker>) -> Option<Outcomes> {
+        let call = self.calls.get_mut(key)?;
+        if call.missing > 0 {
+            call.waker = waker.cloned();
+            return None;
+        }
+        Some(self.calls.remove(key).outcomes)
+    }
+
+    /// Nobody waits for a call any more. What was sent keeps its place until it is answered.
+    fn leave(&mut self, key: usize) {
+        let queued = self.queued.len();
+        self.queued.retain(|(_, waiter)| waiter.call != key);
+        let Some(call) = self.calls.get_mut(key) else { return };
+        call.missing -= queued - self.queued.len();
+        call.left = true;
+        if call.missing == 0 {
+            self.calls.remove(key);
         }
     }
-}
 
-impl Waiter {
     /// Hands over an outcome, or gives it back if nobody waits for it.
-    fn finish(self, outcome: Outcome) -> Option<Outcome> {
-        let mut progress = self.call.progress();
-        if progress.left {
+    fn finish(&mut self, waiter: Waiter, outcome: Outcome) -> Option<Outcome> {
+        let Some(call) = self.calls.get_mut(waiter.call) else { return Some(outcome) };
+        call.missing -= 1;
+        if call.left {
+            if call.missing == 0 {
+                self.calls.remove(waiter.call);
+            }
             return Some(outcome);
         }
-        progress.outcomes[self.place] = Some(outcome);
-        progress.missing -= 1;
-        if progress.missing == 0
-            && let Some(waker) = progress.waker.take()
+        call.outcomes[waiter.place] = Some(outcome);
+        if call.missing == 0
+            && let Some(waker) = call.waker.take()
         {
             waker.wake();
         }
         None
+    }
+
+    fn deliver(&mut self) {
+        while let Some((waiter, outcome)) = self.connection.completed() {
+            if let Some(Ok(Reply::Transaction(id))) = self.finish(waiter, outcome) {
+                // Nobody knows of it.
+                self.connection.tell(&Request::TransactionEnd { commit: false }, id);
+            }
+        }
     }
 }
 

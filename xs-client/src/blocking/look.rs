@@ -19,8 +19,8 @@ use crate::watcher::Watcher;
 ///
 /// Every node that is read is watched first, so that no change to it is missed.
 #[derive(Debug)]
-pub struct Look<'a> {
-    client: &'a Client,
+pub struct Look {
+    client: Client,
     within: Duration,
     time: Time,
     /// The nodes that were read, each with its watch and whether the last look has read it.
@@ -29,7 +29,7 @@ pub struct Look<'a> {
     queue: Arc<Queue>,
 }
 
-impl Look<'_> {
+impl Look {
     /// The value of a node, or `None` if there is no such node.
     pub fn read(&mut self, path: &Path) -> Result<Option<Bytes>, Error> {
         self.look(path, |client| client.read_opt(path))
@@ -93,11 +93,12 @@ impl Client {
     pub fn wait_for<T, E: From<Error>>(
         &self,
         within: Duration,
-        mut look: impl FnMut(&mut Look<'_>) -> Result<Option<T>, E>,
+        mut look: impl FnMut(&mut Look) -> Result<Option<T>, E>,
     ) -> Result<T, E> {
         let time = Time::of(within);
         let queue = Arc::<Queue>::default();
-        let mut view = Look { client: self, within, time, watches: HashMap::new(), queue: queue.clone() };
+        let mut view =
+            Look { client: self.clone(), within, time, watches: HashMap::new(), queue: queue.clone() };
         // It does not matter what has changed.
         let root = Path::root();
         loop {

@@ -16,10 +16,14 @@
 //! # }
 //! ```
 //!
-//! What it does not do: make a lost connection again ([`crate::Config::reconnect`] means nothing
-//! here; the end is an [`Error::Disconnected`] for everybody), and read while nobody waits. A
-//! program that has watches and does other things should look at them now and then
-//! ([`Watch::changed`]); until then the store keeps the events.
+//! What it does not do:
+//!
+//! - Make a lost connection again. [`crate::Config::reconnect`] means nothing here; the end is an
+//!   [`Error::Disconnected`] for everybody.
+//! - Read while nobody waits. A program that has watches and does other things should look at them
+//!   now and then ([`Watch::changed`]); until then the store keeps the events.
+//! - Speak to Linux's xenstore device, or over a ring: sockets only, hence to a store that is on the
+//!   same machine and lets the program in.
 
 mod link;
 mod look;
@@ -37,8 +41,7 @@ use std::time::Duration;
 
 use xs_proto::TxId;
 
-use crate::transport::auto;
-use crate::{Config, Error, Stats};
+use crate::{Config, Error, Stats, default_socket};
 use link::Link;
 pub use look::Look;
 pub use requests::Requests;
@@ -64,27 +67,19 @@ impl Deref for Client {
 }
 
 impl Client {
-    /// Connects to the machine's xenstored by whatever way there is, as [`crate::Auto`] finds it: its
-    /// socket, or Linux's xenstore device.
+    /// Connects to the machine's xenstored: [`crate::default_socket`].
     pub fn connect() -> Result<Self, Error> {
-        let config = Config::default();
-        let places = auto::places();
-        let refused = |error| refused(auto::any_of(&places), &error);
-        let mut unreachable = auto::Unreachable::default();
-        for place in &places {
-            match Stream::connect(place, config.deadline) {
-                Ok(stream) => return Ok(Self::on(stream, config)),
-                Err(error) => unreachable.add(place, &error).map_err(refused)?,
-            }
-        }
-        Err(refused(unreachable.into_error()))
+        Self::connect_unix(default_socket(), Config::default())
     }
 
     /// Connects to a store's Unix socket. Fails with [`Error::Connect`].
     pub fn connect_unix(path: impl AsRef<FsPath>, config: Config) -> Result<Self, Error> {
         let path = path.as_ref();
-        let stream = Stream::connect(path, config.deadline);
-        Ok(Self::on(stream.map_err(|error| refused(path.display().to_string(), &error))?, config))
+        let stream = Stream::connect(path, config.deadline).map_err(|error| Error::Connect {
+            at: path.display().to_string(),
+            reason: error.to_string().into(),
+        })?;
+        Ok(Self::on(stream, config))
     }
 
     /// A connection over a stream socket, such as one end of `UnixStream::pair`. It is made a blocking
@@ -109,8 +104,4 @@ impl Client {
     pub fn stats(&self) -> Stats {
         self.link.stats()
     }
-}
-
-fn refused(at: String, error: &io::Error) -> Error {
-    Error::Connect { at, reason: error.to_string().into() }
 }

@@ -78,6 +78,8 @@ impl Stream {
     pub(super) fn send(&self, output: &mut BytesMut) -> io::Result<()> {
         while !output.is_empty() {
             match send(&self.socket, output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                // Where it began, so that the buffer does not wander through its memory.
+                Ok(count) if count == output.len() => output.clear(),
                 Ok(count) => output.advance(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,

@@ -94,7 +94,7 @@ impl Connect for Auto {
 }
 
 /// Where libxenstore looks.
-pub(crate) fn places() -> Vec<PathBuf> {
+fn places() -> Vec<PathBuf> {
     match env::var_os("XENSTORED_PATH") {
         Some(path) => vec![path.into()],
         None => [default_socket()].into_iter().chain(DEVICES.map(PathBuf::from)).collect(),
@@ -102,7 +102,7 @@ pub(crate) fn places() -> Vec<PathBuf> {
 }
 
 /// What a message calls these places.
-pub(crate) fn any_of(places: &[PathBuf]) -> String {
+fn any_of(places: &[PathBuf]) -> String {
     match places {
         [place] => place.display().to_string(),
         places => format!("any of {} places", places.len()),
@@ -111,7 +111,7 @@ pub(crate) fn any_of(places: &[PathBuf]) -> String {
 
 /// What was observed at places that cannot be reached.
 #[derive(Debug, Default)]
-pub(crate) struct Unreachable {
+struct Unreachable {
     kind: Option<io::ErrorKind>,
     observed: Vec<String>,
 }
@@ -119,7 +119,7 @@ pub(crate) struct Unreachable {
 impl Unreachable {
     /// Takes note of an error, or fails if that ends the search: a store without time is one that
     /// can be reached.
-    pub(crate) fn add(&mut self, place: &FsPath, error: &io::Error) -> io::Result<()> {
+    fn add(&mut self, place: &FsPath, error: &io::Error) -> io::Result<()> {
         let text = format!("{}: {error}", place.display());
         if error.kind() == io::ErrorKind::WouldBlock {
             return Err(io::Error::new(error.kind(), text));
@@ -133,7 +133,7 @@ impl Unreachable {
     }
 
     /// All that was observed.
-    pub(crate) fn into_error(self) -> io::Error {
+    fn into_error(self) -> io::Error {
         io::Error::new(self.kind.unwrap_or(io::ErrorKind::NotFound), self.observed.join("; "))
     }
 }

@@ -1,9 +1,16 @@
 //! What a connection runs over, and the ways to get one.
 //!
 //! A [`Transport`] is any byte stream to a store. A [`Connect`] is a way to make one, which can be
-//! taken again when the stream has ended.
+//! taken again when the stream has ended:
+//!
+//! | way | leads to | whose rights |
+//! | --- | --- | --- |
+//! | [`UnixSocket`] | a daemon of this machine | those of domain 0 |
+//! | [`Xenbus`] | the store of this domain, through Linux's device | those of this domain |
+//! | [`Ring`] | the store of a domain, over a page and an event channel | those of that domain |
+//! | [`Auto`] | the first socket or device that is there | |
 
-pub(crate) mod auto;
+mod auto;
 mod ring;
 mod unix;
 mod xenbus;

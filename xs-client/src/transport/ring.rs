@@ -49,8 +49,8 @@ pub struct EventFds {
 }
 
 impl EventFds {
-    /// What is waited on, and what is written to; both must be non-blocking, and may be the same.
-    /// Must be called in a Tokio runtime.
+    /// What is waited on, and what is written to; of a socket, both are the same. They must be
+    /// non-blocking. Must be called in a Tokio runtime.
     pub fn new(wait: impl Into<OwnedFd>, notify: impl Into<OwnedFd>) -> io::Result<Self> {
         let wait = pipe::Receiver::from_owned_fd_unchecked(wait.into())?;
         Ok(Self { wait, notify: notify.into().into() })

@@ -198,7 +198,8 @@ mod tests {
                 let mut above = Vec::new();
                 local.upwards(&path, root, |watcher| above.push(watcher.path.to_string()));
                 above.sort();
-                let wanted = |other: &Path| path.is_within(other) && other.len() > root.len() && **other != *"/";
+                let wanted =
+                    |other: &Path| path.is_within(other) && other.len() > root.len() && **other != *"/";
                 assert_eq!(above, watched(&|other| wanted(other) || (path == *other && root.is_empty())));
                 let below: Vec<String> =
                     local.below(&path).map(|(watcher, _)| watcher.path.to_string()).collect();

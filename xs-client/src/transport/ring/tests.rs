@@ -1,7 +1,9 @@
 //! Both ends of a page in one program.
 
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -141,4 +143,45 @@ async fn a_closed_event_channel_ends_the_stream() {
     let mut stream = ring.connect().await.unwrap();
     drop(far);
     assert_eq!(stream.read_u8().await.unwrap_err().to_string(), "the event channel was closed");
+}
+
+/// Events that are there without having woken anybody.
+#[derive(Debug, Default)]
+struct Pending(AtomicBool);
+
+impl Events for Arc<Pending> {
+    fn poll_event(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.swap(false, Ordering::Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn notify(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_the_writer_takes_wakes_the_reader() {
+    let (page, events, reader) = (Arc::new(Page::new()), Arc::<Pending>::default(), Arc::<Woken>::default());
+    let mut server = ServerEnd::new(page.clone(), Features::NONE);
+    let mut stream = Ring::new(page, events.clone()).connect().await.unwrap();
+    stream.write_all(&[0; RING_SIZE]).await.unwrap();
+
+    let waker = Waker::from(reader.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(pin!(stream.read_u8()).poll(&mut cx).is_pending());
+    server.send(b"x").unwrap();
+    events.0.store(true, Ordering::Relaxed);
+    assert!(stream.write(b"y").now_or_never().is_none());
+    assert!(!events.0.load(Ordering::Relaxed), "the writer has not taken the event");
+    assert!(reader.0.load(Ordering::Relaxed));
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
 }

@@ -1,0 +1,361 @@
+//! A schedule from its beginning to its end, and what must hold there.
+//!
+//! Everything runs in one thread, in time that is not real: it goes on when nobody can do
+//! anything before. So a schedule has the same course each time, and a wait costs nothing.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::runtime::Handle;
+use tokio::sync::Barrier;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, sleep_until, timeout};
+use xs_client::{Client, Error, Lifecycle, Lifecycles, Request, Watch};
+
+use super::follower::Following;
+use super::schedule::{
+    CROWD, Deed, STORM, Schedule, Settings, counter, crowd, crowds, flag, path, shared, shared_node,
+};
+use super::worker::{Caller, FOREVER, value_of};
+use super::world::{Dialer, World, has_ended};
+
+/// What a schedule came to.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// What must not be; empty if all is well.
+    pub(super) violations: Vec<String>,
+    /// The kinds of faults that did something.
+    pub(super) kinds: BTreeSet<usize>,
+    /// The same for the same course.
+    pub(super) trace: u64,
+    /// Requests, replies and events on the wire.
+    pub(super) messages: u64,
+}
+
+thread_local! {
+    /// Panics of this thread, those in tasks that nobody waits for included.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts panics from now on.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let tell = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            tell(info);
+        }));
+    });
+}
+
+/// Carries a schedule out.
+pub(super) fn run(schedule: &Schedule) -> Result<Outcome, std::io::Error> {
+    count_panics();
+    let panics = PANICS.get();
+    // The client's pauses.
+    fastrand::seed(schedule.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(course(schedule))));
+    let mut outcome =
+        outcome.unwrap_or_else(|panic| Outcome { violations: vec![said(&*panic)], ..Outcome::default() });
+    if PANICS.get() > panics && outcome.violations.is_empty() {
+        outcome.violations.push("a task panics".to_owned());
+    }
+    Ok(outcome)
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    format!("a panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without a word"))
+}
+
+async fn course(schedule: &Schedule) -> Outcome {
+    let world = World::new(schedule).await;
+    match connect(&world).await {
+        Ok(client) => Course { world: world.clone(), client }.run().await,
+        Err(error) => world.violation(format!("no connection: {error}")),
+    }
+    world.outcome()
+}
+
+async fn connect(world: &Arc<World>) -> anyhow::Result<Client> {
+    let config = world.schedule.settings.config.clone();
+    match config.reconnect {
+        Some(_) => Ok(Client::connect_with(Dialer::new(world.clone()), config).await?),
+        None => Ok(Client::over(world.dial()?, config)),
+    }
+}
+
+struct Course {
+    world: Arc<World>,
+    client: Client,
+}
+
+impl Course {
+    async fn run(self) {
+        let Self { world, client } = &self;
+        let flags = (0..world.schedule.flags.len()).map(|number| write_flag(world.clone(), number));
+        let flags = tokio::spawn(join_all(flags));
+        let others = tokio::spawn(others(world.clone()));
+        let watching = tokio::spawn(watch_lifecycle(world.clone(), client.lifecycle()));
+        let following: Vec<_> = world.schedule.followers.iter().map(Following::new).collect();
+        let followers: Vec<JoinHandle<()>> = following
+            .iter()
+            .map(|following| tokio::spawn(following.clone().run(world.clone(), client.clone())))
+            .collect();
+        let callers: Vec<_> = world
+            .schedule
+            .workers
+            .iter()
+            .map(|worker| {
+                let caller = Caller::new(world.clone(), client.clone(), worker);
+                tokio::spawn(caller.run(worker.steps.clone()))
+            })
+            .collect();
+        let mut watches = Vec::new();
+        for caller in callers {
+            match timeout(FOREVER * 10, caller).await {
+                Ok(Ok(kept)) => watches.extend(kept),
+                Ok(Err(error)) => world.violation(format!("a worker fails: {error}")),
+                Err(_) => world.violation("a worker does not end"),
+            }
+        }
+        _ = tokio::join!(flags, others);
+        sleep_until(world.at(STORM)).await;
+        self.quiet().await;
+
+        let alive = !has_ended(client);
+        world.check_end(!alive);
+        if alive {
+            self.works().await;
+        } else {
+            self.all_ends(&mut watches).await;
+        }
+        self.quiet().await;
+        self.compare(&following, alive).await;
+        world.check_counter().await;
+
+        followers.iter().for_each(JoinHandle::abort);
+        drop(watches);
+        self.quiet().await;
+        self.nothing_is_left("after all watches were dropped").await;
+        if alive {
+            self.all_turns_are_free().await;
+            self.quiet().await;
+            self.nothing_is_left("after transactions were dropped").await;
+        }
+        let Self { world, client } = self;
+        world.check_connections(client.stats().reconnects);
+        drop(client);
+        quiet(&world).await;
+        if !watching.is_finished() {
+            world.violation("the end of the client is not told to who follows its lifecycle");
+            watching.abort();
+        }
+        if world.wires() > 0 {
+            world.violation("the connection outlives the client");
+        }
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        if tasks > 0 {
+            world.violation(format!("{tasks} tasks outlive the client"));
+        }
+    }
+
+    async fn quiet(&self) {
+        quiet(&self.world).await;
+    }
+
+    /// Without faults, nothing fails.
+    async fn works(&self) {
+        let Self { world, client } = self;
+        let (node, value) = (path("/w/o99"), value_of(&path("/w/o99"), 1));
+        let calls = async {
+            client.write(&node, value.clone()).await?;
+            let read = client.read(&node).await?;
+            let mut watch = client.watch(&node).await?;
+            let first = watch.changed().await?;
+            let rounds = client.transaction(|tx| async move { tx.read(&counter()).await }).await?;
+            let names = client.directory(&path("/w")).await?;
+            client.write(&node, value.clone()).await?;
+            let second = watch.changed().await?;
+            Ok::<_, Error>((read, first.paths.contains(&node), second.paths.contains(&node), rounds, names))
+        };
+        match timeout(FOREVER, calls).await {
+            Ok(Ok((read, true, true, count, names)))
+                if read == value.as_bytes()
+                    && count.starts_with(counter().as_bytes())
+                    && names.contains(&"o99".to_owned()) => {}
+            Ok(Ok(told)) => world.violation(format!("after the storm, a client is told {told:?}")),
+            Ok(Err(error)) => world.violation(format!("after the storm, a client is told: {error}")),
+            Err(_) => world.violation("after the storm, a call does not end"),
+        }
+    }
+
+    /// When the connection has ended, every call says so at once, and so does every watch.
+    async fn all_ends(&self, watches: &mut [Watch]) {
+        let Self { world, client } = self;
+        let told = world.now();
+        let outcomes = [
+            client.read(&path("/w")).await.map(drop),
+            client.watch(&path("/w")).await.map(drop),
+            client.transaction(|_| async { Ok::<_, Error>(()) }).await,
+        ];
+        for outcome in outcomes {
+            if !outcome.as_ref().is_err_and(Error::is_disconnected) {
+                world.violation(format!("the connection has ended, and a call comes to {outcome:?}"));
+            }
+        }
+        for watch in watches {
+            let ended = async { while watch.changed().await.is_ok() {} };
+            if timeout(FOREVER, ended).await.is_err() {
+                world.violation(format!("the watch of {} does not end with the connection", watch.path()));
+            }
+        }
+        if world.now() > told {
+            world.violation(format!("it takes {} ms to tell of the connection's end", world.now() - told));
+        }
+    }
+
+    /// Who follows knows what the store says, or that the connection has ended.
+    async fn compare(&self, following: &[Arc<Following>], alive: bool) {
+        let world = &self.world;
+        let mut direct = world.direct();
+        for following in following {
+            let watched = following.follower.watched();
+            if following.view().ended == alive {
+                world.violation(format!(
+                    "who follows {watched} is told the wrong thing about the connection's end"
+                ));
+            }
+            if !alive {
+                continue;
+            }
+            for node in following.follower.nodes() {
+                let there = direct.read(&node).await;
+                let believed = following.view().nodes.get(&node).cloned();
+                if believed != Some(there.clone()) {
+                    world.violation(format!(
+                        "a wake-up is lost: who follows {watched} takes {node} for {believed:?}, and it is {there:?}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Neither the client nor the store keeps anything for those who have gone.
+    async fn nothing_is_left(&self, when: &str) {
+        let stats = self.client.stats();
+        if stats.in_flight > 0 || stats.watches > 0 {
+            self.world.violation(format!("{when}, the client counts {stats:?}"));
+        }
+        let usage = self.world.direct().usage(self.world.domid()).await;
+        let names = ["watches", "transactions", "outstanding"];
+        let counted: Vec<_> = usage.iter().filter(|(name, _)| names.contains(&&**name)).collect();
+        // The reply to this very question may be counted as outstanding.
+        let left = |(name, count): &&&(String, i64)| *count > i64::from(name == "outstanding");
+        if counted.len() != names.len() || counted.iter().any(|row| left(&row)) {
+            self.world.violation(format!("{when}, the store counts {usage:?}"));
+        }
+    }
+
+    /// As many transactions as there may be are open together; so no turn was lost.
+    async fn all_turns_are_free(&self) {
+        let Self { world, client } = self;
+        let count = world.schedule.settings.config.transactions;
+        let all_open = &Barrier::new(count + 1);
+        let open = (0..count).map(|_| {
+            client.transaction(move |_| async move {
+                all_open.wait().await;
+                std::future::pending::<Result<(), Error>>().await
+            })
+        });
+        let dropped = async {
+            all_open.wait().await;
+        };
+        let outcome = timeout(FOREVER, async {
+            tokio::select! {
+                biased;
+                outcomes = join_all(open) => Some(outcomes),
+                () = dropped => None,
+            }
+        });
+        match outcome.await {
+            Ok(None) => {}
+            Ok(Some(outcomes)) => {
+                world.violation(format!("after the storm, transactions come to {outcomes:?}"));
+            }
+            Err(_) => world.violation("after the storm, not all transactions get their turn"),
+        }
+        let (window, counter) = (world.schedule.settings.config.window, counter());
+        let reads = (0..2 * window).map(|_| client.read_opt(&counter));
+        for outcome in join_all(reads).await {
+            if let Err(error) = outcome {
+                world.violation(format!("after the storm, a read of many is told: {error}"));
+            }
+        }
+    }
+}
+
+/// Waits until nothing is under way any more.
+async fn quiet(world: &World) {
+    let Settings { config, .. } = &world.schedule.settings;
+    sleep(config.deadline * 2 + Duration::from_secs(5)).await;
+}
+
+/// Follows what the client tells of its connection until the end.
+async fn watch_lifecycle(world: Arc<World>, mut lifecycle: Lifecycles) {
+    let mut last = 0;
+    while let Some(state) = lifecycle.next().await {
+        match state {
+            Lifecycle::Lost(error) => world.judge("the connection", &error, &[]),
+            Lifecycle::Restored(number) if number <= last => {
+                world.violation(format!("connection {number} is told after {last}"));
+            }
+            Lifecycle::Restored(number) => last = number,
+            Lifecycle::Ended(_) => {}
+            state => world.violation(format!("the client is {state:?} again")),
+        }
+    }
+}
+
+/// Others write a flag, once.
+async fn write_flag(world: Arc<World>, number: usize) {
+    sleep_until(world.at(world.schedule.flags[number])).await;
+    world.direct().write(flag(number), value_of(&flag(number), "")).await;
+}
+
+/// What others do.
+async fn others(world: Arc<World>) {
+    for (number, change) in world.schedule.changes.iter().enumerate() {
+        sleep_until(world.at(change.at)).await;
+        // The store may be another one each time.
+        let mut direct = world.direct();
+        match &change.deed {
+            Deed::Write(directory, node) => {
+                let path = shared_node(*directory, *node);
+                let value = value_of(&path, format!("other.{number}"));
+                direct.write(path, value).await;
+            }
+            Deed::Remove(directory) => {
+                direct.ask(Request::Rm(shared(*directory))).await;
+            }
+            Deed::WriteCrowd(node) => {
+                direct.write(crowd(*node), value_of(&crowd(*node), format!("other.{number}"))).await;
+            }
+            Deed::WriteBeside => {
+                for node in CROWD..2 * CROWD {
+                    direct.write(crowd(node), value_of(&crowd(node), number)).await;
+                }
+            }
+            Deed::RemoveCrowd => {
+                direct.ask(Request::Rm(crowds())).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A task that knows, from what its watch tells and what it reads then, what the store says.
+//! When all is quiet it must be right: a change that it was not told of is a lost wake-up.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{sleep, sleep_until};
+use xs_client::{Changes, Client, Error, Path, Watch};
+
+use super::schedule::{Follower, path};
+use super::worker::text;
+use super::world::{World, has_ended};
+
+/// Before what failed is tried again. Nothing else happens in such steps.
+const PAUSE: Duration = Duration::from_millis(13);
+
+/// What a follower believes, and whether the connection's end was told to it.
+#[derive(Default)]
+pub(super) struct View {
+    pub(super) nodes: BTreeMap<Path, Option<String>>,
+    pub(super) ended: bool,
+}
+
+pub(super) struct Following {
+    pub(super) follower: Follower,
+    view: Mutex<View>,
+}
+
+impl Following {
+    pub(super) fn new(follower: &Follower) -> Arc<Self> {
+        Arc::new(Self { follower: follower.clone(), view: Mutex::default() })
+    }
+
+    pub(super) fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows until the connection ends for good, or this is dropped.
+    pub(super) async fn run(self: Arc<Self>, world: Arc<World>, client: Client) {
+        sleep_until(world.at(self.follower.from)).await;
+        if let Err(error) = self.follow(&world, &client).await {
+            world.judge(&format!("following {}", self.follower.watched()), &error, &[]);
+            self.view().ended = true;
+        }
+    }
+
+    /// Ends with the connection.
+    async fn follow(&self, world: &World, client: &Client) -> Result<(), Error> {
+        let watched = self.follower.watched();
+        loop {
+            let watch = match self.follower.depth() {
+                Some(depth) => client.watch_depth(&watched, depth).await,
+                None => client.watch(&watched).await,
+            };
+            if let Err(error) = self.look(world, client, watch).await {
+                give_up(world, client, error)?;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Looks after each change, as long as there is the watch.
+    async fn look(&self, world: &World, client: &Client, watch: Result<Watch, Error>) -> Result<(), Error> {
+        let mut watch = watch?;
+        loop {
+            let changes = watch.changed().await?;
+            for node in self.follower.nodes() {
+                if concerns(&changes, &node) {
+                    let value = read(world, client, &node).await?;
+                    self.view().nodes.insert(node, value);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a node may be another one. Its parents are made without a word when it is made.
+fn concerns(changes: &Changes, node: &Path) -> bool {
+    changes.overflowed || changes.paths.iter().any(|path| node.is_within(path) || path.is_within(node))
+}
+
+/// The value of a node; only the end of the connection is an error.
+async fn read(world: &World, client: &Client, node: &Path) -> Result<Option<String>, Error> {
+    loop {
+        match client.read_opt(node).await {
+            Ok(value) => return Ok(value.as_ref().map(text)),
+            Err(error) => give_up(world, client, error)?,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Passes on an error that trying again does not help against.
+fn give_up(world: &World, client: &Client, error: Error) -> Result<(), Error> {
+    if error.is_disconnected() && has_ended(client) {
+        return Err(error);
+    }
+    world.judge("following", &error, &[path("/w")]);
+    Ok(())
+}

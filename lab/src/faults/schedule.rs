@@ -1,0 +1,411 @@
+//! What is to happen, all of it made from a seed before it begins: what callers do, what others
+//! change, and what goes wrong.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+use xs_client::{Config, Path, Reconnect, Retry};
+
+use super::fault::Fault;
+
+/// Faults happen in this time, in milliseconds since the beginning; then it is calm.
+pub(super) const STORM: u64 = 1000;
+
+/// Directories that everybody changes.
+pub(super) const SHARED: usize = 4;
+
+/// Nodes in each of them, and in a worker's own.
+pub(super) const NODES: usize = 3;
+
+/// One of a slice that is not empty.
+pub(super) fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.usize(0..from.len())]
+}
+
+/// A path of the schedule's own making.
+pub(super) fn path(text: &str) -> Path {
+    Path::new(text).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// A shared directory.
+pub(super) fn shared(directory: usize) -> Path {
+    path(&format!("/w/s/{directory}"))
+}
+
+/// A node in one. Its name tells the directory, so that a list that went astray is seen.
+pub(super) fn shared_node(directory: usize, node: usize) -> Path {
+    path(&format!("/w/s/{directory}/{directory}-{node}"))
+}
+
+/// The directory that a worker alone changes.
+pub(super) fn own(worker: usize) -> Path {
+    path(&format!("/w/o{worker}"))
+}
+
+/// A node in it.
+pub(super) fn own_node(worker: usize, node: usize) -> Path {
+    path(&format!("/w/o{worker}/o{worker}-{node}"))
+}
+
+/// A node that is written once, by others.
+pub(super) fn flag(number: usize) -> Path {
+    path(&format!("/w/flag{number}"))
+}
+
+/// What the crowd is below.
+pub(super) fn crowds() -> Path {
+    path("/w/m")
+}
+
+/// One of many nodes that are watched one by one.
+pub(super) fn crowd(node: usize) -> Path {
+    path(&format!("/w/m/{node}"))
+}
+
+/// What all transactions count in.
+pub(super) fn counter() -> Path {
+    path("/w/count")
+}
+
+/// How the client is set up.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// Whether it acts for a guest, with quotas, or for domain 0.
+    pub(super) guest: bool,
+    /// Bytes in the pipe between the client and the faults.
+    pub(super) pipe: usize,
+    /// Milliseconds that each message takes in any case.
+    pub(super) latency: u64,
+    pub(super) config: Config,
+}
+
+/// How a step is given up: its future is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GiveUp {
+    /// After it was polled so often.
+    Polls(u32),
+    /// After so many milliseconds.
+    After(u64),
+}
+
+/// How the body of a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    Commit,
+    /// It takes so many milliseconds more than it needs.
+    Slow(u64),
+    /// It fails, which aborts the transaction.
+    Fail,
+}
+
+/// What a caller does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Write(usize),
+    Read(usize),
+    Remove(usize),
+    List,
+    /// Writes and reads of its own nodes, sent together.
+    Batch(Vec<usize>),
+    /// So many reads of shared nodes at once.
+    Burst(usize),
+    WriteShared(usize, usize),
+    /// A shared directory with all below.
+    ReadTree(usize),
+    Transaction(Vec<usize>, Body),
+    /// Watches a shared directory, from now on.
+    Watch(usize),
+    /// Looks what its watches tell, for so many milliseconds each.
+    Drain(u64),
+    /// Drops its oldest watch.
+    Unwatch,
+    WaitFor(usize),
+    /// A value that no message can hold.
+    Oversized,
+    /// Reads through a clone of the client that is dropped right after.
+    Clone(usize),
+}
+
+/// A step of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Milliseconds to wait before.
+    pub(super) pause: u64,
+    pub(super) act: Act,
+    pub(super) give_up: Option<GiveUp>,
+}
+
+/// A caller. It takes its steps one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    /// Its own; also when other workers are taken out of the schedule.
+    pub(super) number: usize,
+    pub(super) steps: Vec<Step>,
+}
+
+/// What is followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Followed {
+    /// A shared directory, and all in it.
+    Directory(usize),
+    /// A node in one.
+    Node(usize, usize),
+    /// A node in one, by a watch that hears of nothing below.
+    NodeAlone(usize, usize),
+    /// One of many: so many watches become one of what is above them.
+    Crowd(usize),
+}
+
+/// A task that watches something to the end, and keeps in mind what it holds.
+#[derive(Clone, Debug)]
+pub(super) struct Follower {
+    /// When it begins, in milliseconds.
+    pub(super) from: u64,
+    pub(super) followed: Followed,
+}
+
+impl Follower {
+    fn new(rng: &mut Rng) -> Self {
+        let (directory, node) = (rng.usize(0..SHARED), rng.usize(0..NODES));
+        let followed = match rng.u8(0..4) {
+            0 => Followed::Node(directory, node),
+            1 => Followed::NodeAlone(directory, node),
+            _ => Followed::Directory(directory),
+        };
+        Self { from: if rng.bool() { 0 } else { rng.u64(0..STORM) }, followed }
+    }
+
+    /// What it watches.
+    pub(super) fn watched(&self) -> Path {
+        match self.followed {
+            Followed::Directory(directory) => shared(directory),
+            Followed::Node(directory, node) | Followed::NodeAlone(directory, node) => {
+                shared_node(directory, node)
+            }
+            Followed::Crowd(node) => crowd(node),
+        }
+    }
+
+    /// How deep it watches.
+    pub(super) fn depth(&self) -> Option<u32> {
+        matches!(self.followed, Followed::NodeAlone(..)).then_some(0)
+    }
+
+    /// The nodes it keeps in mind.
+    pub(super) fn nodes(&self) -> Vec<Path> {
+        let mut nodes = vec![self.watched()];
+        if let Followed::Directory(directory) = self.followed {
+            nodes.extend((0..NODES).map(|node| shared_node(directory, node)));
+        }
+        nodes
+    }
+}
+
+/// What somebody else does, with a connection of its own.
+#[derive(Clone, Debug)]
+pub(super) enum Deed {
+    Write(usize, usize),
+    /// A shared directory, with all below.
+    Remove(usize),
+    WriteCrowd(usize),
+    /// All of the crowd.
+    RemoveCrowd,
+    /// Many nodes that are not of the crowd, but beside it: nobody wants to hear of them.
+    WriteBeside,
+}
+
+/// When somebody else does what.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    /// Milliseconds since the beginning.
+    pub(super) at: u64,
+    pub(super) deed: Deed,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule {
+    pub(super) seed: u64,
+    pub(super) settings: Settings,
+    pub(super) faults: Vec<Fault>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) followers: Vec<Follower>,
+    pub(super) changes: Vec<Change>,
+    /// When others write the flags, in milliseconds.
+    pub(super) flags: [u64; FLAGS],
+}
+
+/// How many flags there are.
+const FLAGS: usize = 2;
+
+/// How many nodes are watched where many are: more than the client has to have watches before it
+/// looks what they have in common.
+pub(super) const CROWD: usize = 300;
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        let mut settings = Settings::new(rng);
+        let mut faults: Vec<Fault> = (0..rng.usize(0..7)).map(|_| Fault::survived(rng)).collect();
+        // Without reconnection, nothing happens to a client whose connection has ended.
+        let endings = rng.usize(0..if settings.config.reconnect.is_some() { 4 } else { 2 });
+        faults.extend((0..endings).map(|_| Fault::ending(rng)));
+        faults.sort_by_key(|fault| fault.at);
+        let workers = (0..rng.usize(2..8))
+            .map(|number| Worker { number, steps: (0..rng.usize(3..14)).map(|_| Step::new(rng)).collect() });
+        let workers = workers.collect();
+        let mut followers: Vec<_> = (0..rng.usize(1..4)).map(|_| Follower::new(rng)).collect();
+        let mut changes: Vec<_> = (0..rng.usize(5..25)).map(|_| Change::new(rng)).collect();
+        if rng.u8(0..20) == 0 {
+            // A guest may not have as many watches. And all of them have to be served in time.
+            settings.guest = false;
+            settings.config.window = 64;
+            settings.config.deadline = Duration::from_secs(10);
+            let from = rng.u64(0..STORM / 2);
+            followers.extend((0..CROWD).map(|node| Follower { from, followed: Followed::Crowd(node) }));
+            changes.extend((0..rng.usize(5..200)).map(|_| {
+                let deed = match rng.u8(0..80) {
+                    0 => Deed::RemoveCrowd,
+                    1 => Deed::WriteBeside,
+                    _ => Deed::WriteCrowd(rng.usize(0..CROWD)),
+                };
+                Change { at: rng.u64(0..STORM), deed }
+            }));
+        }
+        changes.sort_by_key(|change| change.at);
+        let flags = [(); FLAGS].map(|()| rng.u64(0..STORM));
+        Self { seed, settings, faults, workers, followers, changes, flags }
+    }
+}
+
+impl Settings {
+    fn new(rng: &mut Rng) -> Self {
+        let ms = Duration::from_millis;
+        let deadline = ms(*pick(rng, &[50, 200, 1000, 10_000]));
+        let retry = Retry { attempts: *pick(rng, &[2, 8, 64]), first_pause: ms(1), max_pause: ms(20) };
+        let config = Config {
+            deadline,
+            window: *pick(rng, &[1, 2, 8, 64]),
+            watch_backlog: *pick(rng, &[1, 4, 64, 1024]),
+            transactions: *pick(rng, &[1, 2, 8]),
+            retry,
+            reconnect: rng.bool().then(|| Reconnect {
+                within: ms(*pick(rng, &[50, 400, 60_000])),
+                first_pause: ms(*pick(rng, &[1, 10])),
+                retry_reads: rng.bool(),
+            }),
+            ..Config::default()
+        };
+        Self {
+            guest: rng.bool(),
+            pipe: *pick(rng, &[7, 64, 1024, 4096, 65536, 65536]),
+            latency: rng.u64(0..3),
+            config,
+        }
+    }
+}
+
+impl Step {
+    fn new(rng: &mut Rng) -> Self {
+        let act = match rng.u8(0..30) {
+            0..3 => Act::Write(rng.usize(0..NODES)),
+            3..5 => Act::Read(rng.usize(0..NODES)),
+            5 => Act::Remove(rng.usize(0..NODES)),
+            6..8 => Act::List,
+            8..10 => Act::Batch((0..rng.usize(1..12)).map(|_| rng.usize(0..NODES)).collect()),
+            10..12 => Act::Burst(*pick(rng, &[2, 5, 30, 100])),
+            12..14 => Act::WriteShared(rng.usize(0..SHARED), rng.usize(0..NODES)),
+            14 => Act::ReadTree(rng.usize(0..SHARED)),
+            15..20 => {
+                let body = match rng.u8(0..5) {
+                    0 => Body::Fail,
+                    1 => Body::Slow(rng.u64(1..40)),
+                    _ => Body::Commit,
+                };
+                Act::Transaction((0..rng.usize(0..3)).map(|_| rng.usize(0..NODES)).collect(), body)
+            }
+            20..23 => Act::Watch(rng.usize(0..SHARED)),
+            23..25 => Act::Drain(rng.u64(0..30)),
+            25 => Act::Unwatch,
+            26 => Act::WaitFor(rng.usize(0..FLAGS)),
+            27 => Act::Oversized,
+            _ => Act::Clone(rng.usize(0..NODES)),
+        };
+        let give_up = match rng.u8(0..8) {
+            0 => Some(GiveUp::Polls(rng.u32(0..4))),
+            1 => {
+                let most = *pick(rng, &[10, 40, 500]);
+                Some(GiveUp::After(rng.u64(0..most)))
+            }
+            _ => None,
+        };
+        let pause = if rng.bool() { 0 } else { rng.u64(0..150) };
+        Self { pause, act, give_up }
+    }
+}
+
+impl Change {
+    fn new(rng: &mut Rng) -> Self {
+        let directory = rng.usize(0..SHARED);
+        let deed = match rng.u8(0..8) {
+            0 => Deed::Remove(directory),
+            _ => Deed::Write(directory, rng.usize(0..NODES)),
+        };
+        Self { at: rng.u64(0..STORM), deed }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { guest, pipe, latency, config } = &self.settings;
+        let of = if *guest { "a guest" } else { "domain 0" };
+        writeln!(f, "  a client of {of}, deadline {:?}, {:?},", config.deadline, config.reconnect)?;
+        writeln!(
+            f,
+            "  window {}, backlog {}, transactions {}, attempts {}, pipe {pipe} bytes, latency {latency} ms",
+            config.window, config.watch_backlog, config.transactions, config.retry.attempts
+        )?;
+        for fault in &self.faults {
+            writeln!(f, "  fault {fault}")?;
+        }
+        for Change { at, deed } in &self.changes {
+            match deed {
+                Deed::Write(directory, node) => {
+                    writeln!(f, "  at {at} ms: others write {}", shared_node(*directory, *node))?;
+                }
+                Deed::Remove(directory) => writeln!(f, "  at {at} ms: others remove {}", shared(*directory))?,
+                Deed::WriteCrowd(node) => writeln!(f, "  at {at} ms: others write {}", crowd(*node))?,
+                Deed::RemoveCrowd => writeln!(f, "  at {at} ms: others remove {}", crowds())?,
+                Deed::WriteBeside => {
+                    writeln!(f, "  at {at} ms: others write {CROWD} nodes beside the crowd")?;
+                }
+            }
+        }
+        for (number, at) in self.flags.iter().enumerate() {
+            writeln!(f, "  at {at} ms: others write {}", flag(number))?;
+        }
+        let crowd = |follower: &&Follower| matches!(follower.followed, Followed::Crowd(_));
+        for Follower { from, followed } in self.followers.iter().filter(|follower| !crowd(follower)) {
+            writeln!(f, "  from {from} ms: {followed:?} is followed")?;
+        }
+        if let Some(Follower { from, .. }) = self.followers.iter().find(crowd) {
+            let count = self.followers.iter().filter(crowd).count();
+            writeln!(f, "  from {from} ms: {count} nodes below {} are followed", crowds())?;
+        }
+        for Worker { number, steps } in &self.workers {
+            writeln!(f, "  worker {number}")?;
+            for Step { pause, act, give_up } in steps {
+                write!(f, "    after {pause} ms: {act:?}")?;
+                match give_up {
+                    None => writeln!(f)?,
+                    Some(GiveUp::Polls(polls)) => writeln!(f, ", dropped after {polls} polls")?,
+                    Some(GiveUp::After(ms)) => writeln!(f, ", dropped after {ms} ms")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

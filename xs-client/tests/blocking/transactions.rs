@@ -1,0 +1,145 @@
+//! Transactions: committed, aborted, in conflict, late.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use xs_client::{Config, DomId, Error, Op, Reply, Retry, TxId};
+
+use crate::support::{Peer, SHORT, Served, path, patient, timed_out};
+
+#[test]
+fn what_a_transaction_does_is_seen_outside_after_its_commit() {
+    let served = Served::new();
+    let client = served.connect();
+    let node = path("/a/b");
+    let result = client.transaction(|tx| {
+        tx.write(&node, "1")?;
+        assert_eq!(tx.read(&node)?, "1");
+        assert_eq!(client.read_opt(&node)?, None);
+        Ok::<_, Error>("done")
+    });
+    assert_eq!(result.unwrap(), "done");
+    assert_eq!(client.read(&node).unwrap(), "1");
+}
+
+#[test]
+fn a_failure_aborts_and_is_the_outcome() {
+    #[derive(Debug, PartialEq)]
+    enum Mine {
+        Reason(&'static str),
+        Store,
+    }
+    impl From<Error> for Mine {
+        fn from(_: Error) -> Self {
+            Self::Store
+        }
+    }
+    let served = Served::new();
+    let (client, proxy) = served.watched(DomId::DOM0, patient());
+    let node = path("/a");
+    let failed = client.transaction(|tx| {
+        tx.write(&node, "1")?;
+        Err::<(), _>(Mine::Reason("no"))
+    });
+    assert_eq!(failed, Err(Mine::Reason("no")));
+    let failed = client.transaction(|tx| Ok::<_, Mine>(tx.read(&path("/none")).map(drop)?));
+    assert_eq!(failed, Err(Mine::Store));
+    assert_eq!(client.read_opt(&node).unwrap(), None);
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
+    assert!(proxy.commits().is_empty());
+}
+
+/// A guest may have ten open. If panics left them, the eleventh would be refused.
+#[test]
+fn a_panic_aborts_on_the_server() {
+    let served = Served::new();
+    served.store.introduce(DomId(1));
+    let (guest, proxy) = served.watched(DomId(1), patient());
+    for _ in 0..20 {
+        let transaction = || {
+            guest.transaction(|tx| -> Result<(), Error> {
+                tx.read(&path("/local")).unwrap_err();
+                panic!("as it should");
+            })
+        };
+        catch_unwind(AssertUnwindSafe(transaction)).unwrap_err();
+    }
+    guest.transaction(|_| Ok::<_, Error>(())).unwrap();
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 21);
+    assert_eq!(proxy.commits().len(), 1);
+}
+
+#[test]
+fn conflicts_are_tried_again_and_no_increment_is_lost() {
+    let served = Served::new();
+    let runs = AtomicU32::new(0);
+    let node = path("/counter");
+    served.connect().write(&node, "0").unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let (client, node, runs) = (served.connect(), &node, &runs);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let increment = client.transaction(|tx| {
+                        runs.fetch_add(1, Ordering::Relaxed);
+                        let count: u32 = String::from_utf8_lossy(&tx.read(node)?).parse().unwrap();
+                        tx.write(node, (count + 1).to_string())
+                    });
+                    increment.unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(served.connect().read(&node).unwrap(), "20");
+    assert!(runs.into_inner() >= 20);
+}
+
+#[test]
+fn attempts_are_bounded() {
+    let served = Served::new();
+    let retry = Retry { attempts: 5, max_pause: Duration::from_millis(1), ..Retry::default() };
+    let (client, proxy) = served.watched(DomId::DOM0, Config { retry, ..patient() });
+    let node = path("/a");
+    proxy.conflict(usize::MAX);
+    let error = client.transaction(|tx| tx.write(&node, "1")).unwrap_err();
+    assert!(matches!(error, Error::Contended { attempts: 5, .. }), "{error}");
+    assert_eq!(proxy.commits().len(), 5);
+    proxy.conflict(3);
+    client.transaction(|tx| tx.write(&node, "1")).unwrap();
+    let stats = client.stats();
+    assert_eq!((stats.transactions, stats.conflicts), (5 + 4, 5 + 3));
+}
+
+/// Whoever wanted it is gone when it is begun at last.
+#[test]
+fn a_transaction_that_begins_too_late_is_aborted() {
+    let (client, mut peer) = Peer::new(patient());
+    timed_out(client.with_deadline(SHORT).transaction(|_| Ok::<_, Error>(())));
+    let start = peer.next().unwrap();
+    peer.answer(&start, &Reply::Transaction(TxId(7)));
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| client.read(&path("/x")));
+        let read = peer.next().unwrap();
+        let abort = peer.next().unwrap();
+        assert_eq!((abort.op, abort.tx_id, &abort.payload[..]), (Op::TRANSACTION_END, TxId(7), &b"F\0"[..]));
+        peer.answer(&read, &Reply::Value("x".into()));
+        reading.join().unwrap().unwrap();
+    });
+}
+
+/// Nobody knows whether the commit was carried out: an abort behind it changes nothing if it was.
+#[test]
+fn a_commit_that_takes_too_long_is_followed_by_an_abort() {
+    let (client, mut peer) = Peer::new(patient());
+    thread::scope(|scope| {
+        let hasty = client.with_deadline(Duration::from_millis(200));
+        let committing = scope.spawn(move || timed_out(hasty.transaction(|_| Ok::<_, Error>(()))));
+        let start = peer.next().unwrap();
+        peer.answer(&start, &Reply::Transaction(TxId(7)));
+        let ends: Vec<_> = peer.requests(2).into_iter().map(|end| (end.tx_id, end.payload)).collect();
+        assert_eq!(ends, [(TxId(7), "T\0".into()), (TxId(7), "F\0".into())]);
+        committing.join().unwrap();
+    });
+}

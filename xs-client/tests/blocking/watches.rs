@@ -1,0 +1,141 @@
+//! Watches, and waiting for what the store says.
+
+use std::thread;
+use std::time::Duration;
+
+use xs_client::{DomId, Error, Op, Path};
+
+use crate::support::{LONG, SHORT, Served, path, patient};
+
+#[test]
+fn a_watch_tells_of_changes_of_another_connection() {
+    let served = Served::new();
+    let (client, writer) = (served.connect(), served.connect());
+    let mut watch = client.watch(&path("/w")).unwrap();
+    assert_eq!(watch.path(), &path("/w"));
+    let initial = watch.changed(LONG).unwrap().unwrap();
+    assert!(initial.paths.contains(&path("/w")));
+    assert!(watch.changed(Duration::ZERO).unwrap().is_none());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| watch.changed(LONG).unwrap().unwrap());
+        writer.write(&path("/w/below"), "1").unwrap();
+        assert!(waiting.join().unwrap().paths.contains(&path("/w/below")));
+    });
+    assert!(watch.changed(SHORT).unwrap().is_none());
+}
+
+/// One that takes no time takes what has come.
+#[test]
+fn a_look_without_waiting_takes_what_has_come() {
+    let served = Served::new();
+    let client = served.connect();
+    let mut watch = client.watch(&path("/w")).unwrap();
+    watch.changed(LONG).unwrap().unwrap();
+    client.write(&path("/w"), "1").unwrap();
+    // The event comes before or behind this reply, and is read with it or by the look.
+    client.read(&path("/w")).unwrap();
+    assert!(watch.changed(Duration::ZERO).unwrap().is_some());
+}
+
+#[test]
+fn a_dropped_watch_is_removed_with_the_last_of_its_path() {
+    let served = Served::new();
+    let (client, proxy) = served.watched(DomId::DOM0, patient());
+    let node = path("/w");
+    let (one, mut two) = (client.watch(&node).unwrap(), client.watch(&node).unwrap());
+    drop(one);
+    client.write(&node, "1").unwrap();
+    assert_eq!((proxy.count(Op::WATCH), proxy.count(Op::UNWATCH)), (1, 0));
+    assert!(two.changed(LONG).unwrap().is_some());
+    drop(two);
+    client.write(&node, "1").unwrap();
+    assert_eq!((proxy.count(Op::WATCH), proxy.count(Op::UNWATCH)), (1, 1));
+    assert_eq!(client.stats().watches, 0);
+}
+
+#[test]
+fn a_watch_with_a_depth_tells_of_nothing_deeper() {
+    let served = Served::new();
+    let client = served.connect();
+    let mut watch = client.watch_depth(&path("/w"), 1).unwrap();
+    watch.changed(LONG).unwrap().unwrap();
+    client.write(&path("/w/a"), "1").unwrap();
+    client.write(&path("/w/a/b"), "1").unwrap();
+    let mut told = Vec::new();
+    while let Some(changes) = watch.changed(SHORT).unwrap() {
+        told.extend(changes.paths);
+    }
+    told.dedup();
+    assert_eq!(told, [path("/w/a")]);
+}
+
+#[test]
+fn a_watch_that_the_store_refuses_fails() {
+    let served = Served::new();
+    served.store.introduce(DomId(1));
+    let (guest, _proxy) = served.watched(DomId(1), patient());
+    let watches: Result<Vec<_>, _> =
+        (0..1000).map(|number| guest.watch(&path(format!("/w/{number}")))).collect();
+    assert!(watches.unwrap_err().is_quota());
+    assert_eq!(guest.stats().in_flight, 0);
+}
+
+#[test]
+fn a_wait_ends_when_the_store_says_so() {
+    let served = Served::new();
+    let (client, writer) = (served.connect(), served.connect());
+    let (state, list) = (path("/state"), path("/list"));
+    let found = thread::scope(|scope| {
+        scope.spawn(|| {
+            for value in ["1", "2", "3", "4"] {
+                writer.write(&state, value).unwrap();
+            }
+            writer.write(&path("/list/0"), "").unwrap();
+        });
+        client.wait_for(LONG, |look| {
+            let there = !look.directory(&list)?.is_empty();
+            Ok::<_, Error>(look.read(&state)?.filter(|value| there && value == "4"))
+        })
+    });
+    assert_eq!(found.unwrap(), "4");
+    client.read(&state).unwrap();
+    assert_eq!(client.stats().watches, 0, "no watch is left");
+}
+
+#[test]
+fn what_is_read_no_more_is_watched_no_more() {
+    let served = Served::new();
+    let (client, proxy) = served.watched(DomId::DOM0, patient());
+    let writer = served.connect();
+    writer.write(&path("/which"), "a").unwrap();
+    let mut looks = 0;
+    let found = client.wait_for(LONG, |look| {
+        looks += 1;
+        let which = look.read(&path("/which"))?.unwrap();
+        let value = look.read(&path(format!("/{}", String::from_utf8_lossy(&which))))?;
+        match looks {
+            1 => writer.write(&path("/which"), "b")?,
+            _ if which == "b" && value.is_none() => writer.write(&path("/b"), "v")?,
+            _ => {}
+        }
+        Ok::<_, Error>(value)
+    });
+    assert_eq!(found.unwrap(), "v");
+    client.read(&path("/b")).unwrap();
+    assert_eq!((proxy.count(Op::WATCH), proxy.count(Op::UNWATCH)), (3, 3));
+}
+
+#[test]
+fn a_wait_in_vain_says_where_it_looked() {
+    let served = Served::new();
+    let client = served.connect();
+    let error = client
+        .wait_for(SHORT, |look| {
+            look.directory(&path("/d"))?;
+            look.read(&path("/never")).map(|value| value.map(drop))
+        })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "not satisfied within 20ms by what the store says at /d, /never");
+    let fail = |_: &mut _| "//".parse::<Path>().map(Some).map_err(Error::from);
+    assert!(matches!(client.wait_for(LONG, fail), Err(Error::Path(_))));
+}
