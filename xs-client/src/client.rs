@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{Instrument, trace_span};
 use xs_proto::{Op, Path};
 
 use crate::driver;
@@ -126,7 +127,8 @@ impl Client {
             self.handle.send(Command::Watch { watcher, reply }).await?;
             answer.await.map_err(|_| self.handle.ended())?
         };
-        self.within(self.until(), Op::WATCH, Some(watch.path()), call).await?;
+        let span = trace_span!("watch", path = watch.path().as_str(), depth = watch.watcher.depth);
+        self.within(self.until(), Op::WATCH, Some(watch.path()), call).instrument(span).await?;
         Ok(watch)
     }
 }

@@ -120,6 +120,7 @@ impl Driver {
         // Nobody waits for the last answers, so a store that never gives them is left in the end.
         let mut end = Instant::now();
         let mut batch = Vec::new();
+        let mut moved = std::time::Instant::now();
         loop {
             self.do_chores();
             self.connection.fill(self.window);
@@ -131,6 +132,7 @@ impl Driver {
                 return Ok(());
             }
             let room = self.window.saturating_sub(self.connection.in_flight());
+            let spins = self.connection.in_flight() > 0 && moved.elapsed() < self.link.config.spin;
             // Sending comes first, and cannot keep from reading: only replies make room for more of
             // it. The other way round, a store with many events could keep from sending. Every
             // branch may be dropped without losing bytes or commands.
@@ -138,6 +140,7 @@ impl Driver {
                 biased;
                 written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
                     Ok(count @ 1..) => {
+                        moved = std::time::Instant::now();
                         self.link.counters.bytes_sent.add(count);
                         self.connection.output().advance(count);
                     }
@@ -161,6 +164,7 @@ impl Driver {
                     Err(error) => return Err(lost(&error.into())),
                 },
                 () = self.link.chores.notify.notified() => {}
+                () = tokio::task::yield_now(), if spins => {}
                 () = sleep_until(end), if clients_gone => return Ok(()),
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
-use tracing::debug;
+use tracing::{Instrument, debug, debug_span};
 use xs_proto::{ErrorCode, Op, Request};
 
 use crate::handle::{Command, Open};
@@ -93,9 +93,13 @@ impl Client {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
             let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
-            let transaction = Transaction::start(self).await?;
-            let outcome = body(transaction.clone()).await?;
-            let ended = transaction.end(true).await;
+            let span = debug_span!("transaction", attempt);
+            let tried = async {
+                let transaction = Transaction::start(self).await?;
+                let outcome = body(transaction.clone()).await?;
+                Ok::<_, E>((outcome, transaction.end(true).await))
+            };
+            let (outcome, ended) = tried.instrument(span).await?;
             drop(turn);
             match ended {
                 Ok(()) => return Ok(outcome),

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use tracing::debug;
 use xs_proto::{Path, Token};
 
 use crate::queue::Kept;
@@ -88,7 +89,10 @@ impl Told {
         match kept {
             Kept::New => {}
             Kept::Coalesced => self.coalesced += 1,
-            Kept::Overflowed => self.overflows += 1,
+            Kept::Overflowed => {
+                debug!(path = %watcher.path, backlog, "a watcher has not looked for long");
+                self.overflows += 1;
+            }
         }
     }
 }
@@ -273,6 +277,7 @@ impl Watches {
         let ancestors = share::ancestors(paths).into_iter().filter_map(|above| Path::new(above).ok());
         for path in ancestors.collect::<Vec<_>>() {
             if !self.shared.contains_key(&path) {
+                debug!(%path, "one watch takes the place of those below it");
                 self.serve_below(path, Box::default());
             }
         }
@@ -409,6 +414,7 @@ impl Watches {
         }
         let useful = self.told.changes > before;
         if below.successors.is_none() && below.trial.fails(useful, below.watchers) {
+            debug!(path = %watch.path, "each path gets a watch of its own again");
             let successors = self.split(token);
             if let Some(below) = self.below(token) {
                 below.successors = Some(successors);

@@ -114,7 +114,13 @@ async fn a_batch_may_be_longer_than_the_window() {
 /// comes at last, disturbs nobody.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_expires() {
-    let (client, mut peer) = Peer::new(Config::default());
+    for spin in [Duration::ZERO, Duration::from_millis(1)] {
+        a_deadline_expires_with(Config { spin, ..Config::default() }).await;
+    }
+}
+
+async fn a_deadline_expires_with(config: Config) {
+    let (client, mut peer) = Peer::new(config);
     let begun = Instant::now();
     let error = client.read(&path("/x")).await.unwrap_err();
     assert_eq!(begun.elapsed().as_secs(), 10);
