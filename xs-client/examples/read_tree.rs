@@ -21,7 +21,8 @@ async fn main() -> Result<(), Error> {
         return Ok(());
     };
     for (path, node) in tree.nodes() {
-        println!("{root}/{path} = {:?}", String::from_utf8_lossy(&node.value));
+        let slash = if path.is_empty() { "" } else { "/" };
+        println!("{root}{slash}{path} = {:?}", String::from_utf8_lossy(&node.value));
     }
     // Parts of it need no more requests.
     if let Some(state) = tree.value("1/device/vif/0/state") {

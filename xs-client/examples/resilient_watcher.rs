@@ -5,17 +5,15 @@
 //!     cargo run -p xs-client --example resilient_watcher -- SOCKET    until it is ended
 
 use std::env;
+use std::error::Error;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
-use tokio::time::sleep;
+use tokio::{net::UnixListener, time::sleep};
 use xs_client::{Client, Config, Path, UnixSocket};
 use xs_store::Store;
 
-type Result = std::result::Result<(), Box<dyn std::error::Error>>;
-
 #[tokio::main]
-async fn main() -> Result {
+async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(socket) = env::args().nth(1) {
         return watch(UnixSocket::new(socket)).await;
     }
@@ -28,7 +26,7 @@ async fn main() -> Result {
     }
 }
 
-async fn watch(socket: UnixSocket) -> Result {
+async fn watch(socket: UnixSocket) -> Result<(), Box<dyn Error>> {
     let path: Path = "/local/domain/1/name".parse()?;
     let client = Client::connect_with(socket, Config::default()).await?;
     let mut lifecycle = client.lifecycle();
@@ -46,7 +44,7 @@ async fn watch(socket: UnixSocket) -> Result {
 }
 
 /// A store, and after it another one in its place, which knows nothing of the first.
-async fn serve_twice(socket: &std::path::Path) -> Result {
+async fn serve_twice(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
     for name in ["first", "second"] {
         let listener = UnixListener::bind(socket)?;
         let serving = tokio::spawn(async move { Store::new().serve(listener).await });

@@ -127,7 +127,7 @@ impl Client {
             self.handle.send(Command::Watch { watcher, reply }).await?;
             answer.await.map_err(|_| self.handle.ended())?
         };
-        let span = trace_span!("watch", path = watch.path().as_str(), depth = watch.watcher.depth);
+        let span = trace_span!("watch", path = watch.path().as_str(), depth = watch.watcher.depth());
         self.within(self.until(), Op::WATCH, Some(watch.path()), call).instrument(span).await?;
         Ok(watch)
     }

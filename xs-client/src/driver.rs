@@ -205,7 +205,7 @@ impl Driver {
             // A watcher that is gone already has left its chore already.
             Command::Watch { reply, .. } if reply.is_closed() => {}
             Command::Watch { watcher, reply } => {
-                trace!(path = %watcher.path, depth = watcher.depth, "watch");
+                trace!(path = %watcher.path, depth = watcher.depth(), "watch");
                 self.connection.watch(&watcher, Waiter::Call(reply));
             }
         }

@@ -1,6 +1,7 @@
 //! One who watches a path: what it wants to hear of, and where that goes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use xs_proto::Path;
@@ -12,10 +13,16 @@ use crate::queue::{Changes, Kept, Queue};
 #[derive(Debug)]
 pub(crate) struct Watcher {
     pub(crate) path: Path,
-    /// How many levels below the path it wants to hear of; all of them without.
-    pub(crate) depth: Option<u32>,
+    /// How many levels below the path it wants to hear of.
+    depth: u32,
+    /// The token of the watch that the server has for it. There may be ten thousand watchers, so it
+    /// is here and not in a table of the connection's, which alone looks at it.
+    token: AtomicU32,
     told: Told,
 }
+
+/// As many levels as there are.
+const ALL: u32 = u32::MAX;
 
 #[derive(Debug)]
 enum Told {
@@ -25,12 +32,31 @@ enum Told {
 }
 
 impl Watcher {
+    /// One that is told of changes so many levels below its path, or of all.
     pub(crate) fn new(path: &Path, depth: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { path: path.detached(), depth, told: Told::Alone(Queue::default()) })
+        Self::telling(path, depth.unwrap_or(ALL), Told::Alone(Queue::default()))
     }
 
     pub(crate) fn together(path: &Path, queue: Arc<Queue>) -> Arc<Self> {
-        Arc::new(Self { path: path.detached(), depth: None, told: Told::Together(queue) })
+        Self::telling(path, ALL, Told::Together(queue))
+    }
+
+    fn telling(path: &Path, depth: u32, told: Told) -> Arc<Self> {
+        Arc::new(Self { path: path.detached(), depth, token: AtomicU32::default(), told })
+    }
+
+    /// All levels without.
+    pub(crate) fn depth(&self) -> Option<u32> {
+        Some(self.depth).filter(|depth| *depth != ALL)
+    }
+
+    /// 0 at first.
+    pub(crate) fn token(&self) -> u32 {
+        self.token.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_token(&self, token: u32) {
+        self.token.store(token, Ordering::Relaxed);
     }
 
     fn queue(&self) -> &Queue {
@@ -42,7 +68,7 @@ impl Watcher {
 
     /// Whether an event of a path at or below its own is deeper than it wants to know.
     fn ignores(&self, below: &Path) -> bool {
-        let Some(depth) = self.depth else { return false };
+        let Some(depth) = self.depth() else { return false };
         let levels = |path: &Path| path.names().count();
         levels(below).saturating_sub(levels(&self.path)) > depth as usize
     }

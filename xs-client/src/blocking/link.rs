@@ -337,7 +337,7 @@ impl State {
                 self.connection.call(&request, tx, waiter);
             }
             Command::Watch(watcher) => {
-                trace!(path = %watcher.path, depth = watcher.depth, "watch");
+                trace!(path = %watcher.path, depth = watcher.depth(), "watch");
                 self.connection.watch(&watcher, waiter);
             }
         }

@@ -64,7 +64,9 @@ impl Stream {
     /// Connects to a Unix socket. A daemon's backlog is one, and connecting waits while it is full.
     pub(super) fn connect(path: &FsPath, deadline: Duration) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(deadline))?;
+        // 0 would be no timeout.
+        let timeout = deadline.clamp(Duration::from_millis(1), Duration::from_secs(24 * 3600));
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(timeout))?;
         match connect(&socket, &SocketAddrUnix::new(path)?) {
             Ok(()) => Self::new(socket, deadline),
             Err(Errno::AGAIN) => {

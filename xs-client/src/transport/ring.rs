@@ -94,7 +94,7 @@ pub struct Ring<P, E> {
 }
 
 impl<P: Deref<Target = Page> + Send + Sync + 'static, E: Events> Ring<P, E> {
-    /// A page, as an [`xs_proto::ring::Mapping`] for example, and its event channel.
+    /// A page, such as a `Mapping` of `xs_proto::ring` (its feature `map`), and its event channel.
     pub fn new(page: P, events: E) -> Self {
         Self { page: Shared(Arc::new(page)), events: Arc::new(events) }
     }

@@ -1,12 +1,11 @@
-//! The watchers of a connection in the order of their paths, each with the token of the server's
-//! watch that serves it.
+//! The watchers of a connection in the order of their paths.
 //!
 //! In this order everything below a path stands together. The watchers are their own keys, so
 //! that ten thousand of them take little more than what they are.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -80,31 +79,31 @@ impl Ord for Entry {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Local(BTreeMap<Entry, u32>);
+pub(super) struct Local(BTreeSet<Entry>);
 
 impl Local {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    pub(super) fn insert(&mut self, watcher: Arc<Watcher>, token: u32) {
-        self.0.insert(Entry(watcher), token);
+    pub(super) fn insert(&mut self, watcher: Arc<Watcher>) {
+        self.0.insert(Entry(watcher));
     }
 
-    /// Removes a watcher, and returns the token that served it.
-    pub(super) fn remove(&mut self, watcher: &Arc<Watcher>) -> Option<u32> {
+    /// Removes a watcher; says whether it was there.
+    pub(super) fn remove(&mut self, watcher: &Arc<Watcher>) -> bool {
         let place = (watcher.path.as_str(), Arc::as_ptr(watcher).addr());
         self.0.remove(&place as &dyn Place)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<Watcher>, u32)> {
-        self.0.iter().map(|(Entry(watcher), token)| (watcher, *token))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.0.iter().map(|Entry(watcher)| watcher)
     }
 
     /// The watchers of a path.
-    pub(super) fn at(&self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, u32)> {
+    pub(super) fn at(&self, path: &str) -> impl Iterator<Item = &Arc<Watcher>> {
         let range = self.0.range::<dyn Place, _>(span(&(path, 0), &(path, usize::MAX)));
-        range.map(|(Entry(watcher), token)| (watcher, *token))
+        range.map(|Entry(watcher)| watcher)
     }
 
     /// Goes through the watchers of a path and of its ancestors below `root`.
@@ -116,7 +115,7 @@ impl Local {
         while at.len() > root.len() {
             let end = (at, usize::MAX);
             let range = (Bound::Unbounded, Bound::Excluded(&end as &dyn Place));
-            let mut before = self.0.range::<dyn Place, _>(range).map(|(Entry(watcher), _)| watcher).rev();
+            let mut before = self.0.range::<dyn Place, _>(range).map(|Entry(watcher)| watcher).rev();
             let last = before.find(|watcher| {
                 let found = *watcher.path == *at;
                 if found {
@@ -132,21 +131,10 @@ impl Local {
     }
 
     /// The watchers of paths below a path.
-    pub(super) fn below(&self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, &u32)> {
+    pub(super) fn below(&self, path: &str) -> impl Iterator<Item = &Arc<Watcher>> {
         let [first, last] = bounds(path);
         let range = self.0.range::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)));
-        range.map(|(Entry(watcher), token)| (watcher, token))
-    }
-
-    /// The same, to change the tokens.
-    pub(super) fn below_mut(&mut self, path: &str) -> impl Iterator<Item = (&Arc<Watcher>, &mut u32)> {
-        let [first, last] = bounds(path);
-        let range = self.0.range_mut::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)));
-        range.map(|(Entry(watcher), token)| (watcher, token))
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<Watcher>, &mut u32)> {
-        self.0.iter_mut().map(|(Entry(watcher), token)| (watcher, token))
+        range.map(|Entry(watcher)| watcher)
     }
 }
 
@@ -186,11 +174,11 @@ mod tests {
             let mut local = Local::default();
             for path in &all {
                 for _ in 0..rng.u8(0..8).saturating_sub(5) {
-                    local.insert(Watcher::new(&Path::new(path).unwrap(), None), 1);
+                    local.insert(Watcher::new(&Path::new(path).unwrap(), None));
                 }
             }
             let watched = |wanted: &dyn Fn(&Path) -> bool| {
-                let all = local.iter().map(|(watcher, _)| watcher.path.to_string());
+                let all = local.iter().map(|watcher| watcher.path.to_string());
                 all.filter(|path| wanted(&Path::new(path).unwrap())).collect::<Vec<_>>()
             };
             for (path, root) in all.iter().map(|path| (path, "/a")).chain(all.iter().map(|path| (path, ""))) {
@@ -201,8 +189,7 @@ mod tests {
                 let wanted =
                     |other: &Path| path.is_within(other) && other.len() > root.len() && **other != *"/";
                 assert_eq!(above, watched(&|other| wanted(other) || (path == *other && root.is_empty())));
-                let below: Vec<String> =
-                    local.below(&path).map(|(watcher, _)| watcher.path.to_string()).collect();
+                let below: Vec<String> = local.below(&path).map(|watcher| watcher.path.to_string()).collect();
                 assert_eq!(below, watched(&|other| other.is_within(&path) && *other != path));
             }
         }

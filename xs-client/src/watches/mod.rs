@@ -148,7 +148,7 @@ impl Watches {
 
     /// Whether nobody watches and nothing is left to do.
     pub(crate) fn is_idle(&self) -> bool {
-        self.local.len() == 0 && self.todo.is_empty()
+        self.local.is_empty() && self.todo.is_empty()
     }
 
     pub(crate) fn todo(&mut self) -> Option<Todo> {
@@ -190,32 +190,38 @@ impl Watches {
 
     /// Adds a watcher to a watch of its path, or makes one.
     fn add_to_path(&mut self, watcher: &Arc<Watcher>) -> Added {
-        let Watcher { path, depth, .. } = &**watcher;
-        let same = self.local.at(path).map(|(_, token)| token).find(|token| match self.server.get(token) {
-            Some(watch) => watch.depth == *depth && matches!(watch.serves, Serves::Path(_)),
+        let (path, depth) = (&watcher.path, watcher.depth());
+        let tokens = self.local.at(path).map(|watcher| watcher.token());
+        let same = tokens.into_iter().find(|token| match self.server.get(token) {
+            Some(watch) => watch.depth == depth && matches!(watch.serves, Serves::Path(_)),
             None => false,
         });
-        if let Some(token) = same
+        let (token, added) = if let Some(token) = same
             && let Some(watch) = self.server.get_mut(&token)
             && let Serves::Path(watchers) = &mut watch.serves
         {
             watchers.push(watcher.clone());
-            let added = if watch.confirmed { Added::Fire } else { Added::Wait(token) };
-            self.local.insert(watcher.clone(), token);
-            return added;
-        }
-        let token = self.serve(path, *depth, Serves::Path(vec![watcher.clone()]));
-        self.local.insert(watcher.clone(), token);
-        Added::Register(token)
+            (token, if watch.confirmed { Added::Fire } else { Added::Wait(token) })
+        } else {
+            let token = self.serve(path, depth, Serves::Path(vec![watcher.clone()]));
+            (token, Added::Register(token))
+        };
+        watcher.set_token(token);
+        added
     }
 
     pub(crate) fn add(&mut self, watcher: &Arc<Watcher>) -> Added {
-        let Some(token) = self.shared_above(&watcher.path) else { return self.add_to_path(watcher) };
-        if let Some(below) = self.below(token) {
-            below.watchers += 1;
-        }
-        self.local.insert(watcher.clone(), token);
-        Added::Fire
+        let added = if let Some(token) = self.shared_above(&watcher.path) {
+            if let Some(below) = self.below(token) {
+                below.watchers += 1;
+            }
+            watcher.set_token(token);
+            Added::Fire
+        } else {
+            self.add_to_path(watcher)
+        };
+        self.local.insert(watcher.clone());
+        added
     }
 
     /// Tells one watcher that its path has changed.
@@ -225,7 +231,10 @@ impl Watches {
 
     /// Removes a watcher; the path and token to send in UNWATCH if it was the last of its watch.
     pub(crate) fn remove(&mut self, watcher: &Arc<Watcher>) -> Option<(Path, Token)> {
-        let token = self.local.remove(watcher)?;
+        if !self.local.remove(watcher) {
+            return None;
+        }
+        let token = watcher.token();
         match &mut self.server.get_mut(&token)?.serves {
             Serves::Path(watchers) => {
                 watchers.retain(|other| !Arc::ptr_eq(other, watcher));
@@ -294,7 +303,7 @@ impl Watches {
 
     /// The watch of an ancestor is there: it takes the place of those below it.
     fn gather(&mut self, shared: u32, path: &Path) {
-        let tokens: HashSet<u32> = self.local.below(path).map(|(_, token)| *token).collect();
+        let tokens: HashSet<u32> = self.local.below(path).map(|watcher| watcher.token()).collect();
         for token in tokens {
             if self.server.get(&token).is_some_and(|watch| watch.confirmed && !watch.path.is_special()) {
                 self.hand_over(token, shared);
@@ -322,7 +331,7 @@ impl Watches {
                 // Its initial event will find nobody.
                 self.fire(&watcher);
             }
-            self.local.insert(watcher, shared);
+            watcher.set_token(shared);
         }
         if let Some((path, token)) = self.drop_watch(from) {
             self.todo.push_back(Todo::Unwatch(path, token));
@@ -337,8 +346,8 @@ impl Watches {
         };
         below.watchers = 0;
         let path = path.clone();
-        let served = self.local.below(&path).filter(|(_, token)| **token == shared);
-        let served: Vec<Arc<Watcher>> = served.map(|(watcher, _)| watcher.clone()).collect();
+        let served = self.local.below(&path).filter(|watcher| watcher.token() == shared);
+        let served: Vec<Arc<Watcher>> = served.cloned().collect();
         self.register(served)
     }
 
@@ -409,7 +418,7 @@ impl Watches {
         let before = self.told.changes;
         let (told, backlog) = (&mut self.told, self.backlog);
         self.local.upwards(path, &watch.path, |watcher| told.tell(watcher, path, backlog));
-        for (watcher, _) in self.local.below(path) {
+        for watcher in self.local.below(path) {
             self.told.tell(watcher, &watcher.path, self.backlog);
         }
         let useful = self.told.changes > before;
@@ -427,30 +436,28 @@ impl Watches {
     pub(crate) fn lose(&mut self) {
         self.server.clear();
         self.todo.clear();
-        self.local.iter_mut().for_each(|(_, token)| *token = NONE);
+        self.local.iter().for_each(|watcher| watcher.set_token(NONE));
     }
 
     /// There is a new connection: everything is to be watched again.
     pub(crate) fn restore(&mut self) {
         // The deepest ancestors first.
         for path in std::mem::take(&mut self.shared).into_keys().rev() {
-            let served = |token: u32| token == NONE;
-            let watchers = self.local.below(&path).filter(|(_, token)| served(**token)).count();
-            if watchers == 0 {
+            let unserved = self.local.below(&path).filter(|watcher| watcher.token() == NONE);
+            let unserved: Vec<Arc<Watcher>> = unserved.cloned().collect();
+            if unserved.is_empty() {
                 continue;
             }
-            let below = Below { watchers, initial_is_news: true, ..Below::default() };
-            let token = self.serve_below(path.clone(), Box::new(below));
-            let unserved = self.local.below_mut(&path).filter(|(_, token)| served(**token));
-            unserved.for_each(|(_, serving)| *serving = token);
+            let below = Below { watchers: unserved.len(), initial_is_news: true, ..Below::default() };
+            let token = self.serve_below(path, Box::new(below));
+            unserved.iter().for_each(|watcher| watcher.set_token(token));
         }
-        let alone = self.local.iter().filter(|(_, token)| *token == NONE);
-        let alone = alone.map(|(watcher, _)| watcher.clone()).collect();
+        let alone = self.local.iter().filter(|watcher| watcher.token() == NONE).cloned().collect();
         self.register(alone);
     }
 
     /// There will be no connection again: no watcher has anything more to wait for.
     pub(crate) fn watchers(&self) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.local.iter().map(|(watcher, _)| watcher)
+        self.local.iter()
     }
 }

@@ -212,7 +212,11 @@ fn a_tree_has_a_limit() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_told() {
+fn a_store_is_reached_by_its_socket_or_the_error_says_why() {
+    let served = Served::new();
+    for deadline in [Duration::ZERO, Duration::MAX] {
+        served.try_connect(Config { deadline, ..Config::default() }).unwrap();
+    }
     let error = Client::connect_unix("/none/socket", patient()).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -54,7 +54,11 @@ impl Served {
 
     /// A connection by the socket.
     pub(crate) fn connect(&self) -> Client {
-        Client::connect_unix(self.folder.path().join("socket"), patient()).unwrap()
+        self.try_connect(patient()).unwrap()
+    }
+
+    pub(crate) fn try_connect(&self, config: Config) -> Result<Client, Error> {
+        Client::connect_unix(self.folder.path().join("socket"), config)
     }
 
     /// A connection for a domain, with a man in the middle.

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use xs_client::{DomId, Error, Op, Path};
+use xs_client::{DomId, Error, Op, Path, Request};
 
 use crate::support::{LONG, SHORT, Served, path, patient};
 
@@ -77,7 +77,8 @@ fn a_watch_that_the_store_refuses_fails() {
     let watches: Result<Vec<_>, _> =
         (0..1000).map(|number| guest.watch(&path(format!("/w/{number}")))).collect();
     assert!(watches.unwrap_err().is_quota());
-    assert_eq!(guest.stats().in_flight, 0);
+    // What the dropped watches left to be answered is no obstacle.
+    guest.request(Request::GetDomainPath(DomId(1))).unwrap();
 }
 
 #[test]

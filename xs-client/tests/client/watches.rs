@@ -220,7 +220,7 @@ async fn the_end_of_a_domain_is_told_with_its_number_or_without() {
     let mut plain = client.watch(&release).await.unwrap();
     let mut which = client.watch_depth(&release, 1).await.unwrap();
     for watch in [&mut plain, &mut which] {
-        assert_eq!(next(watch).await, [release.clone()]);
+        assert_eq!(next(watch).await, std::slice::from_ref(&release));
     }
     store.introduce(DomId(7));
     store.release(DomId(7));
