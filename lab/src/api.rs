@@ -16,8 +16,14 @@ use serde_json::Value;
 use crate::cargo::{cargo, succeed};
 
 /// What others build on, each with the features that add to its surface.
-const CRATES: [(&str, &str); 6] =
-    [("xs-proto", "map"), ("xs-client", ""), ("xs-store", ""), ("devstate", ""), ("hotplug", ""), ("aodevice", "sim")];
+const CRATES: [(&str, &str); 6] = [
+    ("xs-proto", "map"),
+    ("xs-client", ""),
+    ("xs-store", ""),
+    ("devstate", ""),
+    ("hotplug", ""),
+    ("aodevice", "sim"),
+];
 
 /// The format that `public_api` reads: that of Rust 1.94 and 1.95.
 const FORMAT: u64 = 57;
@@ -38,7 +44,9 @@ pub fn run(args: &ApiArgs) -> Result<()> {
         let json = rustdoc(name, features)?;
         let format = format(&json)?;
         if format != FORMAT {
-            println!("public items: NOT COMPARED: this rustdoc writes format {format}, and {FORMAT} is known");
+            println!(
+                "public items: NOT COMPARED: this rustdoc writes format {format}, and {FORMAT} is known"
+            );
             return Ok(());
         }
         let items = items(&json)?;
@@ -77,7 +85,8 @@ fn format(json: &Path) -> Result<u64> {
 
 fn items(json: &Path) -> Result<Vec<String>> {
     let builder = Builder::from_rustdoc_json(json);
-    let api = builder.omit_blanket_impls(true).omit_auto_trait_impls(true).omit_auto_derived_impls(true).build();
+    let api =
+        builder.omit_blanket_impls(true).omit_auto_trait_impls(true).omit_auto_derived_impls(true).build();
     Ok(api?.items().map(ToString::to_string).collect())
 }
 
