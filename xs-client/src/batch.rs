@@ -8,10 +8,7 @@ use tokio::sync::oneshot;
 use xs_proto::Request;
 
 use crate::handle::Tx;
-use crate::typed::Outcome;
-
-/// The requests, and what became of each.
-pub(crate) type Answered = (Vec<Request>, Vec<Outcome>);
+use crate::typed::{Answered, Outcome};
 
 #[derive(Debug)]
 struct Batch {

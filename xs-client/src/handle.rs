@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use xs_proto::{Reply, Request, TxId};
 
-use crate::batch::Answered;
 use crate::stats::Counters;
+use crate::typed::Answered;
 use crate::watcher::Watcher;
 use crate::{Config, Error, Lifecycle};
 

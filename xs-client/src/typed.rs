@@ -8,6 +8,9 @@ use crate::Error;
 
 pub(crate) type Outcome = Result<Reply, Error>;
 
+/// Requests, and what became of each.
+pub(crate) type Answered = (Vec<Request>, Vec<Outcome>);
+
 /// A reply of a form that its operation does not have. The decoder lets none through.
 pub(crate) fn unexpected(op: Op) -> Error {
     Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
