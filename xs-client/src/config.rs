@@ -15,8 +15,8 @@ pub struct Config {
     /// The longest reply that is accepted, in bytes. Default: 1 MiB, because oxenstored answers
     /// long listings on a socket with more than the protocol's 4096.
     pub reply_limit: usize,
-    /// Distinct changed paths kept for a watcher that does not look; beyond it the watcher is
-    /// told that anything below its path may have changed. Default: 1024.
+    /// Distinct changed paths below its own that are kept for a watcher that does not look; beyond
+    /// it the watcher is told that anything may have changed. Default: 1024.
     pub watch_backlog: usize,
     /// The most nodes that [`crate::Requests::read_tree`] reads. Default: 100 000.
     pub tree_limit: usize,

@@ -73,13 +73,15 @@ impl Driver {
             self.window = self.link.config.window.min(connect.window()).max(1);
             self.codec = MessageCodec::with_limit(self.link.config.reply_limit);
             self.connection.restore(connect.is_ordered());
+            let begun = Instant::now();
             let error = match self.pump(transport, &mut commands).await {
                 Ok(()) => break ended("the client was dropped"),
                 Err(error) => error,
             };
             let Some(policy) = self.link.config.reconnect else { break error };
             warn!(at = connect.at(), %error, "lost the connection to the store");
-            if std::mem::take(&mut self.heard) {
+            // One that stood for long had just nothing to say.
+            if std::mem::take(&mut self.heard) || begun.elapsed() >= policy.within {
                 outage = Outage::default();
             }
             self.connection.lose(&error);
@@ -106,6 +108,7 @@ impl Driver {
             drop(command);
         }
         self.deliver();
+        self.link.counters.count(&self.connection);
         self.link.lifecycle.send_replace(Lifecycle::Ended(error));
     }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, debug_span};
-use xs_proto::{ErrorCode, Op, Request};
+use xs_proto::{ErrorCode, Op, Reply, Request};
 
 use crate::handle::{Command, Open};
+use crate::typed::unexpected;
 use crate::{Client, Error, Requests, Retry};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
@@ -41,6 +42,11 @@ impl Transaction {
         Ok(Self { requests, open: Arc::new(Mutex::new(open)) })
     }
 
+    /// The server has ended it, or is about to.
+    fn is_over(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
+    }
+
     async fn end(self, commit: bool) -> Result<(), Error> {
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
@@ -48,7 +54,7 @@ impl Transaction {
         let request = Request::TransactionEnd { commit };
         let call = async {
             self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
+            self.is_over();
             answer.await.map_err(|_| self.handle.ended())?
         };
         self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
@@ -87,8 +93,7 @@ impl Client {
         mut body: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
         let begun = Instant::now();
-        let retry = self.handle.config.retry;
-        let Retry { attempts, .. } = retry;
+        let Retry { attempts, .. } = self.handle.config.retry;
         for attempt in 1..=attempts {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
@@ -104,15 +109,53 @@ impl Client {
             match ended {
                 Ok(()) => return Ok(outcome),
                 Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
-                    self.handle.counters.conflicts.add(1);
-                    debug!(attempt, "transaction conflicted");
-                    if attempt < attempts {
-                        sleep(retry.pause(attempt)).await;
-                    }
+                    self.pause_after_conflict(attempt).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         Err(Error::Contended { attempts, elapsed: begun.elapsed() }.into())
+    }
+
+    /// Carries out requests in a transaction of their own, and sends the commit along with them:
+    /// two round trips where [`Client::transaction`] needs three. Tried again while it conflicts.
+    ///
+    /// It is for requests that do not fail one by one, such as the writes of a privileged caller:
+    /// the commit does not wait to see them done, so **if the store refuses one, the others are
+    /// committed all the same**; the outcome is the first refusal then. Dropping the future aborts
+    /// the transaction, unless its commit was under way.
+    pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        let begun = Instant::now();
+        let retry = self.handle.config.retry;
+        for attempt in 1..=retry.attempts {
+            let turn = async { Ok(self.turns.acquire().await) };
+            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
+            let transaction = Transaction::start(self).await?;
+            let mut all = requests.clone();
+            all.push(Request::TransactionEnd { commit: true });
+            let mut outcomes = transaction.batch(all).await?;
+            let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+            transaction.is_over();
+            drop(turn);
+            match ended {
+                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
+                    self.pause_after_conflict(attempt).await;
+                }
+                ended => {
+                    let replies: Vec<Reply> = outcomes.into_iter().collect::<Result<_, _>>()?;
+                    return ended.map(|_| replies);
+                }
+            }
+        }
+        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() })
+    }
+
+    async fn pause_after_conflict(&self, attempt: u32) {
+        let retry = self.handle.config.retry;
+        self.handle.counters.conflicts.add(1);
+        debug!(attempt, "transaction conflicted");
+        if attempt < retry.attempts {
+            sleep(retry.pause(attempt)).await;
+        }
     }
 }

@@ -152,6 +152,7 @@ impl Course {
         }
         let Self { world, client } = self;
         world.check_connections(client.stats().reconnects);
+        world.finish();
         drop(client);
         quiet(&world).await;
         if !watching.is_finished() {
@@ -318,7 +319,9 @@ async fn watch_lifecycle(world: Arc<World>, mut lifecycle: Lifecycles) {
                 world.violation(format!("connection {number} is told after {last}"));
             }
             Lifecycle::Restored(number) => last = number,
-            Lifecycle::Ended(_) => {}
+            // That is when it is dropped.
+            Lifecycle::Ended(_) if world.is_over() => {}
+            Lifecycle::Ended(_) => world.check_giving_up(),
             state => world.violation(format!("the client is {state:?} again")),
         }
     }

@@ -1,9 +1,13 @@
 //! Makes a schedule that fails shorter, as long as it fails.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::course;
 use super::schedule::Schedule;
+
+/// What cannot be made shorter in this time is short enough.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Leaves out whatever can be left out. Returns the schedule, and what it violates.
 pub(super) fn shrink(
@@ -11,6 +15,7 @@ pub(super) fn shrink(
     mut violations: Vec<String>,
 ) -> io::Result<(Schedule, Vec<String>)> {
     let kinds: Vec<String> = violations.iter().map(|text| kind(text)).collect();
+    let until = Instant::now() + PATIENCE;
     loop {
         let mut shorter = false;
         for part in PARTS {
@@ -18,7 +23,7 @@ pub(super) fn shrink(
             let mut piece = part.count(&schedule).div_ceil(2);
             while piece > 0 {
                 let mut at = 0;
-                while at < part.count(&schedule) {
+                while at < part.count(&schedule) && Instant::now() < until {
                     let mut fewer = schedule.clone();
                     for _ in at..part.count(&schedule).min(at + piece) {
                         part.remove(&mut fewer, at);

@@ -41,9 +41,10 @@ struct State {
     closed: Option<Instant>,
     /// When the daemon that is gone will be back, and whether it lets connections wait until then.
     back: Option<(Instant, bool)>,
-    /// Since when the client has heard nothing of a store, and the longest that it was so.
+    /// Since when the client has heard nothing of a store.
     unheard: Option<Instant>,
-    outage: Duration,
+    /// The last connection that was lost.
+    lost: u32,
     /// For each fault, whether it was begun, and whether it hit something.
     begun: Vec<bool>,
     hit: Vec<bool>,
@@ -51,6 +52,8 @@ struct State {
     left: Vec<u32>,
     /// Whether a fault has ended a connection.
     ended: bool,
+    /// Whether the client was dropped.
+    over: bool,
     /// Transactions that may have counted, and those that have in this epoch.
     counted: (u64, u64),
     violations: Vec<String>,
@@ -75,11 +78,12 @@ impl World {
             closed: None,
             back: None,
             unheard: None,
-            outage: Duration::ZERO,
+            lost: 0,
             begun: vec![false; count],
             hit: vec![false; count],
             left: left.collect(),
             ended: false,
+            over: false,
             counted: (0, 0),
             violations: Vec::new(),
             trace: DefaultHasher::new(),
@@ -197,36 +201,58 @@ impl World {
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;
+        state.lost = state.connections;
         state.unheard.get_or_insert_with(Instant::now);
     }
 
     /// Notes that the client hears of a store by this connection.
     pub(super) fn heard(&self, connection: u32) {
         let mut state = self.state();
-        if connection == state.connections
-            && let Some(since) = state.unheard.take()
-        {
-            state.outage = state.outage.max(since.elapsed());
+        if connection == state.connections && connection > state.lost {
+            state.unheard = None;
+        }
+    }
+
+    /// The client is dropped now.
+    pub(super) fn finish(&self) {
+        self.state().over = true;
+    }
+
+    /// Whether the client was dropped.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().over
+    }
+
+    /// Looks whether the client has given up in its time, which it does just now.
+    pub(super) fn check_giving_up(&self) {
+        let outage = self.state().unheard.map_or(Duration::ZERO, |since| since.elapsed());
+        let policy = self.schedule.settings.config.reconnect;
+        if policy.is_some_and(|policy| outage < policy.within) {
+            self.violation(format!("the client gives up after {outage:?} without a store"));
         }
     }
 
     /// Looks whether a client has ended that should not have, or has not although it should.
     pub(super) fn check_end(&self, has_ended: bool) {
         let state = self.state();
-        let now = state.unheard.map_or(Duration::ZERO, |since| since.elapsed());
-        let (ended, outage) = (state.ended, state.outage.max(now));
-        drop(state);
-        let wrong = match self.schedule.settings.config.reconnect {
-            None => ended != has_ended,
-            // Not sooner; nor later, if there was no connection for as long and a last pause.
-            Some(policy) if has_ended => outage < policy.within,
-            Some(policy) => outage > policy.within + policy.first_pause * 32 + Duration::from_secs(5),
+        let must_end = match self.schedule.settings.config.reconnect {
+            None => state.ended,
+            // The store was gone for as long, and the longest pause.
+            Some(policy) => {
+                let most = policy.within + policy.first_pause * 33;
+                let hit = self.schedule.faults.iter().zip(&state.hit).filter(|(_, hit)| **hit);
+                hit.map(|(fault, _)| fault).any(|fault| {
+                    matches!(fault.what, What::Restart { .. }) && fault.lasts > most.as_millis() as u64
+                })
+            }
         };
-        if wrong {
-            let state = if has_ended { "has ended" } else { "has not ended" };
-            self.violation(format!(
-                "the client {state}, and the longest time without a store was {outage:?}"
-            ));
+        let may_end = state.ended;
+        drop(state);
+        if must_end && !has_ended {
+            self.violation("the client has not ended, although it was without a store for too long");
+        }
+        if has_ended && !may_end {
+            self.violation("the client has ended, although its connection was not lost");
         }
     }
 

@@ -11,7 +11,7 @@
 mod local;
 mod share;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -303,7 +303,7 @@ impl Watches {
 
     /// The watch of an ancestor is there: it takes the place of those below it.
     fn gather(&mut self, shared: u32, path: &Path) {
-        let tokens: HashSet<u32> = self.local.below(path).map(|watcher| watcher.token()).collect();
+        let tokens: BTreeSet<u32> = self.local.below(path).map(|watcher| watcher.token()).collect();
         for token in tokens {
             if self.server.get(&token).is_some_and(|watch| watch.confirmed && !watch.path.is_special()) {
                 self.hand_over(token, shared);

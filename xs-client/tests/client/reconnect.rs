@@ -172,3 +172,17 @@ async fn a_wait_goes_on_with_a_restarted_store() {
     });
     assert_eq!(found.unwrap(), "4");
 }
+
+/// How long ago another loss was mended makes no difference to how long this one may take.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_had_nothing_to_say_counts_as_one() {
+    let (client, door, store) = door::client(Config::default()).await;
+    for _ in 0..3 {
+        door.shut();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        door.open(&store);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+    assert_eq!(client.stats().reconnects, 3);
+    client.write(&path("/a"), "1").await.unwrap();
+}

@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
-use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Retry, TxId};
+use xs_client::{
+    Access, Client, Config, DomId, Error, ErrorCode, Op, Permissions, Reply, Request, Retry, TxId,
+};
 use xs_store::Store;
 
 use crate::support::{Peer, client, path, watched_client};
@@ -221,4 +223,61 @@ async fn a_closure_that_panics_leaves_no_transaction() {
     assert!(panicked.is_err());
     assert_eq!(client.read_opt(&node).await.unwrap(), None);
     assert_eq!((proxy.count(Op::TRANSACTION_START), proxy.count(Op::TRANSACTION_END)), (1, 1));
+}
+
+fn writes(values: &[(&str, &str)]) -> Vec<Request> {
+    let write =
+        |(node, value): &(&str, &str)| Request::Write { path: path(node), value: value.to_string().into() };
+    values.iter().map(write).collect()
+}
+
+/// The commit goes with the requests: two round trips.
+#[tokio::test(start_paused = true)]
+async fn requests_are_committed_together() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    proxy.conflict(3);
+    let replies = client.commit_all(writes(&[("/a", "1"), ("/b", "2")])).await.unwrap();
+    assert_eq!(replies, [Reply::Ok, Reply::Ok]);
+    assert_eq!(client.read(&path("/b")).await.unwrap(), "2");
+    assert_eq!((proxy.count(Op::TRANSACTION_START), proxy.count(Op::TRANSACTION_END)), (4, 4));
+    assert_eq!(client.stats().conflicts, 3);
+
+    proxy.conflict(1000);
+    let error = client.commit_all(writes(&[("/a", "3")])).await.unwrap_err();
+    assert!(matches!(error, Error::Contended { attempts: 64, .. }), "{error}");
+}
+
+/// As its documentation warns.
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_does_not_keep_the_others_from_being_committed() {
+    let store = Store::new();
+    store.introduce(DomId(1));
+    let admin = Client::over(store.connect(DomId::DOM0), Config::default());
+    admin.write(&path("/theirs"), "0").await.unwrap();
+    admin.write(&path("/local/domain/1"), "").await.unwrap();
+    let owned = Permissions::owned_by(DomId(1), Access::None);
+    admin.set_perms(&path("/local/domain/1"), owned).await.unwrap();
+    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    let error = guest.commit_all(writes(&[("mine", "1"), ("/theirs", "1")])).await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::EACCES));
+    assert_eq!(guest.read(&path("mine")).await.unwrap(), "1");
+}
+
+/// Wherever it is dropped, no transaction is left open.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_commit_of_all_is_over_on_the_server() {
+    for turns in 0..12 {
+        let (client, proxy, _store) = watched_client(Config { window: 2, ..Config::default() });
+        let mut commit = Box::pin(client.commit_all(writes(&[("/a", "1"), ("/b", "2"), ("/c", "3")])));
+        for _ in 0..turns {
+            if (&mut commit).now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(commit);
+        client.read_opt(&path("/a")).await.unwrap();
+        let (started, ended) = (proxy.count(Op::TRANSACTION_START), proxy.count(Op::TRANSACTION_END));
+        assert!(ended >= started, "{started} started, {ended} ended after {turns} turns");
+    }
 }

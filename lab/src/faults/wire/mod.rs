@@ -329,7 +329,12 @@ impl Wire {
     }
 
     fn request(&mut self, mut request: Message) -> io::Result<()> {
-        self.world.note((Way::ToStore as u8, request.op.0, request.req_id, request.tx_id, &request.payload));
+        if self.closing.is_some() {
+            return Ok(());
+        }
+        // In which order many watches are removed is nobody's promise.
+        let payload = Some(&request.payload).filter(|_| request.op != Op::UNWATCH);
+        self.world.note((Way::ToStore as u8, request.op.0, request.req_id, request.tx_id, payload));
         let decoded = Request::decode(request.op, request.payload.clone());
         let asked = match self.ledger.asked(&request, decoded) {
             Ok(asked) => asked,

@@ -32,8 +32,7 @@ impl Client for XsClient {
 
     async fn transaction(&self, nodes: &[Path]) -> Result<()> {
         let write = |node: &Path| Request::Write { path: node.clone(), value: VALUE.into() };
-        let writes = || nodes.iter().map(write).collect();
-        Ok(self.0.transaction(async |transaction| transaction.all(writes()).await.map(drop)).await?)
+        Ok(self.0.commit_all(nodes.iter().map(write).collect()).await.map(drop)?)
     }
 
     async fn watch(&self, node: &Path) -> Result<Watched> {
