@@ -46,6 +46,7 @@
 //! is a plain value without sockets and clocks, in `connection`; `driver` is the one task that
 //! feeds it from a transport and carries out what it asks.
 
+mod admin;
 mod batch;
 pub mod blocking;
 mod client;
@@ -85,5 +86,5 @@ pub use transport::{
 pub use tree::Tree;
 pub use watch::Watch;
 pub use xs_proto::{
-    Access, DomId, ErrorCode, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,
+    Access, DomId, ErrorCode, Features, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,
 };

@@ -212,9 +212,4 @@ impl Requests {
     pub async fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
         self.request(Request::SetPerms { path: path.clone(), perms }).await.map(drop)
     }
-
-    /// Whether a domain is connected to the store. Only privileged callers may ask.
-    pub async fn is_introduced(&self, domid: DomId) -> Result<bool, Error> {
-        typed::introduced(self.request(Request::IsDomainIntroduced(domid)).await)
-    }
 }

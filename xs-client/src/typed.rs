@@ -39,13 +39,6 @@ pub(crate) fn perms(outcome: Outcome) -> Result<Permissions, Error> {
     }
 }
 
-pub(crate) fn introduced(outcome: Outcome) -> Result<bool, Error> {
-    match outcome? {
-        Reply::Introduced(yes) => Ok(yes),
-        _ => Err(unexpected(Op::IS_DOMAIN_INTRODUCED)),
-    }
-}
-
 fn owned(names: &Names) -> Vec<String> {
     names.iter().map(str::to_owned).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use xs_proto::{DomId, Op, Path, Permissions, Reply, Request, TxId};
+use xs_proto::{Op, Path, Permissions, Reply, Request, TxId};
 
 use super::link::{Command, Link, Time};
 use crate::Error;
@@ -146,11 +146,6 @@ impl Requests {
     /// Replaces the permission list of a node.
     pub fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
         self.ask(path, Request::SetPerms { path: path.clone(), perms }).map(drop)
-    }
-
-    /// Whether a domain is connected to the store. Only privileged callers may ask.
-    pub fn is_introduced(&self, domid: DomId) -> Result<bool, Error> {
-        typed::introduced(self.request(Request::IsDomainIntroduced(domid)))
     }
 
     /// Reads a node and all below it, a level at a time, as [`crate::Requests::read_tree`] does.

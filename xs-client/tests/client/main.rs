@@ -1,5 +1,6 @@
 //! The client against a store in this process, and against peers that do what they should not.
 
+mod admin;
 mod broken;
 mod calls;
 mod door;
