@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, trace_span};
-use xs_proto::{DecodeError, DomId, Op, Path, Permissions, Reply, Request};
+use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
 use crate::handle::{Command, Handle, Tx};
