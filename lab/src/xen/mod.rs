@@ -25,7 +25,6 @@ pub mod report;
 pub mod scenario;
 pub mod transcript;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -103,15 +102,18 @@ pub fn run(args: &XenArgs) -> Result<()> {
         None if scenario.needs_xendev => Some(build_xendev()?),
         None => None,
     };
-    let lab =
-        scenario.needs_lab.then(env::current_exe).transpose().context("cannot find the lab's program")?;
     let folder = fresh_folder(&cache.join("runs").join(&scenario.name))?;
     let image = folder.join("dom0.cpio");
+    let lab = folder.join("lab");
+    if scenario.needs_lab {
+        // This very program, though a build may have put another one in its place.
+        fs::copy("/proc/self/exe", &lab).context("cannot copy the lab's program")?;
+    }
     let overlay = Overlay {
         scenarios: &scenario::folder(),
         scenario: &scenario.file_name(),
         xendev: xendev.as_deref(),
-        lab: lab.as_deref(),
+        lab: scenario.needs_lab.then_some(&lab),
     };
     image::assemble(&packages, &cache.join("images"), &overlay, &image)?;
 
