@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, debug_span};
-use xs_proto::{ErrorCode, Op, Reply, Request};
+use xs_proto::{Op, Reply, Request};
 
 use crate::handle::{Command, Open};
 use crate::typed::unexpected;
-use crate::{Client, Error, Requests, Retry};
+use crate::{Client, Error, Requests};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 ///
@@ -92,29 +92,18 @@ impl Client {
         &self,
         mut body: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
-        let begun = Instant::now();
-        let Retry { attempts, .. } = self.handle.config.retry;
-        for attempt in 1..=attempts {
-            // Given back before the pause, so that others have their turn meanwhile.
-            let turn = async { Ok(self.turns.acquire().await) };
-            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
-            let span = debug_span!("transaction", attempt);
-            let tried = async {
-                let transaction = Transaction::start(self).await?;
-                let outcome = body(transaction.clone()).await?;
-                Ok::<_, E>((outcome, transaction.end(true).await))
-            };
-            let (outcome, ended) = tried.instrument(span).await?;
-            drop(turn);
-            match ended {
-                Ok(()) => return Ok(outcome),
-                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
-                    self.pause_after_conflict(attempt).await;
+        self.attempts(|transaction| {
+            let body = body(transaction.clone());
+            async move {
+                let outcome = body.await?;
+                match transaction.end(true).await {
+                    Ok(()) => Ok(Some(outcome)),
+                    Err(error) if error.is_conflict() => Ok(None),
+                    Err(error) => Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
             }
-        }
-        Err(Error::Contended { attempts, elapsed: begun.elapsed() }.into())
+        })
+        .await
     }
 
     /// Carries out requests in a transaction of their own, and sends the commit along with them:
@@ -125,37 +114,46 @@ impl Client {
     /// committed all the same**; the outcome is the first refusal then. Dropping the future aborts
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
-        let begun = Instant::now();
-        let retry = self.handle.config.retry;
-        for attempt in 1..=retry.attempts {
-            let turn = async { Ok(self.turns.acquire().await) };
-            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
-            let transaction = Transaction::start(self).await?;
+        self.attempts(|transaction| {
             let mut all = requests.clone();
-            all.push(Request::TransactionEnd { commit: true });
-            let mut outcomes = transaction.batch(all).await?;
-            let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
-            transaction.is_over();
-            drop(turn);
-            match ended {
-                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
-                    self.pause_after_conflict(attempt).await;
+            async move {
+                all.push(Request::TransactionEnd { commit: true });
+                let mut outcomes = transaction.batch(all).await?;
+                let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+                transaction.is_over();
+                if ended.as_ref().is_err_and(Error::is_conflict) {
+                    return Ok(None);
                 }
-                ended => {
-                    let replies: Vec<Reply> = outcomes.into_iter().collect::<Result<_, _>>()?;
-                    return ended.map(|_| replies);
-                }
+                let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
+                ended.map(|_| Some(replies))
             }
-        }
-        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() })
+        })
+        .await
     }
 
-    async fn pause_after_conflict(&self, attempt: u32) {
+    /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
+    async fn attempts<T, E: From<Error>, F: Future<Output = Result<Option<T>, E>>>(
+        &self,
+        mut attempt: impl FnMut(Transaction) -> F,
+    ) -> Result<T, E> {
+        let begun = Instant::now();
         let retry = self.handle.config.retry;
-        self.handle.counters.conflicts.add(1);
-        debug!(attempt, "transaction conflicted");
-        if attempt < retry.attempts {
-            sleep(retry.pause(attempt)).await;
+        for number in 1..=retry.attempts {
+            // Given back before the pause, so that others have their turn meanwhile.
+            let turn = async { Ok(self.turns.acquire().await) };
+            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
+            let tried = async { attempt(Transaction::start(self).await?).await };
+            let tried = tried.instrument(debug_span!("transaction", attempt = number)).await?;
+            drop(turn);
+            if let Some(outcome) = tried {
+                return Ok(outcome);
+            }
+            self.handle.counters.conflicts.add(1);
+            debug!(attempt = number, "transaction conflicted");
+            if number < retry.attempts {
+                sleep(retry.pause(number)).await;
+            }
         }
+        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() }.into())
     }
 }

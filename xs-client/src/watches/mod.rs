@@ -191,11 +191,11 @@ impl Watches {
     /// Adds a watcher to a watch of its path, or makes one.
     fn add_to_path(&mut self, watcher: &Arc<Watcher>) -> Added {
         let (path, depth) = (&watcher.path, watcher.depth());
-        let tokens = self.local.at(path).map(|watcher| watcher.token());
-        let same = tokens.into_iter().find(|token| match self.server.get(token) {
+        let is_same = |token: &u32| match self.server.get(token) {
             Some(watch) => watch.depth == depth && matches!(watch.serves, Serves::Path(_)),
             None => false,
-        });
+        };
+        let same = self.local.at(path).map(|watcher| watcher.token()).find(is_same);
         let (token, added) = if let Some(token) = same
             && let Some(watch) = self.server.get_mut(&token)
             && let Serves::Path(watchers) = &mut watch.serves
