@@ -39,7 +39,8 @@ pub struct Config {
 /// How a lost connection is made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// For how long it is tried before the connection is gone for good. Default: 10 s.
+    /// For how long it is tried before the connection is gone for good; [`Duration::MAX`] is for
+    /// ever. Default: 10 s.
     pub within: Duration,
     /// The longest pause after the first attempt. It doubles with every further one, up to 32
     /// times this. Default: 10 ms.
@@ -58,7 +59,11 @@ impl Default for Reconnect {
 
 impl Reconnect {
     pub(crate) fn pauses(&self) -> Retry {
-        Retry { attempts: u32::MAX, first_pause: self.first_pause, max_pause: self.first_pause * 32 }
+        Retry {
+            attempts: u32::MAX,
+            first_pause: self.first_pause,
+            max_pause: self.first_pause.saturating_mul(32),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace, warn};
 use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
@@ -317,7 +317,7 @@ impl Outage {
         policy: Reconnect,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<C::Transport, Option<String>> {
-        let until = *self.begun.get_or_insert_with(Instant::now) + policy.within;
+        let begun = *self.begun.get_or_insert_with(Instant::now);
         let mut reason = "every new one was lost at once".to_owned();
         loop {
             if self.attempts > 0 {
@@ -327,10 +327,11 @@ impl Outage {
             if commands.is_closed() && commands.is_empty() {
                 return Err(None);
             }
-            if Instant::now() >= until {
+            let left = policy.within.saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 return Err(Some(format!("and not back within {:?}: {reason}", policy.within)));
             }
-            match timeout_at(until, connect.connect()).await {
+            match timeout(left, connect.connect()).await {
                 Ok(Ok(transport)) => return Ok(transport),
                 Ok(Err(error)) => reason = error.to_string(),
                 Err(_) => "connecting takes too long".clone_into(&mut reason),

@@ -186,3 +186,14 @@ async fn a_connection_that_had_nothing_to_say_counts_as_one() {
     assert_eq!(client.stats().reconnects, 3);
     client.write(&path("/a"), "1").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_can_be_tried_for_ever() {
+    let reconnect = Reconnect { within: Duration::MAX, ..Reconnect::default() };
+    let (client, door, store) =
+        door::client(Config { reconnect: Some(reconnect), ..Config::default() }).await;
+    door.shut();
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    door.open(&store);
+    client.write(&path("/a"), "1").await.unwrap();
+}
