@@ -96,15 +96,14 @@ impl Server {
         output.extend_from_slice(reply);
 
         let path = payload.split(|byte| *byte == 0).next().unwrap_or_default();
+        let token = &payload[payload.len().min(path.len() + 1)..];
         match request.op {
             Op::WATCH => {
-                let token = &payload[payload.len().min(path.len() + 1)..];
                 event(output, path, token);
                 let watch = Watch { owner: number, token: token.into() };
                 self.watches.entry(path.into()).or_default().push(watch);
             }
             Op::UNWATCH => {
-                let token = &payload[payload.len().min(path.len() + 1)..];
                 if let Some(watches) = self.watches.get_mut(path) {
                     watches.retain(|watch| watch.owner != number || *watch.token != *token);
                     if watches.is_empty() {
