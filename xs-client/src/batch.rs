@@ -5,15 +5,16 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 use tokio::sync::oneshot;
-use xs_proto::Request;
+use xs_proto::{Reply, Request};
 
 use crate::handle::Tx;
-use crate::typed::{Answered, Outcome};
+use crate::typed::{Answered, Outcome, name_node};
 
 #[derive(Debug)]
 struct Batch {
     requests: Vec<Request>,
-    outcomes: Vec<Option<Outcome>>,
+    /// Of what was sent; until it is answered, something else stands there.
+    outcomes: Vec<Outcome>,
     tx: Tx,
     sent: usize,
     answered: usize,
@@ -62,7 +63,7 @@ impl Batches {
         let batch = &mut self.batches[key];
         let number = batch.sent;
         batch.sent += 1;
-        batch.outcomes.push(None);
+        batch.outcomes.push(Ok(Reply::Ok));
         if batch.sent < batch.requests.len() {
             self.waiting.push_back(key);
         }
@@ -70,9 +71,10 @@ impl Batches {
     }
 
     /// Takes the outcome of a request.
-    pub(crate) fn answer(&mut self, Part { batch: key, number }: Part, outcome: Outcome) {
+    pub(crate) fn answer(&mut self, Part { batch: key, number }: Part, mut outcome: Outcome) {
         let batch = &mut self.batches[key];
-        batch.outcomes[number] = Some(outcome);
+        name_node(&mut outcome, batch.requests[number].path());
+        batch.outcomes[number] = outcome;
         batch.answered += 1;
         self.finish(key);
     }
@@ -84,13 +86,13 @@ impl Batches {
         }
         let Batch { requests, outcomes, reply, .. } = self.batches.remove(key);
         // Who is gone needs no answer.
-        _ = reply.send((requests, outcomes.into_iter().flatten().collect()));
+        _ = reply.send((requests, outcomes));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use xs_proto::{Path, Reply};
+    use xs_proto::Path;
 
     use super::*;
 

@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
 
 use crate::Error;
+use crate::slots::Slots;
 use crate::watcher::Watcher;
 use crate::watches::{Added, Todo, Told, Watches, token};
 
@@ -23,7 +24,6 @@ pub(crate) type Completed<W> = (W, Result<Reply, Error>);
 enum Slot<W> {
     Call {
         op: Op,
-        path: Option<Path>,
         waiter: W,
     },
     Watch {
@@ -49,10 +49,9 @@ impl<W> Slot<W> {
 
 #[derive(Debug)]
 pub(crate) struct Connection<W> {
-    slots: FxHashMap<u32, Slot<W>>,
+    slots: Slots<Slot<W>>,
     /// The WATCH requests that are under way, by token.
     registering: FxHashMap<u32, u32>,
-    last_id: u32,
     sent: usize,
     /// Of the requests under way, those that [`Self::fill`] has sent.
     unhurried: usize,
@@ -67,9 +66,8 @@ impl<W> Connection<W> {
     /// A connection whose watchers keep so many distinct paths.
     pub(crate) fn new(watch_backlog: usize) -> Self {
         Self {
-            slots: FxHashMap::default(),
+            slots: Slots::default(),
             registering: FxHashMap::default(),
-            last_id: 0,
             sent: 0,
             unhurried: 0,
             watches: Watches::new(watch_backlog),
@@ -113,26 +111,21 @@ impl<W> Connection<W> {
         self.completed.pop_front()
     }
 
-    /// Ids are not used again before 2^32 requests, and never while their slot is taken: so a
-    /// late reply cannot reach a new caller. 0 is left to watch events.
     fn send(&mut self, request: &Request, tx: TxId, slot: Slot<W>) -> Result<u32, (EncodeError, Slot<W>)> {
-        let mut id = self.last_id.wrapping_add(1);
-        while id == 0 || self.slots.contains_key(&id) {
-            id = id.wrapping_add(1);
-        }
+        let id = self.slots.next();
         if let Err(error) = request.encode(id, tx, &mut self.output) {
             return Err((error, slot));
         }
-        self.last_id = id;
         self.sent += 1;
         self.unhurried += usize::from(slot.has_time());
         self.slots.insert(id, slot);
         Ok(id)
     }
 
-    /// Sends a request; its reply, or the reason why it cannot be sent, goes to `waiter`.
+    /// Sends a request; its reply, or the reason why it cannot be sent, goes to `waiter`. An error
+    /// of the store does not name the path: who waits knows it.
     pub(crate) fn call(&mut self, request: &Request, tx: TxId, waiter: W) {
-        let slot = Slot::Call { op: request.op(), path: request.path().cloned(), waiter };
+        let slot = Slot::Call { op: request.op(), waiter };
         if let Err((error, Slot::Call { waiter, .. })) = self.send(request, tx, slot) {
             self.completed.push_back((waiter, Err(error.into())));
         }
@@ -195,7 +188,7 @@ impl<W> Connection<W> {
                 self.watches.fire(watcher);
             }
             Added::Wait(number) => {
-                let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(id));
+                let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(*id));
                 match slot {
                     Some(Slot::Watch { waiters, .. }) => waiters.push(waiter),
                     // It is still to be registered again, or in the place of an ancestor's.
@@ -233,7 +226,7 @@ impl<W> Connection<W> {
             return Ok(());
         }
         let unasked = DecodeError::Malformed { op: message.op, expected: "the id of a request under way" };
-        let slot = self.slots.remove(&message.req_id).ok_or(unasked)?;
+        let slot = self.slots.remove(message.req_id).ok_or(unasked)?;
         self.unhurried -= usize::from(slot.has_time());
         let op = match &slot {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
@@ -249,9 +242,8 @@ impl<W> Connection<W> {
         let result = match reply {
             Reply::Error(code) => {
                 let path = match &slot {
-                    Slot::Call { path, .. } => path.clone(),
                     Slot::Watch { path, .. } => Some(path.clone()),
-                    Slot::Ignored { .. } => None,
+                    Slot::Call { .. } | Slot::Ignored { .. } => None,
                 };
                 Err(Error::Store { op, path, code })
             }
@@ -282,7 +274,7 @@ impl<W> Connection<W> {
     /// The connection is lost: everything under way ends with `error`. Watchers stay, for another
     /// connection.
     pub(crate) fn lose(&mut self, error: &Error) {
-        for slot in std::mem::take(&mut self.slots).into_values() {
+        for slot in self.slots.drain() {
             self.complete(slot, Err(error.clone()));
         }
         self.unhurried = 0;

@@ -60,6 +60,7 @@ mod look;
 mod queue;
 mod requests;
 mod retry;
+mod slots;
 mod stats;
 mod transaction;
 pub mod transport;

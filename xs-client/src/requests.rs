@@ -10,7 +10,7 @@ use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
 use crate::handle::{Command, Handle, Tx};
-use crate::typed::{self, Listing, Outcome};
+use crate::typed::{self, Listing, Outcome, name_node};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
@@ -88,7 +88,9 @@ impl Requests {
         let repeat = self.repeats(&request).then(|| request.clone());
         let call = async {
             let outcome = self.ask(request).await?;
-            self.repeated(repeat.as_ref(), outcome).await
+            let mut outcome = self.repeated(repeat.as_ref(), outcome).await;
+            name_node(&mut outcome, path.as_ref());
+            outcome
         };
         self.within(self.until(), op, path.as_ref(), call).instrument(span).await
     }
@@ -129,6 +131,7 @@ impl Requests {
                 if was_lost(outcome) && self.repeats(request) {
                     let lost = std::mem::replace(outcome, Ok(Reply::Ok));
                     *outcome = self.repeated(Some(request), lost).await;
+                    name_node(outcome, request.path());
                 }
             }
             Ok(outcomes)

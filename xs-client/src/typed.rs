@@ -11,6 +11,13 @@ pub(crate) type Outcome = Result<Reply, Error>;
 /// Requests, and what became of each.
 pub(crate) type Answered = (Vec<Request>, Vec<Outcome>);
 
+/// Lets a refusal name the node that the request was of.
+pub(crate) fn name_node(outcome: &mut Outcome, node: Option<&Path>) {
+    if let Err(Error::Store { path, .. }) = outcome {
+        *path = node.cloned();
+    }
+}
+
 /// A reply of a form that its operation does not have. The decoder lets none through.
 pub(crate) fn unexpected(op: Op) -> Error {
     Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })

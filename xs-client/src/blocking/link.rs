@@ -10,6 +10,7 @@
 //!
 //! Nothing reads while nobody waits.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,17 +53,27 @@ impl Time {
 
 /// What a call asks of the connection.
 #[derive(Debug)]
-pub(super) enum Command {
-    Request(Request, TxId),
+pub(super) enum Command<'a> {
+    Request(Cow<'a, Request>, TxId),
     Watch(Arc<Watcher>),
 }
 
+impl Command<'_> {
+    fn into_owned(self) -> Command<'static> {
+        match self {
+            Self::Request(request, tx) => Command::Request(Cow::Owned(request.into_owned()), tx),
+            Self::Watch(watcher) => Command::Watch(watcher),
+        }
+    }
+}
+
 /// What has come of each of a call's commands. Most calls have one.
-pub(super) type Outcomes = SmallVec<[Option<Outcome>; 1]>;
+pub(super) type Outcomes = SmallVec<[Outcome; 1]>;
 
 /// Some commands whose outcomes a thread waits for.
 #[derive(Debug)]
 struct Call {
+    /// Something else stands there for those that are missing.
     outcomes: Outcomes,
     missing: usize,
     /// Nobody waits any more.
@@ -98,7 +109,7 @@ struct State {
     /// Those that miss outcomes, or whose outcomes were not taken.
     calls: Slab<Call>,
     /// What waits for a place in the window.
-    queued: VecDeque<(Command, Waiter)>,
+    queued: VecDeque<(Command<'static>, Waiter)>,
     /// Not here while a thread reads.
     reader: Option<Reader>,
     /// Those who wait while another thread reads.
@@ -153,9 +164,9 @@ impl Link {
 
     /// Does some commands without waiting in between. Their outcomes are in the same order, and
     /// there are none if they do not all come in time. What was not sent until then never is.
-    pub(super) fn call(
+    pub(super) fn call<'a>(
         &self,
-        commands: impl ExactSizeIterator<Item = Command>,
+        commands: impl ExactSizeIterator<Item = Command<'a>>,
         time: Time,
     ) -> Result<Option<Outcomes>, Error> {
         let mut state = self.state();
@@ -163,14 +174,14 @@ impl Link {
             return Err(error.clone());
         }
         let missing = commands.len();
-        let outcomes = (0..missing).map(|_| None).collect();
+        let outcomes = (0..missing).map(|_| Ok(Reply::Ok)).collect();
         let call = state.calls.insert(Call { outcomes, missing, left: false, waker: None });
         for (place, command) in commands.enumerate() {
             let waiter = Waiter { call, place };
             if state.queued.is_empty() && state.connection.in_flight() < self.window {
-                state.start(command, waiter);
+                state.start(&command, waiter);
             } else {
-                state.queued.push_back((command, waiter));
+                state.queued.push_back((command.into_owned(), waiter));
             }
         }
         self.advance(&mut state);
@@ -326,19 +337,19 @@ impl State {
         while self.connection.in_flight() < window
             && let Some((command, waiter)) = self.queued.pop_front()
         {
-            self.start(command, waiter);
+            self.start(&command, waiter);
         }
     }
 
-    fn start(&mut self, command: Command, waiter: Waiter) {
+    fn start(&mut self, command: &Command<'_>, waiter: Waiter) {
         match command {
             Command::Request(request, tx) => {
                 trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
-                self.connection.call(&request, tx, waiter);
+                self.connection.call(request, *tx, waiter);
             }
             Command::Watch(watcher) => {
                 trace!(path = %watcher.path, depth = watcher.depth(), "watch");
-                self.connection.watch(&watcher, waiter);
+                self.connection.watch(watcher, waiter);
             }
         }
     }
@@ -395,7 +406,7 @@ impl State {
             }
             return Some(outcome);
         }
-        call.outcomes[waiter.place] = Some(outcome);
+        call.outcomes[waiter.place] = outcome;
         if call.missing == 0
             && let Some(waker) = call.waker.take()
         {

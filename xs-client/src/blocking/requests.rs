@@ -1,5 +1,6 @@
 //! The node operations, in or outside of a transaction.
 
+use std::borrow::Cow;
 use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use xs_proto::{Op, Path, Permissions, Reply, Request, TxId};
 use super::link::{Command, Link, Time};
 use crate::Error;
 use crate::tree::{Reading, Tree};
-use crate::typed::{self, Listing, Outcome, unexpected};
+use crate::typed::{self, Listing, Outcome, name_node, unexpected};
 
 /// What can be asked of the store, by a [`super::Client`] or inside of a [`super::Transaction`]:
 /// both dereference to this.
@@ -45,11 +46,12 @@ impl Requests {
 
     fn ask_within(&self, time: Duration, request: Request, path: Option<&Path>) -> Outcome {
         let op = request.op();
-        let mut outcomes = self
-            .link
-            .call(once(Command::Request(request, self.tx)), Time::of(time))?
-            .ok_or_else(|| self.timeout(op, path))?;
-        outcomes.pop().flatten().unwrap_or_else(|| Err(unexpected(op)))
+        let command = Command::Request(Cow::Borrowed(&request), self.tx);
+        let outcomes = self.link.call(once(command), Time::of(time))?;
+        let outcome = outcomes.ok_or_else(|| self.timeout(op, path))?.pop();
+        let mut outcome = outcome.unwrap_or_else(|| Err(unexpected(op)));
+        name_node(&mut outcome, path);
+        outcome
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
@@ -68,11 +70,13 @@ impl Requests {
         let Some(first) = requests.first() else {
             return Ok(Vec::new());
         };
-        let (op, path) = (first.op(), first.path().cloned());
-        let commands = requests.into_iter().map(|request| Command::Request(request, self.tx));
+        let commands = requests.iter().map(|request| Command::Request(Cow::Borrowed(request), self.tx));
         let outcomes = self.link.call(commands, Time::of(self.deadline))?;
-        let outcomes = outcomes.ok_or_else(|| self.timeout(op, path.as_ref()))?;
-        Ok(outcomes.into_iter().flatten().collect())
+        let mut outcomes = outcomes.ok_or_else(|| self.timeout(first.op(), first.path()))?;
+        for (request, outcome) in requests.iter().zip(&mut outcomes) {
+            name_node(outcome, request.path());
+        }
+        Ok(outcomes.into_vec())
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the

@@ -75,9 +75,7 @@ impl Client {
         // Dropped, it takes back what the store may yet do.
         let watch = Watch { watcher, link: self.link.clone() };
         match self.link.call(once(command), Time::of(self.deadline))? {
-            Some(outcomes) => {
-                outcomes.into_iter().flatten().try_for_each(|outcome| outcome.map(drop)).map(|()| watch)
-            }
+            Some(outcomes) => outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(|_| watch),
             None => Err(self.timeout(Op::WATCH, Some(watch.path()))),
         }
     }

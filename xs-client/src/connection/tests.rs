@@ -94,16 +94,6 @@ fn a_reply_of_another_operation_breaks_the_connection_and_tells_the_caller() {
 }
 
 #[test]
-fn ids_skip_zero_and_those_in_use() {
-    let mut connection = connection();
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
-    connection.last_id = u32::MAX;
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 2);
-    let ids: Vec<u32> = sent(&mut connection).iter().map(|message| message.req_id).collect();
-    assert_eq!(ids, [1, 2]);
-}
-
-#[test]
 fn two_watchers_one_watch() {
     let mut connection = connection();
     let [first, second, third] = [1, 2, 3].map(|_| watcher("/w"));
