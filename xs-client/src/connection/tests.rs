@@ -60,7 +60,7 @@ fn replies_find_their_callers_in_any_order() {
         [
             "3: Value(b\"c\")",
             "1: Value(b\"a\")",
-            "2: READ of /x was refused: ENOENT, there is no such node, transaction or domain"
+            "2: READ was refused: ENOENT, there is no such node, transaction or domain"
         ]
     );
     assert!(connection.is_idle());
