@@ -2,7 +2,7 @@
 //!
 //! It is told what callers want ([`Connection::call`], [`Connection::watch`],
 //! [`Connection::unwatch`]) and what the store sent ([`Connection::receive`]). It says what to
-//! send ([`Connection::output`]) and whom to tell what ([`Connection::completed`]). Ask for both
+//! send ([`Connection::output`]) and whom else to tell what ([`Connection::completed`]). Ask for both
 //! after every call. Watchers are told at once. `W` is whatever the driver needs to reach a caller.
 
 use std::collections::VecDeque;
@@ -218,43 +218,35 @@ impl<W> Connection<W> {
         self.completed.extend(waiters.into_iter().map(|waiter| (waiter, result.clone())));
     }
 
-    /// Takes a message of the store. After an error the stream means nothing any more.
-    pub(crate) fn receive(&mut self, message: Message) -> Result<(), DecodeError> {
+    /// Takes a message of the store. What a call has come to with it is returned, and not left for
+    /// [`Self::completed`]. After an error the stream means nothing any more.
+    pub(crate) fn receive(&mut self, message: Message) -> Result<Option<Completed<W>>, DecodeError> {
         if message.op == Op::WATCH_EVENT {
             let event = WatchEvent::decode(message.payload)?;
             self.watches.event(&event.token, &event.path);
-            return Ok(());
+            return Ok(None);
         }
         let unasked = DecodeError::Malformed { op: message.op, expected: "the id of a request under way" };
         let slot = self.slots.remove(message.req_id).ok_or(unasked)?;
         self.unhurried -= usize::from(slot.has_time());
-        let op = match &slot {
-            Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
-            Slot::Watch { .. } => Op::WATCH,
+        let (op, path) = match &slot {
+            Slot::Call { op, .. } | Slot::Ignored { op, .. } => (*op, None),
+            Slot::Watch { path, .. } => (Op::WATCH, Some(path)),
         };
-        let reply = match Reply::decode(op, message.op, message.payload) {
-            Ok(reply) => reply,
+        let outcome = match Reply::decode(op, message.op, message.payload) {
+            Ok(Reply::Error(code)) => Err(Error::Store { op, path: path.cloned(), code }),
+            Ok(reply) => Ok(reply),
             Err(error) => {
                 self.complete(slot, Err(error.clone().into()));
                 return Err(error);
             }
         };
-        let result = match reply {
-            Reply::Error(code) => {
-                let path = match &slot {
-                    Slot::Watch { path, .. } => Some(path.clone()),
-                    Slot::Call { .. } | Slot::Ignored { .. } => None,
-                };
-                Err(Error::Store { op, path, code })
-            }
-            reply => Ok(reply),
-        };
-        if let Slot::Watch { token, depth, waiters, .. } = slot {
-            self.registered(token, depth, waiters, result);
-        } else {
-            self.complete(slot, result);
+        match slot {
+            Slot::Call { waiter, .. } => return Ok(Some((waiter, outcome))),
+            Slot::Watch { token, depth, waiters, .. } => self.registered(token, depth, waiters, outcome),
+            Slot::Ignored { .. } => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     fn registered(&mut self, token: u32, depth: bool, waiters: Vec<W>, result: Result<Reply, Error>) {

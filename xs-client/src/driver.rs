@@ -21,6 +21,7 @@ use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 use crate::batch::{Batches, Part};
 use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, Open, Tx, WeakHandle, ended};
+use crate::typed::Outcome;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 #[derive(Debug)]
@@ -229,12 +230,16 @@ impl Driver {
     /// Tells callers how their calls ended. One that is gone is no reason to stop.
     fn deliver(&mut self) {
         while let Some((waiter, outcome)) = self.connection.completed() {
-            match waiter {
-                Waiter::Call(reply) => _ = reply.send(outcome),
-                Waiter::Part(part) => self.batches.answer(part, outcome),
-                // An opened transaction that does not reach its caller aborts as it is dropped.
-                Waiter::Start(reply) => _ = reply.send(outcome.and_then(|reply| self.opened(&reply))),
-            }
+            self.tell(waiter, outcome);
+        }
+    }
+
+    fn tell(&mut self, waiter: Waiter, outcome: Outcome) {
+        match waiter {
+            Waiter::Call(reply) => _ = reply.send(outcome),
+            Waiter::Part(part) => self.batches.answer(part, outcome),
+            // An opened transaction that does not reach its caller aborts as it is dropped.
+            Waiter::Start(reply) => _ = reply.send(outcome.and_then(|reply| self.opened(&reply))),
         }
     }
 
@@ -251,7 +256,9 @@ impl Driver {
 
     fn receive(&mut self, input: &mut BytesMut) -> Result<(), Error> {
         while let Some(message) = self.codec.decode(input).map_err(|error| lost(&error))? {
-            self.connection.receive(message)?;
+            if let Some((waiter, outcome)) = self.connection.receive(message)? {
+                self.tell(waiter, outcome);
+            }
         }
         Ok(())
     }

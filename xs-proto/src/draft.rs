@@ -5,7 +5,7 @@ use core::fmt::{Display, Write as _};
 
 use bytes::{BufMut, BytesMut};
 
-use crate::{EncodeError, HEADER_LEN, Header, Op, PAYLOAD_MAX, TxId};
+use crate::{EncodeError, HEADER_LEN, Header, Op, PAYLOAD_MAX, Path, TxId};
 
 /// A message at the end of a buffer whose payload is not complete yet.
 pub(crate) struct Draft<'a> {
@@ -42,6 +42,11 @@ impl<'a> Draft<'a> {
     pub(crate) fn string(mut self, text: &[u8]) -> Self {
         self.embedded_nul |= memchr::memchr(0, text).is_some();
         self.bytes(text).bytes(b"\0")
+    }
+
+    /// Appends a path and its NUL.
+    pub(crate) fn path(self, path: &Path) -> Self {
+        self.bytes(path.as_bytes()).bytes(b"\0")
     }
 
     /// Appends the text of a value and a NUL.

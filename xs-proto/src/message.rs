@@ -48,10 +48,12 @@ impl Header {
 
     /// Appends the header.
     pub fn encode(&self, out: &mut BytesMut) {
-        out.put_u32_le(self.op.0);
-        out.put_u32_le(self.req_id);
-        out.put_u32_le(self.tx_id.0);
-        out.put_u32_le(self.len);
+        let mut bytes = [0; HEADER_LEN];
+        for (at, word) in [self.op.0, self.req_id, self.tx_id.0, self.len].into_iter().enumerate() {
+            bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        // At once, for each append looks whether there is room.
+        out.put_slice(&bytes);
     }
 }
 
@@ -91,6 +93,6 @@ impl WatchEvent {
     /// Appends the event as a message.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         let draft = Draft::new(Op::WATCH_EVENT, 0, TxId::NONE, out);
-        draft.string(self.path.as_bytes()).string(self.token.as_bytes()).finish()
+        draft.path(&self.path).string(self.token.as_bytes()).finish()
     }
 }

@@ -158,7 +158,7 @@ impl Reply {
             }
             Self::Perms(perms) => perms.entries().iter().fold(draft, |draft, entry| draft.text(entry)),
             Self::Transaction(id) => draft.text(id.0),
-            Self::DomainPath(path) => draft.string(path.as_bytes()),
+            Self::DomainPath(path) => draft.path(path),
             Self::Introduced(yes) => draft.string(if *yes { b"T" } else { b"F" }),
             Self::Features(features) => draft.text(features),
             Self::Text(text) => draft.bytes(text).bytes(b"\0"),

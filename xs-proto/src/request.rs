@@ -206,13 +206,13 @@ impl Request {
             | Self::Read(path)
             | Self::GetPerms(path)
             | Self::Mkdir(path)
-            | Self::Rm(path) => draft.string(path.as_bytes()),
-            Self::DirectoryPart { path, offset } => draft.string(path.as_bytes()).text(offset),
+            | Self::Rm(path) => draft.path(path),
+            Self::DirectoryPart { path, offset } => draft.path(path).text(offset),
             Self::Watch { path, token, depth: Some(depth) } => {
-                draft.string(path.as_bytes()).string(token.as_bytes()).text(depth)
+                draft.path(path).string(token.as_bytes()).text(depth)
             }
             Self::Watch { path, token, depth: None } | Self::Unwatch { path, token } => {
-                draft.string(path.as_bytes()).string(token.as_bytes())
+                draft.path(path).string(token.as_bytes())
             }
             Self::TransactionStart | Self::ResetWatches => draft.string(b""),
             Self::TransactionEnd { commit } => draft.string(if *commit { b"T" } else { b"F" }),
@@ -223,9 +223,9 @@ impl Request {
             | Self::Resume(domid)
             | Self::GetFeature(Some(domid)) => draft.text(domid),
             // The value runs to the end of the payload, so it is not terminated.
-            Self::Write { path, value } => draft.string(path.as_bytes()).bytes(value),
+            Self::Write { path, value } => draft.path(path).bytes(value),
             Self::SetPerms { path, perms } => {
-                let draft = draft.string(path.as_bytes());
+                let draft = draft.path(path);
                 perms.entries().iter().fold(draft, |draft, entry| draft.text(entry))
             }
             Self::SetTarget { domid, target } => draft.text(domid).text(target),

@@ -361,7 +361,9 @@ impl State {
                 while let Some(message) =
                     self.codec.decode(&mut reader.input).map_err(|error| lost(&error))?
                 {
-                    self.connection.receive(message)?;
+                    if let Some((waiter, outcome)) = self.connection.receive(message)? {
+                        self.hand_over(waiter, outcome);
+                    }
                 }
                 Ok(count)
             }
@@ -417,10 +419,14 @@ impl State {
 
     fn deliver(&mut self) {
         while let Some((waiter, outcome)) = self.connection.completed() {
-            if let Some(Ok(Reply::Transaction(id))) = self.finish(waiter, outcome) {
-                // Nobody knows of it.
-                self.connection.tell(&Request::TransactionEnd { commit: false }, id);
-            }
+            self.hand_over(waiter, outcome);
+        }
+    }
+
+    fn hand_over(&mut self, waiter: Waiter, outcome: Outcome) {
+        if let Some(Ok(Reply::Transaction(id))) = self.finish(waiter, outcome) {
+            // Nobody knows of it.
+            self.connection.tell(&Request::TransactionEnd { commit: false }, id);
         }
     }
 }

@@ -29,6 +29,12 @@ fn watcher(text: &str) -> Arc<Watcher> {
     Watcher::new(&path(text), None)
 }
 
+fn receive(connection: &mut Connection<u8>, message: Message) -> Result<(), DecodeError> {
+    let completed = connection.receive(message)?;
+    connection.completed.extend(completed);
+    Ok(())
+}
+
 /// How calls ended so far, in words.
 fn completed(connection: &mut Connection<u8>) -> Vec<String> {
     let words = |(waiter, outcome): Completed<u8>| match outcome {
@@ -52,9 +58,9 @@ fn replies_find_their_callers_in_any_order() {
     }
     let requests = sent(&mut connection);
     assert_eq!(connection.in_flight(), 3);
-    connection.receive(answer(&requests[2], Op::READ, "c")).unwrap();
-    connection.receive(answer(&requests[0], Op::READ, "a")).unwrap();
-    connection.receive(answer(&requests[1], Op::ERROR, "ENOENT\0")).unwrap();
+    receive(&mut connection, answer(&requests[2], Op::READ, "c")).unwrap();
+    receive(&mut connection, answer(&requests[0], Op::READ, "a")).unwrap();
+    receive(&mut connection, answer(&requests[1], Op::ERROR, "ENOENT\0")).unwrap();
     assert_eq!(
         completed(&mut connection),
         [
@@ -81,7 +87,7 @@ fn an_oversized_call_fails_alone() {
 fn a_reply_nobody_asked_for_breaks_the_connection() {
     let mut connection = connection();
     let stray = Message { op: Op::READ, req_id: 9, tx_id: TxId::NONE, payload: Bytes::new() };
-    assert!(connection.receive(stray).is_err());
+    assert!(receive(&mut connection, stray).is_err());
 }
 
 #[test]
@@ -89,7 +95,7 @@ fn a_reply_of_another_operation_breaks_the_connection_and_tells_the_caller() {
     let mut connection = connection();
     connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
     let request = sent(&mut connection).remove(0);
-    assert!(connection.receive(answer(&request, Op::DIRECTORY, "a\0")).is_err());
+    assert!(receive(&mut connection, answer(&request, Op::DIRECTORY, "a\0")).is_err());
     assert_eq!(completed(&mut connection).len(), 1);
 }
 
@@ -101,8 +107,8 @@ fn two_watchers_one_watch() {
     connection.watch(&second, 2);
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
-    connection.receive(answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
-    connection.receive(event("/w\x001\0")).unwrap();
+    receive(&mut connection, answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
+    receive(&mut connection, event("/w\x001\0")).unwrap();
     assert_eq!(completed(&mut connection), ["1: Ok", "2: Ok"]);
     assert_eq!([heard(&first), heard(&second)], [["/w"], ["/w"]]);
     connection.watch(&third, 3);
@@ -114,8 +120,8 @@ fn two_watchers_one_watch() {
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].op, Op::UNWATCH);
-    connection.receive(event("/w/late\x001\0")).unwrap();
-    connection.receive(answer(&requests[0], Op::UNWATCH, "OK\0")).unwrap();
+    receive(&mut connection, event("/w/late\x001\0")).unwrap();
+    receive(&mut connection, answer(&requests[0], Op::UNWATCH, "OK\0")).unwrap();
     assert!(heard(&third).is_empty());
     assert!(connection.is_idle());
 }
@@ -126,7 +132,7 @@ fn a_refused_watch_tells_all_who_wait() {
     connection.watch(&watcher("/w"), 1);
     connection.watch(&watcher("/w"), 2);
     let request = sent(&mut connection).remove(0);
-    connection.receive(answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
+    receive(&mut connection, answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
     assert_eq!(completed(&mut connection).len(), 2);
     assert!(connection.is_idle());
 }
@@ -151,13 +157,13 @@ fn a_depth_that_the_server_does_not_know_is_kept_here() {
     connection.watch(&shallow, 1);
     let asked = sent(&mut connection).remove(0);
     assert_eq!(&asked.payload[..], b"/w\x001\x001\0");
-    connection.receive(answer(&asked, Op::ERROR, "EINVAL\0")).unwrap();
+    receive(&mut connection, answer(&asked, Op::ERROR, "EINVAL\0")).unwrap();
     assert!(completed(&mut connection).is_empty(), "the caller does not hear of it");
     let again = sent(&mut connection).remove(0);
     assert_eq!(&again.payload[..], b"/w\x001\0");
-    connection.receive(answer(&again, Op::WATCH, "OK\0")).unwrap();
+    receive(&mut connection, answer(&again, Op::WATCH, "OK\0")).unwrap();
     for text in ["/w\x001\0", "/w/a\x001\0", "/w/a/b\x001\0"] {
-        connection.receive(event(text)).unwrap();
+        receive(&mut connection, event(text)).unwrap();
     }
     assert_eq!(heard(&shallow), ["/w", "/w/a"]);
     connection.watch(&Watcher::new(&path("/v"), Some(0)), 2);
@@ -171,7 +177,7 @@ fn what_was_watched_is_watched_again_on_another_connection() {
     for watcher in [&kept, &dropped] {
         connection.watch(watcher, 0);
         let request = sent(&mut connection).remove(0);
-        connection.receive(answer(&request, Op::WATCH, "OK\0")).unwrap();
+        receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
     }
     connection.call(&Request::Read(path("/x")), TxId::NONE, 9);
     completed(&mut connection);
@@ -185,7 +191,7 @@ fn what_was_watched_is_watched_again_on_another_connection() {
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
     assert_eq!(&requests[0].payload[..], b"/kept\x003\0");
-    connection.receive(answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
-    connection.receive(event("/kept\x003\0")).unwrap();
+    receive(&mut connection, answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
+    receive(&mut connection, event("/kept\x003\0")).unwrap();
     assert_eq!(heard(&kept), ["/kept"]);
 }
