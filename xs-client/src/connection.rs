@@ -26,14 +26,8 @@ enum Slot<W> {
         op: Op,
         waiter: W,
     },
-    Watch {
-        token: u32,
-        path: Path,
-        /// Whether a depth was asked for.
-        depth: bool,
-        waiters: Vec<W>,
-        has_time: bool,
-    },
+    /// Boxed, so that the others are small.
+    Watch(Box<Registration<W>>),
     /// Housekeeping (UNWATCH, abort) whose outcome changes nothing.
     Ignored {
         op: Op,
@@ -41,9 +35,24 @@ enum Slot<W> {
     },
 }
 
+/// A watch that the store does not have yet.
+#[derive(Debug)]
+struct Registration<W> {
+    token: u32,
+    path: Path,
+    /// Whether a depth was asked for.
+    depth: bool,
+    waiters: Vec<W>,
+    has_time: bool,
+}
+
 impl<W> Slot<W> {
     fn has_time(&self) -> bool {
-        matches!(self, Self::Watch { has_time: true, .. } | Self::Ignored { has_time: true, .. })
+        match self {
+            Self::Call { .. } => false,
+            Self::Watch(registration) => registration.has_time,
+            Self::Ignored { has_time, .. } => *has_time,
+        }
     }
 }
 
@@ -164,7 +173,8 @@ impl<W> Connection<W> {
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
         let has_time = waiters.is_empty();
-        let slot = Slot::Watch { token: number, path, depth: depth.is_some(), waiters, has_time };
+        let registration = Registration { token: number, path, depth: depth.is_some(), waiters, has_time };
+        let slot = Slot::Watch(Box::new(registration));
         match self.send(&request, TxId::NONE, slot) {
             Ok(id) => drop(self.registering.insert(number, id)),
             Err((error, slot)) => {
@@ -190,7 +200,7 @@ impl<W> Connection<W> {
             Added::Wait(number) => {
                 let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(*id));
                 match slot {
-                    Some(Slot::Watch { waiters, .. }) => waiters.push(waiter),
+                    Some(Slot::Watch(registration)) => registration.waiters.push(waiter),
                     // It is still to be registered again, or in the place of an ancestor's.
                     _ => self.completed.push_back((waiter, Ok(Reply::Ok))),
                 }
@@ -212,7 +222,7 @@ impl<W> Connection<W> {
                 self.completed.push_back((waiter, result));
                 return;
             }
-            Slot::Watch { waiters, .. } => waiters,
+            Slot::Watch(registration) => registration.waiters,
             Slot::Ignored { .. } => return,
         };
         self.completed.extend(waiters.into_iter().map(|waiter| (waiter, result.clone())));
@@ -226,12 +236,14 @@ impl<W> Connection<W> {
             self.watches.event(&event.token, &event.path);
             return Ok(None);
         }
-        let unasked = DecodeError::Malformed { op: message.op, expected: "the id of a request under way" };
-        let slot = self.slots.remove(message.req_id).ok_or(unasked)?;
+        let Some(slot) = self.slots.remove(message.req_id) else {
+            let expected = "the id of a request under way";
+            return Err(DecodeError::Malformed { op: message.op, expected });
+        };
         self.unhurried -= usize::from(slot.has_time());
         let (op, path) = match &slot {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => (*op, None),
-            Slot::Watch { path, .. } => (Op::WATCH, Some(path)),
+            Slot::Watch(registration) => (Op::WATCH, Some(&registration.path)),
         };
         let outcome = match Reply::decode(op, message.op, message.payload) {
             Ok(Reply::Error(code)) => Err(Error::Store { op, path: path.cloned(), code }),
@@ -243,13 +255,14 @@ impl<W> Connection<W> {
         };
         match slot {
             Slot::Call { waiter, .. } => return Ok(Some((waiter, outcome))),
-            Slot::Watch { token, depth, waiters, .. } => self.registered(token, depth, waiters, outcome),
+            Slot::Watch(registration) => self.registered(*registration, outcome),
             Slot::Ignored { .. } => {}
         }
         Ok(None)
     }
 
-    fn registered(&mut self, token: u32, depth: bool, waiters: Vec<W>, result: Result<Reply, Error>) {
+    fn registered(&mut self, registration: Registration<W>, result: Result<Reply, Error>) {
+        let Registration { token, depth, waiters, .. } = registration;
         self.registering.remove(&token);
         match &result {
             Ok(_) => self.watches.confirm(token),

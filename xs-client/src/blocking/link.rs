@@ -21,7 +21,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
-use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
+use xs_proto::{HEADER_LEN, MessageCodec, Reply, Request, StreamError, TxId};
 
 use super::stream::{Came, Reader, Stream};
 use crate::connection::Connection;
@@ -281,8 +281,9 @@ impl Link {
         // One that takes nothing more is only heard to its end.
         let left = if state.unsendable.is_some() { Duration::ZERO } else { left };
         let or_room = !state.connection.output().is_empty();
+        let sure = state.sure().saturating_sub(reader.input.len());
         drop(state);
-        let came = self.stream.receive(&mut reader, left, or_room);
+        let came = self.stream.receive(&mut reader, left, or_room, sure);
         let mut state = self.state();
         let received = state.receive(came, &mut reader);
         state.reader = Some(reader);
@@ -333,6 +334,16 @@ impl Link {
 }
 
 impl State {
+    /// How many bytes of replies will come, if they are all of one call and nobody else waits for
+    /// anything before them.
+    fn sure(&self) -> usize {
+        let missing = match self.calls.iter().next() {
+            Some((_, call)) if self.calls.len() == 1 && self.followers.is_empty() => call.missing,
+            _ => 0,
+        };
+        if missing > 1 && missing == self.connection.in_flight() { missing * HEADER_LEN } else { 0 }
+    }
+
     fn send_queued(&mut self, window: usize) {
         while self.connection.in_flight() < window
             && let Some((command, waiter)) = self.queued.pop_front()

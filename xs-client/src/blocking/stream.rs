@@ -92,14 +92,25 @@ impl Stream {
     }
 
     /// Receives what there is, or waits for it as long as there is time `left`, though no more than
-    /// a tick. With `or_room`, room to send ends the waiting as well.
-    pub(super) fn receive(&self, reader: &mut Reader, left: Duration, or_room: bool) -> io::Result<Came> {
+    /// a tick. With `or_room`, room to send ends the waiting as well. If so many bytes are `sure` to
+    /// come, it waits for all of them: each time that it returned before costs a system call.
+    pub(super) fn receive(
+        &self,
+        reader: &mut Reader,
+        left: Duration,
+        or_room: bool,
+        sure: usize,
+    ) -> io::Result<Came> {
+        let mut chunk = &mut reader.chunk[..];
         let mut flags = RecvFlags::empty();
         if left < self.tick || or_room {
             self.poll(left.min(self.tick), or_room)?;
             flags = RecvFlags::DONTWAIT;
+        } else if (1..chunk.len()).contains(&sure) {
+            chunk = &mut chunk[..sure];
+            flags = RecvFlags::WAITALL;
         }
-        match recv(&self.socket, &mut reader.chunk[..], flags) {
+        match recv(&self.socket, chunk, flags) {
             Ok((_, 0)) => Ok(Came::End),
             Ok((_, count)) => {
                 reader.input.extend_from_slice(&reader.chunk[..count]);

@@ -5,11 +5,11 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use tracing::debug;
-use xs_proto::{ErrorCode, Op, Reply, Request};
+use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
+use crate::Error;
 use crate::typed::unexpected;
-use crate::{Error, Retry};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 #[derive(Debug)]
@@ -78,29 +78,56 @@ impl Client {
         &self,
         mut body: impl FnMut(&Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.attempts(|transaction| {
+            let outcome = body(&transaction)?;
+            match transaction.commit() {
+                Ok(()) => Ok(Some(outcome)),
+                Err(error) if error.is_conflict() => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Carries out requests in a transaction of their own, and sends the commit along with them: see
+    /// [`crate::Client::commit_all`]. **If the store refuses one, the others are committed all the
+    /// same.**
+    pub fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        self.attempts(|mut transaction| {
+            let mut all = requests.clone();
+            all.push(Request::TransactionEnd { commit: true });
+            let mut outcomes = transaction.batch(all)?;
+            let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+            transaction.open = false;
+            if ended.as_ref().is_err_and(Error::is_conflict) {
+                return Ok(None);
+            }
+            let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
+            ended.map(|_| Some(replies))
+        })
+    }
+
+    /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
+    fn attempts<T, E: From<Error>>(
+        &self,
+        mut attempt: impl FnMut(Transaction) -> Result<Option<T>, E>,
+    ) -> Result<T, E> {
         let begun = Instant::now();
         let retry = self.link.config.retry;
-        let Retry { attempts, .. } = retry;
-        for attempt in 1..=attempts {
+        for number in 1..=retry.attempts {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = self.link.turns.take(self.deadline);
             let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
-            let transaction = Transaction::start(self)?;
-            let outcome = body(&transaction)?;
-            let ended = transaction.commit();
+            let tried = attempt(Transaction::start(self)?)?;
             drop(turn);
-            match ended {
-                Ok(()) => return Ok(outcome),
-                Err(Error::Store { code: ErrorCode::EAGAIN, .. }) => {
-                    self.link.counters.conflicts.add(1);
-                    debug!(attempt, "transaction conflicted");
-                    if attempt < attempts {
-                        sleep(retry.pause(attempt));
-                    }
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(outcome) = tried {
+                return Ok(outcome);
+            }
+            self.link.counters.conflicts.add(1);
+            debug!(attempt = number, "transaction conflicted");
+            if number < retry.attempts {
+                sleep(retry.pause(number));
             }
         }
-        Err(Error::Contended { attempts, elapsed: begun.elapsed() }.into())
+        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() }.into())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use xs_client::{Config, DomId, Error, Op, Reply, Retry, TxId};
+use xs_client::{Config, DomId, Error, Op, Reply, Request, Retry, TxId};
 
 use crate::support::{Peer, SHORT, Served, path, patient, timed_out};
 
@@ -141,5 +141,45 @@ fn a_commit_that_takes_too_long_is_followed_by_an_abort() {
         let ends: Vec<_> = peer.requests(2).into_iter().map(|end| (end.tx_id, end.payload)).collect();
         assert_eq!(ends, [(TxId(7), "T\0".into()), (TxId(7), "F\0".into())]);
         committing.join().unwrap();
+    });
+}
+
+fn writes(nodes: &[&str]) -> Vec<Request> {
+    nodes.iter().map(|node| Request::Write { path: path(node), value: "1".into() }).collect()
+}
+
+/// The commit goes with the requests: two round trips.
+#[test]
+fn requests_are_committed_together() {
+    let served = Served::new();
+    let (client, proxy) = served.watched(DomId::DOM0, patient());
+    proxy.conflict(3);
+    assert_eq!(client.commit_all(writes(&["/a", "/b"])).unwrap(), [Reply::Ok, Reply::Ok]);
+    assert_eq!(client.read(&path("/b")).unwrap(), "1");
+    assert_eq!((proxy.count(Op::TRANSACTION_START), proxy.count(Op::TRANSACTION_END)), (4, 4));
+    assert_eq!(client.stats().conflicts, 3);
+}
+
+/// Of several replies the thread waits for all at once, but no longer than for the deadline.
+#[test]
+fn replies_that_come_one_by_one_are_taken_together() {
+    let (client, mut peer) = Peer::new(patient());
+    thread::scope(|scope| {
+        let committing = scope.spawn(|| client.commit_all(writes(&["/a", "/b"])));
+        let start = peer.next().unwrap();
+        peer.answer(&start, &Reply::Transaction(TxId(7)));
+        for request in peer.requests(3) {
+            peer.answer(&request, &Reply::Ok);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(committing.join().unwrap().unwrap(), [Reply::Ok, Reply::Ok]);
+        let hasty = client.with_deadline(Duration::from_millis(1500));
+        let committing = scope.spawn(move || timed_out(hasty.commit_all(writes(&["/a", "/b"]))));
+        let start = peer.next().unwrap();
+        peer.answer(&start, &Reply::Transaction(TxId(8)));
+        let requests = peer.requests(3);
+        peer.answer(&requests[0], &Reply::Ok);
+        committing.join().unwrap();
+        assert_eq!(peer.next().unwrap().payload, "F\0");
     });
 }

@@ -29,7 +29,7 @@ pub(super) fn run(task: &Task) -> Result<Figures> {
             let nodes = named(&task.written()?)?;
             let write = |node: &Path| Request::Write { path: node.clone(), value: VALUE.into() };
             let writes = || nodes.iter().map(write).collect();
-            samples(task, || Ok(client.transaction(|tx| tx.all(writes()).map(drop))?))?.latencies()
+            samples(task, || Ok(client.commit_all(writes()).map(drop)?))?.latencies()
         }
         "watch" => {
             let nodes = named(&task.watched()?)?;
