@@ -6,11 +6,10 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path as FsPath, PathBuf};
 
-use tokio::net::UnixStream;
 use tokio_util::either::Either;
 
 use super::xenbus::DEVICES;
-use super::{Connect, UnixSocket, Xenbus, XenbusStream, default_socket};
+use super::{Connect, SocketStream, UnixSocket, Xenbus, XenbusStream, default_socket};
 
 /// The first store that can be reached of several places, each a socket or a device. Which of the
 /// two one is, is told by its file type.
@@ -57,7 +56,7 @@ impl Default for Auto {
 }
 
 impl Connect for Auto {
-    type Transport = Either<UnixStream, XenbusStream>;
+    type Transport = Either<SocketStream, XenbusStream>;
 
     /// Where the last connection went, or the only place.
     fn at(&self) -> String {
@@ -138,7 +137,7 @@ impl Unreachable {
     }
 }
 
-async fn connect(place: &FsPath) -> io::Result<(Either<UnixStream, XenbusStream>, Found)> {
+async fn connect(place: &FsPath) -> io::Result<(Either<SocketStream, XenbusStream>, Found)> {
     if fs::metadata(place)?.file_type().is_socket() {
         let mut socket = UnixSocket::new(place);
         Ok((Either::Left(socket.connect().await?), Found::new(place, &socket)))

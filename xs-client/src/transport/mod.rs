@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use auto::Auto;
 pub use ring::{EventFds, Events, Ring, RingStream};
-pub use unix::{UnixSocket, default_socket};
+pub use unix::{SocketStream, UnixSocket, default_socket};
 pub use xenbus::{Xenbus, XenbusStream, default_device};
 
 /// A byte stream to a store. Implemented for every type that can be one: a `UnixStream`, one end
