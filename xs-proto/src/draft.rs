@@ -1,5 +1,8 @@
 //! Writing a message: straight into the buffer that is sent, checked on the way, and taken back
 //! out if it turns out not to be one.
+//!
+//! All of it is `inline(always)`: a draft that is handed on by value is moved right after it was
+//! written, which waits for the stores, as in the grammars.
 
 use core::fmt::{Display, Write as _};
 
@@ -19,12 +22,14 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
+    #[inline(always)]
     pub(crate) fn new(op: Op, req_id: u32, tx_id: TxId, out: &'a mut BytesMut) -> Self {
         let start = out.len();
         Header { op, req_id, tx_id, len: 0 }.encode(out);
         Self { out, start, op, len: 0, embedded_nul: false }
     }
 
+    #[inline(always)]
     fn push(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len());
         if self.len <= PAYLOAD_MAX {
@@ -33,18 +38,21 @@ impl<'a> Draft<'a> {
     }
 
     /// Appends bytes as they are.
+    #[inline(always)]
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
         self.push(bytes);
         self
     }
 
     /// Appends a string and its NUL; it may hold none itself.
+    #[inline(always)]
     pub(crate) fn string(mut self, text: &[u8]) -> Self {
         self.embedded_nul |= memchr::memchr(0, text).is_some();
         self.bytes(text).bytes(b"\0")
     }
 
     /// Appends a path and its NUL.
+    #[inline(always)]
     pub(crate) fn path(self, path: &Path) -> Self {
         self.bytes(path.as_bytes()).bytes(b"\0")
     }
@@ -57,6 +65,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Completes the message, or leaves the buffer as it was before.
+    #[inline(always)]
     pub(crate) fn finish(self) -> Result<(), EncodeError> {
         let Self { out, start, op, len, embedded_nul } = self;
         let refusal = if embedded_nul {
