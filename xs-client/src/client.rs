@@ -14,6 +14,7 @@ use xs_proto::{Op, Path};
 
 use crate::driver;
 use crate::handle::{Command, Tx};
+use crate::requests::later;
 use crate::transport::{Auto, UnixSocket};
 use crate::watcher::Watcher;
 use crate::{Config, Connect, Error, Lifecycles, Requests, Stats, Transport, Watch};
@@ -57,7 +58,7 @@ impl Client {
     /// A store that is there and has no time is asked again until [`Config::deadline`]; any other
     /// failure is an [`Error::Connect`] at once.
     pub async fn connect_with(mut connect: impl Connect, config: Config) -> Result<Self, Error> {
-        let until = Instant::now() + config.deadline;
+        let until = later(config.deadline);
         let reason = loop {
             match timeout_at(until, connect.connect()).await {
                 Ok(Ok(transport)) => return Ok(Self::drive(transport, connect, config)),

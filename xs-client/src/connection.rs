@@ -178,16 +178,17 @@ impl<W> Connection<W> {
         match self.send(&request, TxId::NONE, slot) {
             Ok(id) => drop(self.registering.insert(number, id)),
             Err((error, slot)) => {
-                self.refuse(number, &error.clone().into());
-                self.complete(slot, Err(error.into()));
+                let refused = self.refuse(number, error.into());
+                self.complete(slot, refused);
             }
         }
     }
 
-    fn refuse(&mut self, token: u32, error: &Error) {
-        for watcher in self.watches.refuse(token) {
-            watcher.close(error.clone());
-        }
+    /// The store does not take a watch; what comes of that for those who wait for it.
+    fn refuse(&mut self, token: u32, error: Error) -> Result<Reply, Error> {
+        let Some(unserved) = self.watches.refuse(token) else { return Ok(Reply::Ok) };
+        unserved.iter().for_each(|watcher| watcher.close(error.clone()));
+        Err(error)
     }
 
     /// Adds a watcher; `waiter` learns when the store has the watch.
@@ -264,15 +265,18 @@ impl<W> Connection<W> {
     fn registered(&mut self, registration: Registration<W>, result: Result<Reply, Error>) {
         let Registration { token, depth, waiters, .. } = registration;
         self.registering.remove(&token);
-        match &result {
-            Ok(_) => self.watches.confirm(token),
+        let result = match result {
+            Ok(reply) => {
+                self.watches.confirm(token);
+                Ok(reply)
+            }
             // To servers before Xen 4.22 a depth is one string too many.
             Err(Error::Store { code: ErrorCode::EINVAL, .. }) if depth => {
                 self.lacks_depth = true;
                 return self.register(token, waiters);
             }
             Err(error) => self.refuse(token, error),
-        }
+        };
         self.completed.extend(waiters.into_iter().map(|waiter| (waiter, result.clone())));
     }
 

@@ -21,6 +21,7 @@ use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
 use crate::batch::{Batches, Part};
 use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, Open, Tx, WeakHandle, ended};
+use crate::requests::later;
 use crate::typed::Outcome;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
@@ -153,7 +154,7 @@ impl Driver {
                 },
                 count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
                     clients_gone = count == 0;
-                    end = Instant::now() + self.link.config.deadline;
+                    end = later(self.link.config.deadline);
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use xs_proto::Path;
 
 use crate::queue::Queue;
+use crate::requests::later;
 use crate::watcher::Watcher;
 use crate::{Client, Error, Watch};
 
@@ -93,7 +94,7 @@ impl Client {
         within: Duration,
         mut look: impl FnMut(Look) -> F,
     ) -> Result<T, E> {
-        let until = Instant::now() + within;
+        let until = later(within);
         let watched = Arc::new(Watched { watches: Mutex::default(), queue: Arc::default() });
         // It does not matter what has changed.
         let root = Path::root();

@@ -49,6 +49,13 @@ fn was_lost(outcome: &Outcome) -> bool {
     matches!(outcome, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
 }
 
+/// So long from now on; [`Duration::MAX`] is for ever, which a clock cannot say.
+pub(crate) fn later(within: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or(now + LONG)
+}
+
 impl Requests {
     async fn ask(&self, request: Request) -> Result<Outcome, Error> {
         let (reply, answer) = oneshot::channel();
@@ -72,7 +79,7 @@ impl Requests {
 
     /// When a call that begins now has to have ended.
     pub(crate) fn until(&self) -> Instant {
-        Instant::now() + self.deadline
+        later(self.deadline)
     }
 
     /// The same, whose calls may take so long.

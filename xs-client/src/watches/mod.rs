@@ -52,7 +52,7 @@ struct Below {
     /// Whether its initial event is news: not if its watchers had watches of their own until then.
     initial_is_news: bool,
     trial: Trial,
-    /// The watches that are to take its place, as far as they are not confirmed.
+    /// The watches that are to take its place, as far as they are neither confirmed nor refused.
     successors: Option<HashSet<u32>>,
 }
 
@@ -244,7 +244,7 @@ impl Watches {
             }
             Serves::Below(below) => {
                 below.watchers -= 1;
-                if below.watchers > 0 {
+                if below.watchers > 0 || below.successors.is_some() {
                     return None;
                 }
             }
@@ -363,13 +363,17 @@ impl Watches {
     }
 
     /// A watch is confirmed, refused or gone: that may have been the last for which the watch of
-    /// an ancestor had to stay.
+    /// an ancestor had to stay. One that serves the refused stays.
     fn settle(&mut self, token: u32) {
         for shared in self.shared.values().copied().collect::<Vec<_>>() {
             let Some(below) = self.below(shared) else { continue };
             let Some(successors) = &mut below.successors else { continue };
             successors.remove(&token);
-            if successors.is_empty()
+            if !successors.is_empty() {
+                continue;
+            }
+            below.successors = None;
+            if below.watchers == 0
                 && let Some((path, token)) = self.drop_watch(shared)
             {
                 self.todo.push_back(Todo::Unwatch(path, token));
@@ -377,27 +381,46 @@ impl Watches {
         }
     }
 
-    /// Forgets a watch that the server refused, and returns the watchers who have none now.
-    pub(crate) fn refuse(&mut self, token: u32) -> Vec<Arc<Watcher>> {
-        match self.server.get_mut(&token) {
-            Some(ServerWatch { serves: Serves::Path(watchers), .. }) => {
-                let watchers = std::mem::take(watchers);
-                for watcher in &watchers {
-                    self.local.remove(watcher);
-                }
-                self.drop_watch(token);
-                self.settle(token);
-                watchers
+    /// The watch of an ancestor whose place a watch was to take.
+    fn predecessor(&self, token: u32) -> Option<u32> {
+        self.shared.values().copied().find(|shared| match self.server.get(shared) {
+            Some(ServerWatch { serves: Serves::Below(below), .. }) => {
+                below.successors.as_ref().is_some_and(|successors| successors.contains(&token))
             }
-            Some(_) => {
+            _ => false,
+        })
+    }
+
+    /// Forgets a watch that the server refused, and returns the watchers who have none now. `None`
+    /// if an ancestor's watch goes on serving them.
+    pub(crate) fn refuse(&mut self, token: u32) -> Option<Vec<Arc<Watcher>>> {
+        let watchers = match &mut self.server.get_mut(&token)?.serves {
+            Serves::Path(watchers) => std::mem::take(watchers),
+            Serves::Below(_) => {
                 self.split(token);
                 self.drop_watch(token);
                 // It is not asked for again.
                 self.share_from = usize::MAX;
-                Vec::new()
+                return None;
             }
-            None => Vec::new(),
+        };
+        let shared = self.predecessor(token);
+        for watcher in &watchers {
+            match shared {
+                Some(shared) => {
+                    watcher.set_token(shared);
+                    // The first event that it may have waited for does not come.
+                    self.fire(watcher);
+                }
+                None => drop(self.local.remove(watcher)),
+            }
         }
+        if let Some(below) = shared.and_then(|shared| self.below(shared)) {
+            below.watchers += watchers.len();
+        }
+        self.drop_watch(token);
+        self.settle(token);
+        shared.is_none().then_some(watchers)
     }
 
     /// Tells an event to the watchers that it is for; to nobody if its watch is gone.

@@ -261,3 +261,13 @@ async fn a_guest_is_refused() {
     assert_eq!(error.hint(), "run it in the domain that may do this, usually domain 0");
     assert_eq!(proxy.count(Op::WRITE), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_may_be_for_ever() {
+    let store = Store::new();
+    let config = Config { deadline: Duration::MAX, ..Config::default() };
+    let client = Client::over(store.connect(DomId::DOM0), config);
+    client.write(&path("/a"), "1").await.unwrap();
+    let read = client.wait_for(Duration::MAX, |view| async move { view.read(&path("/a")).await });
+    assert_eq!(read.await.unwrap(), "1");
+}

@@ -152,3 +152,45 @@ async fn a_refused_watch_of_the_ancestor_changes_nothing() {
     guest.write(&path("device/vif/7/state"), "1").await.unwrap();
     assert_eq!(next(&mut watches[7]).await, Some(vec!["device/vif/7/state".to_owned()]));
 }
+
+/// A quota that leaves no room for all of their own: the others are served as before.
+#[tokio::test(start_paused = true)]
+async fn those_that_cannot_part_stay_together() {
+    const ROOM: usize = 100;
+    let store = Store::new();
+    let admin = Client::over(store.connect(DomId::DOM0), Config::default());
+    store.introduce(DomId(1));
+    admin.set_quota(Some(DomId(1)), "watches", 1000).await.unwrap();
+    admin.write(&path("/local/domain/1"), "").await.unwrap();
+    let owned = Permissions::owned_by(DomId(1), Access::None);
+    admin.set_perms(&path("/local/domain/1"), owned).await.unwrap();
+    let guest = Client::over(store.connect(DomId(1)), Config::default());
+    let nodes: Vec<Path> = (0..MANY).map(|number| path(format!("device/vif/{number}/state"))).collect();
+    let mut watches = Vec::new();
+    for node in &nodes {
+        watches.push(guest.watch(node).await.unwrap());
+    }
+    settled(&guest).await;
+    assert_eq!(guest.stats().watches, 1);
+    admin.set_quota(Some(DomId(1)), "watches", ROOM as u32).await.unwrap();
+    let writer = Client::over(store.connect(DomId(1)), Config::default());
+    // Twice, for what was refused is tried again.
+    for round in 0..2 {
+        for _ in 0..300 {
+            writer.write(&path("device/vif/strange"), "").await.unwrap();
+        }
+        settled(&guest).await;
+        let taken = guest.stats().watches;
+        assert!(taken > 50 && taken < ROOM as u64, "{taken} watches in round {round}");
+        for (number, watch) in watches.iter_mut().enumerate() {
+            while next(watch).await.is_some() {}
+            writer.write(&nodes[number], "4").await.unwrap();
+            assert_eq!(next(watch).await, Some(vec![nodes[number].to_string()]), "in round {round}");
+        }
+    }
+    drop(watches);
+    settled(&guest).await;
+    assert_eq!(guest.stats().watches, 0);
+    admin.set_quota(Some(DomId(1)), "watches", 2).await.unwrap();
+    let _one = guest.watch(&nodes[0]).await.unwrap();
+}
