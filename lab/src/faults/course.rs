@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -17,25 +16,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 use xs_client::{Client, Error, Lifecycle, Lifecycles, Request, Watch};
 
+use super::dial::{Dialer, dial};
+use super::fault::STORM;
 use super::follower::Following;
 use super::schedule::{
-    CROWD, Deed, STORM, Schedule, Settings, counter, crowd, crowds, flag, path, shared, shared_node,
+    CROWD, Deed, Schedule, Settings, counter, crowd, domains_node, flag, home, home_node, path, shared,
+    shared_node,
 };
 use super::worker::{Caller, FOREVER, value_of};
-use super::world::{Dialer, World, has_ended};
-
-/// What a schedule came to.
-#[derive(Default)]
-pub(super) struct Outcome {
-    /// What must not be; empty if all is well.
-    pub(super) violations: Vec<String>,
-    /// The kinds of faults that did something.
-    pub(super) kinds: BTreeSet<usize>,
-    /// The same for the same course.
-    pub(super) trace: u64,
-    /// Requests, replies and events on the wire.
-    pub(super) messages: u64,
-}
+use super::world::{Outcome, World, has_ended};
 
 thread_local! {
     /// Panics of this thread, those in tasks that nobody waits for included.
@@ -87,8 +76,8 @@ async fn course(schedule: &Schedule) -> Outcome {
 async fn connect(world: &Arc<World>) -> anyhow::Result<Client> {
     let config = world.schedule.settings.config.clone();
     match config.reconnect {
-        Some(_) => Ok(Client::connect_with(Dialer::new(world.clone()), config).await?),
-        None => Ok(Client::over(world.dial()?, config)),
+        Some(_) => Ok(Client::connect_with(Dialer(world.clone()), config).await?),
+        None => Ok(Client::over(dial(world)?, config)),
     }
 }
 
@@ -141,6 +130,7 @@ impl Course {
         self.compare(&following, alive).await;
         world.check_counter().await;
 
+        following.iter().for_each(|following| world.set_watched(&following.follower.watched(), false));
         followers.iter().for_each(JoinHandle::abort);
         drop(watches);
         self.quiet().await;
@@ -177,13 +167,14 @@ impl Course {
         let Self { world, client } = self;
         let (node, value) = (path("/w/o99"), value_of(&path("/w/o99"), 1));
         let calls = async {
-            client.write(&node, value.clone()).await?;
+            let write = Request::Write { path: node.clone(), value: value.clone().into() };
+            world.ask(client, write.clone()).await?;
             let read = client.read(&node).await?;
             let mut watch = client.watch(&node).await?;
             let first = watch.changed().await?;
             let rounds = client.transaction(|tx| async move { tx.read(&counter()).await }).await?;
             let names = client.directory(&path("/w")).await?;
-            client.write(&node, value.clone()).await?;
+            world.ask(client, write).await?;
             let second = watch.changed().await?;
             Ok::<_, Error>((read, first.paths.contains(&node), second.paths.contains(&node), rounds, names))
         };
@@ -238,7 +229,7 @@ impl Course {
                 continue;
             }
             for node in following.follower.nodes() {
-                let there = direct.read(&node).await;
+                let there = direct.read(&world.absolute(&node)).await;
                 let believed = following.view().nodes.get(&node).cloned();
                 if believed != Some(there.clone()) {
                     world.violation(format!(
@@ -339,26 +330,28 @@ async fn others(world: Arc<World>) {
         sleep_until(world.at(change.at)).await;
         // The store may be another one each time.
         let mut direct = world.direct();
-        match &change.deed {
-            Deed::Write(directory, node) => {
-                let path = shared_node(*directory, *node);
-                let value = value_of(&path, format!("other.{number}"));
-                direct.write(path, value).await;
-            }
-            Deed::Remove(directory) => {
-                direct.ask(Request::Rm(shared(*directory))).await;
-            }
-            Deed::WriteCrowd(node) => {
-                direct.write(crowd(*node), value_of(&crowd(*node), format!("other.{number}"))).await;
-            }
-            Deed::WriteBeside => {
-                for node in CROWD..2 * CROWD {
-                    direct.write(crowd(node), value_of(&crowd(node), number)).await;
+        let (written, removed) = match &change.deed {
+            Deed::Write(directory, node) => (vec![shared_node(*directory, *node)], None),
+            Deed::Remove(directory) => (vec![], Some(shared(*directory))),
+            Deed::WriteHome(node) => (vec![home_node(*node)], None),
+            Deed::RemoveHome => (vec![], Some(home())),
+            Deed::WriteCrowd(node) => (vec![node.clone()], None),
+            Deed::WriteBeside(crowds) => ((CROWD..2 * CROWD).map(|node| crowd(crowds, node)).collect(), None),
+            Deed::RemoveCrowd(crowds) => (vec![], Some(crowds.clone())),
+            Deed::Domain => {
+                for ends in [false, true] {
+                    let node = domains_node(ends);
+                    direct.write(node.clone(), value_of(&node, format!("other.{number}"))).await;
+                    world.turn_domain(ends);
                 }
+                continue;
             }
-            Deed::RemoveCrowd => {
-                direct.ask(Request::Rm(crowds())).await;
-            }
+        };
+        for node in written {
+            direct.write(world.absolute(&node), value_of(&node, format!("other.{number}"))).await;
+        }
+        if let Some(node) = removed {
+            direct.ask(Request::Rm(world.absolute(&node))).await;
         }
     }
 }

@@ -5,7 +5,13 @@ use std::fmt;
 use fastrand::Rng;
 use xs_proto::{ErrorCode, Op};
 
-use super::schedule::{STORM, pick};
+/// Faults happen in this time, in milliseconds since the beginning; then it is calm.
+pub(super) const STORM: u64 = 1000;
+
+/// One of a slice that is not empty.
+pub(super) fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.usize(0..from.len())]
+}
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep, sleep_until};
 use xs_client::{Changes, Client, Error, Path, Watch};
 
-use super::schedule::{Follower, path};
+use super::schedule::{Followed, Follower, path};
 use super::worker::text;
 use super::world::{World, has_ended};
 
@@ -53,8 +53,12 @@ impl Following {
                 Some(depth) => client.watch_depth(&watched, depth).await,
                 None => client.watch(&watched).await,
             };
-            if let Err(error) = self.look(world, client, watch).await {
-                give_up(world, client, error)?;
+            let is_crowd = matches!(self.follower.followed, Followed::Crowd(_));
+            world.set_watched(&watched, is_crowd && watch.is_ok());
+            let looked = self.look(world, client, watch).await;
+            world.set_watched(&watched, false);
+            if let Err(error) = looked {
+                self.give_up(world, client, error)?;
             }
             sleep(PAUSE).await;
         }
@@ -66,36 +70,37 @@ impl Following {
         loop {
             let changes = watch.changed().await?;
             for node in self.follower.nodes() {
-                if concerns(&changes, &node) {
-                    let value = read(world, client, &node).await?;
+                // What tells of domains is not where the node is that goes with them.
+                if watch.path().is_special() || concerns(&changes, &node) {
+                    let value = self.read(world, client, &node).await?;
                     self.view().nodes.insert(node, value);
                 }
             }
         }
+    }
+
+    /// The value of a node; only the end of the connection is an error.
+    async fn read(&self, world: &World, client: &Client, node: &Path) -> Result<Option<String>, Error> {
+        loop {
+            match client.read_opt(node).await {
+                Ok(value) => return Ok(value.as_ref().map(text)),
+                Err(error) => self.give_up(world, client, error)?,
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Passes on an error that trying again does not help against.
+    fn give_up(&self, world: &World, client: &Client, error: Error) -> Result<(), Error> {
+        if error.is_disconnected() && has_ended(client) {
+            return Err(error);
+        }
+        world.judge("following", &error, &[path("/w"), self.follower.watched()]);
+        Ok(())
     }
 }
 
 /// Whether a node may be another one. Its parents are made without a word when it is made.
 fn concerns(changes: &Changes, node: &Path) -> bool {
     changes.overflowed || changes.paths.iter().any(|path| node.is_within(path) || path.is_within(node))
-}
-
-/// The value of a node; only the end of the connection is an error.
-async fn read(world: &World, client: &Client, node: &Path) -> Result<Option<String>, Error> {
-    loop {
-        match client.read_opt(node).await {
-            Ok(value) => return Ok(value.as_ref().map(text)),
-            Err(error) => give_up(world, client, error)?,
-        }
-        sleep(PAUSE).await;
-    }
-}
-
-/// Passes on an error that trying again does not help against.
-fn give_up(world: &World, client: &Client, error: Error) -> Result<(), Error> {
-    if error.is_disconnected() && has_ended(client) {
-        return Err(error);
-    }
-    world.judge("following", &error, &[path("/w")]);
-    Ok(())
 }

@@ -12,11 +12,15 @@
 //! - who watches a node knows, when it is quiet again, what the store says;
 //! - what was dropped is gone: in the client's counts, and in the store's;
 //! - what a watcher is told stays within its backlog;
-//! - no request is sent that may not be (`wire::ledger`), and nothing panics.
+//! - a change that was asked for is sent once, also when its answer is lost (`world::notes`);
+//! - no request is sent that may not be, and no watch is removed that somebody needs
+//!   (`wire::ledger`);
+//! - nothing panics.
 //!
 //! A schedule that fails is told in words, with all left out that need not be there.
 
 mod course;
+mod dial;
 mod direct;
 mod fault;
 mod follower;
@@ -36,9 +40,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::failure::Failure;
-use course::Outcome;
 use fault::KINDS;
 use schedule::Schedule;
+use world::Outcome;
 
 /// A schedule takes some milliseconds; one that takes this long does not end.
 const HANG: Duration = Duration::from_secs(120);

@@ -7,21 +7,13 @@ use std::time::Duration;
 use fastrand::Rng;
 use xs_client::{Config, Path, Reconnect, Retry};
 
-use super::fault::Fault;
-
-/// Faults happen in this time, in milliseconds since the beginning; then it is calm.
-pub(super) const STORM: u64 = 1000;
+use super::fault::{Fault, STORM, pick};
 
 /// Directories that everybody changes.
 pub(super) const SHARED: usize = 4;
 
 /// Nodes in each of them, and in a worker's own.
 pub(super) const NODES: usize = 3;
-
-/// One of a slice that is not empty.
-pub(super) fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
-    &from[rng.usize(0..from.len())]
-}
 
 /// A path of the schedule's own making.
 pub(super) fn path(text: &str) -> Path {
@@ -53,14 +45,29 @@ pub(super) fn flag(number: usize) -> Path {
     path(&format!("/w/flag{number}"))
 }
 
-/// What the crowd is below.
-pub(super) fn crowds() -> Path {
-    path("/w/m")
+/// One of many nodes that are watched one by one.
+pub(super) fn crowd(crowds: &Path, node: usize) -> Path {
+    path(&format!("{crowds}/{node}"))
 }
 
-/// One of many nodes that are watched one by one.
-pub(super) fn crowd(node: usize) -> Path {
-    path(&format!("/w/m/{node}"))
+/// A directory in the home of the client's domain, which its relative paths begin at.
+pub(super) fn home() -> Path {
+    path("h")
+}
+
+/// A node in it.
+pub(super) fn home_node(node: usize) -> Path {
+    path(&format!("h/h-{node}"))
+}
+
+/// What tells of domains that end, or begin.
+pub(super) fn domains(ended: bool) -> Path {
+    path(if ended { "@releaseDomain" } else { "@introduceDomain" })
+}
+
+/// A node that is written right before a domain ends, or begins.
+pub(super) fn domains_node(ended: bool) -> Path {
+    path(if ended { "/w/ended" } else { "/w/begun" })
 }
 
 /// What all transactions count in.
@@ -105,6 +112,9 @@ pub(super) enum Act {
     Write(usize),
     Read(usize),
     Remove(usize),
+    Mkdir(usize),
+    /// The permissions that it has.
+    SetPerms(usize),
     List,
     /// Writes and reads of its own nodes, sent together.
     Batch(Vec<usize>),
@@ -145,7 +155,7 @@ pub(super) struct Worker {
 }
 
 /// What is followed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Followed {
     /// A shared directory, and all in it.
     Directory(usize),
@@ -153,8 +163,12 @@ pub(super) enum Followed {
     Node(usize, usize),
     /// A node in one, by a watch that hears of nothing below.
     NodeAlone(usize, usize),
+    /// The directory in the domain's home, by a relative path.
+    Home,
+    /// The domains that end, or begin; by a watch that tells of `each` which it is, or just that.
+    Domains { ended: bool, each: bool },
     /// One of many: so many watches become one of what is above them.
-    Crowd(usize),
+    Crowd(Path),
 }
 
 /// A task that watches something to the end, and keeps in mind what it holds.
@@ -168,9 +182,11 @@ pub(super) struct Follower {
 impl Follower {
     fn new(rng: &mut Rng) -> Self {
         let (directory, node) = (rng.usize(0..SHARED), rng.usize(0..NODES));
-        let followed = match rng.u8(0..4) {
-            0 => Followed::Node(directory, node),
-            1 => Followed::NodeAlone(directory, node),
+        let followed = match rng.u8(0..8) {
+            0 | 1 => Followed::Node(directory, node),
+            2 => Followed::NodeAlone(directory, node),
+            3 => Followed::Home,
+            4 => Followed::Domains { ended: rng.bool(), each: rng.bool() },
             _ => Followed::Directory(directory),
         };
         Self { from: if rng.bool() { 0 } else { rng.u64(0..STORM) }, followed }
@@ -178,27 +194,37 @@ impl Follower {
 
     /// What it watches.
     pub(super) fn watched(&self) -> Path {
-        match self.followed {
-            Followed::Directory(directory) => shared(directory),
+        match &self.followed {
+            Followed::Directory(directory) => shared(*directory),
             Followed::Node(directory, node) | Followed::NodeAlone(directory, node) => {
-                shared_node(directory, node)
+                shared_node(*directory, *node)
             }
-            Followed::Crowd(node) => crowd(node),
+            Followed::Home => home(),
+            Followed::Domains { ended, .. } => domains(*ended),
+            Followed::Crowd(path) => path.clone(),
         }
     }
 
     /// How deep it watches.
     pub(super) fn depth(&self) -> Option<u32> {
-        matches!(self.followed, Followed::NodeAlone(..)).then_some(0)
+        match self.followed {
+            Followed::NodeAlone(..) => Some(0),
+            Followed::Domains { each: true, .. } => Some(1),
+            _ => None,
+        }
     }
 
     /// The nodes it keeps in mind.
     pub(super) fn nodes(&self) -> Vec<Path> {
-        let mut nodes = vec![self.watched()];
-        if let Followed::Directory(directory) = self.followed {
-            nodes.extend((0..NODES).map(|node| shared_node(directory, node)));
+        let watched = [self.watched()].into_iter();
+        match self.followed {
+            Followed::Directory(directory) => {
+                watched.chain((0..NODES).map(|node| shared_node(directory, node))).collect()
+            }
+            Followed::Home => watched.chain((0..NODES).map(home_node)).collect(),
+            Followed::Domains { ended, .. } => vec![domains_node(ended)],
+            _ => watched.collect(),
         }
-        nodes
     }
 }
 
@@ -208,11 +234,16 @@ pub(super) enum Deed {
     Write(usize, usize),
     /// A shared directory, with all below.
     Remove(usize),
-    WriteCrowd(usize),
+    WriteHome(usize),
+    RemoveHome,
+    /// A domain begins and ends.
+    Domain,
+    /// One of the crowd.
+    WriteCrowd(Path),
     /// All of the crowd.
-    RemoveCrowd,
+    RemoveCrowd(Path),
     /// Many nodes that are not of the crowd, but beside it: nobody wants to hear of them.
-    WriteBeside,
+    WriteBeside(Path),
 }
 
 /// When somebody else does what.
@@ -265,12 +296,16 @@ impl Schedule {
             settings.config.window = 64;
             settings.config.deadline = Duration::from_secs(10);
             let from = rng.u64(0..STORM / 2);
-            followers.extend((0..CROWD).map(|node| Follower { from, followed: Followed::Crowd(node) }));
+            let crowds = path(if rng.bool() { "/w/m" } else { "m" });
+            followers.extend((0..CROWD).map(|node| {
+                let followed = Followed::Crowd(crowd(&crowds, node));
+                Follower { from, followed }
+            }));
             changes.extend((0..rng.usize(5..200)).map(|_| {
                 let deed = match rng.u8(0..80) {
-                    0 => Deed::RemoveCrowd,
-                    1 => Deed::WriteBeside,
-                    _ => Deed::WriteCrowd(rng.usize(0..CROWD)),
+                    0 => Deed::RemoveCrowd(crowds.clone()),
+                    1 => Deed::WriteBeside(crowds.clone()),
+                    _ => Deed::WriteCrowd(crowd(&crowds, rng.usize(0..CROWD))),
                 };
                 Change { at: rng.u64(0..STORM), deed }
             }));
@@ -302,7 +337,8 @@ impl Settings {
         Self {
             guest: rng.bool(),
             pipe: *pick(rng, &[7, 64, 1024, 4096, 65536, 65536]),
-            latency: rng.u64(0..3),
+            // The longer, the more is under way when a connection ends.
+            latency: rng.u64(0..3) * if deadline >= ms(1000) && rng.bool() { 10 } else { 1 },
             config,
         }
     }
@@ -310,10 +346,10 @@ impl Settings {
 
 impl Step {
     fn new(rng: &mut Rng) -> Self {
-        let act = match rng.u8(0..30) {
+        let act = match rng.u8(0..35) {
             0..3 => Act::Write(rng.usize(0..NODES)),
             3..5 => Act::Read(rng.usize(0..NODES)),
-            5 => Act::Remove(rng.usize(0..NODES)),
+            5 | 31 | 32 => Act::Remove(rng.usize(0..NODES)),
             6..8 => Act::List,
             8..10 => Act::Batch((0..rng.usize(1..12)).map(|_| rng.usize(0..NODES)).collect()),
             10..12 => Act::Burst(*pick(rng, &[2, 5, 30, 100])),
@@ -332,6 +368,8 @@ impl Step {
             25 => Act::Unwatch,
             26 => Act::WaitFor(rng.usize(0..FLAGS)),
             27 => Act::Oversized,
+            28 => Act::Mkdir(rng.usize(0..NODES)),
+            29 | 30 => Act::SetPerms(rng.usize(0..NODES)),
             _ => Act::Clone(rng.usize(0..NODES)),
         };
         let give_up = match rng.u8(0..8) {
@@ -350,8 +388,11 @@ impl Step {
 impl Change {
     fn new(rng: &mut Rng) -> Self {
         let directory = rng.usize(0..SHARED);
-        let deed = match rng.u8(0..8) {
+        let deed = match rng.u8(0..12) {
             0 => Deed::Remove(directory),
+            1 | 2 => Deed::WriteHome(rng.usize(0..NODES)),
+            3 if rng.bool() => Deed::RemoveHome,
+            4 => Deed::Domain,
             _ => Deed::Write(directory, rng.usize(0..NODES)),
         };
         Self { at: rng.u64(0..STORM), deed }
@@ -377,10 +418,13 @@ impl fmt::Display for Schedule {
                     writeln!(f, "  at {at} ms: others write {}", shared_node(*directory, *node))?;
                 }
                 Deed::Remove(directory) => writeln!(f, "  at {at} ms: others remove {}", shared(*directory))?,
-                Deed::WriteCrowd(node) => writeln!(f, "  at {at} ms: others write {}", crowd(*node))?,
-                Deed::RemoveCrowd => writeln!(f, "  at {at} ms: others remove {}", crowds())?,
-                Deed::WriteBeside => {
-                    writeln!(f, "  at {at} ms: others write {CROWD} nodes beside the crowd")?;
+                Deed::WriteHome(node) => writeln!(f, "  at {at} ms: others write {}", home_node(*node))?,
+                Deed::RemoveHome => writeln!(f, "  at {at} ms: others remove {}", home())?,
+                Deed::Domain => writeln!(f, "  at {at} ms: a domain begins and ends")?,
+                Deed::WriteCrowd(path) => writeln!(f, "  at {at} ms: others write {path}")?,
+                Deed::RemoveCrowd(crowds) => writeln!(f, "  at {at} ms: others remove {crowds}")?,
+                Deed::WriteBeside(crowds) => {
+                    writeln!(f, "  at {at} ms: others write {CROWD} nodes of nobody's in {crowds}")?;
                 }
             }
         }
@@ -393,7 +437,7 @@ impl fmt::Display for Schedule {
         }
         if let Some(Follower { from, .. }) = self.followers.iter().find(crowd) {
             let count = self.followers.iter().filter(crowd).count();
-            writeln!(f, "  from {from} ms: {count} nodes below {} are followed", crowds())?;
+            writeln!(f, "  from {from} ms: {count} nodes of the crowd are followed")?;
         }
         for Worker { number, steps } in &self.workers {
             writeln!(f, "  worker {number}")?;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use xs_client::{Client, Error, Path, Reply, Request, Watch};
+use xs_client::{Access, Client, Error, Path, Permissions, Reply, Request, Watch};
 use xs_proto::DecodeError;
 
+use super::fault::STORM;
 use super::own::Own;
 use super::schedule::{
-    Act, Body, GiveUp, NODES, SHARED, STORM, Step, Worker, counter, flag, own, path, shared, shared_node,
+    Act, Body, GiveUp, NODES, SHARED, Step, Worker, counter, flag, own, path, shared, shared_node,
 };
 use super::world::{World, count_value, has_ended};
 
@@ -71,13 +72,19 @@ impl Caller {
     async fn act(&mut self, act: Act) {
         match act {
             Act::Write(node) => {
-                let (path, client, value) = (self.own.path(node), self.client.clone(), self.value(node));
-                let written = value.clone();
-                self.change(node, Some(value), async move { client.write(&path, written).await }).await;
+                let value = self.value(node);
+                let request = Request::Write { path: self.own.path(node), value: value.clone().into() };
+                self.change(node, Some(value), request).await;
             }
-            Act::Remove(node) => {
-                let (path, client) = (self.own.path(node), self.client.clone());
-                self.change(node, None, async move { client.rm(&path).await }).await;
+            Act::Remove(node) => self.change(node, None, Request::Rm(self.own.path(node))).await,
+            Act::Mkdir(node) => {
+                // One that is there keeps its value.
+                self.own.may_be(node, Some(String::new()));
+                self.ask(Request::Mkdir(self.own.path(node))).await;
+            }
+            Act::SetPerms(node) => {
+                let perms = Permissions::owned_by(self.world.domid(), Access::None);
+                self.ask(Request::SetPerms { path: self.own.path(node), perms }).await;
             }
             Act::Read(node) => self.read(node).await,
             Act::List => self.list().await,
@@ -86,9 +93,8 @@ impl Caller {
             Act::WriteShared(directory, node) => {
                 let path = shared_node(directory, node);
                 self.serial += 1;
-                let value = value_of(&path, format!("{}.{}", self.number, self.serial));
-                let outcome = self.timed("a write", 1, self.client.write(&path, value)).await;
-                self.judge("a write", outcome, &[path]);
+                let value = value_of(&path, format!("{}.{}", self.number, self.serial)).into();
+                self.ask(Request::Write { path, value }).await;
             }
             Act::ReadTree(directory) => self.read_tree(directory).await,
             Act::Transaction(nodes, body) => self.transaction(&nodes, body).await,
@@ -168,23 +174,23 @@ impl Caller {
         value_of(&self.own.path(node), format!("{}.{}", self.number, self.serial))
     }
 
+    /// Asks for a change. Returns whether the store has made it, if it has answered.
+    async fn ask(&self, change: Request) -> Option<bool> {
+        let about: Vec<Path> = change.path().cloned().into_iter().collect();
+        let outcome = self.timed("a change", 1, self.world.ask(&self.client, change)).await;
+        let refused = outcome.as_ref().is_err_and(|error| error.code().is_some());
+        let done = self.judge("a change", outcome, &about);
+        done.map(|()| true).or(refused.then_some(false))
+    }
+
     /// Changes a node of its own by one request.
-    async fn change(
-        &mut self,
-        node: usize,
-        value: Option<String>,
-        call: impl Future<Output = Result<(), Error>>,
-    ) {
+    async fn change(&mut self, node: usize, value: Option<String>, request: Request) {
         let before = self.own.possible(node);
         self.own.may_be(node, value.clone());
-        match self.timed("a change", 1, call).await {
-            Ok(()) => self.own.is(node, value),
-            Err(error) => {
-                if error.code().is_some() {
-                    self.own.is_still(node, before);
-                }
-                self.judge("a change", Err::<(), _>(error), &[self.own.path(node)]);
-            }
+        match self.ask(request).await {
+            Some(true) => self.own.is(node, value),
+            Some(false) => self.own.is_still(node, before),
+            None => {}
         }
     }
 
@@ -236,8 +242,9 @@ impl Caller {
         for &node in nodes {
             let (path, value) = (self.own.path(node), self.value(node));
             self.own.may_be(node, Some(value.clone()));
-            requests.push(Request::Write { path: path.clone(), value: value.clone().into() });
-            requests.push(Request::Read(path));
+            let write = Request::Write { path: path.clone(), value: value.clone().into() };
+            self.world.note_asked(&write);
+            requests.extend([write, Request::Read(path)]);
             values.push(value);
         }
         let connections = self.world.connections();
@@ -323,29 +330,40 @@ impl Caller {
         if body != Body::Fail {
             self.world.counting();
         }
-        let writes = &writes;
-        let outcome = self.client.transaction(|tx| async move {
-            let path = counter();
-            let count = text(&tx.read(&path).await?);
-            let count = count.rsplit_once('#').and_then(|(of, count)| (of == path.as_str()).then_some(count));
-            let Some(count) = count.and_then(|count| count.parse::<u64>().ok()) else {
-                return Err(Aborted::Wrong(format!("the counter is read as {count:?}")));
-            };
-            for (path, value) in writes {
-                tx.write(path, value.clone()).await?;
-                let read = text(&tx.read(path).await?);
-                if read != *value && !writes.iter().any(|(of, later)| of == path && *later == read) {
-                    return Err(Aborted::Wrong(format!("{path} is {read:?} where {value:?} was written")));
-                }
+        let (writes, world) = (&writes, &self.world);
+        let mut attempts = 0;
+        let outcome = self.client.transaction(|tx| {
+            attempts += 1;
+            if attempts > 1 {
+                world.tried_again();
             }
-            tx.write(&path, count_value(count + 1)).await?;
-            match body {
-                Body::Commit => Ok(()),
-                Body::Slow(ms) => {
-                    sleep(Duration::from_millis(ms)).await;
-                    Ok(())
+            async move {
+                let path = counter();
+                let count = text(&tx.read(&path).await?);
+                let count =
+                    count.rsplit_once('#').and_then(|(of, count)| (of == path.as_str()).then_some(count));
+                let Some(count) = count.and_then(|count| count.parse::<u64>().ok()) else {
+                    return Err(Aborted::Wrong(format!("the counter is read as {count:?}")));
+                };
+                for (path, value) in writes {
+                    let write = Request::Write { path: path.clone(), value: value.clone().into() };
+                    world.ask(&tx, write).await?;
+                    let read = text(&tx.read(path).await?);
+                    if read != *value && !writes.iter().any(|(of, later)| of == path && *later == read) {
+                        return Err(Aborted::Wrong(format!(
+                            "{path} is {read:?} where {value:?} was written"
+                        )));
+                    }
                 }
-                Body::Fail => Err(Aborted::Meant),
+                world.ask(&tx, Request::Write { path, value: count_value(count + 1).into() }).await?;
+                match body {
+                    Body::Commit => Ok(()),
+                    Body::Slow(ms) => {
+                        sleep(Duration::from_millis(ms)).await;
+                        Ok(())
+                    }
+                    Body::Fail => Err(Aborted::Meant),
+                }
             }
         });
         let outcome = outcome.await;

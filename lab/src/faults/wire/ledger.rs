@@ -29,6 +29,8 @@ pub(super) struct Ledger {
     tokens: BTreeSet<Bytes>,
     /// Watches that the store has, by their token.
     watches: BTreeMap<Bytes, (Path, bool)>,
+    /// Paths that the store refused to watch: who wanted to is told so.
+    refused: BTreeSet<Path>,
 }
 
 impl Ledger {
@@ -40,6 +42,7 @@ impl Ledger {
             transactions: BTreeSet::new(),
             tokens: BTreeSet::new(),
             watches: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -90,9 +93,10 @@ impl Ledger {
         let Some(asked) = self.asked.remove(&req_id) else { return (None, None) };
         if let Some(token) = asked.token {
             if refused {
-                self.watches.remove(&token);
-            } else if let Some((_, confirmed)) = self.watches.get_mut(&token) {
+                self.refused.extend(self.watches.remove(&token).map(|(path, _)| path));
+            } else if let Some((path, confirmed)) = self.watches.get_mut(&token) {
                 *confirmed = true;
+                self.refused.remove(path);
             }
         }
         (Some(asked.op), asked.replaced)
@@ -119,6 +123,12 @@ impl Ledger {
         self.asked.iter().next().map(|(id, asked)| (asked.op, *id))
     }
 
+    /// Whether those who watch a path hear of its changes, or that they do not.
+    pub(super) fn covers(&self, path: &Path) -> bool {
+        let mut confirmed = self.watches.values().filter(|(_, confirmed)| *confirmed);
+        confirmed.any(|(above, _)| path.is_within(above)) || self.refused.contains(path)
+    }
+
     /// The watches that the client knows it has.
     pub(super) fn watches(&self) -> Vec<(Path, Token)> {
         let confirmed = self.watches.iter().filter(|(_, (_, confirmed))| *confirmed);
@@ -126,5 +136,38 @@ impl Ledger {
             Some((path.clone(), Token::new(String::from_utf8(name.to_vec()).ok()?).ok()?))
         });
         found.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::schedule::{crowd, path};
+
+    #[test]
+    fn confirmed_watches_at_and_above_a_path_cover_it() {
+        let mut ledger = Ledger::new(1, 8);
+        let ask = |ledger: &mut Ledger, req_id, request: Request| {
+            let message = Message { op: request.op(), req_id, tx_id: TxId::NONE, payload: Bytes::new() };
+            ledger.asked(&message, Ok(request)).unwrap();
+        };
+        let (above, node) = (path("/w/m"), crowd(&path("/w/m"), 1));
+        let token = |text: &str| Token::new(text.to_owned()).unwrap();
+        let watch =
+            |path: &Path, text| Request::Watch { path: path.clone(), token: token(text), depth: None };
+        let unwatch = |path: &Path, text| Request::Unwatch { path: path.clone(), token: token(text) };
+        ask(&mut ledger, 1, watch(&above, "a"));
+        assert!(!ledger.covers(&node));
+        ledger.answered(1, false);
+        assert!(ledger.covers(&node));
+        ask(&mut ledger, 2, watch(&node, "b"));
+        ask(&mut ledger, 3, unwatch(&above, "a"));
+        assert!(!ledger.covers(&node), "it is not confirmed yet");
+        ledger.answered(2, false);
+        assert!(ledger.covers(&node));
+        ask(&mut ledger, 4, unwatch(&node, "b"));
+        ask(&mut ledger, 5, watch(&node, "c"));
+        ledger.answered(5, true);
+        assert!(ledger.covers(&node), "who watches it is told that it is refused");
     }
 }

@@ -15,8 +15,8 @@ use tokio_util::codec::Decoder;
 use xs_client::{ErrorCode, Op, Path, Reply, Request, TxId};
 use xs_proto::{Header, Message, MessageCodec, StreamError, Token, WatchEvent};
 
-use super::fault::{Garbage, Way, What};
-use super::schedule::{STORM, path};
+use super::fault::{Garbage, STORM, Way, What};
+use super::schedule::path;
 use super::world::World;
 use lane::Lane;
 use ledger::Ledger;
@@ -242,11 +242,22 @@ impl Wire {
         }
     }
 
+    /// Lets go what was held back before the stream is broken, behind which nothing may come.
+    fn let_go(&mut self) {
+        self.reorder = None;
+        for (held, _) in std::mem::take(&mut self.collected) {
+            self.send(Way::ToClient, held);
+        }
+    }
+
     /// If this is the message that the connection ends in, passes its beginning on, and nothing after.
     fn cut_off(&mut self, way: Way, bytes: &Bytes) -> bool {
         let cut = self.cut.filter(|(of, ..)| *of == way && self.world.now() < STORM);
         let Some((_, count, at)) = cut else { return false };
         self.world.hit(at);
+        if way == Way::ToClient {
+            self.let_go();
+        }
         self.world.end();
         self.closing = Some(way);
         self.send(way, bytes.slice(..count.min(bytes.len() - 1)));
@@ -293,10 +304,7 @@ impl Wire {
             Garbage::NoEvent => message(Op::WATCH_EVENT, 0, TxId::NONE, 3, b"/w\0"),
             Garbage::Random => (0..rng.usize(1..100)).map(|_| rng.u8(..)).collect(),
         };
-        self.reorder = None;
-        for (held, _) in std::mem::take(&mut self.collected) {
-            self.send(Way::ToClient, held);
-        }
+        self.let_go();
         self.world.end();
         self.send(Way::ToClient, bytes);
         // It is for the client to end the connection, but for the one who may be taken for an
@@ -343,6 +351,10 @@ impl Wire {
                 return Ok(());
             }
         };
+        self.world.check_sent(&asked);
+        if let Request::Unwatch { path, .. } = &asked {
+            self.check_unwatched(path);
+        }
         if self.cut_off(Way::ToStore, &message_of(&request)) {
             return Ok(());
         }
@@ -381,6 +393,14 @@ impl Wire {
         Ok(())
     }
 
+    /// Looks whether those who watch something at or below a path have another watch.
+    fn check_unwatched(&self, path: &Path) {
+        if let Some(left) = self.world.watched(path).iter().find(|below| !self.ledger.covers(below)) {
+            self.world
+                .violation(format!("{path} is watched no more, and for {left} there is no other watch"));
+        }
+    }
+
     fn reply(&mut self, mut reply: Message) -> io::Result<()> {
         self.world.note((Way::ToClient as u8, reply.op.0, reply.req_id, reply.tx_id, &reply.payload));
         if reply.op == Op::WATCH_EVENT {
@@ -393,6 +413,9 @@ impl Wire {
             reply = Message { op: Op::ERROR, payload: [code.as_bytes(), b"\0"].concat().into(), ..reply };
         } else if reply.op == Op::TRANSACTION_START {
             reply.payload = self.ledger.opened(&reply.payload);
+        }
+        if op == Some(Op::TRANSACTION_END) && *reply.payload == *b"EAGAIN\0" {
+            self.world.conflicted();
         }
         self.tell(message_of(&reply), op == Some(Op::WATCH));
         Ok(())

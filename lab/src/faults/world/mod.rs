@@ -1,27 +1,45 @@
 //! What all tasks of a schedule have in common: the store that is there now, the way to it, and
 //! the notes of what has happened and what should not have.
 
+mod notes;
+
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::DuplexStream;
-use tokio::time::{Instant, sleep, sleep_until};
-use xs_client::{Access, Client, Connect, DomId, Error, ErrorCode, Lifecycle, Permissions, Request};
+use tokio::time::Instant;
+use xs_client::{Access, Client, DomId, Lifecycle, Path, Permissions, Request};
 use xs_store::Store;
 
-use super::course::Outcome;
 use super::direct::Direct;
-use super::fault::{Fault, What};
-use super::schedule::{STORM, Schedule, counter, flag, path};
-use super::wire::Wire;
+use super::fault::{Fault, STORM, What};
+use super::schedule::{Schedule, counter, domains, flag, path};
+pub(super) use notes::count_value;
 
 /// The guest that the client may act for.
 const GUEST: DomId = DomId(7);
 
+/// The domain that comes and goes.
+const NEIGHBOUR: DomId = DomId(8);
+
 /// More violations than these tell nothing new.
 const VIOLATIONS: usize = 12;
+
+/// What a schedule came to.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// What must not be; empty if all is well.
+    pub(super) violations: Vec<String>,
+    /// The kinds of faults that did something.
+    pub(super) kinds: BTreeSet<usize>,
+    /// The same for the same course.
+    pub(super) trace: u64,
+    /// Requests, replies and events on the wire.
+    pub(super) messages: u64,
+}
 
 pub(super) struct World {
     pub(super) schedule: Schedule,
@@ -54,6 +72,12 @@ struct State {
     ended: bool,
     /// Whether the client was dropped.
     over: bool,
+    /// Changes that callers have asked for, and that were not seen on the wire yet.
+    asked: Vec<Request>,
+    /// Nodes of the crowd that have somebody's watch.
+    watched: BTreeSet<Path>,
+    /// Conflicts after which no transaction was tried again yet.
+    conflicts: u32,
     /// Transactions that may have counted, and those that have in this epoch.
     counted: (u64, u64),
     violations: Vec<String>,
@@ -84,6 +108,9 @@ impl World {
             left: left.collect(),
             ended: false,
             over: false,
+            asked: Vec::new(),
+            watched: BTreeSet::new(),
+            conflicts: 0,
             counted: (0, 0),
             violations: Vec::new(),
             trace: DefaultHasher::new(),
@@ -91,7 +118,8 @@ impl World {
         };
         let world =
             Arc::new(Self { schedule: schedule.clone(), begun: Instant::now(), state: Mutex::new(state) });
-        world.clone().furnish().await;
+        let store = world.state().store.clone();
+        world.furnish(&store).await;
         world
     }
 
@@ -132,15 +160,34 @@ impl World {
         self.state().epoch
     }
 
+    /// What the client's relative paths begin at.
+    fn home(&self) -> Path {
+        path(&format!("/local/domain/{}", self.domid()))
+    }
+
+    /// Where a node is for everybody.
+    pub(super) fn absolute(&self, node: &Path) -> Path {
+        if node.is_absolute() { node.clone() } else { path(&format!("{}/{node}", self.home())) }
+    }
+
+    /// Another domain begins, or ends.
+    pub(super) fn turn_domain(&self, ends: bool) {
+        let store = self.state().store.clone();
+        if ends { store.release(NEIGHBOUR) } else { store.introduce(NEIGHBOUR) }
+    }
+
     /// Gives a new store what the schedule takes for granted.
-    async fn furnish(self: Arc<Self>) {
-        let mut direct = self.direct();
-        let top = path("/w");
-        let mut requests = vec![Request::Mkdir(top.clone())];
+    async fn furnish(&self, store: &Store) {
+        let mut direct = Direct::to(store);
+        let tops = [path("/w"), self.home()];
+        let mut requests: Vec<Request> = tops.iter().cloned().map(Request::Mkdir).collect();
         if self.schedule.settings.guest {
-            self.state().store.introduce(GUEST);
+            store.introduce(GUEST);
             let perms = Permissions::owned_by(GUEST, Access::None);
-            requests.push(Request::SetPerms { path: top, perms });
+            requests.extend(tops.map(|path| Request::SetPerms { path, perms: perms.clone() }));
+            // As a rule, only domain 0 may know of new domains.
+            let perms = Permissions::owned_by(DomId::DOM0, Access::None).grant(GUEST, Access::Read);
+            requests.push(Request::SetPerms { path: domains(false), perms });
         }
         requests.push(Request::Write { path: counter(), value: count_value(0).into() });
         let written = self.schedule.flags.iter().enumerate().filter(|(_, at)| **at <= self.now());
@@ -153,31 +200,38 @@ impl World {
         }
     }
 
-    /// A new connection of the client, with the schedule's faults in between.
-    pub(super) fn dial(self: &Arc<Self>) -> io::Result<DuplexStream> {
+    /// When the daemon that is gone is back, if it lets connections wait until then.
+    pub(super) fn back(&self) -> Option<Instant> {
+        self.state().back.filter(|(_, waits)| *waits).map(|(back, _)| back)
+    }
+
+    /// A new connection of the client to the store, and its number.
+    pub(super) fn wire_begun(&self) -> io::Result<(u32, DuplexStream)> {
         let mut state = self.state();
         if state.back.is_some_and(|(back, _)| Instant::now() < back) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         state.connections += 1;
         state.wires += 1;
-        let (near, far) = tokio::io::duplex(self.schedule.settings.pipe);
-        let upstream = state.store.connect(self.domid());
-        tokio::spawn(Wire::new(self.clone(), state.connections).run(far, upstream));
-        Ok(near)
+        Ok((state.connections, state.store.connect(self.domid())))
     }
 
     /// The daemon is gone for a while.
     pub(super) fn restart(self: &Arc<Self>, ms: u64, keep: bool, waits: bool) {
-        let mut state = self.state();
-        state.back = Some((Instant::now() + Duration::from_millis(ms.max(1)), waits));
+        self.state().back = Some((Instant::now() + Duration::from_millis(ms.max(1)), waits));
         if !keep {
-            state.store = Store::new();
-            state.epoch += 1;
-            state.counted.1 = 0;
-            drop(state);
-            tokio::spawn(self.clone().furnish());
+            tokio::spawn(self.clone().begin_anew());
         }
+    }
+
+    /// There is another store, which nobody can see before it has what it should have.
+    async fn begin_anew(self: Arc<Self>) {
+        let store = Store::new();
+        self.furnish(&store).await;
+        let mut state = self.state();
+        state.store = store;
+        state.epoch += 1;
+        state.counted.1 = 0;
     }
 
     /// A connection of the client is over.
@@ -318,31 +372,6 @@ impl World {
         self.state().hit[at] = true;
     }
 
-    /// A transaction that counts is begun.
-    pub(super) fn counting(&self) {
-        self.state().counted.0 += 1;
-    }
-
-    /// It has not counted.
-    pub(super) fn not_counted(&self) {
-        self.state().counted.0 -= 1;
-    }
-
-    /// It has, if the store is still that of this epoch.
-    pub(super) fn counted(&self, epoch: u32) {
-        let mut state = self.state();
-        state.counted.1 += u64::from(state.epoch == epoch);
-    }
-
-    /// Looks whether the counter is as high as it may be, and no update was lost.
-    pub(super) async fn check_counter(&self) {
-        let value = self.direct().read(&counter()).await;
-        let (most, least) = self.state().counted;
-        if !(least..=most).any(|count| value == Some(count_value(count))) {
-            self.violation(format!("the counter is {value:?} after {least} to {most} transactions"));
-        }
-    }
-
     /// Notes a message, so that two courses can be compared.
     pub(super) fn note(&self, what: impl Hash) {
         let now = self.now();
@@ -357,33 +386,6 @@ impl World {
         let mut state = self.state();
         if state.violations.len() < VIOLATIONS && !state.violations.contains(&text) {
             state.violations.push(text);
-        }
-    }
-
-    /// Looks whether an error is one that may be: of a kind that something has caused, and about
-    /// what was asked.
-    pub(super) fn judge(&self, what: &str, error: &Error, about: &[xs_client::Path]) {
-        let Self { schedule, .. } = self;
-        let config = &schedule.settings.config;
-        let fair = match error {
-            Error::Store { path, code, .. } => {
-                let injected = schedule.faults.iter().any(
-                    |fault| matches!(&fault.what, What::Refuse { code: refused, .. } if refused == code),
-                );
-                let natural = *code == ErrorCode::ENOENT || (schedule.settings.guest && code.is_quota());
-                let asked = path.as_ref().is_none_or(|path| about.iter().any(|of| path.is_within(of)));
-                asked && (injected || natural)
-            }
-            Error::Timeout { path, after, .. } => {
-                let asked = path.as_ref().is_none_or(|path| about.iter().any(|of| path.is_within(of)));
-                asked && *after == config.deadline
-            }
-            Error::Disconnected { .. } | Error::Protocol(_) => self.has_ended(),
-            Error::Contended { attempts, .. } => *attempts == config.retry.attempts,
-            _ => false,
-        };
-        if !fair {
-            self.violation(format!("{what} fails without a reason: {error} ({error:?})"));
         }
     }
 
@@ -403,40 +405,4 @@ impl World {
 /// Whether a client's connection has ended for good.
 pub(super) fn has_ended(client: &Client) -> bool {
     matches!(client.lifecycle().now(), Lifecycle::Ended(_))
-}
-
-/// The client's way to the stores of a world.
-pub(super) struct Dialer(Arc<World>);
-
-impl Dialer {
-    pub(super) fn new(world: Arc<World>) -> Self {
-        Self(world)
-    }
-}
-
-impl Connect for Dialer {
-    type Transport = DuplexStream;
-
-    fn at(&self) -> String {
-        "the faults".to_owned()
-    }
-
-    async fn connect(&mut self) -> io::Result<DuplexStream> {
-        let back = self.0.state().back;
-        match back {
-            Some((back, true)) => sleep_until(back).await,
-            // Nothing takes no time.
-            _ => sleep(Duration::from_millis(1)).await,
-        }
-        self.0.dial()
-    }
-
-    fn is_ordered(&self) -> bool {
-        !self.0.schedule.faults.iter().any(|fault| fault.what == What::Reorder)
-    }
-}
-
-/// The value of the counter.
-pub(super) fn count_value(count: u64) -> String {
-    format!("{}#{count}", counter())
 }
