@@ -39,6 +39,8 @@ impl Decoder for MessageCodec {
     type Item = Message;
     type Error = StreamError;
 
+    // For the same reason as in the grammars: it makes decoding a quarter faster.
+    #[inline(always)]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
         let Some(head) = src.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
