@@ -81,8 +81,8 @@ pub use retry::Retry;
 pub use stats::Stats;
 pub use transaction::Transaction;
 pub use transport::{
-    Auto, Connect, EventFds, Events, Ring, RingStream, Transport, UnixSocket, Xenbus, XenbusStream,
-    default_device, default_socket,
+    Auto, Connect, EventFds, Events, Ring, RingStream, SocketStream, Transport, UnixSocket, Xenbus,
+    XenbusStream, default_device, default_socket,
 };
 pub use tree::Tree;
 pub use watch::Watch;
