@@ -8,7 +8,7 @@
 /// never while it is taken. 0 is left out: it stands for watch events.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    /// As many as a power of two, and twice as many as were ever taken at one time.
+    /// As many as a power of two, and at least twice as many as are taken.
     places: Vec<Option<(u32, T)>>,
     taken: usize,
     last: u32,

@@ -334,14 +334,15 @@ impl Link {
 }
 
 impl State {
-    /// How many bytes of replies will come, if they are all of one call and nobody else waits for
-    /// anything before them.
+    /// How many bytes of replies will come, if they are all of one call that is waited for, and
+    /// nobody else waits for anything before them.
     fn sure(&self) -> usize {
-        let missing = match self.calls.iter().next() {
-            Some((_, call)) if self.calls.len() == 1 && self.followers.is_empty() => call.missing,
-            _ => 0,
-        };
-        if missing > 1 && missing == self.connection.in_flight() { missing * HEADER_LEN } else { 0 }
+        let in_flight = self.connection.in_flight();
+        if in_flight < 2 || self.calls.len() != 1 || !self.followers.is_empty() {
+            return 0;
+        }
+        let are_its_own = self.calls.iter().all(|(_, call)| call.missing == in_flight && !call.left);
+        if are_its_own { in_flight * HEADER_LEN } else { 0 }
     }
 
     fn send_queued(&mut self, window: usize) {
