@@ -9,7 +9,7 @@ use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
 use crate::handle::{Command, Open};
-use crate::typed::unexpected;
+use crate::typed;
 use crate::{Client, Error, Requests};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
@@ -115,17 +115,11 @@ impl Client {
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
         self.attempts(|transaction| {
-            let mut all = requests.clone();
+            let all = typed::with_commit(&requests);
             async move {
-                all.push(Request::TransactionEnd { commit: true });
-                let mut outcomes = transaction.batch(all).await?;
-                let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+                let outcomes = transaction.batch(all).await?;
                 transaction.is_over();
-                if ended.as_ref().is_err_and(Error::is_conflict) {
-                    return Ok(None);
-                }
-                let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
-                ended.map(|_| Some(replies))
+                typed::committed(outcomes)
             }
         })
         .await

@@ -46,6 +46,22 @@ pub(crate) fn perms(outcome: Outcome) -> Result<Permissions, Error> {
     }
 }
 
+/// Requests, and the commit of their transaction behind them.
+pub(crate) fn with_commit(requests: &[Request]) -> Vec<Request> {
+    let commit = Request::TransactionEnd { commit: true };
+    requests.iter().cloned().chain([commit]).collect()
+}
+
+/// What came of these; `None` if the transaction conflicted.
+pub(crate) fn committed(mut outcomes: Vec<Outcome>) -> Result<Option<Vec<Reply>>, Error> {
+    let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+    if ended.as_ref().is_err_and(Error::is_conflict) {
+        return Ok(None);
+    }
+    let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
+    ended.map(|_| Some(replies))
+}
+
 fn owned(names: &Names) -> Vec<String> {
     names.iter().map(str::to_owned).collect()
 }

@@ -9,7 +9,7 @@ use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
 use crate::Error;
-use crate::typed::unexpected;
+use crate::typed::{self, unexpected};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 #[derive(Debug)]
@@ -93,16 +93,9 @@ impl Client {
     /// same.**
     pub fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
         self.attempts(|mut transaction| {
-            let mut all = requests.clone();
-            all.push(Request::TransactionEnd { commit: true });
-            let mut outcomes = transaction.batch(all)?;
-            let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
+            let outcomes = transaction.batch(typed::with_commit(&requests))?;
             transaction.open = false;
-            if ended.as_ref().is_err_and(Error::is_conflict) {
-                return Ok(None);
-            }
-            let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
-            ended.map(|_| Some(replies))
+            typed::committed(outcomes)
         })
     }
 
