@@ -394,15 +394,16 @@ impl Watches {
     /// Forgets a watch that the server refused, and returns the watchers who have none now. `None`
     /// if an ancestor's watch goes on serving them.
     pub(crate) fn refuse(&mut self, token: u32) -> Option<Vec<Arc<Watcher>>> {
-        let watchers = match &mut self.server.get_mut(&token)?.serves {
-            Serves::Path(watchers) => std::mem::take(watchers),
-            Serves::Below(_) => {
+        let watchers = match self.server.get_mut(&token) {
+            Some(ServerWatch { serves: Serves::Path(watchers), .. }) => std::mem::take(watchers),
+            Some(_) => {
                 self.split(token);
                 self.drop_watch(token);
                 // It is not asked for again.
                 self.share_from = usize::MAX;
-                return None;
+                return Some(Vec::new());
             }
+            None => return Some(Vec::new()),
         };
         let shared = self.predecessor(token);
         for watcher in &watchers {
