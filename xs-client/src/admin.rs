@@ -40,7 +40,7 @@ fn text(op: Op, outcome: Outcome) -> Result<Bytes, Error> {
 fn quota(outcome: Outcome) -> Result<u32, Error> {
     let text = text(Op::GET_QUOTA, outcome)?;
     let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-    number.ok_or(Error::Protocol(DecodeError::Malformed { op: Op::GET_QUOTA, expected: "a number" }))
+    number.ok_or(Error::Reply(DecodeError::Malformed { op: Op::GET_QUOTA, expected: "a number" }))
 }
 
 fn quotas(outcome: Outcome) -> Result<Vec<String>, Error> {

@@ -3,31 +3,54 @@
 //! It is told what callers want ([`Connection::call`], [`Connection::watch`],
 //! [`Connection::unwatch`]) and what the store sent ([`Connection::receive`]). It says what to
 //! send ([`Connection::output`]) and whom else to tell what ([`Connection::completed`]). Ask for both
-//! after every call. Watchers are told at once. `W` is whatever the driver needs to reach a caller.
+//! after every call. Watchers are told at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
-use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
+use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Request, TxId, WatchEvent};
 
 use crate::Error;
+use crate::ask::Ask;
 use crate::slots::Slots;
+use crate::typed::{Answer, Answered};
 use crate::watcher::Watcher;
 use crate::watches::{Added, Todo, Told, Watches, token};
 
-/// How a call ended, and for whom.
-pub(crate) type Completed<W> = (W, Result<Reply, Error>);
+/// Who waits for an answer: one of the requests of a call. Small and copied, for it is moved with
+/// every request and every reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    call: u32,
+    place: u32,
+}
+
+impl Waiter {
+    pub(crate) fn new(call: usize, place: usize) -> Self {
+        Self { call: call as u32, place: place as u32 }
+    }
+
+    /// The number of the call.
+    pub(crate) fn call(self) -> usize {
+        self.call as usize
+    }
+
+    /// Which of its requests.
+    pub(crate) fn place(self) -> usize {
+        self.place as usize
+    }
+}
 
 #[derive(Debug)]
-enum Slot<W> {
+enum Slot {
     Call {
         op: Op,
-        waiter: W,
+        waiter: Waiter,
     },
     /// Boxed, so that the others are small.
-    Watch(Box<Registration<W>>),
+    Watch(Box<Registration>),
     /// Housekeeping (UNWATCH, abort) whose outcome changes nothing.
     Ignored {
         op: Op,
@@ -37,16 +60,16 @@ enum Slot<W> {
 
 /// A watch that the store does not have yet.
 #[derive(Debug)]
-struct Registration<W> {
+struct Registration {
     token: u32,
     path: Path,
     /// Whether a depth was asked for.
     depth: bool,
-    waiters: Vec<W>,
+    waiters: Vec<Waiter>,
     has_time: bool,
 }
 
-impl<W> Slot<W> {
+impl Slot {
     fn has_time(&self) -> bool {
         match self {
             Self::Call { .. } => false,
@@ -57,8 +80,8 @@ impl<W> Slot<W> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Connection<W> {
-    slots: Slots<Slot<W>>,
+pub(crate) struct Connection {
+    slots: Slots<Slot>,
     /// The WATCH requests that are under way, by token.
     registering: FxHashMap<u32, u32>,
     sent: usize,
@@ -67,11 +90,11 @@ pub(crate) struct Connection<W> {
     watches: Watches,
     /// The server knows no depth of watches; what is too deep is left out here.
     lacks_depth: bool,
-    completed: VecDeque<Completed<W>>,
+    completed: VecDeque<(Waiter, Answered)>,
     output: BytesMut,
 }
 
-impl<W> Connection<W> {
+impl Connection {
     /// A connection whose watchers keep so many distinct paths.
     pub(crate) fn new(watch_backlog: usize) -> Self {
         Self {
@@ -116,11 +139,11 @@ impl<W> Connection<W> {
         &mut self.output
     }
 
-    pub(crate) fn completed(&mut self) -> Option<Completed<W>> {
+    pub(crate) fn completed(&mut self) -> Option<(Waiter, Answered)> {
         self.completed.pop_front()
     }
 
-    fn send(&mut self, request: &Request, tx: TxId, slot: Slot<W>) -> Result<u32, (EncodeError, Slot<W>)> {
+    fn send(&mut self, request: &Request, tx: TxId, slot: Slot) -> Result<u32, (EncodeError, Slot)> {
         let id = self.slots.next();
         if let Err(error) = request.encode(id, tx, &mut self.output) {
             return Err((error, slot));
@@ -131,13 +154,27 @@ impl<W> Connection<W> {
         Ok(id)
     }
 
-    /// Sends a request; its reply, or the reason why it cannot be sent, goes to `waiter`. An error
-    /// of the store does not name the path: who waits knows it.
-    pub(crate) fn call(&mut self, request: &Request, tx: TxId, waiter: W) {
-        let slot = Slot::Call { op: request.op(), waiter };
-        if let Err((error, Slot::Call { waiter, .. })) = self.send(request, tx, slot) {
-            self.completed.push_back((waiter, Err(error.into())));
+    /// Sends a request; its reply, or the reason why it cannot be sent, goes to `waiter`.
+    pub(crate) fn call(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
+        let id = self.slots.next();
+        match request.encode(id, tx, &mut self.output) {
+            Ok(()) => self.called(id, request.op(), waiter),
+            Err(error) => self.completed.push_back((waiter, Err(error.into()))),
         }
+    }
+
+    fn called(&mut self, id: u32, op: Op, waiter: Waiter) {
+        self.sent += 1;
+        self.slots.insert(id, Slot::Call { op, waiter });
+    }
+
+    /// The same for a request that is a message already, but for its number.
+    pub(crate) fn forward(&mut self, op: Op, message: &[u8], waiter: Waiter) {
+        let id = self.slots.next();
+        let start = self.output.len();
+        self.output.extend_from_slice(message);
+        self.output[start + 4..start + 8].copy_from_slice(&id.to_le_bytes());
+        self.called(id, op, waiter);
     }
 
     /// Sends a request whose outcome nobody waits for.
@@ -168,7 +205,7 @@ impl<W> Connection<W> {
     }
 
     /// Sends the WATCH of a token, if it is wanted still.
-    fn register(&mut self, number: u32, waiters: Vec<W>) {
+    fn register(&mut self, number: u32, waiters: Vec<Waiter>) {
         let Some((path, depth)) = self.watches.wanted(number) else { return };
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
@@ -185,17 +222,17 @@ impl<W> Connection<W> {
     }
 
     /// The store does not take a watch; what comes of that for those who wait for it.
-    fn refuse(&mut self, token: u32, error: Error) -> Result<Reply, Error> {
-        let Some(unserved) = self.watches.refuse(token) else { return Ok(Reply::Ok) };
+    fn refuse(&mut self, token: u32, error: Error) -> Answered {
+        let Some(unserved) = self.watches.refuse(token) else { return Ok(Answer::DONE) };
         unserved.iter().for_each(|watcher| watcher.close(error.clone()));
         Err(error)
     }
 
     /// Adds a watcher; `waiter` learns when the store has the watch.
-    pub(crate) fn watch(&mut self, watcher: &Arc<Watcher>, waiter: W) {
+    pub(crate) fn watch(&mut self, watcher: &Arc<Watcher>, waiter: Waiter) {
         match self.watches.add(watcher) {
             Added::Fire => {
-                self.completed.push_back((waiter, Ok(Reply::Ok)));
+                self.completed.push_back((waiter, Ok(Answer::DONE)));
                 self.watches.fire(watcher);
             }
             Added::Wait(number) => {
@@ -203,7 +240,7 @@ impl<W> Connection<W> {
                 match slot {
                     Some(Slot::Watch(registration)) => registration.waiters.push(waiter),
                     // It is still to be registered again, or in the place of an ancestor's.
-                    _ => self.completed.push_back((waiter, Ok(Reply::Ok))),
+                    _ => self.completed.push_back((waiter, Ok(Answer::DONE))),
                 }
             }
             Added::Register(number) => self.register(number, vec![waiter]),
@@ -217,7 +254,7 @@ impl<W> Connection<W> {
         }
     }
 
-    fn complete(&mut self, slot: Slot<W>, result: Result<Reply, Error>) {
+    fn complete(&mut self, slot: Slot, result: Answered) {
         let waiters = match slot {
             Slot::Call { waiter, .. } => {
                 self.completed.push_back((waiter, result));
@@ -229,46 +266,50 @@ impl<W> Connection<W> {
         self.completed.extend(waiters.into_iter().map(|waiter| (waiter, result.clone())));
     }
 
-    /// Takes a message of the store. What a call has come to with it is returned, and not left for
+    /// Takes a message of the store. The answer to a call is handed over, and not left for
     /// [`Self::completed`]. After an error the stream means nothing any more.
-    pub(crate) fn receive(&mut self, message: Message) -> Result<Option<Completed<W>>, DecodeError> {
-        if message.op == Op::WATCH_EVENT {
-            let event = WatchEvent::decode(message.payload)?;
+    pub(crate) fn receive(
+        &mut self,
+        message: Message,
+        hand_over: impl FnOnce(Waiter, Answered),
+    ) -> Result<(), DecodeError> {
+        let Message { op: answered, req_id, payload, .. } = message;
+        if answered == Op::WATCH_EVENT {
+            let event = WatchEvent::decode(payload)?;
             self.watches.event(&event.token, &event.path);
-            return Ok(None);
+            return Ok(());
         }
-        let Some(slot) = self.slots.remove(message.req_id) else {
+        let Some(slot) = self.slots.remove(req_id) else {
             let expected = "the id of a request under way";
-            return Err(DecodeError::Malformed { op: message.op, expected });
+            return Err(DecodeError::Malformed { op: answered, expected });
         };
-        self.unhurried -= usize::from(slot.has_time());
-        let (op, path) = match &slot {
-            Slot::Call { op, .. } | Slot::Ignored { op, .. } => (*op, None),
-            Slot::Watch(registration) => (Op::WATCH, Some(&registration.path)),
+        let asked = match &slot {
+            Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
+            Slot::Watch(_) => Op::WATCH,
         };
-        let outcome = match Reply::decode(op, message.op, message.payload) {
-            Ok(Reply::Error(code)) => Err(Error::Store { op, path: path.cloned(), code }),
-            Ok(reply) => Ok(reply),
-            Err(error) => {
-                self.complete(slot, Err(error.clone().into()));
-                return Err(error);
-            }
-        };
-        match slot {
-            Slot::Call { waiter, .. } => return Ok(Some((waiter, outcome))),
-            Slot::Watch(registration) => self.registered(*registration, outcome),
-            Slot::Ignored { .. } => {}
+        if answered != asked && answered != Op::ERROR {
+            let expected = "a reply of the operation that was asked, or an error";
+            let error = DecodeError::Malformed { op: asked, expected };
+            self.complete(slot, Err(error.clone().into()));
+            return Err(error);
         }
-        Ok(None)
+        let answer = Answer { asked, answered, payload };
+        match slot {
+            Slot::Call { waiter, .. } => hand_over(waiter, Ok(answer)),
+            Slot::Watch(registration) => self.registered(*registration, answer),
+            Slot::Ignored { has_time, .. } => self.unhurried -= usize::from(has_time),
+        }
+        Ok(())
     }
 
-    fn registered(&mut self, registration: Registration<W>, result: Result<Reply, Error>) {
-        let Registration { token, depth, waiters, .. } = registration;
+    fn registered(&mut self, registration: Registration, answer: Answer) {
+        let Registration { token, depth, waiters, has_time, path } = registration;
+        self.unhurried -= usize::from(has_time);
         self.registering.remove(&token);
-        let result = match result {
-            Ok(reply) => {
+        let result = match answer.outcome(Some(&path)) {
+            Ok(_) => {
                 self.watches.confirm(token);
-                Ok(reply)
+                Ok(Answer::DONE)
             }
             // To servers before Xen 4.22 a depth is one string too many.
             Err(Error::Store { code: ErrorCode::EINVAL, .. }) if depth => {

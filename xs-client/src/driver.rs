@@ -12,35 +12,25 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace, warn};
-use xs_proto::{MessageCodec, Reply, Request, StreamError, TxId};
+use xs_proto::{MessageCodec, Request, StreamError, TxId};
 
-use crate::batch::{Batches, Part};
+use crate::calls::{Caller, Calls};
 use crate::connection::Connection;
-use crate::handle::{Chore, Command, Handle, Link, Open, Tx, WeakHandle, ended};
+use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
 use crate::requests::later;
-use crate::typed::Outcome;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
-
-#[derive(Debug)]
-enum Waiter {
-    Call(oneshot::Sender<Result<Reply, Error>>),
-    Start(oneshot::Sender<Result<Open, Error>>),
-    Part(Part),
-}
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
 pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Config) -> Handle {
     let (handle, link, receiver) = Handle::new(config);
     let driver = Driver {
         connection: Connection::new(link.config.watch_backlog),
-        batches: Batches::default(),
-        weak: handle.downgrade(),
+        calls: Calls::new(handle.downgrade()),
         window: 0,
-        epoch: 0,
         codec: MessageCodec::default(),
         heard: false,
         link,
@@ -50,14 +40,10 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
 }
 
 struct Driver {
-    connection: Connection<Waiter>,
-    batches: Batches,
-    /// For the handles inside of opened transactions; weak, so as not to keep ourselves alive.
-    weak: WeakHandle,
+    connection: Connection,
+    calls: Calls,
     link: Arc<Link>,
     window: usize,
-    /// Connections made before this one.
-    epoch: u64,
     codec: MessageCodec,
     /// Whether the store has sent anything on this connection.
     heard: bool,
@@ -89,7 +75,7 @@ impl Driver {
             self.connection.lose(&error);
             self.deliver();
             self.link.counters.count(&self.connection);
-            self.epoch += 1;
+            self.calls.epoch += 1;
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
             match outage.mend(&mut connect, policy, &mut commands).await {
                 Ok(again) => transport = again,
@@ -98,7 +84,7 @@ impl Driver {
             }
             debug!(at = connect.at(), "connected to the store again");
             self.link.counters.reconnects.add(1);
-            self.link.lifecycle.send_replace(Lifecycle::Restored(self.epoch));
+            self.link.lifecycle.send_replace(Lifecycle::Restored(self.calls.epoch));
         };
         debug!(%error, "connection to the store ended");
         // Before anything that a caller could notice, so that whoever does learns why.
@@ -133,7 +119,7 @@ impl Driver {
             self.send_batches(self.window - kept_free);
             self.deliver();
             self.link.counters.count(&self.connection);
-            if clients_gone && self.connection.is_idle() && self.batches.is_idle() {
+            if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
                 return Ok(());
             }
             let room = self.window.saturating_sub(self.connection.in_flight());
@@ -178,40 +164,37 @@ impl Driver {
     /// Sends what batches have, while so many requests are not under way.
     fn send_batches(&mut self, room: usize) {
         while self.connection.in_flight() < room
-            && let Some((request, tx, part)) = self.batches.next()
+            && let Some((op, message, waiter)) = self.calls.next()
         {
-            if is_lost(tx, self.epoch) {
-                self.batches.answer(part, Err(lost_transaction()));
-            } else {
-                self.connection.call(request, tx.id, Waiter::Part(part));
-            }
+            self.connection.forward(op, message, waiter);
         }
     }
 
     fn accept(&mut self, command: Command) {
         match command {
-            Command::Call { tx, reply, .. } if is_lost(tx, self.epoch) => {
+            Command::Call { tx, reply, .. } if tx.is_lost(self.calls.epoch) => {
                 _ = reply.send(Err(lost_transaction()));
             }
             // Nobody waits for it any more, and it has changed nothing yet.
             Command::Call { tx, reply, .. } if tx.is_none() && reply.is_closed() => {}
             Command::Call { request, tx, reply } => {
                 trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.id.0, "request");
-                self.connection.call(&request, tx.id, Waiter::Call(reply));
+                self.connection.call(&request, tx.id, self.calls.one(Caller::Request(reply)));
             }
-            Command::Batch { requests, tx, reply } => {
-                trace!(requests = requests.len(), tx = tx.id.0, "batch");
-                self.batches.add(requests, tx, reply);
+            Command::Batch { messages, tx, reply } => {
+                trace!(requests = messages.len(), tx = tx.id.0, "batch");
+                self.calls.batch(messages, tx, reply);
             }
             Command::Start { reply } if reply.is_closed() => {}
             Command::Start { reply } => {
-                self.connection.call(&Request::TransactionStart, TxId::NONE, Waiter::Start(reply));
+                let waiter = self.calls.one(Caller::Start(reply));
+                self.connection.call(&Request::TransactionStart, TxId::NONE, waiter);
             }
             // A watcher that is gone already has left its chore already.
             Command::Watch { reply, .. } if reply.is_closed() => {}
             Command::Watch { watcher, reply } => {
                 trace!(path = %watcher.path, depth = watcher.depth(), "watch");
-                self.connection.watch(&watcher, Waiter::Call(reply));
+                self.connection.watch(&watcher, self.calls.one(Caller::Request(reply)));
             }
         }
     }
@@ -220,7 +203,7 @@ impl Driver {
         for chore in self.link.chores.take() {
             match chore {
                 Chore::Unwatch(watcher) => self.connection.unwatch(&watcher),
-                Chore::Abort(tx) if tx.epoch == self.epoch => {
+                Chore::Abort(tx) if tx.epoch == self.calls.epoch => {
                     self.connection.tell(&Request::TransactionEnd { commit: false }, tx.id);
                 }
                 Chore::Abort(_) => {}
@@ -228,38 +211,16 @@ impl Driver {
         }
     }
 
-    /// Tells callers how their calls ended. One that is gone is no reason to stop.
+    /// Tells callers how their calls ended.
     fn deliver(&mut self) {
-        while let Some((waiter, outcome)) = self.connection.completed() {
-            self.tell(waiter, outcome);
-        }
-    }
-
-    fn tell(&mut self, waiter: Waiter, outcome: Outcome) {
-        match waiter {
-            Waiter::Call(reply) => _ = reply.send(outcome),
-            Waiter::Part(part) => self.batches.answer(part, outcome),
-            // An opened transaction that does not reach its caller aborts as it is dropped.
-            Waiter::Start(reply) => _ = reply.send(outcome.and_then(|reply| self.opened(&reply))),
-        }
-    }
-
-    fn opened(&self, reply: &Reply) -> Result<Open, Error> {
-        let handle = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
-        match reply {
-            Reply::Transaction(id) => {
-                self.link.counters.transactions.add(1);
-                Ok(Open::new(Tx { id: *id, epoch: self.epoch }, handle))
-            }
-            _ => Err(ended("the store opened no transaction")),
+        while let Some((waiter, answer)) = self.connection.completed() {
+            self.calls.answer(waiter, answer);
         }
     }
 
     fn receive(&mut self, input: &mut BytesMut) -> Result<(), Error> {
         while let Some(message) = self.codec.decode(input).map_err(|error| lost(&error))? {
-            if let Some((waiter, outcome)) = self.connection.receive(message)? {
-                self.tell(waiter, outcome);
-            }
+            self.connection.receive(message, |waiter, answer| self.calls.answer(waiter, answer))?;
         }
         Ok(())
     }
@@ -290,16 +251,6 @@ impl Driver {
             Ok(_) => ended("the store closed it"),
         }
     }
-}
-
-/// Whether a transaction was opened on an earlier connection. Its number may be that of somebody
-/// else's by now.
-fn is_lost(tx: Tx, epoch: u64) -> bool {
-    !tx.is_none() && tx.epoch != epoch
-}
-
-fn lost_transaction() -> Error {
-    ended("the transaction was lost with an earlier connection")
 }
 
 pub(crate) fn lost(error: &StreamError) -> Error {

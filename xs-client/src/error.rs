@@ -54,6 +54,10 @@ pub enum Error {
     /// The other side does not speak the protocol; the connection was closed.
     #[error("the store broke the protocol: {0}")]
     Protocol(#[from] DecodeError),
+    /// The payload of a reply does not have the form of its operation. Other calls are not
+    /// concerned; whether the store carried out this one is not known.
+    #[error("the store's reply cannot be read: {0}")]
+    Reply(#[source] DecodeError),
     /// A transaction conflicted in every attempt.
     #[error("the transaction conflicted with other changes {attempts} times within {elapsed:?}")]
     Contended {
@@ -124,6 +128,7 @@ impl Error {
             Self::Disconnected { .. } | Self::Protocol(_) => {
                 "see whether xenstored still runs, then try again"
             }
+            Self::Reply(_) => "see whether this store is another or newer than what this program knows",
             Self::Timeout { .. } => "see whether xenstored is stopped or overloaded, then try again",
             Self::Contended { .. } => {
                 "something keeps writing to the same nodes: find it, or try again later"

@@ -5,8 +5,9 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use xs_proto::{Reply, Request, TxId};
+use xs_proto::{Request, TxId};
 
+use crate::messages::Messages;
 use crate::stats::Counters;
 use crate::typed::Answered;
 use crate::watcher::Watcher;
@@ -26,15 +27,21 @@ impl Tx {
     pub(crate) fn is_none(self) -> bool {
         self.id == TxId::NONE
     }
+
+    /// Whether it was opened on an earlier connection than this one. Its number may be that of
+    /// somebody else's by now.
+    pub(crate) fn is_lost(self, epoch: u64) -> bool {
+        !self.is_none() && self.epoch != epoch
+    }
 }
 
 /// What a caller asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Call { request: Request, tx: Tx, reply: oneshot::Sender<Result<Reply, Error>> },
-    Batch { requests: Vec<Request>, tx: Tx, reply: oneshot::Sender<Answered> },
+    Call { request: Request, tx: Tx, reply: oneshot::Sender<Answered> },
+    Batch { messages: Messages, tx: Tx, reply: oneshot::Sender<Vec<Answered>> },
     Start { reply: oneshot::Sender<Result<Open, Error>> },
-    Watch { watcher: Arc<Watcher>, reply: oneshot::Sender<Result<Reply, Error>> },
+    Watch { watcher: Arc<Watcher>, reply: oneshot::Sender<Answered> },
 }
 
 /// What is left to do for something that was dropped.
@@ -87,7 +94,7 @@ pub(crate) struct Link {
 }
 
 /// The handle of a driver, which does not keep it alive.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct WeakHandle(Weak<Shared>);
 
 impl WeakHandle {
@@ -148,6 +155,10 @@ impl Handle {
 
 pub(crate) fn ended(reason: &str) -> Error {
     Error::Disconnected { reason: reason.into() }
+}
+
+pub(crate) fn lost_transaction() -> Error {
+    ended("the transaction was lost with an earlier connection")
 }
 
 /// A transaction that is open on the server. Dropped without being ended, it is aborted there.

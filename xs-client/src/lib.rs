@@ -47,8 +47,9 @@
 //! feeds it from a transport and carries out what it asks.
 
 mod admin;
-mod batch;
+mod ask;
 pub mod blocking;
+mod calls;
 mod client;
 mod config;
 mod connection;
@@ -57,6 +58,7 @@ mod error;
 mod handle;
 mod lifecycle;
 mod look;
+mod messages;
 mod queue;
 mod requests;
 mod retry;

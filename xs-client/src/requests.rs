@@ -9,8 +9,10 @@ use tracing::{Instrument, debug, trace_span};
 use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
+use crate::ask::Ask;
 use crate::handle::{Command, Handle, Tx};
-use crate::typed::{self, Listing, Outcome, name_node};
+use crate::messages::Messages;
+use crate::typed::{self, Answer, Answered, Listing};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
@@ -28,10 +30,10 @@ pub struct Requests {
     pub(crate) tx: Tx,
 }
 
-/// Whether a request changes nothing, so that it may as well be carried out twice.
-fn is_read(request: &Request) -> bool {
+/// Whether a request of this kind changes nothing, so that it may as well be carried out twice.
+fn is_read(op: Op) -> bool {
     matches!(
-        request.op(),
+        op,
         Op::READ
             | Op::DIRECTORY
             | Op::DIRECTORY_PART
@@ -45,8 +47,8 @@ fn is_read(request: &Request) -> bool {
 
 /// Whether the connection went before there was an answer, be it in the middle of a message. Other
 /// breaches of the protocol may be in the very answer, and would come again with it.
-fn was_lost(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
+fn was_lost(answer: &Answered) -> bool {
+    matches!(answer, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
 }
 
 /// So long from now on; [`Duration::MAX`] is for ever, which a clock cannot say.
@@ -57,7 +59,7 @@ pub(crate) fn later(within: Duration) -> Instant {
 }
 
 impl Requests {
-    async fn ask(&self, request: Request) -> Result<Outcome, Error> {
+    async fn ask(&self, request: Request) -> Result<Answered, Error> {
         let (reply, answer) = oneshot::channel();
         self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
         answer.await.map_err(|_| self.handle.ended())
@@ -94,29 +96,27 @@ impl Requests {
         let span = trace_span!("request", %op, path = path.as_deref(), tx = self.tx.id.0);
         let repeat = self.repeats(&request).then(|| request.clone());
         let call = async {
-            let outcome = self.ask(request).await?;
-            let mut outcome = self.repeated(repeat.as_ref(), outcome).await;
-            name_node(&mut outcome, path.as_ref());
-            outcome
+            let answer = self.ask(request).await?;
+            self.repeated(repeat.as_ref(), answer).await?.outcome(path.as_ref())
         };
         self.within(self.until(), op, path.as_ref(), call).instrument(span).await
     }
 
     /// Whether a request is to be sent again on another connection.
-    fn repeats(&self, request: &Request) -> bool {
+    fn repeats(&self, request: &impl Ask) -> bool {
         let wanted = self.handle.config.reconnect.is_some_and(|reconnect| reconnect.retry_reads);
-        wanted && self.tx.is_none() && is_read(request)
+        wanted && self.tx.is_none() && is_read(request.op())
     }
 
-    /// The outcome of a request, or if the connection was lost, that of the same one on another.
-    async fn repeated(&self, request: Option<&Request>, mut outcome: Outcome) -> Outcome {
-        let Some(request) = request else { return outcome };
-        while was_lost(&outcome) && !self.handle.is_closed() {
+    /// The answer to a request, or if the connection was lost, that to the same one on another.
+    async fn repeated(&self, request: Option<&Request>, mut answer: Answered) -> Answered {
+        let Some(request) = request else { return answer };
+        while was_lost(&answer) && !self.handle.is_closed() {
             self.handle.counters.retries.add(1);
             debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
-            outcome = self.ask(request.clone()).await?;
+            answer = self.ask(request.clone()).await?;
         }
-        outcome
+        answer
     }
 
     /// Sends several requests without waiting in between, and returns their replies in the same
@@ -125,25 +125,29 @@ impl Requests {
     /// The deadline is for all of them together. An error of the store is the outcome of its own
     /// request alone; the others are carried out all the same.
     pub async fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        Ok(typed::outcomes(self.ask_all(&requests).await?, &requests))
+    }
+
+    async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
         let Some(first) = requests.first() else {
             return Ok(Vec::new());
         };
-        let (op, path) = (first.op(), first.path().cloned());
         let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
+            let (messages, refused) = Messages::new(requests, self.tx);
             let (reply, answer) = oneshot::channel();
-            self.handle.send(Command::Batch { requests, tx: self.tx, reply }).await?;
-            let (requests, mut outcomes) = answer.await.map_err(|_| self.handle.ended())?;
-            for (request, outcome) in requests.iter().zip(&mut outcomes) {
-                if was_lost(outcome) && self.repeats(request) {
-                    let lost = std::mem::replace(outcome, Ok(Reply::Ok));
-                    *outcome = self.repeated(Some(request), lost).await;
-                    name_node(outcome, request.path());
+            self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
+            let mut answers = answer.await.map_err(|_| self.handle.ended())?;
+            refused.join(&mut answers);
+            for (request, answer) in requests.iter().zip(&mut answers) {
+                if was_lost(answer) && self.repeats(request) {
+                    let lost = std::mem::replace(answer, Ok(Answer::DONE));
+                    *answer = self.repeated(Some(&request.to_request()), lost).await;
                 }
             }
-            Ok(outcomes)
+            Ok(answers)
         };
-        self.within(self.until(), op, path.as_ref(), calls).instrument(span).await
+        self.within(self.until(), first.op(), first.path(), calls).instrument(span).await
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the
@@ -164,10 +168,7 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        let requests = paths.iter().cloned().map(Request::Read).collect();
-        let values =
-            self.batch(requests).await?.into_iter().map(|outcome| typed::found(typed::value(outcome)));
-        values.collect()
+        typed::values(&mut self.ask_all(paths).await?, paths)
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.

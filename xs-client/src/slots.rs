@@ -58,6 +58,8 @@ impl<T> Slots<T> {
     }
 
     /// Puts a value under the number that was [`Self::next`].
+    // A value that was just made is not moved then, which would wait for its stores.
+    #[inline(always)]
     pub(crate) fn insert(&mut self, number: u32, value: T) {
         if let Some(place) = self.place(number) {
             *place = Some((number, value));

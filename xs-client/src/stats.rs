@@ -72,7 +72,7 @@ impl Counter {
 
 impl Counters {
     /// Takes over what a connection counts itself.
-    pub(crate) fn count<W>(&self, connection: &Connection<W>) {
+    pub(crate) fn count(&self, connection: &Connection) {
         self.requests.set(connection.sent());
         self.in_flight.set(connection.in_flight());
         self.watches.set(connection.watches());

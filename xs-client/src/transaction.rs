@@ -55,7 +55,7 @@ impl Transaction {
         let call = async {
             self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
             self.is_over();
-            answer.await.map_err(|_| self.handle.ended())?
+            answer.await.map_err(|_| self.handle.ended())??.outcome(None)
         };
         self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
     }

@@ -1,5 +1,7 @@
 //! From replies to what they say: the part of the node operations that needs no connection, for
 //! both faces of the client.
+//!
+//! Who asked does that. The connection, for which everybody waits, only sees whose an answer is.
 
 use bytes::Bytes;
 use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
@@ -8,19 +10,53 @@ use crate::Error;
 
 pub(crate) type Outcome = Result<Reply, Error>;
 
-/// Requests, and what became of each.
-pub(crate) type Answered = (Vec<Request>, Vec<Outcome>);
+/// What the store sent in reply to a request, or why nothing came.
+pub(crate) type Answered = Result<Answer, Error>;
 
-/// Lets a refusal name the node that the request was of.
-pub(crate) fn name_node(outcome: &mut Outcome, node: Option<&Path>) {
-    if let Err(Error::Store { path, .. }) = outcome {
-        *path = node.cloned();
+/// A reply whose payload nobody has looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) asked: Op,
+    /// The same, or an error.
+    pub(crate) answered: Op,
+    pub(crate) payload: Bytes,
+}
+
+impl Answer {
+    /// That of an operation that has nothing to tell.
+    pub(crate) const DONE: Self = Self { asked: Op::WATCH, answered: Op::WATCH, payload: Bytes::new() };
+
+    /// What it says to a request that was of this node.
+    pub(crate) fn outcome(self, node: Option<&Path>) -> Outcome {
+        match Reply::decode(self.asked, self.answered, self.payload) {
+            Ok(Reply::Error(code)) => Err(Error::Store { op: self.asked, path: node.cloned(), code }),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(Error::Reply(error)),
+        }
     }
+}
+
+/// What the answers to requests say.
+pub(crate) fn outcomes(answers: impl IntoIterator<Item = Answered>, requests: &[Request]) -> Vec<Outcome> {
+    answers.into_iter().zip(requests).map(|(answer, request)| answer?.outcome(request.path())).collect()
+}
+
+/// What the answers to reads of these nodes say.
+pub(crate) fn values(answers: &mut [Answered], nodes: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
+    let mut values = Vec::with_capacity(answers.len());
+    for (answer, node) in answers.iter_mut().zip(nodes) {
+        values.push(match answer {
+            Ok(Answer { answered: Op::READ, payload, .. }) => Some(std::mem::take(payload)),
+            Ok(answer) => found(value(std::mem::replace(answer, Answer::DONE).outcome(Some(node))))?,
+            Err(error) => return Err(error.clone()),
+        });
+    }
+    Ok(values)
 }
 
 /// A reply of a form that its operation does not have. The decoder lets none through.
 pub(crate) fn unexpected(op: Op) -> Error {
-    Error::Protocol(DecodeError::Malformed { op, expected: "a reply of its own form" })
+    Error::Reply(DecodeError::Malformed { op, expected: "a reply of its own form" })
 }
 
 /// Nothing, where there is no such node.

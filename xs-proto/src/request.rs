@@ -240,6 +240,12 @@ impl Request {
         .finish()
     }
 
+    /// Appends a READ of a node as a message, as [`Self::encode`] does with [`Self::Read`], for who
+    /// has no request that owns the path.
+    pub fn encode_read(path: &Path, req_id: u32, tx_id: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Draft::new(Op::READ, req_id, tx_id, out).path(path).finish()
+    }
+
     /// Types the payload of a request: the server's side.
     ///
     /// Takes what the C daemon takes: unterminated tails of WATCH and SET_PERMS are ignored, offsets,

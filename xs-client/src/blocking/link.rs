@@ -10,25 +10,23 @@
 //!
 //! Nothing reads while nobody waits.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use slab::Slab;
-use smallvec::SmallVec;
 use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
-use xs_proto::{HEADER_LEN, MessageCodec, Reply, Request, StreamError, TxId};
+use xs_proto::{HEADER_LEN, MessageCodec, Request, StreamError, TxId};
 
+use super::calls::{Answers, Calls};
 use super::stream::{Came, Reader, Stream};
-use crate::connection::Connection;
+use crate::ask::Ask;
+use crate::connection::{Connection, Waiter};
 use crate::driver::lost;
 use crate::handle::ended;
 use crate::stats::{Counters, Stats};
-use crate::typed::Outcome;
 use crate::watcher::Watcher;
 use crate::{Changes, Config, Error};
 
@@ -51,41 +49,11 @@ impl Time {
     }
 }
 
-/// What a call asks of the connection.
+/// What waits for a place in the window.
 #[derive(Debug)]
-pub(super) enum Command<'a> {
-    Request(Cow<'a, Request>, TxId),
+enum Queued {
+    Request(Request, TxId),
     Watch(Arc<Watcher>),
-}
-
-impl Command<'_> {
-    fn into_owned(self) -> Command<'static> {
-        match self {
-            Self::Request(request, tx) => Command::Request(Cow::Owned(request.into_owned()), tx),
-            Self::Watch(watcher) => Command::Watch(watcher),
-        }
-    }
-}
-
-/// What has come of each of a call's commands. Most calls have one.
-pub(super) type Outcomes = SmallVec<[Outcome; 1]>;
-
-/// Some commands whose outcomes a thread waits for.
-#[derive(Debug)]
-struct Call {
-    /// Something else stands there for those that are missing.
-    outcomes: Outcomes,
-    missing: usize,
-    /// Nobody waits any more.
-    left: bool,
-    waker: Option<Waker>,
-}
-
-/// One of a call's commands.
-#[derive(Clone, Copy, Debug)]
-struct Waiter {
-    call: usize,
-    place: usize,
 }
 
 /// What a thread sleeps on.
@@ -104,12 +72,10 @@ impl Wake for Bell {
 
 #[derive(Debug)]
 struct State {
-    connection: Connection<Waiter>,
+    connection: Connection,
     codec: MessageCodec,
-    /// Those that miss outcomes, or whose outcomes were not taken.
-    calls: Slab<Call>,
-    /// What waits for a place in the window.
-    queued: VecDeque<(Command<'static>, Waiter)>,
+    calls: Calls,
+    queued: VecDeque<(Queued, Waiter)>,
     /// Not here while a thread reads.
     reader: Option<Reader>,
     /// Those who wait while another thread reads.
@@ -139,7 +105,7 @@ impl Link {
         let state = State {
             connection,
             codec: MessageCodec::with_limit(config.reply_limit),
-            calls: Slab::new(),
+            calls: Calls::default(),
             queued: VecDeque::new(),
             reader: Some(Reader::new()),
             followers: Vec::new(),
@@ -162,30 +128,48 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does some commands without waiting in between. Their outcomes are in the same order, and
+    /// Asks for all of these without waiting in between. Their answers are in the same order, and
     /// there are none if they do not all come in time. What was not sent until then never is.
-    pub(super) fn call<'a>(
+    pub(super) fn call(&self, requests: &[impl Ask], tx: TxId, time: Time) -> Result<Option<Answers>, Error> {
+        self.answers(requests.len(), time, |state, call| {
+            for (place, request) in requests.iter().enumerate() {
+                let waiter = Waiter::new(call, place);
+                if state.has_room(self.window) {
+                    state.request(request, tx, waiter);
+                } else {
+                    state.queued.push_back((Queued::Request(request.to_request(), tx), waiter));
+                }
+            }
+        })
+    }
+
+    /// Adds a watcher. The answer tells that the store has its watch.
+    pub(super) fn watch(&self, watcher: &Arc<Watcher>, time: Time) -> Result<Option<Answers>, Error> {
+        self.answers(1, time, |state, call| {
+            let waiter = Waiter::new(call, 0);
+            if state.has_room(self.window) {
+                state.watch(watcher, waiter);
+            } else {
+                state.queued.push_back((Queued::Watch(watcher.clone()), waiter));
+            }
+        })
+    }
+
+    /// The answers to as many commands as `start` has for a call.
+    fn answers(
         &self,
-        commands: impl ExactSizeIterator<Item = Command<'a>>,
+        count: usize,
         time: Time,
-    ) -> Result<Option<Outcomes>, Error> {
+        start: impl FnOnce(&mut State, usize),
+    ) -> Result<Option<Answers>, Error> {
         let mut state = self.state();
         if let Some(error) = &state.ended {
             return Err(error.clone());
         }
-        let missing = commands.len();
-        let outcomes = (0..missing).map(|_| Ok(Reply::Ok)).collect();
-        let call = state.calls.insert(Call { outcomes, missing, left: false, waker: None });
-        for (place, command) in commands.enumerate() {
-            let waiter = Waiter { call, place };
-            if state.queued.is_empty() && state.connection.in_flight() < self.window {
-                state.start(&command, waiter);
-            } else {
-                state.queued.push_back((command.into_owned(), waiter));
-            }
-        }
+        let call = state.calls.add(count);
+        start(&mut state, call);
         self.advance(&mut state);
-        let (mut state, all) = self.wait(state, time, |state, waker| state.take(call, waker));
+        let (mut state, all) = self.wait(state, time, |state, waker| state.calls.take(call, waker));
         if let Ok(None) = all {
             state.leave(call);
         }
@@ -201,7 +185,7 @@ impl Link {
         self.with(|connection| connection.unwatch(watcher));
     }
 
-    fn with(&self, change: impl FnOnce(&mut Connection<Waiter>)) {
+    fn with(&self, change: impl FnOnce(&mut Connection)) {
         let mut state = self.state();
         if state.ended.is_none() {
             change(&mut state.connection);
@@ -326,7 +310,7 @@ impl Link {
         state.connection.close(&error);
         state.deliver();
         for (_, waiter) in std::mem::take(&mut state.queued) {
-            state.finish(waiter, Err(error.clone()));
+            state.calls.finish(waiter, Err(error.clone()));
         }
         state.ended = Some(error);
         state.followers.iter().for_each(Waker::wake_by_ref);
@@ -338,32 +322,34 @@ impl State {
     /// nobody else waits for anything before them.
     fn sure(&self) -> usize {
         let in_flight = self.connection.in_flight();
-        if in_flight < 2 || self.calls.len() != 1 || !self.followers.is_empty() {
-            return 0;
-        }
-        let are_its_own = self.calls.iter().all(|(_, call)| call.missing == in_flight && !call.left);
-        if are_its_own { in_flight * HEADER_LEN } else { 0 }
+        let is_sure = in_flight > 1 && self.followers.is_empty() && self.calls.is_one_of(in_flight);
+        if is_sure { in_flight * HEADER_LEN } else { 0 }
+    }
+
+    /// Whether what is asked for now is sent at once.
+    fn has_room(&self, window: usize) -> bool {
+        self.queued.is_empty() && self.connection.in_flight() < window
     }
 
     fn send_queued(&mut self, window: usize) {
         while self.connection.in_flight() < window
-            && let Some((command, waiter)) = self.queued.pop_front()
+            && let Some((queued, waiter)) = self.queued.pop_front()
         {
-            self.start(&command, waiter);
+            match queued {
+                Queued::Request(request, tx) => self.request(&request, tx, waiter),
+                Queued::Watch(watcher) => self.watch(&watcher, waiter),
+            }
         }
     }
 
-    fn start(&mut self, command: &Command<'_>, waiter: Waiter) {
-        match command {
-            Command::Request(request, tx) => {
-                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
-                self.connection.call(request, *tx, waiter);
-            }
-            Command::Watch(watcher) => {
-                trace!(path = %watcher.path, depth = watcher.depth(), "watch");
-                self.connection.watch(watcher, waiter);
-            }
-        }
+    fn request(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
+        trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
+        self.connection.call(request, tx, waiter);
+    }
+
+    fn watch(&mut self, watcher: &Arc<Watcher>, waiter: Waiter) {
+        trace!(path = %watcher.path, depth = watcher.depth(), "watch");
+        self.connection.watch(watcher, waiter);
     }
 
     /// Takes what has come: how many bytes, or why the connection is at its end.
@@ -373,9 +359,11 @@ impl State {
                 while let Some(message) =
                     self.codec.decode(&mut reader.input).map_err(|error| lost(&error))?
                 {
-                    if let Some((waiter, outcome)) = self.connection.receive(message)? {
-                        self.hand_over(waiter, outcome);
-                    }
+                    let mut unknown = None;
+                    self.connection.receive(message, |waiter, answer| {
+                        unknown = self.calls.finish(waiter, answer);
+                    })?;
+                    self.abort(unknown);
                 }
                 Ok(count)
             }
@@ -388,56 +376,23 @@ impl State {
         }
     }
 
-    /// The outcomes of a call, once there are all.
-    fn take(&mut self, key: usize, waker: Option<&Waker>) -> Option<Outcomes> {
-        let call = self.calls.get_mut(key)?;
-        if call.missing > 0 {
-            call.waker = waker.cloned();
-            return None;
-        }
-        Some(self.calls.remove(key).outcomes)
-    }
-
-    /// Nobody waits for a call any more. What was sent keeps its place until it is answered.
-    fn leave(&mut self, key: usize) {
+    /// Nobody waits for a call any more: what is still queued is not sent.
+    fn leave(&mut self, call: usize) {
         let queued = self.queued.len();
-        self.queued.retain(|(_, waiter)| waiter.call != key);
-        let Some(call) = self.calls.get_mut(key) else { return };
-        call.missing -= queued - self.queued.len();
-        call.left = true;
-        if call.missing == 0 {
-            self.calls.remove(key);
-        }
-    }
-
-    /// Hands over an outcome, or gives it back if nobody waits for it.
-    fn finish(&mut self, waiter: Waiter, outcome: Outcome) -> Option<Outcome> {
-        let Some(call) = self.calls.get_mut(waiter.call) else { return Some(outcome) };
-        call.missing -= 1;
-        if call.left {
-            if call.missing == 0 {
-                self.calls.remove(waiter.call);
-            }
-            return Some(outcome);
-        }
-        call.outcomes[waiter.place] = outcome;
-        if call.missing == 0
-            && let Some(waker) = call.waker.take()
-        {
-            waker.wake();
-        }
-        None
+        self.queued.retain(|(_, waiter)| waiter.call() != call);
+        self.calls.leave(call, queued - self.queued.len());
     }
 
     fn deliver(&mut self) {
-        while let Some((waiter, outcome)) = self.connection.completed() {
-            self.hand_over(waiter, outcome);
+        while let Some((waiter, answer)) = self.connection.completed() {
+            let unknown = self.calls.finish(waiter, answer);
+            self.abort(unknown);
         }
     }
 
-    fn hand_over(&mut self, waiter: Waiter, outcome: Outcome) {
-        if let Some(Ok(Reply::Transaction(id))) = self.finish(waiter, outcome) {
-            // Nobody knows of it.
+    /// Aborts a transaction that nobody knows of.
+    fn abort(&mut self, unknown: Option<TxId>) {
+        if let Some(id) = unknown {
             self.connection.tell(&Request::TransactionEnd { commit: false }, id);
         }
     }

@@ -26,6 +26,7 @@
 //! - Speak to Linux's xenstore device, or over a ring: sockets only, hence to a store that is on the
 //!   same machine and lets the program in.
 
+mod calls;
 mod link;
 mod look;
 mod requests;

@@ -1,17 +1,18 @@
 //! The node operations, in or outside of a transaction.
 
-use std::borrow::Cow;
-use std::iter::once;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use xs_proto::{Op, Path, Permissions, Reply, Request, TxId};
 
-use super::link::{Command, Link, Time};
+use super::calls::Answers;
+use super::link::{Link, Time};
 use crate::Error;
+use crate::ask::Ask;
 use crate::tree::{Reading, Tree};
-use crate::typed::{self, Listing, Outcome, name_node, unexpected};
+use crate::typed::{self, Listing, Outcome, unexpected};
 
 /// What can be asked of the store, by a [`super::Client`] or inside of a [`super::Transaction`]:
 /// both dereference to this.
@@ -40,24 +41,19 @@ impl Requests {
     }
 
     /// Sends a request, which is of this node.
-    fn ask(&self, path: &Path, request: Request) -> Outcome {
-        self.ask_within(self.deadline, request, Some(path))
+    fn ask(&self, request: &impl Ask) -> Outcome {
+        self.ask_within(self.deadline, request)
     }
 
-    fn ask_within(&self, time: Duration, request: Request, path: Option<&Path>) -> Outcome {
-        let op = request.op();
-        let command = Command::Request(Cow::Borrowed(&request), self.tx);
-        let outcomes = self.link.call(once(command), Time::of(time))?;
-        let outcome = outcomes.ok_or_else(|| self.timeout(op, path))?.pop();
-        let mut outcome = outcome.unwrap_or_else(|| Err(unexpected(op)));
-        name_node(&mut outcome, path);
-        outcome
+    fn ask_within(&self, time: Duration, request: &impl Ask) -> Outcome {
+        let answers = self.link.call(from_ref(request), self.tx, Time::of(time))?;
+        let answer = answers.ok_or_else(|| self.timeout(request.op(), request.path()))?.pop();
+        answer.unwrap_or_else(|| Err(unexpected(request.op())))?.outcome(request.path())
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
     pub fn request(&self, request: Request) -> Result<Reply, Error> {
-        let path = request.path().cloned();
-        self.ask_within(self.deadline, request, path.as_ref())
+        self.ask(&request)
     }
 
     /// Sends several requests without waiting in between, and returns their replies in the same
@@ -67,16 +63,15 @@ impl Requests {
     /// at all. An error of the store is the outcome of its own request alone; the others are
     /// carried out all the same.
     pub fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        Ok(typed::outcomes(self.ask_all(&requests)?, &requests))
+    }
+
+    fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
         let Some(first) = requests.first() else {
-            return Ok(Vec::new());
+            return Ok(Answers::new());
         };
-        let commands = requests.iter().map(|request| Command::Request(Cow::Borrowed(request), self.tx));
-        let outcomes = self.link.call(commands, Time::of(self.deadline))?;
-        let mut outcomes = outcomes.ok_or_else(|| self.timeout(first.op(), first.path()))?;
-        for (request, outcome) in requests.iter().zip(&mut outcomes) {
-            name_node(outcome, request.path());
-        }
-        Ok(outcomes.into_vec())
+        let answers = self.link.call(requests, self.tx, Time::of(self.deadline))?;
+        answers.ok_or_else(|| self.timeout(first.op(), first.path()))
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the
@@ -87,7 +82,7 @@ impl Requests {
 
     /// The value of a node. `ENOENT` if there is none.
     pub fn read(&self, path: &Path) -> Result<Bytes, Error> {
-        typed::value(self.ask(path, Request::Read(path.clone())))
+        typed::value(self.ask(path))
     }
 
     /// The value of a node, or `None` if there is no such node.
@@ -97,25 +92,23 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        let requests = paths.iter().cloned().map(Request::Read).collect();
-        let values = self.batch(requests)?.into_iter();
-        values.map(|outcome| typed::found(typed::value(outcome))).collect()
+        typed::values(&mut self.ask_all(paths)?, paths)
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.
     pub fn write(&self, path: &Path, value: impl Into<Bytes>) -> Result<(), Error> {
-        self.ask(path, Request::Write { path: path.clone(), value: value.into() }).map(drop)
+        self.ask(&Request::Write { path: path.clone(), value: value.into() }).map(drop)
     }
 
     /// Creates a node if there is none.
     pub fn mkdir(&self, path: &Path) -> Result<(), Error> {
-        self.ask(path, Request::Mkdir(path.clone())).map(drop)
+        self.ask(&Request::Mkdir(path.clone())).map(drop)
     }
 
     /// Removes a node and all below it. A node that is not there is no error as long as its
     /// parent is.
     pub fn rm(&self, path: &Path) -> Result<(), Error> {
-        self.ask(path, Request::Rm(path.clone())).map(drop)
+        self.ask(&Request::Rm(path.clone())).map(drop)
     }
 
     /// The names of a node's children, in no order that may be relied on. `ENOENT` if there is
@@ -124,13 +117,13 @@ impl Requests {
     /// A list too long for one reply is fetched in parts, from the start again whenever the node
     /// changes in between.
     pub fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
-        let mut parts = match typed::listing(path, self.ask(path, Request::Directory(path.clone())))? {
+        let mut parts = match typed::listing(path, self.ask(&Request::Directory(path.clone())))? {
             Listing::Whole(names) => return Ok(names),
             Listing::Long(parts) => parts,
         };
         let time = Time::of(self.deadline);
         loop {
-            let part = self.ask_within(time.left().unwrap_or_default(), parts.request(), Some(path));
+            let part = self.ask_within(time.left().unwrap_or_default(), &parts.request());
             if let Some(names) = parts.take(part)? {
                 return Ok(names);
             }
@@ -144,12 +137,12 @@ impl Requests {
 
     /// The permission list of a node.
     pub fn get_perms(&self, path: &Path) -> Result<Permissions, Error> {
-        typed::perms(self.ask(path, Request::GetPerms(path.clone())))
+        typed::perms(self.ask(&Request::GetPerms(path.clone())))
     }
 
     /// Replaces the permission list of a node.
     pub fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
-        self.ask(path, Request::SetPerms { path: path.clone(), perms }).map(drop)
+        self.ask(&Request::SetPerms { path: path.clone(), perms }).map(drop)
     }
 
     /// Reads a node and all below it, a level at a time, as [`crate::Requests::read_tree`] does.

@@ -1,6 +1,5 @@
 //! Watches.
 
-use std::iter::once;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use xs_proto::{Op, Path};
 
 use super::Client;
-use super::link::{Command, Link, Time};
+use super::link::{Link, Time};
 use crate::watcher::Watcher;
 use crate::{Changes, Error};
 
@@ -71,11 +70,10 @@ impl Client {
     }
 
     pub(super) fn watch_as(&self, watcher: Arc<Watcher>) -> Result<Watch, Error> {
-        let command = Command::Watch(watcher.clone());
         // Dropped, it takes back what the store may yet do.
         let watch = Watch { watcher, link: self.link.clone() };
-        match self.link.call(once(command), Time::of(self.deadline))? {
-            Some(outcomes) => outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(|_| watch),
+        match self.link.watch(&watch.watcher, Time::of(self.deadline))? {
+            Some(answers) => answers.into_iter().collect::<Result<Vec<_>, _>>().map(|_| watch),
             None => Err(self.timeout(Op::WATCH, Some(watch.path()))),
         }
     }

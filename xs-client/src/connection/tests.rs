@@ -8,7 +8,7 @@ fn path(text: &str) -> Path {
     Path::new(text).unwrap()
 }
 
-fn sent(connection: &mut Connection<u8>) -> Vec<Message> {
+fn sent(connection: &mut Connection) -> Vec<Message> {
     let mut codec = MessageCodec::default();
     std::iter::from_fn(|| codec.decode(connection.output()).unwrap()).collect()
 }
@@ -21,25 +21,30 @@ fn event(payload: &'static str) -> Message {
     Message { op: Op::WATCH_EVENT, req_id: 0, tx_id: TxId::NONE, payload: payload.into() }
 }
 
-fn connection() -> Connection<u8> {
+fn connection() -> Connection {
     Connection::new(16)
+}
+
+fn caller(number: usize) -> Waiter {
+    Waiter::new(number, 0)
 }
 
 fn watcher(text: &str) -> Arc<Watcher> {
     Watcher::new(&path(text), None)
 }
 
-fn receive(connection: &mut Connection<u8>, message: Message) -> Result<(), DecodeError> {
-    let completed = connection.receive(message)?;
+fn receive(connection: &mut Connection, message: Message) -> Result<(), DecodeError> {
+    let mut completed = None;
+    let received = connection.receive(message, |waiter, answer| completed = Some((waiter, answer)));
     connection.completed.extend(completed);
-    Ok(())
+    received
 }
 
 /// How calls ended so far, in words.
-fn completed(connection: &mut Connection<u8>) -> Vec<String> {
-    let words = |(waiter, outcome): Completed<u8>| match outcome {
-        Ok(reply) => format!("{waiter}: {reply:?}"),
-        Err(error) => format!("{waiter}: {error}"),
+fn completed(connection: &mut Connection) -> Vec<String> {
+    let words = |(waiter, answer): (Waiter, Answered)| match answer.and_then(|answer| answer.outcome(None)) {
+        Ok(reply) => format!("{}: {reply:?}", waiter.call()),
+        Err(error) => format!("{}: {error}", waiter.call()),
     };
     std::iter::from_fn(|| connection.completed()).map(words).collect()
 }
@@ -54,7 +59,7 @@ fn heard(watcher: &Watcher) -> Vec<String> {
 fn replies_find_their_callers_in_any_order() {
     let mut connection = connection();
     for waiter in 1..=3 {
-        connection.call(&Request::Read(path("/x")), TxId::NONE, waiter);
+        connection.call(&Request::Read(path("/x")), TxId::NONE, caller(waiter));
     }
     let requests = sent(&mut connection);
     assert_eq!(connection.in_flight(), 3);
@@ -75,10 +80,10 @@ fn replies_find_their_callers_in_any_order() {
 #[test]
 fn an_oversized_call_fails_alone() {
     let mut connection = connection();
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    connection.call(&Request::Read(path("/x")), TxId::NONE, caller(1));
     let value = Bytes::from(vec![0; 4096]);
-    connection.call(&Request::Write { path: path("/x"), value }, TxId::NONE, 2);
-    connection.call(&Request::Read(path("/y")), TxId::NONE, 3);
+    connection.call(&Request::Write { path: path("/x"), value }, TxId::NONE, caller(2));
+    connection.call(&Request::Read(path("/y")), TxId::NONE, caller(3));
     assert_eq!(sent(&mut connection).len(), 2);
     assert_eq!(completed(&mut connection), ["2: WRITE: a payload of 4099 bytes is over the limit of 4096"]);
 }
@@ -93,7 +98,7 @@ fn a_reply_nobody_asked_for_breaks_the_connection() {
 #[test]
 fn a_reply_of_another_operation_breaks_the_connection_and_tells_the_caller() {
     let mut connection = connection();
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
+    connection.call(&Request::Read(path("/x")), TxId::NONE, caller(1));
     let request = sent(&mut connection).remove(0);
     assert!(receive(&mut connection, answer(&request, Op::DIRECTORY, "a\0")).is_err());
     assert_eq!(completed(&mut connection).len(), 1);
@@ -103,15 +108,15 @@ fn a_reply_of_another_operation_breaks_the_connection_and_tells_the_caller() {
 fn two_watchers_one_watch() {
     let mut connection = connection();
     let [first, second, third] = [1, 2, 3].map(|_| watcher("/w"));
-    connection.watch(&first, 1);
-    connection.watch(&second, 2);
+    connection.watch(&first, caller(1));
+    connection.watch(&second, caller(2));
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
     receive(&mut connection, answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
     receive(&mut connection, event("/w\x001\0")).unwrap();
     assert_eq!(completed(&mut connection), ["1: Ok", "2: Ok"]);
     assert_eq!([heard(&first), heard(&second)], [["/w"], ["/w"]]);
-    connection.watch(&third, 3);
+    connection.watch(&third, caller(3));
     assert_eq!(completed(&mut connection), ["3: Ok"]);
     assert_eq!([heard(&third), heard(&first)], [vec!["/w".to_owned()], vec![]]);
     for watcher in [&first, &second, &third] {
@@ -129,8 +134,8 @@ fn two_watchers_one_watch() {
 #[test]
 fn a_refused_watch_tells_all_who_wait() {
     let mut connection = connection();
-    connection.watch(&watcher("/w"), 1);
-    connection.watch(&watcher("/w"), 2);
+    connection.watch(&watcher("/w"), caller(1));
+    connection.watch(&watcher("/w"), caller(2));
     let request = sent(&mut connection).remove(0);
     receive(&mut connection, answer(&request, Op::ERROR, "E2BIG\0")).unwrap();
     assert_eq!(completed(&mut connection).len(), 2);
@@ -141,8 +146,8 @@ fn a_refused_watch_tells_all_who_wait() {
 fn closing_ends_every_call_and_every_watch() {
     let mut connection = connection();
     let watcher = watcher("/w");
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 1);
-    connection.watch(&watcher, 2);
+    connection.call(&Request::Read(path("/x")), TxId::NONE, caller(1));
+    connection.watch(&watcher, caller(2));
     connection.close(&Error::Store { op: Op::READ, path: None, code: ErrorCode::EIO });
     assert_eq!(completed(&mut connection).len(), 2);
     assert!(watcher.take().unwrap().is_err());
@@ -154,7 +159,7 @@ fn closing_ends_every_call_and_every_watch() {
 fn a_depth_that_the_server_does_not_know_is_kept_here() {
     let mut connection = connection();
     let shallow = Watcher::new(&path("/w"), Some(1));
-    connection.watch(&shallow, 1);
+    connection.watch(&shallow, caller(1));
     let asked = sent(&mut connection).remove(0);
     assert_eq!(&asked.payload[..], b"/w\x001\x001\0");
     receive(&mut connection, answer(&asked, Op::ERROR, "EINVAL\0")).unwrap();
@@ -166,7 +171,7 @@ fn a_depth_that_the_server_does_not_know_is_kept_here() {
         receive(&mut connection, event(text)).unwrap();
     }
     assert_eq!(heard(&shallow), ["/w", "/w/a"]);
-    connection.watch(&Watcher::new(&path("/v"), Some(0)), 2);
+    connection.watch(&Watcher::new(&path("/v"), Some(0)), caller(2));
     assert_eq!(&sent(&mut connection).remove(0).payload[..], b"/v\x002\0");
 }
 
@@ -175,11 +180,11 @@ fn what_was_watched_is_watched_again_on_another_connection() {
     let mut connection = connection();
     let [kept, dropped] = [watcher("/kept"), watcher("/dropped")];
     for watcher in [&kept, &dropped] {
-        connection.watch(watcher, 0);
+        connection.watch(watcher, caller(0));
         let request = sent(&mut connection).remove(0);
         receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
     }
-    connection.call(&Request::Read(path("/x")), TxId::NONE, 9);
+    connection.call(&Request::Read(path("/x")), TxId::NONE, caller(9));
     completed(&mut connection);
     connection.lose(&Error::Disconnected { reason: "gone".into() });
     assert_eq!(completed(&mut connection).len(), 1);

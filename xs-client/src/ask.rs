@@ -1,0 +1,53 @@
+//! What can be asked of the store: a request, or in the place of one its node, to be read. A
+//! request owns what it is of, and reads of many nodes need no request each.
+
+use bytes::BytesMut;
+use xs_proto::{EncodeError, Op, Path, Request, TxId};
+
+pub(crate) trait Ask {
+    fn op(&self) -> Op;
+
+    /// The node that it is of, if it is of one.
+    fn path(&self) -> Option<&Path>;
+
+    /// Appends it as a message.
+    fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError>;
+
+    fn to_request(&self) -> Request;
+}
+
+impl Ask for Request {
+    fn op(&self) -> Op {
+        self.op()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.path()
+    }
+
+    fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        self.encode(req_id, tx, out)
+    }
+
+    fn to_request(&self) -> Request {
+        self.clone()
+    }
+}
+
+impl Ask for Path {
+    fn op(&self) -> Op {
+        Op::READ
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(self)
+    }
+
+    fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Request::encode_read(self, req_id, tx, out)
+    }
+
+    fn to_request(&self) -> Request {
+        Request::Read(self.clone())
+    }
+}

@@ -1,0 +1,203 @@
+//! The calls whose answers callers wait for.
+//!
+//! Requests that were handed over together are one call: they leave as there is room, such calls
+//! in turn, and their answers go back together. One hand-over each way, however many requests.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+use tokio::sync::oneshot;
+use xs_proto::{Op, Reply};
+
+use crate::Error;
+use crate::connection::Waiter;
+use crate::handle::{Open, Tx, WeakHandle, ended, lost_transaction};
+use crate::messages::Messages;
+use crate::typed::{Answer, Answered, unexpected};
+
+#[derive(Debug)]
+enum Call {
+    One(Caller),
+    Batch(Batch),
+}
+
+/// Who waits for a single answer.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    Request(oneshot::Sender<Answered>),
+    Start(oneshot::Sender<Result<Open, Error>>),
+}
+
+#[derive(Debug)]
+struct Batch {
+    messages: Messages,
+    tx: Tx,
+    sent: usize,
+    /// Something else stands there for those that are missing.
+    answers: Vec<Answered>,
+    missing: usize,
+    reply: oneshot::Sender<Vec<Answered>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    calls: Slab<Call>,
+    /// Those that have messages to send.
+    unsent: VecDeque<usize>,
+    /// For the handles inside of opened transactions; weak, so as not to keep the driver alive.
+    weak: WeakHandle,
+    /// Connections made before this one.
+    pub(crate) epoch: u64,
+}
+
+impl Calls {
+    /// Those of the driver that has this handle.
+    pub(crate) fn new(weak: WeakHandle) -> Self {
+        Self { weak, ..Self::default() }
+    }
+
+    /// Adds one that waits for the answer to a single request.
+    pub(crate) fn one(&mut self, caller: Caller) -> Waiter {
+        Waiter::new(self.calls.insert(Call::One(caller)), 0)
+    }
+
+    pub(crate) fn batch(&mut self, messages: Messages, tx: Tx, reply: oneshot::Sender<Vec<Answered>>) {
+        let missing = messages.len();
+        let answers = (0..missing).map(|_| Ok(Answer::DONE)).collect();
+        let call = self.calls.insert(Call::Batch(Batch { messages, tx, sent: 0, answers, missing, reply }));
+        self.unsent.push_back(call);
+    }
+
+    /// Whether nothing is left to send.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    /// The next message of a batch. What nobody waits for any more is left unsent, and what
+    /// belongs to a transaction that was lost.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<(Op, &[u8], Waiter)> {
+        let key = loop {
+            let key = self.unsent.pop_front()?;
+            let Call::Batch(batch) = &mut self.calls[key] else { continue };
+            let is_lost = batch.tx.is_lost(self.epoch);
+            if batch.messages.len() > 0 && !is_lost && !batch.reply.is_closed() {
+                break key;
+            }
+            if is_lost {
+                batch.answers[batch.sent..].fill(Err(lost_transaction()));
+            }
+            batch.missing -= batch.messages.len();
+            self.finish(key);
+        };
+        let Call::Batch(batch) = &mut self.calls[key] else { return None };
+        let waiter = Waiter::new(key, batch.sent);
+        batch.sent += 1;
+        if batch.messages.len() > 1 {
+            self.unsent.push_back(key);
+        }
+        let (op, message) = batch.messages.next()?;
+        Some((op, message, waiter))
+    }
+
+    /// Takes the answer to a request. A caller that is gone is no reason to stop.
+    #[inline(always)]
+    pub(crate) fn answer(&mut self, waiter: Waiter, answer: Answered) {
+        let key = waiter.call();
+        if let Call::Batch(batch) = &mut self.calls[key] {
+            batch.answers[waiter.place()] = answer;
+            batch.missing -= 1;
+            self.finish(key);
+        } else if let Call::One(caller) = self.calls.remove(key) {
+            self.tell(caller, answer);
+        }
+    }
+
+    /// Hands back a batch of which everything was answered.
+    fn finish(&mut self, key: usize) {
+        if matches!(&self.calls[key], Call::Batch(batch) if batch.missing == 0)
+            && let Call::Batch(Batch { answers, reply, .. }) = self.calls.remove(key)
+        {
+            _ = reply.send(answers);
+        }
+    }
+
+    fn tell(&self, caller: Caller, answer: Answered) {
+        match caller {
+            Caller::Request(reply) => _ = reply.send(answer),
+            // An opened transaction that does not reach its caller aborts as it is dropped.
+            Caller::Start(reply) => _ = reply.send(self.opened(answer)),
+        }
+    }
+
+    fn opened(&self, answer: Answered) -> Result<Open, Error> {
+        let handle = self.weak.upgrade().ok_or_else(|| ended("the client was dropped"))?;
+        match answer?.outcome(None)? {
+            Reply::Transaction(id) => {
+                handle.counters.transactions.add(1);
+                Ok(Open::new(Tx { id, epoch: self.epoch }, handle))
+            }
+            _ => Err(unexpected(Op::TRANSACTION_START)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_proto::{HEADER_LEN, Path};
+
+    use super::*;
+
+    fn reads(paths: &[&str]) -> Messages {
+        let nodes: Vec<Path> = paths.iter().map(|path| path.parse().unwrap()).collect();
+        Messages::new(&nodes, Tx::NONE).0
+    }
+
+    fn next(calls: &mut Calls) -> Option<(String, Waiter)> {
+        let (op, message, waiter) = calls.next()?;
+        assert_eq!(op, Op::READ);
+        Some((String::from_utf8(message[HEADER_LEN..].to_vec()).unwrap(), waiter))
+    }
+
+    fn value(value: &'static str) -> Answered {
+        Ok(Answer { asked: Op::READ, answered: Op::READ, payload: value.into() })
+    }
+
+    #[test]
+    fn batches_take_turns_and_answers_keep_their_places() {
+        let mut calls = Calls::default();
+        let (sender, mut first) = oneshot::channel();
+        calls.batch(reads(&["/a", "/b"]), Tx::NONE, sender);
+        let (sender, _second) = oneshot::channel();
+        calls.batch(reads(&["/c"]), Tx::NONE, sender);
+        let sent: Vec<_> = std::iter::from_fn(|| next(&mut calls)).collect();
+        assert_eq!(sent.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["/a\0", "/c\0", "/b\0"]);
+        assert!(calls.is_idle());
+        calls.answer(sent[2].1, value("b"));
+        assert!(first.try_recv().is_err());
+        calls.answer(sent[0].1, value("a"));
+        let answers = first.try_recv().unwrap().into_iter().map(|answer| answer.unwrap().payload);
+        assert_eq!(answers.collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_sent() {
+        let mut calls = Calls::default();
+        let (sender, receiver) = oneshot::channel();
+        calls.batch(reads(&["/a", "/b", "/c"]), Tx::NONE, sender);
+        let (_, waiter) = next(&mut calls).unwrap();
+        drop(receiver);
+        assert!(next(&mut calls).is_none());
+        calls.answer(waiter, value("a"));
+        assert!(calls.is_idle() && calls.calls.is_empty());
+    }
+
+    #[test]
+    fn a_batch_without_messages_is_answered_at_once() {
+        let mut calls = Calls::default();
+        let (sender, mut receiver) = oneshot::channel();
+        calls.batch(reads(&[]), Tx::NONE, sender);
+        assert!(next(&mut calls).is_none());
+        assert!(receiver.try_recv().unwrap().is_empty() && calls.calls.is_empty());
+    }
+}
