@@ -77,7 +77,7 @@ struct State {
     calls: Calls,
     queued: VecDeque<(Queued, Waiter)>,
     /// Not here while a thread reads.
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     /// Those who wait while another thread reads.
     followers: Vec<Waker>,
     bytes_sent: usize,
@@ -107,7 +107,7 @@ impl Link {
             codec: MessageCodec::with_limit(config.reply_limit),
             calls: Calls::default(),
             queued: VecDeque::new(),
-            reader: Some(Reader::new()),
+            reader: Some(Box::new(Reader::new())),
             followers: Vec::new(),
             bytes_sent: 0,
             bytes_received: 0,
@@ -259,7 +259,7 @@ impl Link {
     fn lead<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        mut reader: Reader,
+        mut reader: Box<Reader>,
         left: Duration,
     ) -> MutexGuard<'a, State> {
         // One that takes nothing more is only heard to its end.
