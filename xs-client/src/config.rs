@@ -61,6 +61,7 @@ impl Reconnect {
     pub(crate) fn pauses(&self) -> Retry {
         Retry {
             attempts: u32::MAX,
+            within: Duration::MAX,
             first_pause: self.first_pause,
             max_pause: self.first_pause.saturating_mul(32),
         }

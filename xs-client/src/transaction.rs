@@ -132,22 +132,21 @@ impl Client {
     ) -> Result<T, E> {
         let begun = Instant::now();
         let retry = self.handle.config.retry;
-        for number in 1..=retry.attempts {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
             let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
             let tried = async { attempt(Transaction::start(self).await?).await };
-            let tried = tried.instrument(debug_span!("transaction", attempt = number)).await?;
+            let tried = tried.instrument(debug_span!("transaction", attempt = attempts)).await?;
             drop(turn);
             if let Some(outcome) = tried {
                 return Ok(outcome);
             }
             self.handle.counters.conflicts.add(1);
-            debug!(attempt = number, "transaction conflicted");
-            if number < retry.attempts {
-                sleep(retry.pause(number)).await;
-            }
+            debug!(attempt = attempts, "transaction conflicted");
+            sleep(retry.again(attempts, begun.elapsed())?).await;
         }
-        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() }.into())
     }
 }

@@ -320,7 +320,8 @@ impl Settings {
     fn new(rng: &mut Rng) -> Self {
         let ms = Duration::from_millis;
         let deadline = ms(*pick(rng, &[50, 200, 1000, 10_000]));
-        let retry = Retry { attempts: *pick(rng, &[2, 8, 64]), first_pause: ms(1), max_pause: ms(20) };
+        let attempts = *pick(rng, &[2, 8, 64]);
+        let retry = Retry { attempts, first_pause: ms(1), max_pause: ms(20), ..Retry::default() };
         let config = Config {
             deadline,
             window: *pick(rng, &[1, 2, 8, 64]),

@@ -106,7 +106,9 @@ impl Client {
     ) -> Result<T, E> {
         let begun = Instant::now();
         let retry = self.link.config.retry;
-        for number in 1..=retry.attempts {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = self.link.turns.take(self.deadline);
             let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
@@ -116,11 +118,8 @@ impl Client {
                 return Ok(outcome);
             }
             self.link.counters.conflicts.add(1);
-            debug!(attempt = number, "transaction conflicted");
-            if number < retry.attempts {
-                sleep(retry.pause(number));
-            }
+            debug!(attempt = attempts, "transaction conflicted");
+            sleep(retry.again(attempts, begun.elapsed())?);
         }
-        Err(Error::Contended { attempts: retry.attempts, elapsed: begun.elapsed() }.into())
     }
 }

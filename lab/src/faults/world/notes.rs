@@ -108,7 +108,9 @@ impl World {
                 asked && *after == config.deadline
             }
             Error::Disconnected { .. } | Error::Protocol(_) => self.has_ended(),
-            Error::Contended { attempts, .. } => *attempts == config.retry.attempts,
+            Error::Contended { attempts, elapsed } => {
+                *attempts == config.retry.attempts || *elapsed + config.retry.max_pause > config.retry.within
+            }
             _ => false,
         };
         if !fair {
