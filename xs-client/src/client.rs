@@ -19,9 +19,6 @@ use crate::transport::{Auto, UnixSocket};
 use crate::watcher::Watcher;
 use crate::{Config, Connect, Error, Lifecycles, Requests, Stats, Transport, Watch};
 
-/// Between attempts to connect to a daemon that is busy.
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// A connection to a store, shared by all clones.
 ///
 /// The node operations are those of [`Requests`], to which it dereferences. The connection ends
@@ -55,15 +52,16 @@ impl Client {
     /// Connects by a way that can be taken again: when the connection is lost,
     /// [`Config::reconnect`] says what is done.
     ///
-    /// A store that is there and has no time is asked again until [`Config::deadline`]; any other
-    /// failure is an [`Error::Connect`] at once.
+    /// A store that is there and has no time is asked again until [`Config::deadline`], with the
+    /// pauses of a reconnection; any other failure is an [`Error::Connect`] at once.
     pub async fn connect_with(mut connect: impl Connect, config: Config) -> Result<Self, Error> {
         let until = later(config.deadline);
+        let mut pauses = config.reconnect.unwrap_or_default().pauses();
         let reason = loop {
             match timeout_at(until, connect.connect()).await {
                 Ok(Ok(transport)) => return Ok(Self::drive(transport, connect, config)),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                    sleep(PAUSE).await;
+                    sleep(pauses.next()).await;
                 }
                 Ok(Err(error)) => break error.to_string(),
                 Err(_) => break format!("no connection within {:?}", config.deadline),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Retry;
+use crate::retry::Pauses;
 
 /// Settings of a connection.
 #[derive(Clone, Debug)]
@@ -58,13 +59,9 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    pub(crate) fn pauses(&self) -> Retry {
-        Retry {
-            attempts: u32::MAX,
-            within: Duration::MAX,
-            first_pause: self.first_pause,
-            max_pause: self.first_pause.saturating_mul(32),
-        }
+    pub(crate) fn pauses(&self) -> Pauses {
+        let max_pause = self.first_pause.saturating_mul(32);
+        Retry { first_pause: self.first_pause, max_pause, ..Retry::default() }.pauses()
     }
 }
 

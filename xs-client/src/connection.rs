@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
-use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Request, TxId, WatchEvent};
+use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
 
 use crate::Error;
 use crate::ask::Ask;
@@ -173,6 +173,7 @@ impl Connection {
         let id = self.slots.next();
         let start = self.output.len();
         self.output.extend_from_slice(message);
+        // Where a header has it.
         self.output[start + 4..start + 8].copy_from_slice(&id.to_le_bytes());
         self.called(id, op, waiter);
     }
@@ -287,9 +288,7 @@ impl Connection {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
             Slot::Watch(_) => Op::WATCH,
         };
-        if answered != asked && answered != Op::ERROR {
-            let expected = "a reply of the operation that was asked, or an error";
-            let error = DecodeError::Malformed { op: asked, expected };
+        if let Err(error) = check(asked, answered, &payload) {
             self.complete(slot, Err(error.clone().into()));
             return Err(error);
         }
@@ -347,6 +346,19 @@ impl Connection {
     pub(crate) fn close(&mut self, error: &Error) {
         self.lose(error);
         self.watches.watchers().for_each(|watcher| watcher.close(error.clone()));
+    }
+}
+
+/// Whether a reply can be one to what was asked. What its payload says is for who asked; only a
+/// transaction without a number would stay open on the server, until the connection ends.
+fn check(asked: Op, answered: Op, payload: &Bytes) -> Result<(), DecodeError> {
+    if answered == Op::TRANSACTION_START {
+        Reply::decode(asked, answered, payload.clone()).map(drop)
+    } else if answered == asked || answered == Op::ERROR {
+        Ok(())
+    } else {
+        let expected = "a reply of the operation that was asked, or an error";
+        Err(DecodeError::Malformed { op: asked, expected })
     }
 }
 

@@ -22,6 +22,7 @@ use crate::calls::{Caller, Calls};
 use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
 use crate::requests::later;
+use crate::retry::Pauses;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
@@ -264,7 +265,8 @@ pub(crate) fn lost(error: &StreamError) -> Error {
 #[derive(Debug, Default)]
 struct Outage {
     begun: Option<Instant>,
-    attempts: u32,
+    /// Those between attempts, once there was one.
+    pauses: Option<Pauses>,
 }
 
 impl Outage {
@@ -279,10 +281,10 @@ impl Outage {
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let mut reason = "every new one was lost at once".to_owned();
         loop {
-            if self.attempts > 0 {
-                sleep(policy.pauses().pause(self.attempts)).await;
+            if let Some(pauses) = &mut self.pauses {
+                sleep(pauses.next()).await;
             }
-            self.attempts = self.attempts.saturating_add(1);
+            let pauses = self.pauses.get_or_insert_with(|| policy.pauses());
             if commands.is_closed() && commands.is_empty() {
                 return Err(None);
             }
@@ -295,7 +297,7 @@ impl Outage {
                 Ok(Err(error)) => reason = error.to_string(),
                 Err(_) => "connecting takes too long".clone_into(&mut reason),
             }
-            debug!(at = connect.at(), reason, attempt = self.attempts, "cannot connect to the store");
+            debug!(at = connect.at(), reason, attempt = pauses.attempt(), "cannot connect to the store");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! How often and how fast a conflicting transaction is tried again.
 //!
 //! xenstore has no fairness: a guest that keeps writing can make a transaction fail hundreds of
-//! times in a row. So attempts and time are bounded, and pauses get longer. Each is anything from
-//! nothing to its bound ("full jitter"), so that clients which conflict with each other fall out of
-//! step.
+//! times in a row. So attempts and time are bounded, and the bound of a pause doubles. As long as it
+//! does, a pause is anything from the one before up to it, and afterwards anything at all up to it
+//! ("full jitter"): clients that conflict with each other fall out of step.
 
 use std::time::Duration;
 
@@ -35,23 +35,43 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after so many failed attempts, of which the first was begun so long ago; an error
-    /// if there is to be no other.
-    pub(crate) fn again(&self, attempts: u32, elapsed: Duration) -> Result<Duration, Error> {
-        let pause = self.pause(attempts);
-        if attempts >= self.attempts || elapsed.saturating_add(pause) > self.within {
-            return Err(Error::Contended { attempts, elapsed });
+    pub(crate) fn pauses(self) -> Pauses {
+        Pauses { retry: self, attempts: 0, last: Duration::ZERO }
+    }
+}
+
+/// The pauses after failed attempts.
+#[derive(Clone, Debug)]
+pub(crate) struct Pauses {
+    retry: Retry,
+    /// Attempts that have failed.
+    attempts: u32,
+    last: Duration,
+}
+
+impl Pauses {
+    /// The one that is made now.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempts.saturating_add(1)
+    }
+
+    /// Another attempt has failed. Returns how long to wait for the next.
+    pub(crate) fn next(&mut self) -> Duration {
+        let Retry { first_pause, max_pause, .. } = self.retry;
+        let bound = first_pause.saturating_mul(1 << self.attempts.min(30)).min(max_pause);
+        let least = if bound < max_pause { self.last } else { Duration::ZERO };
+        self.attempts = self.attempt();
+        self.last = least + (bound - least).mul_f64(fastrand::f64());
+        self.last
+    }
+
+    /// The same, if another attempt is to be made; the first was begun so long ago.
+    pub(crate) fn again(&mut self, elapsed: Duration) -> Result<Duration, Error> {
+        let pause = self.next();
+        if self.attempts >= self.retry.attempts || elapsed.saturating_add(pause) > self.retry.within {
+            return Err(Error::Contended { attempts: self.attempts, elapsed });
         }
         Ok(pause)
-    }
-
-    /// The pause after so many failed attempts.
-    pub(crate) fn pause(&self, attempts: u32) -> Duration {
-        self.bound(attempts).mul_f64(fastrand::f64())
-    }
-
-    fn bound(&self, attempts: u32) -> Duration {
-        self.first_pause.saturating_mul(1 << attempts.saturating_sub(1).min(30)).min(self.max_pause)
     }
 }
 
@@ -60,16 +80,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_double_up_to_the_longest() {
-        let retry = Retry::default();
-        let bounds = [1, 2, 3, 8, 9, 10, u32::MAX].map(|attempts| retry.bound(attempts).as_millis());
-        assert_eq!(bounds, [1, 2, 4, 128, 250, 250, 250]);
+    fn pauses_grow_with_their_bounds() {
+        let retry = Retry { max_pause: Duration::MAX, ..Retry::default() };
+        for _ in 0..100 {
+            let mut pauses = retry.pauses();
+            let growing: Vec<_> = (0..40).map(|_| pauses.next()).collect();
+            assert!(growing.is_sorted(), "{growing:?}");
+            let bound = |attempt| Duration::from_millis(1 << std::cmp::min(attempt, 30));
+            assert!(growing.iter().enumerate().all(|(attempt, pause)| *pause <= bound(attempt)));
+        }
     }
 
     #[test]
-    fn a_pause_is_anything_up_to_its_bound() {
+    fn at_the_longest_a_pause_is_anything() {
         let retry = Retry::default();
-        let pauses: Vec<_> = (0..500).map(|_| retry.pause(20)).collect();
+        let mut pauses = retry.pauses();
+        let pauses: Vec<_> = (0..500).map(|_| pauses.next()).skip(8).collect();
         assert!(pauses.iter().all(|pause| *pause <= retry.max_pause));
         assert!(pauses.iter().any(|pause| *pause < retry.max_pause / 8));
         assert!(pauses.iter().any(|pause| *pause > retry.max_pause / 8 * 7));
@@ -78,9 +104,13 @@ mod tests {
     #[test]
     fn attempts_and_time_are_bounded() {
         let retry = Retry { attempts: 3, within: Duration::from_secs(1), ..Retry::default() };
-        let ended = |attempts, millis| retry.again(attempts, Duration::from_millis(millis)).is_err();
-        assert_eq!([ended(2, 0), ended(3, 0), ended(1, 990), ended(1, 1001)], [false, true, false, true]);
+        let ended = |attempts, millis| {
+            let elapsed = Duration::from_millis(millis);
+            let mut pauses = Pauses { attempts, ..retry.pauses() };
+            pauses.again(elapsed).is_err()
+        };
+        assert_eq!([ended(1, 0), ended(2, 0), ended(0, 990), ended(0, 1001)], [false, true, false, true]);
         let forever = Retry { within: Duration::MAX, ..retry };
-        assert!(forever.again(1, Duration::MAX).is_ok());
+        assert!(forever.pauses().again(Duration::MAX).is_ok());
     }
 }

@@ -131,22 +131,20 @@ impl Client {
         mut attempt: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
         let begun = Instant::now();
-        let retry = self.handle.config.retry;
-        let mut attempts = 0;
+        let mut pauses = self.handle.config.retry.pauses();
         loop {
-            attempts += 1;
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
             let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
             let tried = async { attempt(Transaction::start(self).await?).await };
-            let tried = tried.instrument(debug_span!("transaction", attempt = attempts)).await?;
+            let tried = tried.instrument(debug_span!("transaction", attempt = pauses.attempt())).await?;
             drop(turn);
             if let Some(outcome) = tried {
                 return Ok(outcome);
             }
             self.handle.counters.conflicts.add(1);
-            debug!(attempt = attempts, "transaction conflicted");
-            sleep(retry.again(attempts, begun.elapsed())?).await;
+            debug!(attempt = pauses.attempt(), "transaction conflicted");
+            sleep(pauses.again(begun.elapsed())?).await;
         }
     }
 }

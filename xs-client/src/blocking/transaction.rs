@@ -105,10 +105,8 @@ impl Client {
         mut attempt: impl FnMut(Transaction) -> Result<Option<T>, E>,
     ) -> Result<T, E> {
         let begun = Instant::now();
-        let retry = self.link.config.retry;
-        let mut attempts = 0;
+        let mut pauses = self.link.config.retry.pauses();
         loop {
-            attempts += 1;
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = self.link.turns.take(self.deadline);
             let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
@@ -118,8 +116,8 @@ impl Client {
                 return Ok(outcome);
             }
             self.link.counters.conflicts.add(1);
-            debug!(attempt = attempts, "transaction conflicted");
-            sleep(retry.again(attempts, begun.elapsed())?);
+            debug!(attempt = pauses.attempt(), "transaction conflicted");
+            sleep(pauses.again(begun.elapsed())?);
         }
     }
 }

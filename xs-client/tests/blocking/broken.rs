@@ -94,6 +94,23 @@ fn it_answers_in_another_form() {
     assert!(errors[0].to_string().starts_with("the store broke the protocol: "), "{}", errors[0]);
 }
 
+/// What the payload says is a matter of the call alone.
+#[test]
+fn it_answers_what_cannot_be_read() {
+    let (client, mut peer) = Peer::new(patient());
+    let node = path("/x");
+    thread::scope(|scope| {
+        let calls = scope.spawn(|| (client.get_perms(&node), client.read(&node)));
+        let request = peer.next().unwrap();
+        peer.stream.write_all(&frame(Op::GET_PERMS, request.req_id, 3, b"z0\0")).unwrap();
+        let request = peer.next().unwrap();
+        peer.answer(&request, &Reply::Value("v".into()));
+        let (perms, value) = calls.join().unwrap();
+        assert!(matches!(perms.unwrap_err(), Error::Reply(_)));
+        assert_eq!(value.unwrap(), "v");
+    });
+}
+
 /// What it has sent before still counts.
 #[test]
 fn it_answers_and_closes() {

@@ -142,6 +142,35 @@ async fn it_answers_in_another_form() {
     }
 }
 
+/// What the payload says is a matter of the call alone.
+#[tokio::test(start_paused = true)]
+async fn it_answers_what_cannot_be_read() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/x");
+    let calls = async { (client.get_perms(&node).await, client.read(&node).await) };
+    let ((perms, value), ()) = tokio::join!(calls, async {
+        let request = peer.request().await.unwrap();
+        peer.send(&frame(Op::GET_PERMS, request.req_id, 3, b"z0\0")).await;
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &Reply::Value("v".into())).await;
+    });
+    let error = perms.unwrap_err();
+    assert!(matches!(error, Error::Reply(_)) && !error.is_disconnected(), "{error}");
+    assert_eq!(value.unwrap(), "v");
+}
+
+/// Nobody could end it, so it must not be left open.
+#[tokio::test(start_paused = true)]
+async fn it_opens_a_transaction_without_a_number() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let (started, ()) = tokio::join!(client.transaction(|_| async { Ok::<_, Error>(()) }), async {
+        let request = peer.request().await.unwrap();
+        peer.send(&frame(Op::TRANSACTION_START, request.req_id, 2, b"x\0")).await;
+        assert!(peer.request().await.is_none());
+    });
+    assert!(matches!(started.unwrap_err(), Error::Protocol(_)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_sends_events_that_are_none() {
     for payload in

@@ -104,6 +104,7 @@ async fn attempts_and_pauses_are_bounded() {
     assert!(error.is_conflict());
     let pauses: Vec<Duration> = proxy.commits().windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(pauses.len(), 11);
+    assert!(pauses[..8].is_sorted(), "{pauses:?}");
     for (doublings, pause) in pauses.iter().enumerate() {
         // A sleep ends with the millisecond.
         assert!(*pause <= Duration::from_millis(1 + (1 << doublings).min(250)), "{pauses:?}");
