@@ -4,7 +4,7 @@
 //! It is as little as a client can be, so that what is measured is the server. An error reply
 //! ends the measurement: a server that refuses would look fast.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::ops::AddAssign;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -171,7 +171,13 @@ impl Wire {
     fn fill(&mut self) -> Result<()> {
         self.buffer.copy_within(self.filled.clone(), 0);
         self.filled = 0..self.filled.len();
-        let got = self.stream.read(&mut self.buffer[self.filled.end..]).context("waiting for the server")?;
+        // A process that ends elsewhere in the lab interrupts it.
+        let got = loop {
+            match self.stream.read(&mut self.buffer[self.filled.end..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                got => break got.context("waiting for the server")?,
+            }
+        };
         ensure!(got > 0, "the server closed the connection");
         self.filled.end += got;
         Ok(())
