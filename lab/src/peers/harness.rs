@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of xenstore. A column is whatever is compared.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
@@ -51,9 +52,9 @@ pub(super) struct Row<C> {
 pub(super) type Run<'a, C> = Box<dyn Fn(C) -> Result<Vec<Figure>> + 'a>;
 
 /// Rows that are measured together.
-pub(super) struct Workload<'a, C> {
+pub(super) struct Workload<'a, C: Clone> {
     pub(super) rows: Vec<Row<C>>,
-    pub(super) columns: &'a [C],
+    pub(super) columns: Cow<'a, [C]>,
     /// At most so many repetitions, for what takes long and varies little.
     pub(super) repetitions: usize,
     pub(super) run: Run<'a, C>,
@@ -157,8 +158,13 @@ mod tests {
             Ok(vec![vec![order.borrow().len() as f64]])
         };
         let row = Row { name: "row".into(), values: "", better: Better::Higher, goals: Vec::new() };
-        let columns = &["a", "b"];
-        let workload = |repetitions, run| Workload { rows: vec![row.clone()], columns, repetitions, run };
+        let columns = &["a", "b"][..];
+        let workload = |repetitions, run| Workload {
+            rows: vec![row.clone()],
+            columns: columns.into(),
+            repetitions,
+            run,
+        };
         let workloads = [workload(usize::MAX, Box::new(run) as Run<_>), workload(1, Box::new(run))];
         let measured = measure(&workloads, 3).unwrap();
         assert_eq!(*order.borrow(), ["a", "b", "a", "b", "b", "a", "a", "b"]);

@@ -33,17 +33,19 @@ pub(super) enum Client {
     Raw,
     XsAsync,
     XsBlocking,
+    /// Ours with [`xs_client::Config::spin`].
+    XsSpinning,
     Libxenstore,
     Pyxs,
     XenstoreRs,
     Krata,
 }
 
-/// Those under the GPL come last, because they can be left out.
 pub(super) const ALL: &[Client] = &[
     Client::Raw,
     Client::XsAsync,
     Client::XsBlocking,
+    Client::XsSpinning,
     Client::Libxenstore,
     Client::Pyxs,
     Client::XenstoreRs,
@@ -59,6 +61,7 @@ impl fmt::Display for Client {
             Self::Raw => "raw",
             Self::XsAsync => "xs-client",
             Self::XsBlocking => "xs-client blocking",
+            Self::XsSpinning => "xs-client spinning",
             Self::Libxenstore => "libxenstore",
             Self::Pyxs => "pyxs",
             Self::XenstoreRs => "xenstore-rs",
@@ -73,10 +76,11 @@ impl Client {
     }
 }
 
-/// Installs and builds all client programs. Those under the GPL can be left out.
-pub(super) fn prepare(without_gpl: bool) -> Result<Programs> {
+/// Installs and builds all client programs. Those under the GPL can be left out; who spins for a
+/// reply needs a CPU besides the server's.
+pub(super) fn prepare(without_gpl: bool, can_spin: bool) -> Result<Programs> {
     Apt::new(true).install_missing(&programs::PACKAGES)?;
-    let mut programs = Programs::build(env::current_exe().context("where is this program?")?)?;
+    let mut programs = Programs::build(env::current_exe().context("where is this program?")?, can_spin)?;
     if without_gpl {
         let left_out = ALL.iter().filter(|client| client.is_gpl()).map(ToString::to_string);
         let left_out = left_out.collect::<Vec<_>>().join(", ");
@@ -85,12 +89,6 @@ pub(super) fn prepare(without_gpl: bool) -> Result<Programs> {
         programs.build_gpl()?;
     }
     Ok(programs)
-}
-
-/// Those of the columns that there are programs for.
-pub(super) fn present<'a>(programs: &Programs, columns: &'a [Client]) -> &'a [Client] {
-    let missing = columns.iter().position(|client| !programs.has(*client));
-    &columns[..missing.unwrap_or(columns.len())]
 }
 
 /// One of the programs that `cargo lab peers --clients` runs
@@ -106,6 +104,8 @@ enum Program {
     Raw { task: Vec<String> },
     /// Ours: WORKLOAD KEY=VALUE...
     XsClient { task: Vec<String> },
+    /// Ours, looking for replies for 50 µs before it sleeps: WORKLOAD KEY=VALUE...
+    XsSpinning { task: Vec<String> },
     /// Ours without a runtime: WORKLOAD KEY=VALUE...
     XsBlocking { task: Vec<String> },
     /// The server that does next to nothing
@@ -119,7 +119,8 @@ enum Program {
 pub fn peer(args: PeerArgs) -> Result<()> {
     let figures = match args.program {
         Program::Raw { task } => raw::run(&Task::new(task)?)?,
-        Program::XsClient { task } => peer_program::run::<xs_client::XsClient>(&Task::new(task)?)?,
+        Program::XsClient { task } => peer_program::run::<xs_client::XsClient<0>>(&Task::new(task)?)?,
+        Program::XsSpinning { task } => peer_program::run::<xs_client::XsClient<50>>(&Task::new(task)?)?,
         Program::XsBlocking { task } => xs_blocking::run(&Task::new(task)?)?,
         Program::NullServer { socket } => return null_server::serve(&socket),
     };

@@ -32,18 +32,19 @@ pub(in super::super) struct Programs {
     libxenstore: PathBuf,
     /// The folder of those under the GPL, if they are wanted.
     gpl: Option<PathBuf>,
+    can_spin: bool,
 }
 
 impl Programs {
     /// Builds those that are not under the GPL. `lab` is our own program.
-    pub(super) fn build(lab: PathBuf) -> Result<Self> {
+    pub(super) fn build(lab: PathBuf, can_spin: bool) -> Result<Self> {
         let libxenstore = cc::compiled(
             "libxenstore-client",
             LIBXENSTORE,
             &["-O2", "-Wall", "-Wextra", "-lxenstore"],
             "gcc libc6-dev libxen-dev",
         )?;
-        Ok(Self { lab, libxenstore, gpl: None })
+        Ok(Self { lab, libxenstore, gpl: None, can_spin })
     }
 
     /// Builds those under the GPL as well, in a workspace and a target folder of their own.
@@ -63,7 +64,15 @@ impl Programs {
     }
 
     pub(super) fn has(&self, client: Client) -> bool {
-        !client.is_gpl() || self.gpl.is_some()
+        match client {
+            Client::XsSpinning => self.can_spin,
+            client => !client.is_gpl() || self.gpl.is_some(),
+        }
+    }
+
+    /// Those of the columns that there are programs for.
+    pub(in super::super) fn present(&self, columns: &[Client]) -> Vec<Client> {
+        columns.iter().copied().filter(|client| self.has(*client)).collect()
     }
 
     fn command(&self, client: Client) -> Result<Command> {
@@ -76,6 +85,7 @@ impl Programs {
             Client::Raw => ours("raw"),
             Client::XsAsync => ours("xs-client"),
             Client::XsBlocking => ours("xs-blocking"),
+            Client::XsSpinning => ours("xs-spinning"),
             Client::Libxenstore => Command::new(&self.libxenstore),
             Client::Pyxs => {
                 // Not another Python, which does not see Debian's packages.

@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use super::super::harness::{self, Better, Workload};
 use super::super::wire::{Batch, Wire};
-use super::Client::{Krata, Libxenstore, Pyxs, Raw, XenstoreRs, XsAsync, XsBlocking};
+use super::Client::{Krata, Libxenstore, Pyxs, Raw, XenstoreRs, XsAsync, XsBlocking, XsSpinning};
 use super::programs::Programs;
-use super::{ALL, Client, present};
+use super::{ALL, Client};
 use crate::daemon::{Daemon, DaemonKind};
 use crate::xendev::StoreProcess;
 
@@ -34,13 +34,13 @@ const END: &str = "/end";
 
 /// Those that can have many requests in flight: libxenstore and pyxs have one, krata-xenstore
 /// fails with more than ten.
-const PIPELINING: &[Client] = &[Raw, XsAsync, XsBlocking, XenstoreRs];
+const PIPELINING: &[Client] = &[Raw, XsAsync, XsBlocking, XsSpinning, XenstoreRs];
 
 /// Those that have transactions.
-const TRANSACTING: &[Client] = &[Raw, XsAsync, XsBlocking, Libxenstore, Pyxs, Krata];
+const TRANSACTING: &[Client] = &[Raw, XsAsync, XsBlocking, XsSpinning, Libxenstore, Pyxs, Krata];
 
 /// Those that serve many who wait, each for a watch of its own, in one thread.
-const WAITING: &[Client] = &[Raw, XsAsync, Libxenstore, Pyxs, XenstoreRs, Krata];
+const WAITING: &[Client] = &[Raw, XsAsync, XsSpinning, Libxenstore, Pyxs, XenstoreRs, Krata];
 
 /// What the clients run on.
 #[derive(Clone, Copy)]
@@ -76,6 +76,7 @@ pub(in super::super) fn workloads(programs: &Programs, one_in: usize) -> Vec<Wor
                     Goal::Beside(XsAsync, Raw, 1.25),
                     Goal::Beside(XsAsync, Libxenstore, 1.0),
                     Goal::Beside(XsBlocking, Raw, 1.05),
+                    Goal::Beside(XsSpinning, Libxenstore, 0.5),
                 ],
             )],
         },
@@ -172,9 +173,12 @@ impl Case {
         let (mut rows, figures): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
         for row in &mut rows {
             // One that cannot be measured, because a client was left out, would be missed.
-            row.goals.retain(|goal| !matches!(goal, Goal::Beside(_, to, _) if !programs.has(*to)));
+            row.goals.retain(|goal| match goal {
+                Goal::Beside(ours, to, _) => programs.has(*ours) && programs.has(*to),
+                _ => true,
+            });
         }
-        let columns = present(programs, columns);
+        let columns = programs.present(columns).into();
         let scaled = move |(key, value): &(&'static str, usize)| {
             (*key, if matches!(*key, "count" | "nodes") { value / one_in } else { *value })
         };
@@ -272,7 +276,7 @@ mod tests {
     /// That the program does all of its workloads, not how fast.
     fn does_its_workloads(client: Client) {
         let lab = cargo::build("lab", "lab", false).unwrap();
-        let programs = Programs::build(lab).unwrap();
+        let programs = Programs::build(lab, true).unwrap();
         for workload in workloads(&programs, 100) {
             if !workload.columns.contains(&client) {
                 continue;
@@ -301,6 +305,11 @@ mod tests {
     }
 
     #[test]
+    fn xs_client_that_spins_does_its_workloads() {
+        does_its_workloads(XsSpinning);
+    }
+
+    #[test]
     fn libxenstore_does_its_workloads() {
         does_its_workloads(Libxenstore);
     }
@@ -312,15 +321,15 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_is_told_with_what_it_said() {
-        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap()).unwrap();
+        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap(), false).unwrap();
         let error = programs.run(Raw, Path::new("/none"), "read", &[], || Ok(())).unwrap_err();
         assert!(error.to_string().contains("connecting to the server"), "{error}");
     }
 
     #[test]
     fn clients_under_the_gpl_can_be_left_out() {
-        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap()).unwrap();
-        assert_eq!(present(&programs, ALL), [Raw, XsAsync, XsBlocking, Libxenstore, Pyxs]);
+        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap(), false).unwrap();
+        assert_eq!(programs.present(ALL), [Raw, XsAsync, XsBlocking, Libxenstore, Pyxs]);
         for row in workloads(&programs, 1).iter().flat_map(|workload| &workload.rows) {
             assert!(row.goals.iter().all(|goal| !matches!(goal, Goal::Beside(_, XenstoreRs, _))));
         }

@@ -1,21 +1,25 @@
 //! The program `xs-client`: our own client, as it is today.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use peer_program::{Client, VALUE, Watch};
 use xs_client::{Config, Path, Request};
 
-pub(super) struct XsClient(xs_client::Client);
+/// Looks for replies for so many microseconds before it sleeps.
+pub(super) struct XsClient<const SPIN: u64>(xs_client::Client);
 
 pub(super) struct Watched(xs_client::Watch);
 
-impl Client for XsClient {
+impl<const SPIN: u64> Client for XsClient<SPIN> {
     type Node = Path;
     type Watch = Watched;
     // More than its window, so that it is always full.
     const REGISTERING: usize = 256;
 
     async fn connect(socket: &str) -> Result<Self> {
-        Ok(Self(xs_client::Client::connect_unix(socket, Config::default()).await?))
+        let config = Config { spin: Duration::from_micros(SPIN), ..Config::default() };
+        Ok(Self(xs_client::Client::connect_unix(socket, config).await?))
     }
 
     fn node(path: &str) -> Result<Path> {

@@ -62,7 +62,7 @@ pub(super) fn workloads(xendev: &Path) -> Vec<Workload<'_, Server>> {
             row(format!("growth with {of}, {operation}"), values, Better::Lower, Some(Goal::Growth(2.0)))
         });
         let run = move |server: Server| grow(&server.fresh(xendev)?, dimension, dimension.sizes(server));
-        Workload { rows: rows.into(), columns: COLUMNS, repetitions: REPETITIONS, run: Box::new(run) }
+        Workload { rows: rows.into(), columns: COLUMNS.into(), repetitions: REPETITIONS, run: Box::new(run) }
     };
     [Dimension::Nodes, Dimension::Watches, Dimension::Transactions].map(workload).into()
 }

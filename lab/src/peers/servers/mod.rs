@@ -114,7 +114,7 @@ fn one_row<'a>(
     run: impl Fn(&Running) -> Result<Figure> + 'a,
 ) -> Workload<'a, Server> {
     let run = move |server: Server| Ok(vec![run(&server.fresh(xendev)?)?]);
-    Workload { rows: vec![row], columns: REAL, repetitions: usize::MAX, run: Box::new(run) }
+    Workload { rows: vec![row], columns: REAL.into(), repetitions: usize::MAX, run: Box::new(run) }
 }
 
 fn row(name: impl Into<String>, values: &'static str, better: Better, goal: Option<Goal<Server>>) -> Row {
@@ -170,7 +170,7 @@ mod tests {
             let mut all = workloads(&xendev);
             all.retain(|workload| workload.rows[0].name == name);
             let [workload] = &all[..] else { panic!("{name}") };
-            for column in workload.columns {
+            for column in workload.columns.as_ref() {
                 let figures = (workload.run)(*column).unwrap();
                 assert_eq!(figures.len(), workload.rows.len());
                 let values = || figures.iter().flatten();

@@ -69,7 +69,7 @@ fn with_nobody<'a>(
             }
         }])
     };
-    Workload { rows: vec![row], columns: ALL, repetitions: usize::MAX, run: Box::new(run) }
+    Workload { rows: vec![row], columns: ALL.into(), repetitions: usize::MAX, run: Box::new(run) }
 }
 
 /// A connection, and the node is there.
