@@ -29,8 +29,9 @@ pub struct Config {
     /// How long to look for a reply again and again before the thread sleeps for it. Default: 0.
     ///
     /// To be woken can take longer than the daemon needs to answer. With 50 µs here, and the other
-    /// side on another CPU of a virtual machine, a call was seen to take 31 µs instead of 76. It
-    /// costs the CPU the time that it lasts, and on a machine with one CPU it only gets in the way.
+    /// side on another CPU of a virtual machine, a call was seen to take 30 µs instead of 82. It
+    /// costs the CPU the time that it lasts. Where nothing comes in that time, as on a machine with
+    /// one CPU, it is soon tried only once in a thousand times.
     pub spin: Duration,
     /// What is done when the connection is lost; without it, that is the end. Means nothing to a
     /// connection over a stream that cannot be made again ([`crate::Client::over`]).

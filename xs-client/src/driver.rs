@@ -23,6 +23,7 @@ use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
 use crate::requests::later;
 use crate::retry::Pauses;
+use crate::spin::Spin;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
@@ -112,7 +113,8 @@ impl Driver {
         // Nobody waits for the last answers, so a store that never gives them is left in the end.
         let mut end = Instant::now();
         let mut batch = Vec::new();
-        let mut moved = std::time::Instant::now();
+        let mut spin = Spin::new(self.link.config.spin);
+        let now = std::time::Instant::now;
         loop {
             self.do_chores();
             self.connection.fill(self.window);
@@ -124,7 +126,7 @@ impl Driver {
                 return Ok(());
             }
             let room = self.window.saturating_sub(self.connection.in_flight());
-            let spins = self.connection.in_flight() > 0 && moved.elapsed() < self.link.config.spin;
+            let spins = self.connection.in_flight() > 0 && spin.goes_on(now);
             // Sending comes first, and cannot keep from reading: only replies make room for more of
             // it. The other way round, a store with many events could keep from sending. Every
             // branch may be dropped without losing bytes or commands.
@@ -132,7 +134,7 @@ impl Driver {
                 biased;
                 written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
                     Ok(count @ 1..) => {
-                        moved = std::time::Instant::now();
+                        spin.sent(now);
                         self.link.counters.bytes_sent.add(count);
                         self.connection.output().advance(count);
                     }
@@ -150,6 +152,7 @@ impl Driver {
                     Ok(0) => return Err(self.end_of_stream(&mut input)),
                     Ok(count) => {
                         self.heard = true;
+                        spin.received(now);
                         self.link.counters.bytes_received.add(count);
                         self.receive(&mut input)?;
                     }

@@ -63,6 +63,7 @@ mod queue;
 mod requests;
 mod retry;
 mod slots;
+mod spin;
 mod stats;
 mod transaction;
 pub mod transport;
