@@ -2,6 +2,9 @@
 //!
 //! Requests that were handed over together are one call: they leave as there is room, such calls
 //! in turn, and their answers go back together. One hand-over each way, however many requests.
+//!
+//! What is done for each of them is `inline(always)`, so that it is written where it stays: what is
+//! moved right after it was made waits for its stores.
 
 use std::collections::VecDeque;
 
@@ -144,13 +147,13 @@ impl Calls {
 
 #[cfg(test)]
 mod tests {
-    use xs_proto::{HEADER_LEN, Path};
+    use xs_proto::{HEADER_LEN, Path, TxId};
 
     use super::*;
 
     fn reads(paths: &[&str]) -> Messages {
         let nodes: Vec<Path> = paths.iter().map(|path| path.parse().unwrap()).collect();
-        Messages::new(&nodes, Tx::NONE).0
+        Messages::new(&nodes, TxId::NONE).0
     }
 
     fn next(calls: &mut Calls) -> Option<(String, Waiter)> {

@@ -3,10 +3,9 @@
 //! Who asks makes them: the driver, for which everybody waits, only numbers them.
 
 use bytes::BytesMut;
-use xs_proto::{EncodeError, HEADER_LEN, Header, Op};
+use xs_proto::{EncodeError, HEADER_LEN, Header, Op, TxId};
 
 use crate::ask::Ask;
-use crate::handle::Tx;
 use crate::typed::Answered;
 
 /// About as long as a message that reads a device's node.
@@ -26,11 +25,11 @@ pub(crate) struct Messages {
 pub(crate) struct Refused(Vec<(usize, EncodeError)>);
 
 impl Messages {
-    pub(crate) fn new(requests: &[impl Ask], tx: Tx) -> (Self, Refused) {
+    pub(crate) fn new(requests: &[impl Ask], tx: TxId) -> (Self, Refused) {
         let mut bytes = BytesMut::with_capacity(requests.len() * TYPICAL_LEN);
         let mut refused = Refused::default();
         for (place, request) in requests.iter().enumerate() {
-            if let Err(error) = request.encode(0, tx.id, &mut bytes) {
+            if let Err(error) = request.encode(0, tx, &mut bytes) {
                 refused.0.push((place, error));
             }
         }
@@ -74,7 +73,7 @@ mod tests {
     fn what_cannot_be_a_message_keeps_its_place() {
         let write =
             |len: usize| Request::Write { path: "/a".parse().unwrap(), value: vec![b'x'; len].into() };
-        let (mut messages, refused) = Messages::new(&[1, 5000, 2, 5000].map(write), Tx::NONE);
+        let (mut messages, refused) = Messages::new(&[1, 5000, 2, 5000].map(write), TxId::NONE);
         assert_eq!(messages.len(), 2);
         for value in ["x", "xx"] {
             let (op, message) = messages.next().unwrap();
@@ -90,6 +89,6 @@ mod tests {
     fn nodes_are_read() {
         let nodes = ["/a", "/b"].map(|path| path.parse::<Path>().unwrap());
         let reads = nodes.clone().map(Request::Read);
-        assert_eq!(Messages::new(&nodes, Tx::NONE).0.bytes, Messages::new(&reads, Tx::NONE).0.bytes);
+        assert_eq!(Messages::new(&nodes, TxId::NONE).0.bytes, Messages::new(&reads, TxId::NONE).0.bytes);
     }
 }

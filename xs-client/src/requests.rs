@@ -22,7 +22,7 @@ use crate::typed::{self, Answer, Answered, Listing};
 /// is thrown away.
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
-/// [`Error::Timeout`], [`Error::Disconnected`].
+/// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
 #[derive(Clone, Debug)]
 pub struct Requests {
     pub(crate) handle: Handle,
@@ -134,7 +134,7 @@ impl Requests {
         };
         let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
-            let (messages, refused) = Messages::new(requests, self.tx);
+            let (messages, refused) = Messages::new(requests, self.tx.id);
             let (reply, answer) = oneshot::channel();
             self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
             let mut answers = answer.await.map_err(|_| self.handle.ended())?;

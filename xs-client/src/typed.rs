@@ -41,7 +41,8 @@ pub(crate) fn outcomes(answers: impl IntoIterator<Item = Answered>, requests: &[
     answers.into_iter().zip(requests).map(|(answer, request)| answer?.outcome(request.path())).collect()
 }
 
-/// What the answers to reads of these nodes say.
+/// What the answers to reads of these nodes say. The payload of one is the value itself, so it is
+/// taken from its place: there may be thousands.
 pub(crate) fn values(answers: &mut [Answered], nodes: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
     let mut values = Vec::with_capacity(answers.len());
     for (answer, node) in answers.iter_mut().zip(nodes) {

@@ -62,6 +62,7 @@ impl Calls {
 
     /// Hands over an answer. If nobody waits for it, and it is an opened transaction, this is
     /// returned, for nobody else will end it.
+    // The answer is written where it stays, as in the other face.
     #[inline(always)]
     pub(super) fn finish(&mut self, waiter: Waiter, answer: Answered) -> Option<TxId> {
         let call = self.0.get_mut(waiter.call())?;

@@ -21,7 +21,7 @@ use crate::typed::{self, Listing, Outcome, unexpected};
 /// store may carry out a request although its call has timed out; the late reply is thrown away.
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
-/// [`Error::Timeout`], [`Error::Disconnected`].
+/// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
 #[derive(Clone, Debug)]
 pub struct Requests {
     pub(super) link: Arc<Link>,
