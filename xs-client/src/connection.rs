@@ -148,24 +148,24 @@ impl Connection {
         if let Err(error) = request.encode(id, tx, &mut self.output) {
             return Err((error, slot));
         }
+        self.under_way(id, slot);
+        Ok(id)
+    }
+
+    #[inline(always)]
+    fn under_way(&mut self, id: u32, slot: Slot) {
         self.sent += 1;
         self.unhurried += usize::from(slot.has_time());
         self.slots.insert(id, slot);
-        Ok(id)
     }
 
     /// Sends a request; its reply, or the reason why it cannot be sent, goes to `waiter`.
     pub(crate) fn call(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
         let id = self.slots.next();
         match request.encode(id, tx, &mut self.output) {
-            Ok(()) => self.called(id, request.op(), waiter),
+            Ok(()) => self.under_way(id, Slot::Call { op: request.op(), waiter }),
             Err(error) => self.completed.push_back((waiter, Err(error.into()))),
         }
-    }
-
-    fn called(&mut self, id: u32, op: Op, waiter: Waiter) {
-        self.sent += 1;
-        self.slots.insert(id, Slot::Call { op, waiter });
     }
 
     /// The same for a request that is a message already, but for its number.
@@ -175,7 +175,7 @@ impl Connection {
         self.output.extend_from_slice(message);
         // Where a header has it.
         self.output[start + 4..start + 8].copy_from_slice(&id.to_le_bytes());
-        self.called(id, op, waiter);
+        self.under_way(id, Slot::Call { op, waiter });
     }
 
     /// Sends a request whose outcome nobody waits for.
@@ -284,6 +284,7 @@ impl Connection {
             let expected = "the id of a request under way";
             return Err(DecodeError::Malformed { op: answered, expected });
         };
+        self.unhurried -= usize::from(slot.has_time());
         let asked = match &slot {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
             Slot::Watch(_) => Op::WATCH,
@@ -296,14 +297,13 @@ impl Connection {
         match slot {
             Slot::Call { waiter, .. } => hand_over(waiter, Ok(answer)),
             Slot::Watch(registration) => self.registered(*registration, answer),
-            Slot::Ignored { has_time, .. } => self.unhurried -= usize::from(has_time),
+            Slot::Ignored { .. } => {}
         }
         Ok(())
     }
 
     fn registered(&mut self, registration: Registration, answer: Answer) {
-        let Registration { token, depth, waiters, has_time, path } = registration;
-        self.unhurried -= usize::from(has_time);
+        let Registration { token, depth, waiters, path, .. } = registration;
         self.registering.remove(&token);
         let result = match answer.outcome(Some(&path)) {
             Ok(_) => {

@@ -40,7 +40,6 @@ impl Requests {
         Error::Timeout { op, path: path.cloned(), after: self.deadline }
     }
 
-    /// Sends a request, which is of this node.
     fn ask(&self, request: &impl Ask) -> Outcome {
         self.ask_within(self.deadline, request)
     }
