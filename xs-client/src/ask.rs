@@ -12,8 +12,6 @@ pub(crate) trait Ask {
 
     /// Appends it as a message.
     fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError>;
-
-    fn to_request(&self) -> Request;
 }
 
 impl Ask for Request {
@@ -28,10 +26,6 @@ impl Ask for Request {
     fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
         self.encode(req_id, tx, out)
     }
-
-    fn to_request(&self) -> Request {
-        self.clone()
-    }
 }
 
 impl Ask for Path {
@@ -45,9 +39,5 @@ impl Ask for Path {
 
     fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
         Request::encode_read(self, req_id, tx, out)
-    }
-
-    fn to_request(&self) -> Request {
-        Request::Read(self.clone())
     }
 }

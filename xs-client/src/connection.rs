@@ -169,6 +169,7 @@ impl Connection {
     }
 
     /// The same for a request that is a message already, but for its number.
+    #[inline(always)]
     pub(crate) fn forward(&mut self, op: Op, message: &[u8], waiter: Waiter) {
         let id = self.slots.next();
         let start = self.output.len();

@@ -6,24 +6,21 @@
 //! chores (removing dropped watches, aborting dropped transactions) are bounded by the watches
 //! and transactions that exist.
 
-use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
-use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_util::codec::Decoder;
 use tracing::{debug, trace, warn};
-use xs_proto::{MessageCodec, Request, StreamError, TxId};
+use xs_proto::{Request, TxId};
 
 use crate::calls::{Caller, Calls};
 use crate::connection::Connection;
 use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
+use crate::inbox::Inbox;
 use crate::requests::later;
 use crate::retry::Pauses;
-use crate::spin::Spin;
+use crate::wire::Wire;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
@@ -33,7 +30,6 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
         connection: Connection::new(link.config.watch_backlog),
         calls: Calls::new(handle.downgrade()),
         window: 0,
-        codec: MessageCodec::default(),
         heard: false,
         link,
     };
@@ -46,8 +42,7 @@ struct Driver {
     calls: Calls,
     link: Arc<Link>,
     window: usize,
-    codec: MessageCodec,
-    /// Whether the store has sent anything on this connection.
+    /// Whether the store has sent a message on this connection.
     heard: bool,
 }
 
@@ -61,7 +56,6 @@ impl Driver {
         let mut outage = Outage::default();
         let error = loop {
             self.window = self.link.config.window.min(connect.window()).max(1);
-            self.codec = MessageCodec::with_limit(self.link.config.reply_limit);
             self.connection.restore(connect.is_ordered());
             let begun = Instant::now();
             let error = match self.pump(transport, &mut commands).await {
@@ -107,59 +101,47 @@ impl Driver {
         transport: impl Transport,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<(), Error> {
-        let (mut reader, mut writer) = tokio::io::split(transport);
-        let mut input = BytesMut::with_capacity(16 << 10);
+        let link = self.link.clone();
+        let mut wire = Wire::new(transport, &link);
+        let mut chores = pin!(link.chores.notify.notified());
         let mut clients_gone = false;
         // Nobody waits for the last answers, so a store that never gives them is left in the end.
         let mut end = Instant::now();
         let mut batch = Vec::new();
-        let mut spin = Spin::new(self.link.config.spin);
-        let now = std::time::Instant::now;
+        // What was dropped while there was no connection is not to be watched on this one.
+        self.do_chores();
         loop {
-            self.do_chores();
             self.connection.fill(self.window);
             let kept_free = if commands.is_empty() { 0 } else { (self.window / 8).max(1) };
             self.send_batches(self.window - kept_free);
             self.deliver();
-            self.link.counters.count(&self.connection);
+            link.counters.count(&self.connection);
             if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
                 return Ok(());
             }
-            let room = self.window.saturating_sub(self.connection.in_flight());
-            let spins = self.connection.in_flight() > 0 && spin.goes_on(now);
-            // Sending comes first, and cannot keep from reading: only replies make room for more of
-            // it. The other way round, a store with many events could keep from sending. Every
-            // branch may be dropped without losing bytes or commands.
+            let in_flight = self.connection.in_flight();
+            let room = self.window.saturating_sub(in_flight);
+            // What makes for more to send comes before reading, so that a store with many events
+            // cannot keep from it; it cannot keep from reading, for only replies make room for more.
+            // Every branch may be dropped without losing bytes or commands.
             tokio::select! {
                 biased;
-                written = writer.write(self.connection.output()), if !self.connection.output().is_empty() => match written {
-                    Ok(count @ 1..) => {
-                        spin.sent(now);
-                        self.link.counters.bytes_sent.add(count);
-                        self.connection.output().advance(count);
-                    }
-                    Ok(0) => return Err(self.last_words(&mut reader, &mut input, io::ErrorKind::WriteZero.into())),
-                    Err(error) => return Err(self.last_words(&mut reader, &mut input, error)),
-                },
                 count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
                     clients_gone = count == 0;
-                    end = later(self.link.config.deadline);
+                    end = later(link.config.deadline);
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));
                 }
-                read = reader.read_buf(&mut input) => match read {
-                    Ok(0) => return Err(self.end_of_stream(&mut input)),
-                    Ok(count) => {
-                        self.heard = true;
-                        spin.received(now);
-                        self.link.counters.bytes_received.add(count);
-                        self.receive(&mut input)?;
-                    }
-                    Err(error) => return Err(lost(&error.into())),
-                },
-                () = self.link.chores.notify.notified() => {}
-                () = tokio::task::yield_now(), if spins => {}
+                () = &mut chores => {
+                    chores.set(link.chores.notify.notified());
+                    self.do_chores();
+                }
+                received = wire.exchange(self.connection.output(), in_flight > 0) => {
+                    received?;
+                    self.heard = true;
+                    self.receive(wire.inbox())?;
+                }
                 () = sleep_until(end), if clients_gone => return Ok(()),
             }
         }
@@ -181,9 +163,11 @@ impl Driver {
             }
             // Nobody waits for it any more, and it has changed nothing yet.
             Command::Call { tx, reply, .. } if tx.is_none() && reply.is_closed() => {}
-            Command::Call { request, tx, reply } => {
-                trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.id.0, "request");
-                self.connection.call(&request, tx.id, self.calls.one(Caller::Request(reply)));
+            Command::Call { mut message, tx, reply } => {
+                if let Some((op, message)) = message.next() {
+                    trace!(%op, tx = tx.id.0, "request");
+                    self.connection.forward(op, message, self.calls.one(Caller::Request(reply)));
+                }
             }
             Command::Batch { messages, tx, reply } => {
                 trace!(requests = messages.len(), tx = tx.id.0, "batch");
@@ -222,45 +206,11 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, input: &mut BytesMut) -> Result<(), Error> {
-        while let Some(message) = self.codec.decode(input).map_err(|error| lost(&error))? {
+    fn receive(&mut self, inbox: &mut Inbox) -> Result<(), Error> {
+        while let Some(message) = inbox.next()? {
             self.connection.receive(message, |waiter, answer| self.calls.answer(waiter, answer))?;
         }
         Ok(())
-    }
-
-    /// The store takes no more; what it sent before that still counts.
-    fn last_words(
-        &mut self,
-        reader: &mut (impl AsyncRead + Unpin),
-        input: &mut BytesMut,
-        error: io::Error,
-    ) -> Error {
-        while let Some(read) = reader.read_buf(input).now_or_never() {
-            let received = match read {
-                Ok(0) => Err(self.end_of_stream(input)),
-                Ok(_) => self.receive(input),
-                Err(error) => Err(lost(&error.into())),
-            };
-            if let Err(error) = received {
-                return error;
-            }
-        }
-        lost(&error.into())
-    }
-
-    fn end_of_stream(&mut self, input: &mut BytesMut) -> Error {
-        match self.codec.decode_eof(input) {
-            Err(error) => lost(&error),
-            Ok(_) => ended("the store closed it"),
-        }
-    }
-}
-
-pub(crate) fn lost(error: &StreamError) -> Error {
-    match error {
-        StreamError::Decode(error) => Error::Protocol(error.clone()),
-        other => Error::Disconnected { reason: other.to_string().into() },
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use xs_proto::{Request, TxId};
+use xs_proto::TxId;
 
 use crate::messages::Messages;
 use crate::stats::Counters;
@@ -38,7 +38,7 @@ impl Tx {
 /// What a caller asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Call { request: Request, tx: Tx, reply: oneshot::Sender<Answered> },
+    Call { message: Messages, tx: Tx, reply: oneshot::Sender<Answered> },
     Batch { messages: Messages, tx: Tx, reply: oneshot::Sender<Vec<Answered>> },
     Start { reply: oneshot::Sender<Result<Open, Error>> },
     Watch { watcher: Arc<Watcher>, reply: oneshot::Sender<Answered> },

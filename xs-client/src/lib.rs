@@ -56,6 +56,7 @@ mod connection;
 mod driver;
 mod error;
 mod handle;
+mod inbox;
 mod lifecycle;
 mod look;
 mod messages;
@@ -72,6 +73,7 @@ mod typed;
 mod watch;
 mod watcher;
 mod watches;
+mod wire;
 
 pub use client::Client;
 pub use config::{Config, Reconnect};

@@ -36,6 +36,13 @@ impl Messages {
         (Self { bytes, next: 0, left: requests.len() - refused.0.len() }, refused)
     }
 
+    /// That of a single request.
+    pub(crate) fn one(request: &impl Ask, tx: TxId) -> Result<Self, EncodeError> {
+        let mut bytes = BytesMut::with_capacity(TYPICAL_LEN);
+        request.encode(0, tx, &mut bytes)?;
+        Ok(Self { bytes, next: 0, left: 1 })
+    }
+
     /// How many are left.
     pub(crate) fn len(&self) -> usize {
         self.left

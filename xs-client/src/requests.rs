@@ -12,7 +12,7 @@ use crate::Error;
 use crate::ask::Ask;
 use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
-use crate::typed::{self, Answer, Answered, Listing};
+use crate::typed::{self, Answer, Answered, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
@@ -59,10 +59,11 @@ pub(crate) fn later(within: Duration) -> Instant {
 }
 
 impl Requests {
-    async fn ask(&self, request: Request) -> Result<Answered, Error> {
+    async fn ask(&self, request: &impl Ask) -> Answered {
+        let message = Messages::one(request, self.tx.id)?;
         let (reply, answer) = oneshot::channel();
-        self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
-        answer.await.map_err(|_| self.handle.ended())
+        self.handle.send(Command::Call { message, tx: self.tx, reply }).await?;
+        answer.await.map_err(|_| self.handle.ended())?
     }
 
     /// Bounds a step of a call by the deadline.
@@ -92,31 +93,33 @@ impl Requests {
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
-        let (op, path) = (request.op(), request.path().cloned());
-        let span = trace_span!("request", %op, path = path.as_deref(), tx = self.tx.id.0);
-        let repeat = self.repeats(&request).then(|| request.clone());
-        let call = async {
-            let answer = self.ask(request).await?;
-            self.repeated(repeat.as_ref(), answer).await?.outcome(path.as_ref())
-        };
-        self.within(self.until(), op, path.as_ref(), call).instrument(span).await
+        self.call(&request).await
     }
 
-    /// Whether a request is to be sent again on another connection.
+    async fn call(&self, request: &impl Ask) -> Outcome {
+        let (op, path) = (request.op(), request.path());
+        let span = trace_span!("request", %op, path = path.map(|path| path.as_str()), tx = self.tx.id.0);
+        let call = async {
+            let answer = self.ask(request).await;
+            self.repeated(request, answer).await?.outcome(path)
+        };
+        self.within(self.until(), op, path, call).instrument(span).await
+    }
+
+    /// The answer to a request; or if the connection was lost, and the request is to be sent again
+    /// then, that of another one.
+    async fn repeated(&self, request: &impl Ask, mut answer: Answered) -> Answered {
+        while was_lost(&answer) && self.repeats(request) && !self.handle.is_closed() {
+            self.handle.counters.retries.add(1);
+            debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
+            answer = self.ask(request).await;
+        }
+        answer
+    }
+
     fn repeats(&self, request: &impl Ask) -> bool {
         let wanted = self.handle.config.reconnect.is_some_and(|reconnect| reconnect.retry_reads);
         wanted && self.tx.is_none() && is_read(request.op())
-    }
-
-    /// The answer to a request, or if the connection was lost, that to the same one on another.
-    async fn repeated(&self, request: Option<&Request>, mut answer: Answered) -> Answered {
-        let Some(request) = request else { return answer };
-        while was_lost(&answer) && !self.handle.is_closed() {
-            self.handle.counters.retries.add(1);
-            debug!(op = %request.op(), path = request.path().map(|path| path.as_str()), "asking again");
-            answer = self.ask(request.clone()).await?;
-        }
-        answer
     }
 
     /// Sends several requests without waiting in between, and returns their replies in the same
@@ -140,9 +143,9 @@ impl Requests {
             let mut answers = answer.await.map_err(|_| self.handle.ended())?;
             refused.join(&mut answers);
             for (request, answer) in requests.iter().zip(&mut answers) {
-                if was_lost(answer) && self.repeats(request) {
+                if was_lost(answer) {
                     let lost = std::mem::replace(answer, Ok(Answer::DONE));
-                    *answer = self.repeated(Some(&request.to_request()), lost).await;
+                    *answer = self.repeated(request, lost).await;
                 }
             }
             Ok(answers)
@@ -158,7 +161,7 @@ impl Requests {
 
     /// The value of a node. `ENOENT` if there is none.
     pub async fn read(&self, path: &Path) -> Result<Bytes, Error> {
-        typed::value(self.request(Request::Read(path.clone())).await)
+        typed::value(self.call(path).await)
     }
 
     /// The value of a node, or `None` if there is no such node.

@@ -9,6 +9,7 @@ use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
 use crate::handle::{Command, Open};
+use crate::messages::Messages;
 use crate::typed;
 use crate::{Client, Error, Requests};
 
@@ -51,9 +52,9 @@ impl Transaction {
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
         let (reply, answer) = oneshot::channel();
-        let request = Request::TransactionEnd { commit };
+        let message = Messages::one(&Request::TransactionEnd { commit }, self.tx.id)?;
         let call = async {
-            self.handle.send(Command::Call { request, tx: self.tx, reply }).await?;
+            self.handle.send(Command::Call { message, tx: self.tx, reply }).await?;
             self.is_over();
             answer.await.map_err(|_| self.handle.ended())??.outcome(None)
         };

@@ -16,16 +16,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use tokio_util::codec::Decoder;
 use tracing::{debug, trace};
-use xs_proto::{HEADER_LEN, MessageCodec, Request, StreamError, TxId};
+use xs_proto::{HEADER_LEN, Request, StreamError, TxId};
 
 use super::calls::{Answers, Calls};
 use super::stream::{Came, Reader, Stream};
 use crate::ask::Ask;
 use crate::connection::{Connection, Waiter};
-use crate::driver::lost;
 use crate::handle::ended;
+use crate::inbox::lost;
+use crate::messages::Messages;
 use crate::stats::{Counters, Stats};
 use crate::watcher::Watcher;
 use crate::{Changes, Config, Error};
@@ -52,7 +52,7 @@ impl Time {
 /// What waits for a place in the window.
 #[derive(Debug)]
 enum Queued {
-    Request(Request, TxId),
+    Request(Messages),
     Watch(Arc<Watcher>),
 }
 
@@ -73,7 +73,6 @@ impl Wake for Bell {
 #[derive(Debug)]
 struct State {
     connection: Connection,
-    codec: MessageCodec,
     calls: Calls,
     queued: VecDeque<(Queued, Waiter)>,
     /// Not here while a thread reads.
@@ -104,10 +103,9 @@ impl Link {
         connection.restore(true);
         let state = State {
             connection,
-            codec: MessageCodec::with_limit(config.reply_limit),
             calls: Calls::default(),
             queued: VecDeque::new(),
-            reader: Some(Box::new(Reader::new())),
+            reader: Some(Box::new(Reader::new(config.reply_limit))),
             followers: Vec::new(),
             bytes_sent: 0,
             bytes_received: 0,
@@ -137,7 +135,7 @@ impl Link {
                 if state.has_room(self.window) {
                     state.request(request, tx, waiter);
                 } else {
-                    state.queued.push_back((Queued::Request(request.to_request(), tx), waiter));
+                    state.queue(request, tx, waiter);
                 }
             }
         })
@@ -265,7 +263,7 @@ impl Link {
         // One that takes nothing more is only heard to its end.
         let left = if state.unsendable.is_some() { Duration::ZERO } else { left };
         let or_room = !state.connection.output().is_empty();
-        let sure = state.sure().saturating_sub(reader.input.len());
+        let sure = state.sure().saturating_sub(reader.inbox.bytes().len());
         drop(state);
         let came = self.stream.receive(&mut reader, left, or_room, sure);
         let mut state = self.state();
@@ -336,9 +334,20 @@ impl State {
             && let Some((queued, waiter)) = self.queued.pop_front()
         {
             match queued {
-                Queued::Request(request, tx) => self.request(&request, tx, waiter),
+                Queued::Request(mut message) => {
+                    if let Some((op, message)) = message.next() {
+                        self.connection.forward(op, message, waiter);
+                    }
+                }
                 Queued::Watch(watcher) => self.watch(&watcher, waiter),
             }
+        }
+    }
+
+    fn queue(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
+        match Messages::one(request, tx) {
+            Ok(message) => self.queued.push_back((Queued::Request(message), waiter)),
+            Err(error) => _ = self.calls.finish(waiter, Err(error.into())),
         }
     }
 
@@ -356,9 +365,7 @@ impl State {
     fn receive(&mut self, came: io::Result<Came>, reader: &mut Reader) -> Result<usize, Error> {
         match came {
             Ok(Came::Bytes(count)) => {
-                while let Some(message) =
-                    self.codec.decode(&mut reader.input).map_err(|error| lost(&error))?
-                {
+                while let Some(message) = reader.inbox.next()? {
                     let mut unknown = None;
                     self.connection.receive(message, |waiter, answer| {
                         unknown = self.calls.finish(waiter, answer);
@@ -368,10 +375,7 @@ impl State {
                 Ok(count)
             }
             Ok(Came::Nothing) => self.unsendable.clone().map_or(Ok(0), Err),
-            Ok(Came::End) => Err(match self.codec.decode_eof(&mut reader.input) {
-                Err(error) => lost(&error),
-                Ok(_) => ended("the store closed it"),
-            }),
+            Ok(Came::End) => Err(reader.inbox.end()),
             Err(error) => Err(lost(&StreamError::Io(error))),
         }
     }

@@ -13,8 +13,7 @@ use rustix::net::{
     send, shutdown, socket_with, sockopt,
 };
 
-/// Bytes read at once.
-const CHUNK: usize = 16 << 10;
+use crate::inbox::{CHUNK, Inbox};
 
 /// How long a receive waits at most.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,13 +41,13 @@ pub(super) enum Came {
 #[derive(Debug)]
 pub(super) struct Reader {
     chunk: Vec<u8>,
-    /// What was received and not yet decoded.
-    pub(super) input: BytesMut,
+    pub(super) inbox: Inbox,
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
-        Self { chunk: vec![0; CHUNK], input: BytesMut::with_capacity(CHUNK) }
+    /// For messages whose payload has so many bytes, at most.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { chunk: vec![0; CHUNK], inbox: Inbox::new(limit) }
     }
 }
 
@@ -113,7 +112,7 @@ impl Stream {
         match recv(&self.socket, chunk, flags) {
             Ok((_, 0)) => Ok(Came::End),
             Ok((_, count)) => {
-                reader.input.extend_from_slice(&reader.chunk[..count]);
+                reader.inbox.bytes().extend_from_slice(&reader.chunk[..count]);
                 Ok(Came::Bytes(count))
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Came::Nothing),

@@ -14,9 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::Connect;
-
-/// Bytes read at once.
-const CHUNK: usize = 16 << 10;
+use crate::inbox::CHUNK;
 
 /// Where xenstored listens: `$XENSTORED_PATH`, else `$XENSTORED_RUNDIR/socket`, else
 /// `/run/xenstored/socket`, as libxenstore has it.
