@@ -4,7 +4,13 @@
 //! Elsewhere it is in the way of who would answer. So every time that nothing came, twice as many
 //! sends as before are left alone.
 
+use std::sync::LazyLock;
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// Whether the other side can have a CPU of its own.
+static HAS_CPUS: LazyLock<bool> =
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1));
 
 /// Sends that are left alone in a row, at most.
 const MOST: u32 = 1024;
@@ -21,8 +27,14 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
+    /// That of a connection that may look for so long at a time, if this process has more than one
+    /// CPU.
+    pub(crate) fn here(within: Duration) -> Self {
+        Self::new(if *HAS_CPUS { within } else { Duration::ZERO })
+    }
+
     /// Looks for so long at a time; with no time at all, never, and asks no clock.
-    pub(crate) fn new(within: Duration) -> Self {
+    fn new(within: Duration) -> Self {
         Self { within, since: None, pass: 0, penalty: 1 }
     }
 

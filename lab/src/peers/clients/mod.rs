@@ -33,8 +33,8 @@ pub(super) enum Client {
     Raw,
     XsAsync,
     XsBlocking,
-    /// Ours with [`xs_client::Config::spin`].
-    XsSpinning,
+    /// Ours without [`xs_client::Config::spin`].
+    XsSleeping,
     Libxenstore,
     Pyxs,
     XenstoreRs,
@@ -45,7 +45,7 @@ pub(super) const ALL: &[Client] = &[
     Client::Raw,
     Client::XsAsync,
     Client::XsBlocking,
-    Client::XsSpinning,
+    Client::XsSleeping,
     Client::Libxenstore,
     Client::Pyxs,
     Client::XenstoreRs,
@@ -61,7 +61,7 @@ impl fmt::Display for Client {
             Self::Raw => "raw",
             Self::XsAsync => "xs-client",
             Self::XsBlocking => "xs-client blocking",
-            Self::XsSpinning => "xs-client spinning",
+            Self::XsSleeping => "xs-client sleeping",
             Self::Libxenstore => "libxenstore",
             Self::Pyxs => "pyxs",
             Self::XenstoreRs => "xenstore-rs",
@@ -76,11 +76,11 @@ impl Client {
     }
 }
 
-/// Installs and builds all client programs. Those under the GPL can be left out; who spins for a
-/// reply needs a CPU besides the server's.
-pub(super) fn prepare(without_gpl: bool, can_spin: bool) -> Result<Programs> {
+/// Installs and builds all client programs. Those under the GPL can be left out. Unpinned,
+/// there is one more: pinned, with the server on the same CPU, ours never looks before it sleeps.
+pub(super) fn prepare(without_gpl: bool, unpinned: bool) -> Result<Programs> {
     Apt::new(true).install_missing(&programs::PACKAGES)?;
-    let mut programs = Programs::build(env::current_exe().context("where is this program?")?, can_spin)?;
+    let mut programs = Programs::build(env::current_exe().context("where is this program?")?, unpinned)?;
     if without_gpl {
         let left_out = ALL.iter().filter(|client| client.is_gpl()).map(ToString::to_string);
         let left_out = left_out.collect::<Vec<_>>().join(", ");
@@ -104,8 +104,8 @@ enum Program {
     Raw { task: Vec<String> },
     /// Ours: WORKLOAD KEY=VALUE...
     XsClient { task: Vec<String> },
-    /// Ours, looking for replies for 50 µs before it sleeps: WORKLOAD KEY=VALUE...
-    XsSpinning { task: Vec<String> },
+    /// Ours, which sleeps for a reply at once: WORKLOAD KEY=VALUE...
+    XsSleeping { task: Vec<String> },
     /// Ours without a runtime: WORKLOAD KEY=VALUE...
     XsBlocking { task: Vec<String> },
     /// The server that does next to nothing
@@ -119,8 +119,8 @@ enum Program {
 pub fn peer(args: PeerArgs) -> Result<()> {
     let figures = match args.program {
         Program::Raw { task } => raw::run(&Task::new(task)?)?,
-        Program::XsClient { task } => peer_program::run::<xs_client::XsClient<0>>(&Task::new(task)?)?,
-        Program::XsSpinning { task } => peer_program::run::<xs_client::XsClient<50>>(&Task::new(task)?)?,
+        Program::XsClient { task } => peer_program::run::<xs_client::XsClient<true>>(&Task::new(task)?)?,
+        Program::XsSleeping { task } => peer_program::run::<xs_client::XsClient<false>>(&Task::new(task)?)?,
         Program::XsBlocking { task } => xs_blocking::run(&Task::new(task)?)?,
         Program::NullServer { socket } => return null_server::serve(&socket),
     };

@@ -32,19 +32,19 @@ pub(in super::super) struct Programs {
     libxenstore: PathBuf,
     /// The folder of those under the GPL, if they are wanted.
     gpl: Option<PathBuf>,
-    can_spin: bool,
+    unpinned: bool,
 }
 
 impl Programs {
     /// Builds those that are not under the GPL. `lab` is our own program.
-    pub(super) fn build(lab: PathBuf, can_spin: bool) -> Result<Self> {
+    pub(super) fn build(lab: PathBuf, unpinned: bool) -> Result<Self> {
         let libxenstore = cc::compiled(
             "libxenstore-client",
             LIBXENSTORE,
             &["-O2", "-Wall", "-Wextra", "-lxenstore"],
             "gcc libc6-dev libxen-dev",
         )?;
-        Ok(Self { lab, libxenstore, gpl: None, can_spin })
+        Ok(Self { lab, libxenstore, gpl: None, unpinned })
     }
 
     /// Builds those under the GPL as well, in a workspace and a target folder of their own.
@@ -65,7 +65,7 @@ impl Programs {
 
     pub(super) fn has(&self, client: Client) -> bool {
         match client {
-            Client::XsSpinning => self.can_spin,
+            Client::XsSleeping => self.unpinned,
             client => !client.is_gpl() || self.gpl.is_some(),
         }
     }
@@ -85,7 +85,7 @@ impl Programs {
             Client::Raw => ours("raw"),
             Client::XsAsync => ours("xs-client"),
             Client::XsBlocking => ours("xs-blocking"),
-            Client::XsSpinning => ours("xs-spinning"),
+            Client::XsSleeping => ours("xs-sleeping"),
             Client::Libxenstore => Command::new(&self.libxenstore),
             Client::Pyxs => {
                 // Not another Python, which does not see Debian's packages.

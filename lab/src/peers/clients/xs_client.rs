@@ -6,19 +6,22 @@ use anyhow::Result;
 use peer_program::{Client, VALUE, Watch};
 use xs_client::{Config, Path, Request};
 
-/// Looks for replies for so many microseconds before it sleeps.
-pub(super) struct XsClient<const SPIN: u64>(xs_client::Client);
+/// As it is, or one that sleeps for a reply at once.
+pub(super) struct XsClient<const SPINS: bool>(xs_client::Client);
 
 pub(super) struct Watched(xs_client::Watch);
 
-impl<const SPIN: u64> Client for XsClient<SPIN> {
+impl<const SPINS: bool> Client for XsClient<SPINS> {
     type Node = Path;
     type Watch = Watched;
     // More than its window, so that it is always full.
     const REGISTERING: usize = 256;
 
     async fn connect(socket: &str) -> Result<Self> {
-        let config = Config { spin: Duration::from_micros(SPIN), ..Config::default() };
+        let mut config = Config::default();
+        if !SPINS {
+            config.spin = Duration::ZERO;
+        }
         Ok(Self(xs_client::Client::connect_unix(socket, config).await?))
     }
 
