@@ -1,6 +1,6 @@
 //! Messages on a byte stream, for `tokio_util::codec`.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::draft::Draft;
@@ -52,7 +52,13 @@ impl Decoder for MessageCodec {
             return Ok(None);
         }
         src.advance(HEADER_LEN);
-        Ok(Some(Message { op, req_id, tx_id, payload: src.split_to(length).freeze() }))
+        let payload = if let Some(common) = common(&src[..length]) {
+            src.advance(length);
+            common
+        } else {
+            src.split_to(length).freeze()
+        };
+        Ok(Some(Message { op, req_id, tx_id, payload }))
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
@@ -69,6 +75,29 @@ impl Encoder<Message> for MessageCodec {
     fn encode(&mut self, message: Message, out: &mut BytesMut) -> Result<(), StreamError> {
         let Message { op, req_id, tx_id, payload } = message;
         Ok(Draft::new(op, req_id, tx_id, out).bytes(&payload).finish()?)
+    }
+}
+
+/// Every payload of one byte.
+static SINGLE: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = at as u8;
+        at += 1;
+    }
+    bytes
+};
+
+/// A payload that there are many of: that something was done, or the digit that is the state of a
+/// device. They share nothing with the buffer, so they need not be counted, and do not keep it.
+#[inline(always)]
+fn common(payload: &[u8]) -> Option<Bytes> {
+    match payload {
+        [] => Some(Bytes::new()),
+        [byte] => Some(Bytes::from_static(core::slice::from_ref(&SINGLE[usize::from(*byte)]))),
+        b"OK\0" => Some(Bytes::from_static(b"OK\0")),
+        _ => None,
     }
 }
 

@@ -400,3 +400,17 @@ fn a_client_may_receive_more_than_it_may_send() {
     assert!(codec.encode(message, &mut stream).is_err());
     assert!(stream.is_empty());
 }
+
+/// Who keeps the state of a device does not keep the buffer that its message came in.
+#[test]
+fn common_payloads_share_nothing_with_the_stream() {
+    let single = (0..=u8::MAX).map(|byte| Bytes::from(vec![byte]));
+    for payload in single.chain([Bytes::new(), Bytes::from("OK\0")]) {
+        let message = Message { op: Op::READ, req_id: 7, tx_id: TxId::NONE, payload };
+        let mut stream = stream_of(&[message.clone()]);
+        let room = stream.capacity();
+        let decoded = MessageCodec::default().decode(&mut stream).unwrap().unwrap();
+        assert_eq!(decoded, message);
+        assert!(stream.try_reclaim(room), "{decoded:?}");
+    }
+}
