@@ -31,7 +31,7 @@ impl<'a, T: Transport> Wire<'a, T> {
             transport,
             inbox: Inbox::new(link.config.reply_limit),
             broken: None,
-            spin: Spin::here(link.config.spin),
+            spin: Spin::new(link.config.spin),
             counters: &link.counters,
         }
     }
