@@ -137,7 +137,7 @@ impl Driver {
                     chores.set(link.chores.notify.notified());
                     self.do_chores();
                 }
-                received = wire.exchange(self.connection.output(), in_flight > 0) => {
+                received = wire.exchange(self.connection.output(), in_flight) => {
                     received?;
                     self.heard = true;
                     self.receive(wire.inbox())?;

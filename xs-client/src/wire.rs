@@ -36,15 +36,15 @@ impl<'a, T: Transport> Wire<'a, T> {
         }
     }
 
-    /// Sends, and takes off `output` what was sent, until the store has sent a message. An error
-    /// is the end. Dropped, it has lost nothing.
+    /// Sends, and takes off `output` what was sent, until the store has sent a message; so many
+    /// replies are under way. An error is the end. Dropped, it has lost nothing.
     ///
     /// A message that has come in part does not end it: to wait for the rest is all there is to do.
-    pub(crate) async fn exchange(&mut self, output: &mut BytesMut, spins: bool) -> Result<(), Error> {
+    pub(crate) async fn exchange(&mut self, output: &mut BytesMut, replies: usize) -> Result<(), Error> {
         poll_fn(|context| {
             self.poll_send(output, context);
             let received = self.poll_receive(context);
-            if received.is_pending() && spins && self.spin.goes_on(Instant::now) {
+            if received.is_pending() && self.spin.goes_on(replies, Instant::now) {
                 // Has this looked at again once the runtime has looked for what came.
                 _ = pin!(yield_now()).poll(context);
             }
@@ -125,14 +125,14 @@ mod tests {
         let (mut output, reply) = (request(), reply());
         for part in [&reply[..3], &reply[3..16], &reply[16..18]] {
             theirs.write_all(part).await.unwrap();
-            assert!(wire.exchange(&mut output, false).now_or_never().is_none());
+            assert!(wire.exchange(&mut output, 1).now_or_never().is_none());
         }
         assert!(output.is_empty());
         let mut sent = BytesMut::new();
         theirs.read_buf(&mut sent).await.unwrap();
         assert_eq!(sent, request());
         theirs.write_all(&reply[18..]).await.unwrap();
-        wire.exchange(&mut output, false).await.unwrap();
+        wire.exchange(&mut output, 1).await.unwrap();
         assert_eq!(wire.inbox().next().unwrap().unwrap().payload, "value");
         let stats = link.counters.stats();
         assert_eq!((stats.bytes_sent, stats.bytes_received), (sent.len() as u64, reply.len() as u64));
@@ -145,8 +145,8 @@ mod tests {
         theirs.write_all(&reply()).await.unwrap();
         drop(theirs);
         let mut wire = Wire::new(ours, &link);
-        wire.exchange(&mut request(), false).await.unwrap();
+        wire.exchange(&mut request(), 1).await.unwrap();
         assert_eq!(wire.inbox().next().unwrap().unwrap().payload, "value");
-        wire.exchange(&mut request(), false).await.unwrap_err();
+        wire.exchange(&mut request(), 1).await.unwrap_err();
     }
 }

@@ -407,7 +407,7 @@ fn common_payloads_share_nothing_with_the_stream() {
     let single = (0..=u8::MAX).map(|byte| Bytes::from(vec![byte]));
     for payload in single.chain([Bytes::new(), Bytes::from("OK\0")]) {
         let message = Message { op: Op::READ, req_id: 7, tx_id: TxId::NONE, payload };
-        let mut stream = stream_of(&[message.clone()]);
+        let mut stream = stream_of(std::slice::from_ref(&message));
         let room = stream.capacity();
         let decoded = MessageCodec::default().decode(&mut stream).unwrap().unwrap();
         assert_eq!(decoded, message);

@@ -105,7 +105,7 @@ impl Link {
             connection,
             calls: Calls::default(),
             queued: VecDeque::new(),
-            reader: Some(Box::new(Reader::new(config.reply_limit))),
+            reader: Some(Box::new(Reader::new(&config))),
             followers: Vec::new(),
             bytes_sent: 0,
             bytes_received: 0,
@@ -264,8 +264,17 @@ impl Link {
         let left = if state.unsendable.is_some() { Duration::ZERO } else { left };
         let or_room = !state.connection.output().is_empty();
         let sure = state.sure().saturating_sub(reader.inbox.bytes().len());
+        let replies = if or_room { 0 } else { state.connection.in_flight() };
         drop(state);
-        let came = self.stream.receive(&mut reader, left, or_room, sure);
+        let came = loop {
+            let looks = reader.spin.goes_on(replies, Instant::now);
+            let left = if looks { Duration::ZERO } else { left };
+            match self.stream.receive(&mut reader, left, or_room, sure) {
+                Ok(Came::Nothing) if looks => {}
+                came => break came,
+            }
+        };
+        reader.spin.received(Instant::now);
         let mut state = self.state();
         let received = state.receive(came, &mut reader);
         state.reader = Some(reader);
@@ -295,6 +304,9 @@ impl Link {
         if state.unsendable.is_none() {
             let sent = self.stream.send(state.connection.output());
             state.bytes_sent += unsent - state.connection.output().len();
+            if let Some(reader) = &mut state.reader {
+                reader.spin.sent(Instant::now);
+            }
             state.unsendable = sent.err().map(|error| ended(&error.to_string()));
         }
         if state.unsendable.is_some() {

@@ -18,9 +18,8 @@
 //!
 //! What it does not do:
 //!
-//! - Make a lost connection again, or look for a reply without sleeping: [`crate::Config::reconnect`]
-//!   and [`crate::Config::spin`] mean nothing here. The end of the connection is an
-//!   [`Error::Disconnected`] for everybody.
+//! - Make a lost connection again: [`crate::Config::reconnect`] means nothing here. The end of the
+//!   connection is an [`Error::Disconnected`] for everybody.
 //! - Read while nobody waits. A program that has watches and does other things should look at them
 //!   now and then ([`Watch::changed`]); until then the store keeps the events.
 //! - Speak to Linux's xenstore device, or over a ring: sockets only, hence to a store that is on the

@@ -13,7 +13,9 @@ use rustix::net::{
     send, shutdown, socket_with, sockopt,
 };
 
+use crate::Config;
 use crate::inbox::{CHUNK, Inbox};
+use crate::spin::Spin;
 
 /// How long a receive waits at most.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,12 +44,13 @@ pub(super) enum Came {
 pub(super) struct Reader {
     chunk: Vec<u8>,
     pub(super) inbox: Inbox,
+    pub(super) spin: Spin,
 }
 
 impl Reader {
-    /// For messages whose payload has so many bytes, at most.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { chunk: vec![0; CHUNK], inbox: Inbox::new(limit) }
+    pub(super) fn new(config: &Config) -> Self {
+        let (inbox, spin) = (Inbox::new(config.reply_limit), Spin::new(config.spin));
+        Self { chunk: vec![0; CHUNK], inbox, spin }
     }
 }
 
@@ -103,7 +106,9 @@ impl Stream {
         let mut chunk = &mut reader.chunk[..];
         let mut flags = RecvFlags::empty();
         if left < self.tick || or_room {
-            self.poll(left.min(self.tick), or_room)?;
+            if !left.is_zero() {
+                self.poll(left.min(self.tick), or_room)?;
+            }
             flags = RecvFlags::DONTWAIT;
         } else if (1..chunk.len()).contains(&sure) {
             chunk = &mut chunk[..sure];

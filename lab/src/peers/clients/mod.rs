@@ -76,8 +76,7 @@ impl Client {
     }
 }
 
-/// Installs and builds all client programs. Those under the GPL can be left out. Unpinned,
-/// there is one more: pinned, with the server on the same CPU, ours never looks before it sleeps.
+/// Installs and builds all client programs. Those under the GPL can be left out.
 pub(super) fn prepare(without_gpl: bool, unpinned: bool) -> Result<Programs> {
     Apt::new(true).install_missing(&programs::PACKAGES)?;
     let mut programs = Programs::build(env::current_exe().context("where is this program?")?, unpinned)?;

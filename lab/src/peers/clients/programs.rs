@@ -32,7 +32,8 @@ pub(in super::super) struct Programs {
     libxenstore: PathBuf,
     /// The folder of those under the GPL, if they are wanted.
     gpl: Option<PathBuf>,
-    unpinned: bool,
+    /// Whether client and server have a CPU each.
+    pub(super) unpinned: bool,
 }
 
 impl Programs {
@@ -64,10 +65,7 @@ impl Programs {
     }
 
     pub(super) fn has(&self, client: Client) -> bool {
-        match client {
-            Client::XsSleeping => self.unpinned,
-            client => !client.is_gpl() || self.gpl.is_some(),
-        }
+        !client.is_gpl() || self.gpl.is_some()
     }
 
     /// Those of the columns that there are programs for.
