@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 static ONE_CPU: LazyLock<bool> =
     LazyLock::new(|| thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1));
 
+/// How much longer than what did not pay it is not done again.
 const REST: u32 = 32;
 
 /// So often is the CPU given away for what was sent or received: the scheduler may give it back at
@@ -81,7 +82,7 @@ impl Spin {
                 let goes_on = now.duration_since(begun) < self.within;
                 if !goes_on {
                     *since = None;
-                    self.rests_until = Some(now + self.within * REST);
+                    self.rests_until = now.checked_add(self.within.saturating_mul(REST));
                 }
                 goes_on
             }
@@ -95,8 +96,8 @@ impl Spin {
                 thread::yield_now();
                 let now = now();
                 let took = now.duration_since(begun);
-                if took >= self.within * replies as u32 {
-                    self.rests_until = Some(now + took * REST);
+                if took >= self.within.saturating_mul(replies as u32) {
+                    self.rests_until = now.checked_add(took.saturating_mul(REST));
                 }
                 true
             }

@@ -131,12 +131,7 @@ impl Link {
     pub(super) fn call(&self, requests: &[impl Ask], tx: TxId, time: Time) -> Result<Option<Answers>, Error> {
         self.answers(requests.len(), time, |state, call| {
             for (place, request) in requests.iter().enumerate() {
-                let waiter = Waiter::new(call, place);
-                if state.has_room(self.window) {
-                    state.request(request, tx, waiter);
-                } else {
-                    state.queue(request, tx, waiter);
-                }
+                state.request(request, tx, Waiter::new(call, place), self.window);
             }
         })
     }
@@ -356,16 +351,15 @@ impl State {
         }
     }
 
-    fn queue(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
+    fn request(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter, window: usize) {
+        trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
+        if self.has_room(window) {
+            return self.connection.call(request, tx, waiter);
+        }
         match Messages::one(request, tx) {
             Ok(message) => self.queued.push_back((Queued::Request(message), waiter)),
             Err(error) => _ = self.calls.finish(waiter, Err(error.into())),
         }
-    }
-
-    fn request(&mut self, request: &impl Ask, tx: TxId, waiter: Waiter) {
-        trace!(op = %request.op(), path = request.path().map(tracing::field::display), tx = tx.0, "request");
-        self.connection.call(request, tx, waiter);
     }
 
     fn watch(&mut self, watcher: &Arc<Watcher>, waiter: Waiter) {

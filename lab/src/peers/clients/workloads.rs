@@ -65,26 +65,23 @@ type Measure = (Row, &'static [&'static str]);
 /// All rows. Counts and nodes are one in so many, for a test that everything works.
 pub(in super::super) fn workloads(programs: &Programs, one_in: usize) -> Vec<Workload<'_, Client>> {
     // To wake a server on another CPU takes longer than 20 times would leave for all: without any
-    // client it is 5 times. But to be woken there can be spared.
-    let (many_times, beside_sleeping) = match programs.unpinned {
-        false => (Goal::Beside(XsAsync, XenstoreRs, 20.0), Goal::Beside(XsAsync, XsSleeping, 1.0)),
-        true => (Goal::Beside(XsAsync, Raw, 1.0), Goal::Beside(XsAsync, XsSleeping, 0.5)),
+    // client it is 5 times. But to be woken can be spared there.
+    let (many_times, asleep) = match programs.unpinned {
+        false => (Goal::Beside(XsAsync, XenstoreRs, 20.0), None),
+        true => (Goal::Beside(XsAsync, Raw, 1.0), Some(Goal::Beside(XsAsync, XsSleeping, 0.5))),
     };
+    let read = [
+        Goal::Beside(XsAsync, Raw, 1.25),
+        Goal::Beside(XsAsync, Libxenstore, 1.0),
+        Goal::Beside(XsBlocking, Raw, 1.05),
+    ];
     let cases = [
         Case {
             under: Under::Xenstored,
             workload: "read",
             settings: &[("count", 4000)],
             columns: ALL,
-            rows: vec![latencies(
-                "sequential READ, xenstored",
-                vec![
-                    Goal::Beside(XsAsync, Raw, 1.25),
-                    Goal::Beside(XsAsync, Libxenstore, 1.0),
-                    Goal::Beside(XsBlocking, Raw, 1.05),
-                    beside_sleeping,
-                ],
-            )],
+            rows: vec![latencies("sequential READ, xenstored", read.into_iter().chain(asleep).collect())],
         },
         Case {
             under: Under::Xenstored,
