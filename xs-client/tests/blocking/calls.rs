@@ -97,8 +97,14 @@ fn no_more_than_the_window_is_unanswered() {
 
 #[test]
 fn an_oversized_write_fails_alone() {
+    an_oversized_write_fails_alone_with(patient());
+    // It fails as well where it would have to wait for its turn.
+    an_oversized_write_fails_alone_with(Config { window: 1, ..patient() });
+}
+
+fn an_oversized_write_fails_alone_with(config: Config) {
     let served = Served::new();
-    let (client, proxy) = served.watched(DomId::DOM0, patient());
+    let (client, proxy) = served.watched(DomId::DOM0, config);
     let write = |value: Vec<u8>| Request::Write { path: path("/large"), value: value.into() };
     let longest = 4096 - "/large\0".len();
     let outcomes = client
