@@ -45,9 +45,10 @@ enum Way {
 
 impl Spin {
     /// What suits the CPUs of this process, if a reply may take so long. With no time at all,
-    /// nothing is done, and no clock is asked.
+    /// nothing is done, and neither the clock nor the CPUs are asked for.
     pub(crate) fn new(within: Duration) -> Self {
-        let way = if *ONE_CPU { Way::GiveWay { left: 0 } } else { Way::Look { since: None } };
+        let way =
+            if !within.is_zero() && *ONE_CPU { Way::GiveWay { left: 0 } } else { Way::Look { since: None } };
         Self { within, way, rests_until: None }
     }
 

@@ -77,10 +77,10 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         return Err(again.exec()).context("running the lab again, built for release");
     }
     if args.clients {
-        let programs = clients::prepare(args.without_gpl, args.unpinned)?;
+        let programs = clients::prepare(args.without_gpl)?;
         let columns = programs.present(clients::ALL);
         let rivals = programs.present(clients::RIVALS);
-        compare(args, clients::workloads(&programs, 1), &columns, Client::XsAsync, &rivals)
+        compare(args, clients::workloads(&programs, args.unpinned, 1), &columns, Client::XsAsync, &rivals)
     } else {
         let xendev = xendev::build(true)?;
         let workloads = servers::workloads(&xendev);

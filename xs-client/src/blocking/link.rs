@@ -269,7 +269,6 @@ impl Link {
                 came => break came,
             }
         };
-        reader.spin.received(Instant::now);
         let mut state = self.state();
         let received = state.receive(came, &mut reader);
         state.reader = Some(reader);
@@ -371,6 +370,7 @@ impl State {
     fn receive(&mut self, came: io::Result<Came>, reader: &mut Reader) -> Result<usize, Error> {
         match came {
             Ok(Came::Bytes(count)) => {
+                reader.spin.received(Instant::now);
                 while let Some(message) = reader.inbox.next()? {
                     let mut unknown = None;
                     self.connection.receive(message, |waiter, answer| {

@@ -77,9 +77,9 @@ impl Client {
 }
 
 /// Installs and builds all client programs. Those under the GPL can be left out.
-pub(super) fn prepare(without_gpl: bool, unpinned: bool) -> Result<Programs> {
+pub(super) fn prepare(without_gpl: bool) -> Result<Programs> {
     Apt::new(true).install_missing(&programs::PACKAGES)?;
-    let mut programs = Programs::build(env::current_exe().context("where is this program?")?, unpinned)?;
+    let mut programs = Programs::build(env::current_exe().context("where is this program?")?)?;
     if without_gpl {
         let left_out = ALL.iter().filter(|client| client.is_gpl()).map(ToString::to_string);
         let left_out = left_out.collect::<Vec<_>>().join(", ");

@@ -32,20 +32,18 @@ pub(in super::super) struct Programs {
     libxenstore: PathBuf,
     /// The folder of those under the GPL, if they are wanted.
     gpl: Option<PathBuf>,
-    /// Whether client and server have a CPU each.
-    pub(super) unpinned: bool,
 }
 
 impl Programs {
     /// Builds those that are not under the GPL. `lab` is our own program.
-    pub(super) fn build(lab: PathBuf, unpinned: bool) -> Result<Self> {
+    pub(super) fn build(lab: PathBuf) -> Result<Self> {
         let libxenstore = cc::compiled(
             "libxenstore-client",
             LIBXENSTORE,
             &["-O2", "-Wall", "-Wextra", "-lxenstore"],
             "gcc libc6-dev libxen-dev",
         )?;
-        Ok(Self { lab, libxenstore, gpl: None, unpinned })
+        Ok(Self { lab, libxenstore, gpl: None })
     }
 
     /// Builds those under the GPL as well, in a workspace and a target folder of their own.

@@ -62,11 +62,16 @@ struct Case {
 /// A row, and the figures that are its values.
 type Measure = (Row, &'static [&'static str]);
 
-/// All rows. Counts and nodes are one in so many, for a test that everything works.
-pub(in super::super) fn workloads(programs: &Programs, one_in: usize) -> Vec<Workload<'_, Client>> {
+/// All rows, with what is wanted where client and server share a CPU, or are unpinned. Counts and
+/// nodes are one in so many, for a test that everything works.
+pub(in super::super) fn workloads(
+    programs: &Programs,
+    unpinned: bool,
+    one_in: usize,
+) -> Vec<Workload<'_, Client>> {
     // To wake a server on another CPU takes longer than 20 times would leave for all: without any
     // client it is 5 times. But to be woken can be spared there.
-    let (many_times, asleep) = match programs.unpinned {
+    let (many_times, asleep) = match unpinned {
         false => (Goal::Beside(XsAsync, XenstoreRs, 20.0), None),
         true => (Goal::Beside(XsAsync, Raw, 1.0), Some(Goal::Beside(XsAsync, XsSleeping, 0.5))),
     };
@@ -274,8 +279,8 @@ mod tests {
     /// That the program does all of its workloads, not how fast.
     fn does_its_workloads(client: Client) {
         let lab = cargo::build("lab", "lab", false).unwrap();
-        let programs = Programs::build(lab, true).unwrap();
-        for workload in workloads(&programs, 100) {
+        let programs = Programs::build(lab).unwrap();
+        for workload in workloads(&programs, true, 100) {
             if !workload.columns.contains(&client) {
                 continue;
             }
@@ -319,16 +324,16 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_is_told_with_what_it_said() {
-        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap(), false).unwrap();
+        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap()).unwrap();
         let error = programs.run(Raw, Path::new("/none"), "read", &[], || Ok(())).unwrap_err();
         assert!(error.to_string().contains("connecting to the server"), "{error}");
     }
 
     #[test]
     fn clients_under_the_gpl_can_be_left_out() {
-        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap(), false).unwrap();
+        let programs = Programs::build(cargo::build("lab", "lab", false).unwrap()).unwrap();
         assert_eq!(programs.present(ALL), [Raw, XsAsync, XsBlocking, XsSleeping, Libxenstore, Pyxs]);
-        for row in workloads(&programs, 1).iter().flat_map(|workload| &workload.rows) {
+        for row in workloads(&programs, false, 1).iter().flat_map(|workload| &workload.rows) {
             assert!(row.goals.iter().all(|goal| !matches!(goal, Goal::Beside(_, XenstoreRs, _))));
         }
     }
