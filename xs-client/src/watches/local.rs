@@ -131,10 +131,18 @@ impl Local {
     }
 
     /// The watchers of paths below a path.
+    ///
+    /// What stands between these and the path begins like it too. So what follows on the path tells
+    /// whether to look for any, and mostly it says no.
     pub(super) fn below(&self, path: &str) -> impl Iterator<Item = &Arc<Watcher>> {
-        let [first, last] = bounds(path);
-        let range = self.0.range::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)));
-        range.map(|Entry(watcher)| watcher)
+        let end = (path, usize::MAX);
+        let range = (Bound::Excluded(&end as &dyn Place), Bound::Unbounded);
+        let next = self.0.range::<dyn Place, _>(range).next();
+        let range = next.filter(|Entry(next)| next.path.starts_with(path)).map(|_| {
+            let [first, last] = bounds(path);
+            self.0.range::<dyn Place, _>(span(&(&*first, 0), &(&*last, 0)))
+        });
+        range.into_iter().flatten().map(|Entry(watcher)| watcher)
     }
 }
 
