@@ -47,6 +47,8 @@ pub(crate) struct Calls {
     calls: Slab<Call>,
     /// Those that have messages to send.
     unsent: VecDeque<usize>,
+    /// Messages of batches that were sent and not answered.
+    under_way: usize,
     /// For the handles inside of opened transactions; weak, so as not to keep the driver alive.
     weak: WeakHandle,
     /// Connections made before this one.
@@ -76,6 +78,11 @@ impl Calls {
         self.unsent.is_empty()
     }
 
+    /// How many messages of batches were sent and not answered.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
     /// The next message of a batch. What nobody waits for any more is left unsent, and what
     /// belongs to a transaction that was lost.
     #[inline(always)]
@@ -100,6 +107,7 @@ impl Calls {
             self.unsent.push_back(key);
         }
         let (op, message) = batch.messages.next()?;
+        self.under_way += 1;
         Some((op, message, waiter))
     }
 
@@ -110,6 +118,7 @@ impl Calls {
         if let Call::Batch(batch) = &mut self.calls[key] {
             batch.answers[waiter.place()] = answer;
             batch.missing -= 1;
+            self.under_way -= 1;
             self.finish(key);
         } else if let Call::One(caller) = self.calls.remove(key) {
             self.tell(caller, answer);

@@ -10,8 +10,9 @@ use crate::retry::Pauses;
 pub struct Config {
     /// How long a call may take before it fails with [`crate::Error::Timeout`]. Default: 10 s.
     pub deadline: Duration,
-    /// Requests that may be unanswered at one time; more wait their turn. Default: 64, which
-    /// keeps a daemon busy and stays far below what makes any of them stall.
+    /// Requests that may be unanswered at one time; more wait, and single calls and batches take
+    /// turns. Default: 64, which keeps a daemon busy and stays far below what makes any of them
+    /// stall.
     pub window: usize,
     /// The longest reply that is accepted, in bytes. Default: 1 MiB, because oxenstored answers
     /// long listings on a socket with more than the protocol's 4096.

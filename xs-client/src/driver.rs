@@ -31,6 +31,7 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
         calls: Calls::new(handle.downgrade()),
         window: 0,
         heard: false,
+        others_turn: false,
         link,
     };
     tokio::spawn(driver.run(transport, connect, receiver));
@@ -44,6 +45,8 @@ struct Driver {
     window: usize,
     /// Whether the store has sent a message on this connection.
     heard: bool,
+    /// Whether batches were the last to send.
+    others_turn: bool,
 }
 
 impl Driver {
@@ -112,8 +115,7 @@ impl Driver {
         self.do_chores();
         loop {
             self.connection.fill(self.window);
-            let kept_free = if commands.is_empty() { 0 } else { (self.window / 8).max(1) };
-            self.send_batches(self.window - kept_free);
+            self.send_batches(!commands.is_empty());
             self.deliver();
             link.counters.count(&self.connection);
             if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
@@ -128,6 +130,7 @@ impl Driver {
                 biased;
                 count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
                     clients_gone = count == 0;
+                    self.others_turn = false;
                     end = later(link.config.deadline);
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
@@ -148,11 +151,19 @@ impl Driver {
         }
     }
 
-    /// Sends what batches have, while so many requests are not under way.
-    fn send_batches(&mut self, room: usize) {
-        while self.connection.in_flight() < room
-            && let Some((op, message, waiter)) = self.calls.next()
-        {
+    /// Sends what batches have: when half of what others leave them is free, so that much is sent at
+    /// a time; while others wait, in turn with them.
+    fn send_batches(&mut self, others_wait: bool) {
+        let free = self.window.saturating_sub(self.connection.in_flight());
+        let room = match others_wait {
+            true if self.others_turn => 0,
+            true => free.div_ceil(2),
+            false if free < self.calls.under_way() => 0,
+            false => free,
+        };
+        for _ in 0..room {
+            let Some((op, message, waiter)) = self.calls.next() else { return };
+            self.others_turn = true;
             self.connection.forward(op, message, waiter);
         }
     }

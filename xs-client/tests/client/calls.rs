@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use lab::proxy::Proxy;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Request};
 use xs_proto::Names;
 use xs_store::Store;
@@ -108,6 +108,81 @@ async fn a_batch_may_be_longer_than_the_window() {
     let writes = paths.iter().map(|path| Request::Write { path: path.clone(), value: "v".into() });
     client.all(writes.collect()).await.unwrap();
     assert!(client.read_many(&paths).await.unwrap().iter().all(Option::is_some));
+}
+
+/// What a batch has left is sent when half of the window is free.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_sent_by_halves_of_the_window() {
+    let (client, mut peer) = Peer::new(Config { window: 4, ..Config::default() });
+    let nodes = vec![path("/x"); 8];
+    let (values, ()) = tokio::join!(client.read_many(&nodes), async {
+        let mut unanswered = VecDeque::from(peer.requests(4).await);
+        for half in 0..4 {
+            for request in unanswered.drain(..2) {
+                let early = timeout(Duration::from_millis(1), peer.request()).await;
+                assert!(early.is_err(), "one is sent before half of the window is free");
+                peer.answer(&request, &Reply::Value("v".into())).await;
+            }
+            if half < 2 {
+                unanswered.extend(peer.requests(2).await);
+            }
+        }
+    });
+    assert!(values.unwrap().iter().all(|value| value.as_ref().unwrap() == "v"));
+}
+
+/// Those who ask one by one do not keep a batch from its turn: neither many who wait, nor some who
+/// ask again at once.
+#[tokio::test(start_paused = true)]
+async fn a_batch_has_its_share_of_the_window() {
+    for (callers, each) in [(210, 1), (6, 35)] {
+        a_batch_has_its_share_beside(callers, each).await;
+    }
+}
+
+async fn a_batch_has_its_share_beside(callers: usize, each: usize) {
+    let (client, mut peer) = Peer::new(Config { window: 8, ..Config::default() });
+    let (together, alone) = (vec![path("/together"); 20], path("/alone"));
+    let reading = join_all((0..callers).map(async |_| {
+        for _ in 0..each {
+            client.read(&alone).await.unwrap();
+        }
+    }));
+    let (values, _, last) = tokio::join!(client.read_many(&together), reading, async {
+        let mut last = 0;
+        for number in 0..20 + callers * each {
+            let request = peer.request().await.unwrap();
+            if request.payload.starts_with(b"/together") {
+                last = number;
+            }
+            peer.answer(&request, &Reply::Value("v".into())).await;
+            // One by one, so that half of the window is never free at once.
+            sleep(Duration::from_millis(1)).await;
+        }
+        last
+    });
+    assert!(values.unwrap().iter().all(|value| value.as_ref().unwrap() == "v"));
+    assert!(last < 150, "the last of the batch came after {last} others");
+}
+
+/// Nor does a long batch keep them from theirs.
+#[tokio::test(start_paused = true)]
+async fn a_call_has_its_turn_beside_a_batch() {
+    let (client, mut peer) = Peer::new(Config { window: 1, ..Config::default() });
+    let (together, alone) = (vec![path("/together"); 100], path("/alone"));
+    let (_, _, turn) = tokio::join!(client.read_many(&together), client.read(&alone), async {
+        let mut turn = None;
+        for number in 0..101 {
+            let request = peer.request().await.unwrap();
+            if request.payload.starts_with(b"/alone") {
+                turn = Some(number);
+            }
+            peer.answer(&request, &Reply::Value("v".into())).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+        turn
+    });
+    assert!(turn.is_some_and(|turn| turn < 3), "it was sent after {turn:?} others");
 }
 
 /// The peer never answers: the call ends at the deadline, and says what it was. Its reply, when it
