@@ -16,6 +16,9 @@ use crate::spin::Spin;
 use crate::stats::Counters;
 use crate::{Error, Transport};
 
+/// So often it is looked for a message before others of this runtime have their turn: a few µs.
+const LOOKS: usize = 16;
+
 pub(crate) struct Wire<'a, T> {
     transport: T,
     inbox: Inbox,
@@ -43,12 +46,15 @@ impl<'a, T: Transport> Wire<'a, T> {
     pub(crate) async fn exchange(&mut self, output: &mut BytesMut, replies: usize) -> Result<(), Error> {
         poll_fn(|context| {
             self.poll_send(output, context);
-            let received = self.poll_receive(context);
-            if received.is_pending() && self.spin.goes_on(replies, Instant::now) {
-                // Has this looked at again once the runtime has looked for what came.
-                _ = pin!(yield_now()).poll(context);
+            for _ in 0..LOOKS {
+                let received = self.poll_receive(context);
+                if received.is_ready() || !self.spin.goes_on(replies, Instant::now) {
+                    return received;
+                }
             }
-            received
+            // Has this looked at again once the others have had their turn.
+            _ = pin!(yield_now()).poll(context);
+            Poll::Pending
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::env;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::task::consume_budget;
 
 use super::Connect;
 use crate::inbox::CHUNK;
@@ -90,19 +91,28 @@ impl AsyncRead for SocketStream {
         let Self { readable, chunk, .. } = &mut *self;
         let room = out.remaining().min(CHUNK);
         loop {
-            let mut ready = ready!(readable.poll_read_ready(context))?;
-            match recv(ready.get_inner(), &mut chunk[..room], RecvFlags::DONTWAIT) {
-                Ok((_, count)) => {
+            let told = readable.poll_read_ready(context)?;
+            // Something may have come since the runtime has looked. To have it look is slower, but
+            // what it has not told of must not keep others from their turn either.
+            if told.is_pending() {
+                ready!(pin!(consume_budget()).poll(context));
+            }
+            let received = recv(readable.get_ref(), &mut chunk[..room], RecvFlags::DONTWAIT);
+            match (received, told) {
+                (Ok((_, count)), told) => {
                     // All that there was: to look again would be one more system call.
-                    if (1..room).contains(&count) {
-                        ready.clear_ready();
+                    if let Poll::Ready(mut told) = told
+                        && (1..room).contains(&count)
+                    {
+                        told.clear_ready();
                     }
                     out.put_slice(&chunk[..count]);
                     return Poll::Ready(Ok(()));
                 }
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+                (Err(Errno::AGAIN), Poll::Ready(mut told)) => told.clear_ready(),
+                (Err(Errno::AGAIN), Poll::Pending) => return Poll::Pending,
+                (Err(Errno::INTR), _) => {}
+                (Err(error), _) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -172,6 +182,26 @@ mod tests {
         drop(theirs);
         assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// Whether or not the runtime has told of it.
+    #[tokio::test]
+    async fn what_is_there_is_read_but_others_have_their_turn() {
+        let (mut ours, mut theirs) = pair();
+        theirs.write_all(&[7; 10_000]).await.unwrap();
+        let mut reads = 0;
+        let one = |context: &mut Context<'_>| {
+            let mut byte = [0];
+            let read = Pin::new(&mut ours).poll_read(context, &mut ReadBuf::new(&mut byte));
+            read.map(|read| reads += usize::from(read.is_ok() && byte == [7]))
+        };
+        let mut read_on = one;
+        std::future::poll_fn(|context| {
+            while read_on(context).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        assert!((1..10_000).contains(&reads), "{reads} bytes were read in one turn");
     }
 
     /// More than a socket holds, each way, while the other side takes nothing.
