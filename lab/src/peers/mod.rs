@@ -63,9 +63,9 @@ pub struct PeersArgs {
     /// Only rows whose name contains this, and what is measured with them
     #[arg(long, value_name = "TEXT", default_value = "")]
     rows: String,
-    /// How many times everything is measured
-    #[arg(long, value_name = "N", default_value = "5")]
-    reps: NonZero<usize>,
+    /// How many times everything is measured [default: 5; unpinned, where figures vary more, 9]
+    #[arg(long, value_name = "N")]
+    reps: Option<NonZero<usize>>,
 }
 
 /// Runs the subcommand. With `--check` a missed goal is an error, told after everything is printed.
@@ -101,7 +101,8 @@ fn compare<C: Copy + Eq + Display>(
     }
     workloads.retain(|workload| workload.rows.iter().any(|row| row.name.contains(&args.rows)));
     ensure!(!workloads.is_empty(), "no row's name contains {:?}", args.rows);
-    let rows = harness::measure(&workloads, args.reps.get())?;
+    let reps = args.reps.map_or(if args.unpinned { 9 } else { 5 }, NonZero::get);
+    let rows = harness::measure(&workloads, reps)?;
     let report = Report { rows, columns, ours, rivals };
     if args.json {
         println!("{:#}", report.json());

@@ -5,7 +5,7 @@
 //! ends the measurement: a server that refuses would look fast.
 
 use std::io::{ErrorKind, Read, Write};
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BUFFER: usize = 256 << 10;
 
 /// Where a header has its transaction.
-const TX_ID: std::ops::Range<usize> = 8..12;
+const TX_ID: Range<usize> = 8..12;
 
 /// Requests that are sent with one write.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +108,7 @@ pub(super) struct Wire {
     stream: UnixStream,
     buffer: Box<[u8]>,
     /// What has been read and not been looked at.
-    filled: std::ops::Range<usize>,
+    filled: Range<usize>,
 }
 
 impl Wire {
@@ -146,26 +146,51 @@ impl Wire {
         Ok(TxId(id))
     }
 
+    /// Sends so many requests, as many as `window` has in flight for as long as there are any left:
+    /// one of its requests, which are all the same, for each reply.
+    pub(super) fn keep_asking(&mut self, window: &Batch, requests: usize) -> Result<()> {
+        let len = window.bytes.len() / window.replies;
+        let (mut unsent, mut in_flight) = (requests, 0);
+        while unsent + in_flight > 0 {
+            let room = unsent.min(window.replies - in_flight);
+            self.stream.write_all(&window.bytes[..room * len]).context("sending to the server")?;
+            unsent -= room;
+            in_flight += room;
+            self.next()?;
+            in_flight -= 1;
+            while in_flight > 0 && self.received()?.is_some() {
+                self.next()?;
+                in_flight -= 1;
+            }
+        }
+        Ok(())
+    }
+
     /// The next message.
     pub(super) fn next(&mut self) -> Result<(Op, &[u8])> {
-        loop {
-            let unread = &self.buffer[self.filled.clone()];
-            if let Some(head) = unread.first_chunk() {
-                let Header { op, len, .. } = Header::decode(head);
-                let len = HEADER_LEN + len as usize;
-                ensure!(len <= BUFFER, "a message of {len} bytes");
-                if unread.len() >= len {
-                    let payload = self.filled.start + HEADER_LEN..self.filled.start + len;
-                    self.filled.start += len;
-                    let payload = &self.buffer[payload];
-                    if op == Op::ERROR {
-                        bail!("the server answered {}", payload.escape_ascii());
-                    }
-                    return Ok((op, payload));
-                }
+        let (op, payload) = loop {
+            match self.received()? {
+                Some(message) => break message,
+                None => self.fill()?,
             }
-            self.fill()?;
+        };
+        self.filled.start = payload.end;
+        let payload = &self.buffer[payload];
+        if op == Op::ERROR {
+            bail!("the server answered {}", payload.escape_ascii());
         }
+        Ok((op, payload))
+    }
+
+    /// Where the payload of the next message is, if all of it is here.
+    fn received(&self) -> Result<Option<(Op, Range<usize>)>> {
+        let unread = &self.buffer[self.filled.clone()];
+        let Some(head) = unread.first_chunk() else { return Ok(None) };
+        let Header { op, len, .. } = Header::decode(head);
+        let len = HEADER_LEN + len as usize;
+        ensure!(len <= BUFFER, "a message of {len} bytes");
+        let payload = self.filled.start + HEADER_LEN..self.filled.start + len;
+        Ok((unread.len() >= len).then_some((op, payload)))
     }
 
     fn fill(&mut self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use peer_program::{Client, Task, VALUE, Watch};
 use xenstore::bus::XsdSocket;
 use xenstore::{XsdClient, XsdInterface, XsdWatchHandle};
@@ -35,8 +35,9 @@ impl Client for Krata {
         Ok(XsdInterface::read(&self.0, node).await.map(drop)?)
     }
 
-    async fn read_all(&self, nodes: &[String]) -> Result<()> {
-        try_join_all(nodes.iter().map(|node| self.read(node))).await.map(drop)
+    async fn read_all(&self, nodes: &[String], in_flight: usize) -> Result<()> {
+        let reads = stream::iter(nodes).map(|node| self.read(node));
+        reads.buffer_unordered(in_flight).try_collect().await
     }
 
     async fn transaction(&self, nodes: &[String]) -> Result<()> {

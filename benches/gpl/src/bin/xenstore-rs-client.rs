@@ -3,8 +3,7 @@
 use std::env;
 
 use anyhow::{Result, bail};
-use futures_util::future::try_join_all;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use peer_program::{Client, Task, Watch};
 use xenstore_rs::tokio::XsTokio;
 use xenstore_rs::{AsyncWatch, AsyncXs};
@@ -32,8 +31,9 @@ impl Client for XenstoreRs {
         Ok(self.0.read(node).await.map(drop)?)
     }
 
-    async fn read_all(&self, nodes: &[String]) -> Result<()> {
-        try_join_all(nodes.iter().map(|node| self.read(node))).await.map(drop)
+    async fn read_all(&self, nodes: &[String], in_flight: usize) -> Result<()> {
+        let reads = stream::iter(nodes).map(|node| self.read(node));
+        reads.buffer_unordered(in_flight).try_collect().await
     }
 
     async fn transaction(&self, _: &[String]) -> Result<()> {

@@ -10,6 +10,7 @@ mod workloads;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::iter;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,23 @@ impl Task {
     /// A setting that is a number.
     pub fn number(&self, key: &str) -> Result<usize> {
         self.text(key)?.parse().with_context(|| format!("{key}= is not a number"))
+    }
+
+    /// As many turns as `count` says.
+    pub fn counted(&self) -> Result<impl Iterator + use<>> {
+        Ok(0..self.number("count")?)
+    }
+
+    /// One turn after another, as long as `ms` says. Takes as long for a client that is slow.
+    pub fn timed(&self) -> Result<impl Iterator + use<>> {
+        let (begun, within) = (Instant::now(), Duration::from_millis(self.number("ms")? as u64));
+        Ok(iter::repeat(()).take_while(move |()| begun.elapsed() < within))
+    }
+
+    /// How many READs are to be in flight, and how many make a turn.
+    pub fn pipelined(&self) -> Result<(usize, usize)> {
+        let depth = self.number("depth")?;
+        Ok((depth, depth * 10))
     }
 
     /// The nodes to watch.
@@ -104,7 +122,7 @@ impl Samples {
     }
 
     fn counted(&mut self) -> Result<&mut [Duration]> {
-        ensure!(!self.0.is_empty(), "count= is 0");
+        ensure!(!self.0.is_empty(), "there was no turn");
         let warm_up = self.0.len() / 10;
         Ok(&mut self.0[warm_up..])
     }

@@ -28,8 +28,8 @@ pub trait Client: Sized {
     /// Reads a node.
     fn read(&self, node: &Self::Node) -> impl Future<Output = Result<()>>;
 
-    /// Reads nodes, all at one time.
-    fn read_all(&self, nodes: &[Self::Node]) -> impl Future<Output = Result<()>>;
+    /// Reads nodes, and has so many of these requests in flight for as long as there are any left.
+    fn read_all(&self, nodes: &[Self::Node], in_flight: usize) -> impl Future<Output = Result<()>>;
 
     /// Writes [`VALUE`](crate::VALUE) to nodes, in one transaction.
     fn transaction(&self, nodes: &[Self::Node]) -> impl Future<Output = Result<()>>;
@@ -53,15 +53,16 @@ pub fn run<C: Client>(task: &Task) -> Result<Figures> {
         match task.workload.as_str() {
             "read" => {
                 let node = C::node(task.text("node")?)?;
-                samples(task, async || client.read(&node).await).await?.latencies()
+                samples(task.counted()?, async || client.read(&node).await).await?.latencies()
             }
             "pipelined" => {
-                let nodes = vec![C::node(task.text("node")?)?; task.number("depth")?];
-                samples(task, async || client.read_all(&nodes).await).await?.rate(nodes.len())
+                let (depth, reads) = task.pipelined()?;
+                let nodes = vec![C::node(task.text("node")?)?; reads];
+                samples(task.timed()?, async || client.read_all(&nodes, depth).await).await?.rate(reads)
             }
             "transaction" => {
                 let nodes = named::<C>(&task.written()?)?;
-                samples(task, async || client.transaction(&nodes).await).await?.latencies()
+                samples(task.counted()?, async || client.transaction(&nodes).await).await?.latencies()
             }
             "watch" => {
                 let nodes = named::<C>(&task.watched()?)?;
@@ -81,9 +82,10 @@ fn named<C: Client>(paths: &[String]) -> Result<Vec<C::Node>> {
     paths.iter().map(|path| C::node(path)).collect()
 }
 
-async fn samples(task: &Task, mut turn: impl AsyncFnMut() -> Result<()>) -> Result<Samples> {
+/// Takes the time of each turn.
+async fn samples(turns: impl Iterator, mut turn: impl AsyncFnMut() -> Result<()>) -> Result<Samples> {
     let mut samples = Samples::default();
-    for _ in 0..task.number("count")? {
+    for _ in turns {
         let begun = Instant::now();
         turn().await?;
         samples.add(begun);
@@ -140,7 +142,7 @@ async fn fanout<C: Client>(task: &Task, client: &C) -> Result<Figures> {
     // Until everybody has been told of what registering brought.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let mut samples = Samples::default();
-    for _ in 0..task.number("count")? {
+    for _ in task.counted()? {
         left.store(watchers, Ordering::Relaxed);
         let begun = Instant::now();
         writer.write()?;

@@ -20,17 +20,17 @@ pub(super) fn run(task: &Task) -> Result<Figures> {
     match task.workload.as_str() {
         "read" => {
             let read = Batch::read(task.text("node")?);
-            samples(task, || wire.ask(&read))?.latencies()
+            samples(task.counted()?, || wire.ask(&read))?.latencies()
         }
         "pipelined" => {
-            let depth = task.number("depth")?;
-            let reads = repeat_n(Batch::read(task.text("node")?), depth);
-            let reads = Batch::in_groups(reads, depth);
-            samples(task, || wire.ask_all(&reads))?.rate(depth)
+            let (depth, reads) = task.pipelined()?;
+            let window = repeat_n(Batch::read(task.text("node")?), depth);
+            let window = Batch::in_groups(window, depth).pop().context("depth= is 0")?;
+            samples(task.timed()?, || wire.keep_asking(&window, reads))?.rate(reads)
         }
         "transaction" => {
             let mut transaction = Transaction::new(task.text("below")?);
-            samples(task, || transaction.run(&mut wire))?.latencies()
+            samples(task.counted()?, || transaction.run(&mut wire))?.latencies()
         }
         "watch" => {
             let watches = watches(&task.watched()?);
@@ -45,10 +45,10 @@ pub(super) fn run(task: &Task) -> Result<Figures> {
     }
 }
 
-/// Takes the time of as many turns as the task says.
-pub(super) fn samples(task: &Task, mut turn: impl FnMut() -> Result<()>) -> Result<Samples> {
+/// Takes the time of each turn.
+pub(super) fn samples(turns: impl Iterator, mut turn: impl FnMut() -> Result<()>) -> Result<Samples> {
     let mut samples = Samples::default();
-    for _ in 0..task.number("count")? {
+    for _ in turns {
         let begun = Instant::now();
         turn()?;
         samples.add(begun);
@@ -85,7 +85,7 @@ fn fanout(task: &Task, wire: &mut Wire) -> Result<Figures> {
     let mut watchers = vec![0_u64; task.number("watchers")?];
     wire.ask(&Batch::watch(node, "node"))?;
     let mut samples = Samples::default();
-    for _ in 0..task.number("count")? {
+    for _ in task.counted()? {
         let begun = Instant::now();
         writer.write()?;
         wire.next().context("watching")?;

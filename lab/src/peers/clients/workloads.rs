@@ -69,12 +69,8 @@ pub(in super::super) fn workloads(
     unpinned: bool,
     one_in: usize,
 ) -> Vec<Workload<'_, Client>> {
-    // To wake a server on another CPU takes longer than 20 times would leave for all: without any
-    // client it is 5 times. But to be woken can be spared there.
-    let (many_times, asleep) = match unpinned {
-        false => (Goal::Beside(XsAsync, XenstoreRs, 20.0), None),
-        true => (Goal::Beside(XsAsync, Raw, 1.0), Some(Goal::Beside(XsAsync, XsSleeping, 0.5))),
-    };
+    // On another CPU to be woken can be spared.
+    let asleep = unpinned.then_some(Goal::Beside(XsAsync, XsSleeping, 0.5));
     let read = [
         Goal::Beside(XsAsync, Raw, 1.25),
         Goal::Beside(XsAsync, Libxenstore, 1.0),
@@ -91,16 +87,19 @@ pub(in super::super) fn workloads(
         Case {
             under: Under::Xenstored,
             workload: "pipelined",
-            settings: &[("count", 200), ("depth", 64)],
+            settings: &[("ms", 500), ("depth", 64)],
             columns: PIPELINING,
             rows: vec![rate("64 READs in flight, xenstored", vec![Goal::Beside(XsAsync, Raw, 0.95)])],
         },
         Case {
             under: Under::Null,
             workload: "pipelined",
-            settings: &[("count", 2000), ("depth", 64)],
+            settings: &[("ms", 300), ("depth", 64)],
             columns: PIPELINING,
-            rows: vec![rate("64 READs in flight, null server", vec![Goal::Reach(XsAsync, 1e6), many_times])],
+            rows: vec![rate(
+                "64 READs in flight, null server",
+                vec![Goal::Reach(XsAsync, 1e6), Goal::Beside(XsAsync, XenstoreRs, 20.0)],
+            )],
         },
         Case {
             under: Under::Xenstored,
@@ -183,7 +182,7 @@ impl Case {
         }
         let columns = programs.present(columns).into();
         let scaled = move |(key, value): &(&'static str, usize)| {
-            (*key, if matches!(*key, "count" | "nodes") { value / one_in } else { *value })
+            (*key, if matches!(*key, "count" | "nodes" | "ms") { value / one_in } else { *value })
         };
         let settings: Vec<_> = settings.iter().map(scaled).collect();
         let run = move |client| {

@@ -6,7 +6,7 @@
 use std::path::Path as FsPath;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use peer_program::{Figures, Registering, Task, VALUE};
 use xs_client::blocking::{Client, Watch};
 use xs_client::{Config, Error, Path, Request};
@@ -19,17 +19,19 @@ pub(super) fn run(task: &Task) -> Result<Figures> {
     match task.workload.as_str() {
         "read" => {
             let node = Path::new(task.text("node")?)?;
-            samples(task, || Ok(client.read(&node).map(drop)?))?.latencies()
+            samples(task.counted()?, || Ok(client.read(&node).map(drop)?))?.latencies()
         }
         "pipelined" => {
-            let nodes = vec![Path::new(task.text("node")?)?; task.number("depth")?];
-            samples(task, || Ok(client.read_many(&nodes).map(drop)?))?.rate(nodes.len())
+            let (depth, reads) = task.pipelined()?;
+            ensure!(depth == Config::default().window, "its window is another");
+            let nodes = vec![Path::new(task.text("node")?)?; reads];
+            samples(task.timed()?, || Ok(client.read_many(&nodes).map(drop)?))?.rate(reads)
         }
         "transaction" => {
             let nodes = named(&task.written()?)?;
             let write = |node: &Path| Request::Write { path: node.clone(), value: VALUE.into() };
             let writes = || nodes.iter().map(write).collect();
-            samples(task, || Ok(client.commit_all(writes()).map(drop)?))?.latencies()
+            samples(task.counted()?, || Ok(client.commit_all(writes()).map(drop)?))?.latencies()
         }
         "watch" => {
             let nodes = named(&task.watched()?)?;

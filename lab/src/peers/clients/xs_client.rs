@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use peer_program::{Client, VALUE, Watch};
 use xs_client::{Config, Path, Request};
 
@@ -33,7 +33,8 @@ impl<const SPINS: bool> Client for XsClient<SPINS> {
         Ok(self.0.read(node).await.map(drop)?)
     }
 
-    async fn read_all(&self, nodes: &[Path]) -> Result<()> {
+    async fn read_all(&self, nodes: &[Path], in_flight: usize) -> Result<()> {
+        ensure!(in_flight == Config::default().window, "its window is another");
         Ok(self.0.read_many(nodes).await.map(drop)?)
     }
 
