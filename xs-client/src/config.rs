@@ -31,8 +31,8 @@ pub struct Config {
     /// all. Default: 50 µs.
     ///
     /// To be woken can take longer than the daemon needs to answer, and cost more than looking: on
-    /// two CPUs of a virtual machine (as domain 0 is one) a call was seen to take 33 µs instead of
-    /// 108, and 49 µs of CPU time instead of 59, both sides together. Other tasks of the runtime
+    /// two CPUs of a virtual machine (as domain 0 is one) a call was seen to take 30 µs instead of
+    /// 88, and 39 µs of CPU time instead of 45, both sides together. Other tasks of the runtime
     /// have their turns meanwhile. Nobody looks for events. Where the process has one CPU, it is
     /// given to others (`sched_yield`) before the thread sleeps.
     ///

@@ -2,9 +2,9 @@
 //!
 //! A thread per connection reads as many requests at once as there are, and sends all that comes
 //! of them with one write. Where there is a CPU for it, it does not sleep between requests: to wake
-//! a CPU takes longer than most clients do. A READ gets `4` and everything else OK; a WRITE fires the watches of its
-//! path and of those above it, as far as there are any. Writes to a client block, so one that takes
-//! its events slowly slows down who causes them, and nothing piles up.
+//! a CPU takes longer than most clients do. A READ gets `4` and everything else OK; a WRITE fires
+//! the watches of its path and of those above it, as far as there are any. Writes to a client
+//! block, so one that takes its events slowly slows down who causes them, and nothing piles up.
 
 use std::hint;
 use std::io::Write;
