@@ -155,6 +155,8 @@ impl AsyncWrite for SocketStream {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -190,17 +192,16 @@ mod tests {
         let (mut ours, mut theirs) = pair();
         theirs.write_all(&[7; 10_000]).await.unwrap();
         let mut reads = 0;
-        let one = |context: &mut Context<'_>| {
+        poll_fn(|context| {
             let mut byte = [0];
-            let read = Pin::new(&mut ours).poll_read(context, &mut ReadBuf::new(&mut byte));
-            read.map(|read| reads += usize::from(read.is_ok() && byte == [7]))
-        };
-        let mut read_on = one;
-        std::future::poll_fn(|context| {
-            while read_on(context).is_ready() {}
-            Poll::Ready(())
+            while Pin::new(&mut ours).poll_read(context, &mut ReadBuf::new(&mut byte))?.is_ready() {
+                assert_eq!(std::mem::take(&mut byte), [7]);
+                reads += 1;
+            }
+            Poll::Ready(io::Result::Ok(()))
         })
-        .await;
+        .await
+        .unwrap();
         assert!((1..10_000).contains(&reads), "{reads} bytes were read in one turn");
     }
 
