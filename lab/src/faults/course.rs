@@ -1,30 +1,32 @@
 //! A schedule from its beginning to its end, and what must hold there.
 //!
-//! Everything runs in one thread, in time that is not real: it goes on when nobody can do
-//! anything before. So a schedule has the same course each time, and a wait costs nothing.
+//! With the asynchronous client everything runs in one thread, in time that is not real: it goes on
+//! when nobody can do anything before. So a schedule has the same course each time, and a wait costs
+//! nothing. With the blocking client neither is so: what must hold in the end is waited for.
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::pending;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Barrier;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, sleep_until, timeout};
-use xs_client::{Client, Error, Lifecycle, Lifecycles, Request, Watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use xs_client::{Client, Error, Lifecycle, Lifecycles, Request, blocking};
 
-use super::dial::{Dialer, dial};
+use super::face::{Asks, Face, Watches, slack};
 use super::fault::STORM;
 use super::follower::Following;
 use super::schedule::{
-    CROWD, Deed, Schedule, Settings, counter, crowd, domains_node, flag, home, home_node, path, shared,
-    shared_node,
+    CROWD, Deed, Schedule, counter, crowd, domains_node, flag, home, home_node, path, shared, shared_node,
 };
 use super::worker::{Caller, FOREVER, value_of};
-use super::world::{Outcome, World, has_ended};
+use super::world::{Outcome, World};
 
 thread_local! {
     /// Panics of this thread, those in tasks that nobody waits for included.
@@ -43,20 +45,30 @@ fn count_panics() {
     });
 }
 
-/// Carries a schedule out.
-pub(super) fn run(schedule: &Schedule) -> Result<Outcome, std::io::Error> {
-    count_panics();
-    let panics = PANICS.get();
+/// Carries a schedule out, with the asynchronous client.
+pub(super) fn run(schedule: &Schedule) -> io::Result<Outcome> {
     // The client's pauses.
     fastrand::seed(schedule.seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(course(schedule))));
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    Ok(run_on::<Client>(&runtime, schedule))
+}
+
+/// Carries a schedule out with the blocking client, in real time and in many threads.
+pub(super) fn run_blocking(schedule: &Schedule) -> io::Result<Outcome> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    Ok(run_on::<blocking::Client>(&runtime, schedule))
+}
+
+fn run_on<F: Face>(runtime: &Runtime, schedule: &Schedule) -> Outcome {
+    count_panics();
+    let panics = PANICS.get();
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(course::<F>(schedule))));
     let mut outcome =
         outcome.unwrap_or_else(|panic| Outcome { violations: vec![said(&*panic)], ..Outcome::default() });
     if PANICS.get() > panics && outcome.violations.is_empty() {
         outcome.violations.push("a task panics".to_owned());
     }
-    Ok(outcome)
+    outcome
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
@@ -64,35 +76,28 @@ fn said(panic: &(dyn Any + Send)) -> String {
     format!("a panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without a word"))
 }
 
-async fn course(schedule: &Schedule) -> Outcome {
+async fn course<F: Face>(schedule: &Schedule) -> Outcome {
     let world = World::new(schedule).await;
-    match connect(&world).await {
+    match F::connect(&world).await {
         Ok(client) => Course { world: world.clone(), client }.run().await,
         Err(error) => world.violation(format!("no connection: {error}")),
     }
     world.outcome()
 }
 
-async fn connect(world: &Arc<World>) -> anyhow::Result<Client> {
-    let config = world.schedule.settings.config.clone();
-    match config.reconnect {
-        Some(_) => Ok(Client::connect_with(Dialer(world.clone()), config).await?),
-        None => Ok(Client::over(dial(world)?, config)),
-    }
-}
-
-struct Course {
+struct Course<F> {
     world: Arc<World>,
-    client: Client,
+    client: F,
 }
 
-impl Course {
+impl<F: Face> Course<F> {
     async fn run(self) {
         let Self { world, client } = &self;
         let flags = (0..world.schedule.flags.len()).map(|number| write_flag(world.clone(), number));
         let flags = tokio::spawn(join_all(flags));
         let others = tokio::spawn(others(world.clone()));
-        let watching = tokio::spawn(watch_lifecycle(world.clone(), client.lifecycle()));
+        let watching =
+            client.lifecycle().map(|lifecycle| tokio::spawn(watch_lifecycle(world.clone(), lifecycle)));
         let following: Vec<_> = world.schedule.followers.iter().map(Following::new).collect();
         let followers: Vec<JoinHandle<()>> = following
             .iter()
@@ -117,64 +122,62 @@ impl Course {
         }
         _ = tokio::join!(flags, others);
         sleep_until(world.at(STORM)).await;
-        self.quiet().await;
+        quiet(world, Some(client)).await;
 
-        let alive = !has_ended(client);
+        let alive = !client.has_ended().await;
         world.check_end(!alive);
         if alive {
             self.works().await;
         } else {
             self.all_ends(&mut watches).await;
         }
-        self.quiet().await;
-        self.compare(&following, alive).await;
+        expect(world, Some(client), async || self.astray(&following, alive).await).await;
         world.check_counter().await;
 
         following.iter().for_each(|following| world.set_watched(&following.follower.watched(), false));
         followers.iter().for_each(JoinHandle::abort);
+        for follower in followers {
+            if follower.await.is_err_and(|error| error.is_panic()) {
+                world.violation("who follows something panics");
+            }
+        }
         drop(watches);
-        self.quiet().await;
-        self.nothing_is_left("after all watches were dropped").await;
+        expect(world, Some(client), async || self.left("after all watches were dropped").await).await;
         if alive {
             self.all_turns_are_free().await;
-            self.quiet().await;
-            self.nothing_is_left("after transactions were dropped").await;
+            expect(world, Some(client), async || self.left("after transactions were dropped").await).await;
         }
-        let Self { world, client } = self;
         world.check_connections(client.stats().reconnects);
         world.finish();
+        let Self { world, client } = self;
         drop(client);
-        quiet(&world).await;
-        if !watching.is_finished() {
+        let gone = async || {
+            let wires = (world.wires() > 0).then(|| "the connection outlives the client".to_owned());
+            // What the client tells to the end, too.
+            let tasks = Handle::current().metrics().num_alive_tasks();
+            let tasks = (tasks > 0).then(|| format!("{tasks} tasks outlive the client"));
+            wires.into_iter().chain(tasks).collect()
+        };
+        expect(&world, None::<&F>, gone).await;
+        if watching.is_some_and(|watching| !watching.is_finished()) {
             world.violation("the end of the client is not told to who follows its lifecycle");
-            watching.abort();
         }
-        if world.wires() > 0 {
-            world.violation("the connection outlives the client");
-        }
-        let tasks = Handle::current().metrics().num_alive_tasks();
-        if tasks > 0 {
-            world.violation(format!("{tasks} tasks outlive the client"));
-        }
-    }
-
-    async fn quiet(&self) {
-        quiet(&self.world).await;
     }
 
     /// Without faults, nothing fails.
     async fn works(&self) {
         let Self { world, client } = self;
+        let client = client.patient();
         let (node, value) = (path("/w/o99"), value_of(&path("/w/o99"), 1));
         let calls = async {
             let write = Request::Write { path: node.clone(), value: value.clone().into() };
-            world.ask(client, write.clone()).await?;
+            world.ask(&*client, write.clone()).await?;
             let read = client.read(&node).await?;
-            let mut watch = client.watch(&node).await?;
+            let mut watch = client.watch(&node, None).await?;
             let first = watch.changed().await?;
             let rounds = client.transaction(|tx| async move { tx.read(&counter()).await }).await?;
             let names = client.directory(&path("/w")).await?;
-            world.ask(client, write).await?;
+            world.ask(&*client, write).await?;
             let second = watch.changed().await?;
             Ok::<_, Error>((read, first.paths.contains(&node), second.paths.contains(&node), rounds, names))
         };
@@ -190,12 +193,12 @@ impl Course {
     }
 
     /// When the connection has ended, every call says so at once, and so does every watch.
-    async fn all_ends(&self, watches: &mut [Watch]) {
+    async fn all_ends(&self, watches: &mut [F::Watch]) {
         let Self { world, client } = self;
-        let told = world.now();
+        let told = Instant::now();
         let outcomes = [
             client.read(&path("/w")).await.map(drop),
-            client.watch(&path("/w")).await.map(drop),
+            client.watch(&path("/w"), None).await.map(drop),
             client.transaction(|_| async { Ok::<_, Error>(()) }).await,
         ];
         for outcome in outcomes {
@@ -209,19 +212,20 @@ impl Course {
                 world.violation(format!("the watch of {} does not end with the connection", watch.path()));
             }
         }
-        if world.now() > told {
-            world.violation(format!("it takes {} ms to tell of the connection's end", world.now() - told));
+        if told.elapsed() >= slack::<F>() {
+            world.violation(format!("it takes {:?} to tell of the connection's end", told.elapsed()));
         }
     }
 
     /// Who follows knows what the store says, or that the connection has ended.
-    async fn compare(&self, following: &[Arc<Following>], alive: bool) {
+    async fn astray(&self, following: &[Arc<Following>], alive: bool) -> Vec<String> {
         let world = &self.world;
         let mut direct = world.direct();
+        let mut astray = Vec::new();
         for following in following {
             let watched = following.follower.watched();
             if following.view().ended == alive {
-                world.violation(format!(
+                astray.push(format!(
                     "who follows {watched} is told the wrong thing about the connection's end"
                 ));
             }
@@ -232,19 +236,21 @@ impl Course {
                 let there = direct.read(&world.absolute(&node)).await;
                 let believed = following.view().nodes.get(&node).cloned();
                 if believed != Some(there.clone()) {
-                    world.violation(format!(
+                    astray.push(format!(
                         "a wake-up is lost: who follows {watched} takes {node} for {believed:?}, and it is {there:?}"
                     ));
                 }
             }
         }
+        astray
     }
 
-    /// Neither the client nor the store keeps anything for those who have gone.
-    async fn nothing_is_left(&self, when: &str) {
+    /// What the client or the store keeps for those who have gone.
+    async fn left(&self, when: &str) -> Vec<String> {
+        let mut all = Vec::new();
         let stats = self.client.stats();
         if stats.in_flight > 0 || stats.watches > 0 {
-            self.world.violation(format!("{when}, the client counts {stats:?}"));
+            all.push(format!("{when}, the client counts {stats:?}"));
         }
         let usage = self.world.direct().usage(self.world.domid()).await;
         let names = ["watches", "transactions", "outstanding"];
@@ -252,37 +258,42 @@ impl Course {
         // The reply to this very question may be counted as outstanding.
         let left = |(name, count): &&&(String, i64)| *count > i64::from(name == "outstanding");
         if counted.len() != names.len() || counted.iter().any(|row| left(&row)) {
-            self.world.violation(format!("{when}, the store counts {usage:?}"));
+            all.push(format!("{when}, the store counts {usage:?}"));
         }
+        all
     }
 
     /// As many transactions as there may be are open together; so no turn was lost.
     async fn all_turns_are_free(&self) {
         let Self { world, client } = self;
+        let client = client.patient();
         let count = world.schedule.settings.config.transactions;
-        let all_open = &Barrier::new(count + 1);
+        let all_open = Arc::new(Barrier::new(count + 1));
         let open = (0..count).map(|_| {
-            client.transaction(move |_| async move {
-                all_open.wait().await;
-                std::future::pending::<Result<(), Error>>().await
+            let (client, all_open) = (client.clone(), all_open.clone());
+            tokio::spawn(async move {
+                let body = |_| async {
+                    all_open.wait().await;
+                    if !F::BLOCKS {
+                        // It is dropped.
+                        pending::<()>().await;
+                    }
+                    Err::<(), _>(Error::Disconnected { reason: "given up".into() })
+                };
+                client.transaction(body).await
             })
         });
-        let dropped = async {
-            all_open.wait().await;
-        };
-        let outcome = timeout(FOREVER, async {
-            tokio::select! {
-                biased;
-                outcomes = join_all(open) => Some(outcomes),
-                () = dropped => None,
+        let open: Vec<_> = open.collect();
+        if timeout(FOREVER, all_open.wait()).await.is_err() {
+            world.violation("after the storm, not all transactions get their turn");
+        }
+        for open in open {
+            open.abort();
+            if let Ok(Err(error)) = open.await
+                && !error.is_disconnected()
+            {
+                world.violation(format!("after the storm, a transaction is told: {error}"));
             }
-        });
-        match outcome.await {
-            Ok(None) => {}
-            Ok(Some(outcomes)) => {
-                world.violation(format!("after the storm, transactions come to {outcomes:?}"));
-            }
-            Err(_) => world.violation("after the storm, not all transactions get their turn"),
         }
         let (window, counter) = (world.schedule.settings.config.window, counter());
         let reads = (0..2 * window).map(|_| client.read_opt(&counter));
@@ -295,9 +306,27 @@ impl Course {
 }
 
 /// Waits until nothing is under way any more.
-async fn quiet(world: &World) {
-    let Settings { config, .. } = &world.schedule.settings;
-    sleep(config.deadline * 2 + Duration::from_secs(5)).await;
+async fn quiet<F: Face>(world: &World, client: Option<&F>) {
+    if !F::BLOCKS {
+        return sleep(world.schedule.settings.config.deadline * 2 + Duration::from_secs(5)).await;
+    }
+    if let Some(client) = client {
+        // What is under way comes before the answer to this.
+        _ = client.patient().read_opt(&counter()).await;
+    }
+    sleep(Duration::from_millis(10)).await;
+}
+
+/// Looks, when all is quiet, for what should not be; where time is real, until that is gone.
+async fn expect<F: Face>(world: &World, client: Option<&F>, look: impl AsyncFn() -> Vec<String>) {
+    let begun = Instant::now();
+    loop {
+        quiet(world, client).await;
+        let amiss = look().await;
+        if amiss.is_empty() || begun.elapsed() >= slack::<F>() {
+            return amiss.into_iter().for_each(|text| world.violation(text));
+        }
+    }
 }
 
 /// Follows what the client tells of its connection until the end.

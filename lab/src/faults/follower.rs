@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{sleep, sleep_until};
-use xs_client::{Changes, Client, Error, Path, Watch};
+use xs_client::{Changes, Error, Path};
 
+use super::face::{Asks, Face, Watches};
 use super::schedule::{Followed, Follower, path};
 use super::worker::text;
-use super::world::{World, has_ended};
+use super::world::World;
 
 /// Before what failed is tried again. Nothing else happens in such steps.
 const PAUSE: Duration = Duration::from_millis(13);
@@ -37,7 +38,7 @@ impl Following {
     }
 
     /// Follows until the connection ends for good, or this is dropped.
-    pub(super) async fn run(self: Arc<Self>, world: Arc<World>, client: Client) {
+    pub(super) async fn run(self: Arc<Self>, world: Arc<World>, client: impl Face) {
         sleep_until(world.at(self.follower.from)).await;
         if let Err(error) = self.follow(&world, &client).await {
             world.judge(&format!("following {}", self.follower.watched()), &error, &[]);
@@ -46,26 +47,28 @@ impl Following {
     }
 
     /// Ends with the connection.
-    async fn follow(&self, world: &World, client: &Client) -> Result<(), Error> {
+    async fn follow(&self, world: &World, client: &impl Face) -> Result<(), Error> {
         let watched = self.follower.watched();
         loop {
-            let watch = match self.follower.depth() {
-                Some(depth) => client.watch_depth(&watched, depth).await,
-                None => client.watch(&watched).await,
-            };
+            let watch = client.watch(&watched, self.follower.depth()).await;
             let is_crowd = matches!(self.follower.followed, Followed::Crowd(_));
             world.set_watched(&watched, is_crowd && watch.is_ok());
             let looked = self.look(world, client, watch).await;
             world.set_watched(&watched, false);
             if let Err(error) = looked {
-                self.give_up(world, client, error)?;
+                self.give_up(world, client, error).await?;
             }
             sleep(PAUSE).await;
         }
     }
 
     /// Looks after each change, as long as there is the watch.
-    async fn look(&self, world: &World, client: &Client, watch: Result<Watch, Error>) -> Result<(), Error> {
+    async fn look<F: Face>(
+        &self,
+        world: &World,
+        client: &F,
+        watch: Result<F::Watch, Error>,
+    ) -> Result<(), Error> {
         let mut watch = watch?;
         loop {
             let changes = watch.changed().await?;
@@ -80,19 +83,19 @@ impl Following {
     }
 
     /// The value of a node; only the end of the connection is an error.
-    async fn read(&self, world: &World, client: &Client, node: &Path) -> Result<Option<String>, Error> {
+    async fn read(&self, world: &World, client: &impl Face, node: &Path) -> Result<Option<String>, Error> {
         loop {
             match client.read_opt(node).await {
                 Ok(value) => return Ok(value.as_ref().map(text)),
-                Err(error) => self.give_up(world, client, error)?,
+                Err(error) => self.give_up(world, client, error).await?,
             }
             sleep(PAUSE).await;
         }
     }
 
     /// Passes on an error that trying again does not help against.
-    fn give_up(&self, world: &World, client: &Client, error: Error) -> Result<(), Error> {
-        if error.is_disconnected() && has_ended(client) {
+    async fn give_up(&self, world: &World, client: &impl Face, error: Error) -> Result<(), Error> {
+        if error.is_disconnected() && client.has_ended().await {
             return Err(error);
         }
         world.judge("following", &error, &[path("/w"), self.follower.watched()]);

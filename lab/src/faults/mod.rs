@@ -6,6 +6,11 @@
 //! embedded one, time is not real, and all of it is one thread: a schedule has one course, and
 //! thousands of them take minutes.
 //!
+//! The blocking face goes through the same, each caller in a thread of its own. Its time is real, so
+//! these schedules are fewer, and many go on at one time. They take another course each time, and how
+//! long a call takes is not looked at; but some have no deadlines, so that whoever is not woken waits
+//! for ever.
+//!
 //! What must hold in all of them:
 //!
 //! - every call ends, within its deadline, with its own answer or an error that has a reason;
@@ -22,9 +27,11 @@
 mod course;
 mod dial;
 mod direct;
+mod face;
 mod fault;
 mod follower;
 mod own;
+mod pool;
 mod schedule;
 mod shrink;
 mod wire;
@@ -32,8 +39,8 @@ mod worker;
 mod world;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::io;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,14 +48,18 @@ use anyhow::{Result, bail};
 
 use crate::failure::Failure;
 use fault::KINDS;
+use pool::Pool;
 use schedule::Schedule;
 use world::Outcome;
 
-/// A schedule takes some milliseconds; one that takes this long does not end.
+/// A schedule takes some milliseconds, or seconds; one that takes this long does not end.
 const HANG: Duration = Duration::from_secs(120);
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Most schedules in real time just wait: so many of them go on for each CPU.
+const AT_ONCE: usize = 32;
 
 /// So many schedules hold every kind of fault.
 const ALL_KINDS: u64 = 300;
@@ -56,13 +67,17 @@ const ALL_KINDS: u64 = 300;
 /// Put the client through seeded schedules of faults: each call must end as promised, no change
 /// be missed, and nothing be left behind
 ///
-/// Ends at the first schedule that fails, and tells the shortest that does.
+/// Ends at the first schedule that fails, and tells the shortest that does. Those of the blocking
+/// client are in real time: they may go well when repeated, and are told whole.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FaultsArgs {
-    /// How many schedules
+    /// How many for the asynchronous client
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub schedules: u64,
-    /// The seed of the first; each has the next. To repeat one, name its seed and --schedules 1
+    /// How many for the blocking client
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub blocking: u64,
+    /// The seed of the first; each has the next. To repeat one, name its seed, and how many of which
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
     /// Say nothing of the progress
@@ -70,124 +85,121 @@ pub struct FaultsArgs {
     pub quiet: bool,
 }
 
+/// A client, and how it is put through them.
+struct Trial {
+    client: &'static str,
+    /// What repeats one schedule.
+    option: &'static str,
+    schedule: fn(u64) -> Schedule,
+    run: fn(&Schedule) -> io::Result<Outcome>,
+    threads: usize,
+    /// Whether a schedule has one course.
+    repeats: bool,
+}
+
 /// Runs the subcommand; a schedule that fails is an error.
 pub fn run(args: &FaultsArgs) -> Result<()> {
-    let begun = Instant::now();
-    let mut told = begun;
-    let mut done = 0;
-    let mut messages = 0;
-    let mut kinds: BTreeMap<usize, u64> = BTreeMap::new();
-    let pool = Pool::start(args);
-    while done < args.schedules {
-        match pool.results.recv_timeout(PROGRESS) {
-            Ok((seed, outcome)) => {
-                let outcome = outcome?;
-                if !outcome.violations.is_empty() {
-                    pool.stop();
-                    return Err(failure(seed, outcome)?.into());
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let asynchronous = Trial {
+        client: "the asynchronous client",
+        option: "--schedules 1 --blocking 0",
+        schedule: Schedule::new,
+        run: course::run,
+        threads: cpus,
+        repeats: true,
+    };
+    let blocking = Trial {
+        client: "the blocking client",
+        option: "--schedules 0 --blocking 1",
+        schedule: Schedule::in_real_time,
+        run: course::run_blocking,
+        threads: cpus * AT_ONCE,
+        repeats: false,
+    };
+    asynchronous.put_through(args.schedules, args)?;
+    blocking.put_through(args.blocking, args)
+}
+
+impl Trial {
+    /// Runs so many schedules; the first that fails is an error.
+    fn put_through(&self, schedules: u64, args: &FaultsArgs) -> Result<()> {
+        let begun = Instant::now();
+        let mut told = begun;
+        let mut done = 0;
+        let mut messages = 0;
+        let mut kinds: BTreeMap<usize, u64> = BTreeMap::new();
+        let pool = Pool::start(self, args.seed, schedules);
+        while done < schedules {
+            match pool.results.recv_timeout(PROGRESS) {
+                Ok((seed, outcome)) => {
+                    let outcome = outcome?;
+                    if !outcome.violations.is_empty() {
+                        pool.stop();
+                        return Err(self.failure(seed, outcome)?.into());
+                    }
+                    done += 1;
+                    messages += outcome.messages;
+                    outcome.kinds.into_iter().for_each(|kind| *kinds.entry(kind).or_default() += 1);
                 }
-                done += 1;
-                messages += outcome.messages;
-                outcome.kinds.into_iter().for_each(|kind| *kinds.entry(kind).or_default() += 1);
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    bail!("the threads that run schedules have ended")
+                }
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the threads that run schedules have ended"),
+            if let Some(seed) = pool.hangs() {
+                pool.stop();
+                return Err(self.hang(seed).into());
+            }
+            if !args.quiet && told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                let (client, seconds) = (self.client, begun.elapsed().as_secs());
+                eprintln!("lab: {client}: {done} schedules, {messages} messages, {seconds} s");
+            }
         }
-        if let Some(seed) = pool.hangs() {
-            pool.stop();
-            return Err(hang(seed).into());
+        let counts = KINDS.iter().enumerate();
+        let counts = counts.map(|(kind, name)| format!("{name} {}", kinds.get(&kind).copied().unwrap_or(0)));
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        if schedules >= ALL_KINDS && kinds.len() < KINDS.len() {
+            bail!("of some kind, no fault happened in {schedules} schedules: {counts}");
         }
-        if !args.quiet && told.elapsed() >= PROGRESS {
-            told = Instant::now();
-            eprintln!("lab: {done} schedules, {messages} messages, {} s", begun.elapsed().as_secs());
+        if schedules > 0 {
+            let client = self.client;
+            println!("{client}: {schedules} schedules, {messages} messages: all as promised; with {counts}");
         }
-    }
-    let counts = KINDS.iter().enumerate();
-    let counts = counts.map(|(kind, name)| format!("{name} {}", kinds.get(&kind).copied().unwrap_or(0)));
-    let counts = counts.collect::<Vec<_>>().join(", ");
-    if args.schedules >= ALL_KINDS && kinds.len() < KINDS.len() {
-        bail!("of some kind, no fault happened in {} schedules: {counts}", args.schedules);
-    }
-    println!("{} schedules, {messages} messages: all as promised; with {counts}", args.schedules);
-    Ok(())
-}
-
-/// The threads that run schedules.
-struct Pool {
-    results: mpsc::Receiver<(u64, std::io::Result<Outcome>)>,
-    /// The next seed.
-    next: Arc<AtomicU64>,
-    /// What each thread is at.
-    busy: Vec<Arc<Mutex<Busy>>>,
-}
-
-/// The seed of a schedule that is run, and since when.
-type Busy = Option<(u64, Instant)>;
-
-impl Pool {
-    fn start(args: &FaultsArgs) -> Self {
-        let (sender, results) = mpsc::channel();
-        let next = Arc::new(AtomicU64::new(args.seed));
-        let end = args.seed.saturating_add(args.schedules);
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let busy = (0..threads).map(|_| {
-            let (sender, next, busy) = (sender.clone(), next.clone(), Arc::new(Mutex::new(None)));
-            let mine = busy.clone();
-            thread::spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        return;
-                    }
-                    *mine.lock().unwrap_or_else(PoisonError::into_inner) = Some((seed, Instant::now()));
-                    let outcome = course::run(&Schedule::new(seed));
-                    *mine.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    if sender.send((seed, outcome)).is_err() {
-                        return;
-                    }
-                }
-            });
-            busy
-        });
-        Self { busy: busy.collect(), results, next }
+        Ok(())
     }
 
-    /// Lets no other schedule begin.
-    fn stop(&self) {
-        self.next.store(u64::MAX / 2, Ordering::Relaxed);
+    fn failure(&self, seed: u64, outcome: Outcome) -> io::Result<Failure> {
+        let mut schedule = (self.schedule)(seed);
+        let mut violations = outcome.violations;
+        let mut is_what = "";
+        if self.repeats {
+            eprintln!("lab: the schedule of seed {seed} fails; looking for the shortest");
+            for violation in &violations {
+                eprintln!("lab:   {violation}");
+            }
+            let again = (self.run)(&schedule)?;
+            if again.trace != outcome.trace {
+                eprintln!("lab: it takes another course now, with {} violations", again.violations.len());
+            }
+            (schedule, violations) = shrink::shrink(schedule, violations)?;
+            is_what = "; the shortest that fails is";
+        }
+        let client = self.client;
+        Ok(Failure {
+            tried: format!("{client} in the schedule of faults of seed {seed}{is_what}\n{schedule}"),
+            observed: violations.join("\n"),
+            hint: format!("run it again with: cargo lab faults --seed {seed} {}", self.option),
+        })
     }
 
-    /// The seed of a schedule that does not end, although its time is not real.
-    fn hangs(&self) -> Option<u64> {
-        let all = self.busy.iter();
-        all.filter_map(|busy| *busy.lock().unwrap_or_else(PoisonError::into_inner))
-            .find(|(_, since)| since.elapsed() > HANG)
-            .map(|(seed, _)| seed)
-    }
-}
-
-fn failure(seed: u64, outcome: Outcome) -> Result<Failure> {
-    eprintln!("lab: the schedule of seed {seed} fails; looking for the shortest");
-    for violation in &outcome.violations {
-        eprintln!("lab:   {violation}");
-    }
-    let again = course::run(&Schedule::new(seed))?;
-    if again.trace != outcome.trace {
-        eprintln!("lab: it takes another course now, with {} violations", again.violations.len());
-    }
-    let (shortest, violations) = shrink::shrink(Schedule::new(seed), outcome.violations)?;
-    Ok(Failure {
-        tried: format!("the schedule of faults of seed {seed}; the shortest that fails is\n{shortest}"),
-        observed: violations.join("\n"),
-        hint: format!("run it again with: cargo lab faults --seed {seed} --schedules 1"),
-    })
-}
-
-fn hang(seed: u64) -> Failure {
-    Failure {
-        tried: format!("the schedule of faults of seed {seed}:\n{}", Schedule::new(seed)),
-        observed: format!("it is not done after {} s: something is busy without end", HANG.as_secs()),
-        hint: format!("run it in a debugger: cargo lab faults --seed {seed} --schedules 1"),
+    fn hang(&self, seed: u64) -> Failure {
+        let (client, schedule) = (self.client, (self.schedule)(seed));
+        Failure {
+            tried: format!("{client} in the schedule of faults of seed {seed}:\n{schedule}"),
+            observed: format!("it is not done after {} s: something is busy without end", HANG.as_secs()),
+            hint: format!("run it in a debugger: cargo lab faults --seed {seed} {}", self.option),
+        }
     }
 }
 

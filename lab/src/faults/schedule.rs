@@ -8,6 +8,7 @@ use fastrand::Rng;
 use xs_client::{Config, Path, Reconnect, Retry};
 
 use super::fault::{Fault, STORM, pick};
+use super::worker::FOREVER;
 
 /// Directories that everybody changes.
 pub(super) const SHARED: usize = 4;
@@ -278,8 +279,30 @@ impl Schedule {
     /// The schedule of a seed.
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let rng = &mut rng;
-        let mut settings = Settings::new(rng);
+        let settings = Settings::new(&mut rng);
+        Self::of(seed, settings, &mut rng)
+    }
+
+    /// One whose time is real, for a client that makes no lost connection again.
+    pub(super) fn in_real_time(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let mut settings = Settings::new(&mut rng);
+        settings.config.reconnect = None;
+        settings.latency = settings.latency.min(2);
+        if settings.config.window == 64 {
+            // More than a small socket takes at once.
+            settings.config.window = 1024;
+        }
+        let mut schedule = Self::of(seed, settings, &mut rng);
+        // Without one, who is not woken waits for ever.
+        let deadline = &mut schedule.settings.config.deadline;
+        if *deadline > Duration::from_secs(1) {
+            *deadline = FOREVER;
+        }
+        schedule
+    }
+
+    fn of(seed: u64, mut settings: Settings, rng: &mut Rng) -> Self {
         let mut faults: Vec<Fault> = (0..rng.usize(0..7)).map(|_| Fault::survived(rng)).collect();
         // Without reconnection, nothing happens to a client whose connection has ended.
         let endings = rng.usize(0..if settings.config.reconnect.is_some() { 4 } else { 2 });

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::Decoder;
-use xs_client::{ErrorCode, Op, Path, Reply, Request, TxId};
+use xs_client::{ErrorCode, Op, Path, Reply, Request, Transport, TxId};
 use xs_proto::{Header, Message, MessageCodec, StreamError, Token, WatchEvent};
 
 use super::fault::{Garbage, STORM, Way, What};
@@ -62,19 +62,24 @@ impl Wire {
     }
 
     /// Passes everything on until one side or a fault ends the connection, which ends both sides.
-    pub(super) async fn run(mut self, client: DuplexStream, store: DuplexStream) {
+    pub(super) async fn run(mut self, client: impl Transport, store: DuplexStream) {
         if let Err(error) = self.pass(client, store).await {
             self.world.violation(format!("the stream cannot be followed any more: {error}"));
         }
         self.world.wire_ended();
     }
 
-    async fn pass(&mut self, client: DuplexStream, store: DuplexStream) -> Result<(), StreamError> {
+    async fn pass(&mut self, client: impl Transport, store: DuplexStream) -> Result<(), StreamError> {
         let (mut from_client, mut into_client) = tokio::io::split(client);
         let (mut from_store, mut into_store) = tokio::io::split(store);
         let (mut requests, mut replies) = (BytesMut::new(), BytesMut::new());
         let mut codec = MessageCodec::default();
-        while self.strike() {
+        loop {
+            // What becomes due while this looks at the rest is looked at the next time.
+            let now = Instant::now();
+            if !self.strike() {
+                return Ok(());
+            }
             let (store_held, client_held) = (self.is_held(Way::ToStore), self.is_held(Way::ToClient));
             self.reorder();
             let store_piece = self.piece(Way::ToStore, store_held);
@@ -85,8 +90,8 @@ impl Wire {
                 Some(Way::ToClient) if self.to_client.is_empty() => return Ok(()),
                 _ => {}
             }
-            let dues = [self.to_store.due(), self.to_client.due(), self.world.next()];
-            let next = dues.into_iter().flatten().filter(|due| *due > Instant::now()).min();
+            let dues = [self.to_store.due(), self.to_client.due(), self.world.next(now)];
+            let next = dues.into_iter().flatten().filter(|due| *due > now).min();
             // In a fixed order, so that a schedule has one course.
             tokio::select! {
                 biased;
@@ -125,7 +130,6 @@ impl Wire {
                 () = wait(next), if next.is_some() => {}
             }
         }
-        Ok(())
     }
 
     fn client_ended(&self, rest: &[u8]) -> Result<(), StreamError> {

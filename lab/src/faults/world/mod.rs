@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
-use xs_client::{Access, Client, DomId, Lifecycle, Path, Permissions, Request};
+use xs_client::{Access, DomId, Path, Permissions, Request};
 use xs_store::Store;
 
 use super::direct::Direct;
@@ -347,11 +347,10 @@ impl World {
         Some(found)
     }
 
-    /// When the next fault begins, or one that lasts is over.
-    pub(super) fn next(&self) -> Option<Instant> {
-        let now = self.now();
+    /// When a fault begins, or one that lasts is over, after a moment.
+    pub(super) fn next(&self, after: Instant) -> Option<Instant> {
         let moments = self.schedule.faults.iter().flat_map(|fault| [fault.at, fault.until()]);
-        moments.filter(|ms| *ms > now).min().map(|ms| self.at(ms))
+        moments.map(|ms| self.at(ms)).filter(|moment| *moment > after).min()
     }
 
     /// Uses a fault that happens to so many messages, if one is due that does this.
@@ -400,9 +399,4 @@ impl World {
             messages: state.messages,
         }
     }
-}
-
-/// Whether a client's connection has ended for good.
-pub(super) fn has_ended(client: &Client) -> bool {
-    matches!(client.lifecycle().now(), Lifecycle::Ended(_))
 }

@@ -1,14 +1,15 @@
 //! What callers ask for, and what the client may make of it.
 
-use xs_client::{Error, ErrorCode, Op, Path, Request, Requests};
+use xs_client::{Error, ErrorCode, Op, Path, Request};
 
 use super::World;
+use crate::faults::face::Asks;
 use crate::faults::fault::What;
 use crate::faults::schedule::counter;
 
 impl World {
     /// Asks for a change.
-    pub(crate) async fn ask(&self, of: &Requests, change: Request) -> Result<(), Error> {
+    pub(crate) async fn ask(&self, of: &impl Asks, change: Request) -> Result<(), Error> {
         self.note_asked(&change);
         of.request(change).await.map(drop)
     }
