@@ -23,9 +23,10 @@ use super::face::{Asks, Face, Watches, slack};
 use super::fault::STORM;
 use super::follower::Following;
 use super::schedule::{
-    CROWD, Deed, Schedule, counter, crowd, domains_node, flag, home, home_node, path, shared, shared_node,
+    CROWD, Deed, FOREVER, Schedule, counter, crowd, domains_node, flag, home, home_node, path, shared,
+    shared_node,
 };
-use super::worker::{Caller, FOREVER, value_of};
+use super::worker::{Caller, value_of};
 use super::world::{Outcome, World};
 
 thread_local! {

@@ -16,7 +16,7 @@ use xs_client::{
 };
 
 use super::dial::{Dialer, dial, dial_socket};
-use super::worker::FOREVER;
+use super::schedule::FOREVER;
 use super::world::World;
 
 /// So long a thread looks for changes before its task can be ended.

@@ -123,6 +123,9 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
 impl Trial {
     /// Runs so many schedules; the first that fails is an error.
     fn put_through(&self, schedules: u64, args: &FaultsArgs) -> Result<()> {
+        if schedules == 0 {
+            return Ok(());
+        }
         let begun = Instant::now();
         let mut told = begun;
         let mut done = 0;
@@ -162,17 +165,15 @@ impl Trial {
         if schedules >= ALL_KINDS && kinds.len() < KINDS.len() {
             bail!("of some kind, no fault happened in {schedules} schedules: {counts}");
         }
-        if schedules > 0 {
-            let client = self.client;
-            println!("{client}: {schedules} schedules, {messages} messages: all as promised; with {counts}");
-        }
+        let client = self.client;
+        println!("{client}: {schedules} schedules, {messages} messages: all as promised; with {counts}");
         Ok(())
     }
 
     fn failure(&self, seed: u64, outcome: Outcome) -> io::Result<Failure> {
         let mut schedule = (self.schedule)(seed);
         let mut violations = outcome.violations;
-        let mut is_what = "";
+        let mut of = "";
         if self.repeats {
             eprintln!("lab: the schedule of seed {seed} fails; looking for the shortest");
             for violation in &violations {
@@ -183,11 +184,11 @@ impl Trial {
                 eprintln!("lab: it takes another course now, with {} violations", again.violations.len());
             }
             (schedule, violations) = shrink::shrink(schedule, violations)?;
-            is_what = "; the shortest that fails is";
+            of = "; the shortest that fails is";
         }
         let client = self.client;
         Ok(Failure {
-            tried: format!("{client} in the schedule of faults of seed {seed}{is_what}\n{schedule}"),
+            tried: format!("{client} in the schedule of faults of seed {seed}{of}:\n{schedule}"),
             observed: violations.join("\n"),
             hint: format!("run it again with: cargo lab faults --seed {seed} {}", self.option),
         })

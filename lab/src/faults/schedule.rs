@@ -8,7 +8,9 @@ use fastrand::Rng;
 use xs_client::{Config, Path, Reconnect, Retry};
 
 use super::fault::{Fault, STORM, pick};
-use super::worker::FOREVER;
+
+/// Longer than anything may take, in the time of the schedule.
+pub(super) const FOREVER: Duration = Duration::from_secs(3600);
 
 /// Directories that everybody changes.
 pub(super) const SHARED: usize = 4;

@@ -17,16 +17,13 @@ use super::face::{Asks, Face, Watches, slack};
 use super::fault::STORM;
 use super::own::Own;
 use super::schedule::{
-    Act, Body, GiveUp, NODES, SHARED, Step, Worker, counter, flag, own, path, shared, shared_node,
+    Act, Body, FOREVER, GiveUp, NODES, SHARED, Step, Worker, counter, flag, own, path, shared, shared_node,
 };
 use super::world::{World, count_value};
 
 /// Each worker acts in moments of its own, so that a schedule has one course: who is woken first
 /// of those that a lost connection wakes together is nobody's promise.
 const MOMENTS: u64 = 8;
-
-/// Longer than anything may take, in the time of the schedule.
-pub(super) const FOREVER: Duration = Duration::from_secs(3600);
 
 /// Longer than what is still under way when the storm ends.
 const AFTER_STORM: u64 = 60_000;
