@@ -34,29 +34,32 @@
 //! The toolstack's own record (`/libxl/...`) alone. What the guest writes in its directory is
 //! read for reports and listings, and for one decision: whether a frontend is at work there.
 
-mod cleanup;
-mod config;
 mod device;
-mod failure;
 mod guest;
+mod id;
+mod kind;
 mod list;
 pub mod machine;
 pub mod multi;
-mod observe;
+mod operation;
+mod report;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod toolstack;
-mod transactions;
 mod tree;
-pub mod vbd;
-pub mod vif;
 
-pub use config::Device;
-pub use device::{DeviceId, Kind, Paths};
-pub use failure::{Cause, End, Failure, FailureKind, Observation, Operation, Warning};
+pub use device::Device;
 use guest::Guest;
 pub use guest::find_domain;
-pub use list::{Listed, list};
+pub use id::{DeviceId, Paths, Which};
+pub use kind::{Kind, KindInfo, ListedKey, vbd, vif};
+pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
-pub use toolstack::{Step, Success, Toolstack};
+pub use operation::Target;
+pub use operation::owner::Owner;
+pub use operation::record::{Occupant, Record, Stage, Token};
+pub use report::{
+    Cause, End, Failure, FailureKind, Hint, Named, Observation, Operation, Step, Success, Warning,
+};
+pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};

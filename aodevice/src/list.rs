@@ -1,32 +1,25 @@
 //! Listing a guest's devices, from the toolstack's record of them.
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
+
 use devstate::StateValue;
+use serde::Serialize;
 use xs_client::{Client, DomId, Error, Path};
 
-use crate::device::lx_parent;
-use crate::observe::shown;
-use crate::{DeviceId, Kind};
+use crate::id::lx_parent;
+use crate::operation::observe::shown;
+use crate::{DeviceId, Kind, Record, Which};
 
 /// A device of a guest, with what both ends say of it.
 ///
 /// What is read from the guest's directory is its word alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Listed {
-    /// Its device id.
-    pub devid: u32,
-    /// The domain that serves it.
-    pub be: DomId,
-    /// Its directory in that domain's home.
+    /// Its identity.
+    pub id: DeviceId,
+    /// Its directory in the backend's domain.
     pub backend_path: String,
-    /// Its address (vif).
-    pub mac: Option<String>,
-    /// Its name (vbd).
-    pub vdev: Option<String>,
-    /// What it serves (vbd).
-    pub params: Option<String>,
-    /// The bridge it is on (vif).
-    pub bridge: Option<String>,
     /// The frontend's state.
     pub frontend_state: Option<StateValue>,
     /// The backend's state.
@@ -35,24 +28,59 @@ pub struct Listed {
     pub online: Option<bool>,
     /// What the hotplug script reported.
     pub hotplug_status: Option<String>,
-    /// The frontend's event channel.
-    pub event_channel: Option<u32>,
-    /// The frontend's ring (vbd).
-    pub ring_ref: Option<u32>,
-    /// The frontend's sending ring (vif).
-    pub tx_ring_ref: Option<u32>,
-    /// The frontend's receiving ring (vif).
-    pub rx_ring_ref: Option<u32>,
     /// The record of an operation that is under way, or was left unfinished.
     pub operation: Option<String>,
+    /// What its kind has besides, by [`crate::KindInfo::listed`].
+    #[serde(flatten)]
+    pub of_kind: BTreeMap<&'static str, Option<ListedValue>>,
 }
 
-fn number(value: Option<Bytes>) -> Option<u32> {
-    std::str::from_utf8(&value?).ok()?.parse().ok()
+/// A value of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum ListedValue {
+    /// A number.
+    Number(u32),
+    /// A text that can be shown.
+    Text(String),
 }
 
-fn text(value: Option<Bytes>) -> Option<String> {
-    value.map(|text| shown(&text))
+impl Listed {
+    /// A device of which nothing but its identity is known.
+    pub fn new(id: DeviceId, backend_path: impl Into<String>) -> Self {
+        Self {
+            id,
+            backend_path: backend_path.into(),
+            frontend_state: None,
+            backend_state: None,
+            online: None,
+            hotplug_status: None,
+            operation: None,
+            of_kind: BTreeMap::new(),
+        }
+    }
+
+    /// A text of its kind.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.of_kind.get(name)? {
+            Some(ListedValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A number of its kind.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        match self.of_kind.get(name)? {
+            Some(ListedValue::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// What its operation record says.
+    pub fn record(&self) -> Option<Record> {
+        Record::parse(self.operation.as_deref()?)
+    }
 }
 
 /// The guest's devices of a kind, in the order of their ids.
@@ -69,43 +97,45 @@ pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>,
     let backends = client.read_many(&recorded).await?;
     let mut devices = Vec::with_capacity(devids.len());
     for (devid, backend) in devids.into_iter().zip(backends) {
-        // The toolstack's and the guest's directories do not depend on the backend's domain.
-        let id = DeviceId { fe, kind, devid, be: DomId::DOM0, be_kind: kind };
-        let (lx, frontend) = (id.toolstack()?, id.frontend()?);
-        let Some(backend) = backend.and_then(|text| Path::new(&text).ok()) else {
-            continue;
-        };
-        let mut keys = Vec::new();
-        for key in ["mac", "dev", "params", "bridge", "op"] {
-            keys.push(lx.join(key)?);
+        if let Some(backend) = backend.and_then(|text| Path::new(&text).ok()) {
+            devices.push(read(client, Which { fe, kind, devid }, &backend).await?);
         }
-        for key in ["state", "online", "hotplug-status"] {
-            keys.push(backend.join(key)?);
-        }
-        for key in ["state", "event-channel", "ring-ref", "tx-ring-ref", "rx-ring-ref"] {
-            keys.push(frontend.join(key)?);
-        }
-        let mut values = client.read_many(&keys).await?.into_iter();
-        let mut next = || values.next().flatten();
-        // In the order of the keys.
-        devices.push(Listed {
-            devid,
-            be: backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0),
-            backend_path: backend.to_string(),
-            mac: text(next()),
-            vdev: text(next()),
-            params: text(next()),
-            bridge: text(next()),
-            operation: text(next()),
-            backend_state: next().as_deref().map(StateValue::parse),
-            online: next().map(|online| &online[..] == b"1"),
-            hotplug_status: text(next()),
-            frontend_state: next().as_deref().map(StateValue::parse),
-            event_channel: number(next()),
-            ring_ref: number(next()),
-            tx_ring_ref: number(next()),
-            rx_ring_ref: number(next()),
-        });
     }
     Ok(devices)
+}
+
+async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, Error> {
+    let be = backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0);
+    let id = DeviceId::new(which, be);
+    let (lx, frontend) = (id.toolstack()?, id.frontend()?);
+    let of_kind = which.kind.info().listed;
+    let mut keys = vec![lx.join("op")?];
+    for key in ["state", "online", "hotplug-status"] {
+        keys.push(backend.join(key)?);
+    }
+    keys.push(frontend.join("state")?);
+    for listed in of_kind {
+        keys.push(if listed.of_guest { frontend.join(listed.key)? } else { lx.join(listed.key)? });
+    }
+    let mut values = client.read_many(&keys).await?.into_iter();
+    let mut next = || values.next().flatten();
+    // In the order of the keys.
+    let text = |value: Option<bytes::Bytes>| value.map(|text| shown(&text));
+    let mut listed = Listed::new(id, backend.to_string());
+    listed.operation = text(next());
+    listed.backend_state = next().as_deref().map(StateValue::parse);
+    listed.online = next().map(|online| &online[..] == b"1");
+    listed.hotplug_status = text(next());
+    listed.frontend_state = next().as_deref().map(StateValue::parse);
+    for key in of_kind {
+        let value = next();
+        let value = if key.of_guest {
+            let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+            number.map(ListedValue::Number)
+        } else {
+            text(value).map(ListedValue::Text)
+        };
+        listed.of_kind.insert(key.name, value);
+    }
+    Ok(listed)
 }

@@ -2,6 +2,7 @@
 
 use xs_client::{Access, DomId, Permissions, Request};
 
+use crate::kind::Recorded;
 use crate::{DeviceId, Paths};
 
 /// Keys and values of one directory, in the order in which they are written.
@@ -16,6 +17,11 @@ impl Keys {
     pub(crate) fn add(&mut self, key: &'static str, value: impl ToString) -> &mut Self {
         self.0.push((key, value.to_string()));
         self
+    }
+
+    /// The keys with their values, to be kept.
+    pub(crate) fn recorded(&self) -> Recorded {
+        self.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     /// The keys with their values.
@@ -56,7 +62,7 @@ impl Tree {
         paths: &Paths,
         record: &str,
     ) -> Result<Vec<Request>, xs_client::Error> {
-        let Paths { frontend, backend, toolstack } = paths;
+        let Paths { frontend, backend, toolstack, .. } = paths;
         let mut requests = Vec::with_capacity(64);
         let write =
             |directory: &xs_client::Path, key: &str, value: &str| -> Result<Request, xs_client::Error> {

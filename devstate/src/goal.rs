@@ -49,6 +49,27 @@ impl Goal {
         Self { done: StateSet::of(&[XenbusState::Closed]), fail: StateSet::EMPTY, absent: Absent::Done };
 }
 
+impl Goal {
+    /// What a wait for this goal ends with when the node holds this; `None` if that is not decisive.
+    pub fn decide(&self, value: Option<&StateValue>) -> Option<Outcome> {
+        let Some(value) = value else {
+            return match self.absent {
+                Absent::Done => Some(Outcome::Gone),
+                Absent::Fail => Some(Outcome::Vanished),
+                Absent::Ignore => None,
+            };
+        };
+        let state = value.state()?;
+        if self.done.contains(state) {
+            Some(Outcome::Reached(state))
+        } else if self.fail.contains(state) {
+            Some(Outcome::Failed(state))
+        } else {
+            None
+        }
+    }
+}
+
 /// As in `2 (InitWait) or 4 (Connected)`.
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,8 +85,10 @@ pub enum Outcome {
     Reached(XenbusState),
     /// One of the defeating states was seen.
     Failed(XenbusState),
-    /// The node is not there, and that is decisive: see [`Goal::absent`] for which way.
+    /// The node is not there, which reaches the goal ([`Absent::Done`]).
     Gone,
+    /// The node is not there, which defeats the goal ([`Absent::Fail`]).
+    Vanished,
     /// The deadline passed.
     TimedOut {
         /// What the node held at the last look; `None` if it was not there.
@@ -75,4 +98,27 @@ pub enum Outcome {
     Aborted,
     /// The store failed.
     Io(Error),
+}
+
+impl Outcome {
+    /// Whether the goal was reached.
+    pub fn is_reached(&self) -> bool {
+        matches!(self, Self::Reached(_) | Self::Gone)
+    }
+}
+
+/// As a sentence's end: `reached 4 (Connected)`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reached(state) => write!(f, "reached {state}"),
+            Self::Failed(state) => write!(f, "went to {state}"),
+            Self::Gone => f.write_str("is gone, as wanted"),
+            Self::Vanished => f.write_str("vanished"),
+            Self::TimedOut { last: Some(last) } => write!(f, "timed out at {last}"),
+            Self::TimedOut { last: None } => f.write_str("timed out, and is not there"),
+            Self::Aborted => f.write_str("was cancelled"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 /// The state of one end of a paravirtual device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -66,15 +68,32 @@ impl fmt::Display for XenbusState {
 
 /// By name, in any case, or by number.
 impl FromStr for XenbusState {
-    type Err = String;
+    type Err = StateError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, StateError> {
         let named = Self::ALL.into_iter().find(|state| format!("{state:?}").eq_ignore_ascii_case(text));
         let numbered = || text.parse().ok().and_then(Self::from_number);
-        named.or_else(numbered).ok_or_else(|| {
-            let names = Self::ALL.map(|state| format!("{state:?}")).join(", ");
-            format!("{text:?} is no XenbusState: give a number from 0 to 8, or one of {names}")
-        })
+        named.or_else(numbered).ok_or_else(|| StateError(text.chars().take(40).collect()))
+    }
+}
+
+/// A text that names no state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateError(String);
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = XenbusState::ALL.map(|state| format!("{state:?}")).join(", ");
+        write!(f, "{:?} is no XenbusState: give a number from 0 to 8, or one of {names}", self.0)
+    }
+}
+
+impl std::error::Error for StateError {}
+
+/// As its number.
+impl Serialize for XenbusState {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u8(self.number())
     }
 }
 
@@ -113,6 +132,16 @@ impl fmt::Display for StateValue {
         match self {
             Self::State(state) => state.fmt(f),
             Self::Malformed(bytes) => write!(f, "\"{}\", which is no state", bytes.escape_ascii()),
+        }
+    }
+}
+
+/// A state as its number, anything else as the text that stands there.
+impl Serialize for StateValue {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::State(state) => state.serialize(to),
+            Self::Malformed(_) => to.collect_str(self),
         }
     }
 }

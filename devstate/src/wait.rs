@@ -10,13 +10,14 @@
 //!
 //! At most one read is under way, whatever number of hints come.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Error, Path};
 
-use crate::{Absent, Goal, Outcome, StateValue};
+use crate::{Goal, Outcome, StateValue};
 
 /// What happens to a wait.
 #[derive(Clone, Debug)]
@@ -37,37 +38,55 @@ pub enum Event {
 /// What a wait asks for.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Action {
+pub enum Action<T> {
     /// Read the node.
     Read,
     /// Nothing, until the next event.
     Rest,
     /// It is over.
-    Finish(Outcome),
+    Finish(Ended<T>),
 }
+
+/// How a wait for the value of any node ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Ended<T> {
+    /// The value was decisive.
+    Decided(T),
+    /// The deadline passed.
+    TimedOut,
+    /// The wait was cancelled.
+    Aborted,
+    /// The store failed.
+    Io(Error),
+}
+
+/// Looks at a node's value (`None` if the node is not there), and says what the wait ends with if
+/// that is decisive.
+type Decide<'a, T> = Box<dyn FnMut(Option<&[u8]>) -> Option<T> + Send + 'a>;
 
 /// The wait as a plain value: feed it events, do what it asks.
-#[derive(Clone, Debug)]
-pub struct Wait {
-    goal: Goal,
+pub struct Wait<'a, T> {
+    decide: Decide<'a, T>,
     reading: bool,
     stale: bool,
-    last: Option<StateValue>,
 }
 
-impl Wait {
-    /// A wait for this goal, which has not looked yet.
-    pub fn new(goal: Goal) -> Self {
-        Self { goal, reading: false, stale: false, last: None }
+impl<T> fmt::Debug for Wait<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reading, stale, .. } = self;
+        f.debug_struct("Wait").field("reading", reading).field("stale", stale).finish_non_exhaustive()
     }
+}
 
-    /// What the node held at the last look.
-    pub fn last(&self) -> Option<&StateValue> {
-        self.last.as_ref()
+impl<'a, T> Wait<'a, T> {
+    /// A wait which has not looked yet. `decide` sees every value that is read.
+    pub fn new(decide: impl FnMut(Option<&[u8]>) -> Option<T> + Send + 'a) -> Self {
+        Self { decide: Box::new(decide), reading: false, stale: false }
     }
 
     /// Takes an event. After [`Action::Finish`] it takes no more.
-    pub fn on(&mut self, event: Event) -> Action {
+    pub fn on(&mut self, event: Event) -> Action<T> {
         match event {
             Event::Hint if self.reading => {
                 self.stale = true;
@@ -76,43 +95,33 @@ impl Wait {
             Event::Hint => self.read(),
             Event::Value(value) => {
                 self.reading = false;
-                self.last = value.as_deref().map(StateValue::parse);
-                match self.decide() {
-                    Some(outcome) => Action::Finish(outcome),
+                match (self.decide)(value.as_deref()) {
+                    Some(decided) => Action::Finish(Ended::Decided(decided)),
                     None if self.stale => self.read(),
                     None => Action::Rest,
                 }
             }
-            Event::Deadline => Action::Finish(Outcome::TimedOut { last: self.last.clone() }),
-            Event::Cancel => Action::Finish(Outcome::Aborted),
-            Event::Failed(error) => Action::Finish(Outcome::Io(error)),
+            Event::Deadline => Action::Finish(Ended::TimedOut),
+            Event::Cancel => Action::Finish(Ended::Aborted),
+            Event::Failed(error) => Action::Finish(Ended::Io(error)),
         }
     }
 
-    fn read(&mut self) -> Action {
+    fn read(&mut self) -> Action<T> {
         (self.reading, self.stale) = (true, false);
         Action::Read
     }
-
-    fn decide(&self) -> Option<Outcome> {
-        let Some(value) = &self.last else {
-            return (self.goal.absent != Absent::Ignore).then_some(Outcome::Gone);
-        };
-        let state = value.state()?;
-        if self.goal.done.contains(state) {
-            Some(Outcome::Reached(state))
-        } else if self.goal.fail.contains(state) {
-            Some(Outcome::Failed(state))
-        } else {
-            None
-        }
-    }
 }
 
-/// Waits until the node at `path` decides the goal, for at most `limit`.
+/// Waits until the `state` node at `path` decides the goal, for at most `limit`; `Duration::MAX` means
+/// no deadline.
 ///
 /// Costs one watch while it lasts, and one read per hint at most. A `cancel` that fires ends it
-/// with [`Outcome::Aborted`]; dropping the future removes the watch and has no other effect.
+/// with [`Outcome::Aborted`].
+///
+/// # Cancel safety
+///
+/// Dropping the future removes the watch and has no other effect.
 pub async fn wait(
     client: &Client,
     path: &Path,
@@ -120,24 +129,54 @@ pub async fn wait(
     limit: Duration,
     cancel: &CancellationToken,
 ) -> Outcome {
-    let deadline = Instant::now() + limit;
-    let mut wait = Wait::new(goal);
+    let mut last = None;
+    let decide = |value: Option<&[u8]>| {
+        last = value.map(StateValue::parse);
+        goal.decide(last.as_ref())
+    };
+    match wait_until(client, path, limit, cancel, decide).await {
+        Ended::Decided(outcome) => outcome,
+        Ended::TimedOut => Outcome::TimedOut { last },
+        Ended::Aborted => Outcome::Aborted,
+        Ended::Io(error) => Outcome::Io(error),
+    }
+}
+
+/// Waits until `decide` says something of the value of the node at `path`, for at most `limit`;
+/// `Duration::MAX` means no deadline. For nodes that hold no state: `hotplug-status`, a device
+/// model's `state`.
+///
+/// Costs one watch while it lasts, and one read per hint at most.
+///
+/// # Cancel safety
+///
+/// Dropping the future removes the watch and has no other effect.
+pub async fn wait_until<T>(
+    client: &Client,
+    path: &Path,
+    limit: Duration,
+    cancel: &CancellationToken,
+    decide: impl FnMut(Option<&[u8]>) -> Option<T> + Send,
+) -> Ended<T> {
+    let deadline = deadline(limit);
+    tokio::pin!(deadline);
+    let mut wait = Wait::new(decide);
     let subscribed = tokio::select! {
         biased;
-        () = cancel.cancelled() => return Outcome::Aborted,
+        () = cancel.cancelled() => return Ended::Aborted,
         watch = client.watch(path) => watch,
-        () = sleep_until(deadline) => return Outcome::TimedOut { last: None },
+        () = &mut deadline => return Ended::TimedOut,
     };
     let mut watch = match subscribed {
         Ok(watch) => watch,
-        Err(error) => return Outcome::Io(error),
+        Err(error) => return Ended::Io(error),
     };
     // Subscribed first, read after: what happens in between fires the watch.
     let mut action = wait.on(Event::Hint);
     loop {
         let reading = matches!(action, Action::Read);
-        if let Action::Finish(outcome) = action {
-            return outcome;
+        if let Action::Finish(ended) = action {
+            return ended;
         }
         let read = async {
             match client.read_opt(path).await {
@@ -155,16 +194,42 @@ pub async fn wait(
                 Ok(_) => Event::Hint,
                 Err(error) => Event::Failed(error),
             },
-            () = sleep_until(deadline) => Event::Deadline,
+            () = &mut deadline => Event::Deadline,
         };
         action = wait.on(event);
+    }
+}
+
+/// From here on a limit means no deadline. Tokio's own arithmetic has room for it.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Resolves when `limit` has passed since this was called; never if that is 100 years or more, such as
+/// `Duration::MAX`.
+pub fn deadline(limit: Duration) -> impl Future<Output = ()> {
+    let deadline = (limit < FOR_EVER).then(|| Instant::now() + limit);
+    async move {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::XenbusState;
+    use crate::{Absent, XenbusState};
+
+    fn wait_for(goal: Goal) -> Wait<'static, Outcome> {
+        Wait::new(move |value| goal.decide(value.map(StateValue::parse).as_ref()))
+    }
+
+    fn finished(action: Action<Outcome>) -> Option<Outcome> {
+        match action {
+            Action::Finish(Ended::Decided(outcome)) => Some(outcome),
+            _ => None,
+        }
+    }
 
     fn value(text: &str) -> Event {
         Event::Value(Some(text.as_bytes().to_vec()))
@@ -172,7 +237,7 @@ mod tests {
 
     #[test]
     fn hints_during_a_read_cost_one_more_read() {
-        let mut wait = Wait::new(Goal::CLOSED);
+        let mut wait = wait_for(Goal::CLOSED);
         assert!(matches!(wait.on(Event::Hint), Action::Read));
         for _ in 0..1000 {
             assert!(matches!(wait.on(Event::Hint), Action::Rest));
@@ -180,21 +245,21 @@ mod tests {
         assert!(matches!(wait.on(value("4")), Action::Read));
         assert!(matches!(wait.on(value("5")), Action::Rest));
         assert!(matches!(wait.on(Event::Hint), Action::Read));
-        assert!(matches!(wait.on(value("6")), Action::Finish(Outcome::Reached(XenbusState::Closed))));
+        assert!(matches!(finished(wait.on(value("6"))), Some(Outcome::Reached(XenbusState::Closed))));
     }
 
     #[test]
     fn a_backend_that_is_ahead_or_failed_is_decided_at_once() {
         let first = |text| {
-            let mut wait = Wait::new(Goal::BACKEND_READY);
+            let mut wait = wait_for(Goal::BACKEND_READY);
             wait.on(Event::Hint);
             wait.on(value(text))
         };
         for text in ["2", "3", "4"] {
-            assert!(matches!(first(text), Action::Finish(Outcome::Reached(_))), "{text}");
+            assert!(matches!(finished(first(text)), Some(Outcome::Reached(_))), "{text}");
         }
         for text in ["5", "6"] {
-            assert!(matches!(first(text), Action::Finish(Outcome::Failed(_))), "{text}");
+            assert!(matches!(finished(first(text)), Some(Outcome::Failed(_))), "{text}");
         }
         for text in ["0", "1", "7", "9", "", "junk"] {
             assert!(matches!(first(text), Action::Rest), "{text}");
@@ -204,23 +269,12 @@ mod tests {
     #[test]
     fn absence_means_what_the_goal_says() {
         let absent = |absent| {
-            let mut wait = Wait::new(Goal { absent, ..Goal::CLOSED });
+            let mut wait = wait_for(Goal { absent, ..Goal::CLOSED });
             wait.on(Event::Hint);
             wait.on(Event::Value(None))
         };
-        assert!(matches!(absent(Absent::Done), Action::Finish(Outcome::Gone)));
-        assert!(matches!(absent(Absent::Fail), Action::Finish(Outcome::Gone)));
+        assert!(matches!(finished(absent(Absent::Done)), Some(Outcome::Gone)));
+        assert!(matches!(finished(absent(Absent::Fail)), Some(Outcome::Vanished)));
         assert!(matches!(absent(Absent::Ignore), Action::Rest));
-    }
-
-    #[test]
-    fn a_timeout_tells_what_was_last_seen() {
-        let mut wait = Wait::new(Goal::CLOSED);
-        wait.on(Event::Hint);
-        wait.on(value("garbage"));
-        let Action::Finish(Outcome::TimedOut { last: Some(last) }) = wait.on(Event::Deadline) else {
-            panic!("a deadline ends the wait");
-        };
-        assert_eq!(last.to_string(), "\"garbage\", which is no state");
     }
 }

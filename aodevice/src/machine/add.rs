@@ -1,31 +1,43 @@
 //! Adding a device.
 //!
 //! ```text
-//!  Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Settling --> Done
-//!     |                    |                            |              |       ^
-//!     | exists,            | 5, 6, gone,                | failed,      v       |
-//!     | no domain          | timeout                    | timeout   WaitingForGuest
-//!     v                    v                            v              | timeout
-//!  Observing          Observing <---------------------------------------+
-//!     |                    |
-//!     |                    v          roll-back; cannot be cancelled
-//!     |              UndoingScript(n..0) --> Closing --> WaitingForClose --> Destroying
-//!     v                                         | never taken up: gone at once    |
-//!    Done <-------------------------------------+---------------------------------+
+//!  Checking --> Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Settling --> Done
+//!     |          ^  |  ^             |                            |                 v        ^
+//!     |          |  |  |             | 5, 6, gone,                | failed,    WaitingForGuest
+//!     |          |  |  |             | timeout                    | timeout         | timeout
+//!     |          |  |  |             v                            v                 v
+//!     |          |  |  |         Observing <----------------------+-----------------+
+//!     |          |  |  |             |
+//!     |          |  |  |             v      roll-back; cannot be cancelled
+//!     |          |  |  |          Closing --> WaitingForClose --> UndoingScript(n..0) --> Destroying --> Done
+//!     |          |  |  |             | never taken up: gone at once                                       ^
+//!     |          |  |  |             +--------------------------------------------------------------------+
+//!     |          |  |  +-- ended -- WaitingForOwner   an operation on the device is under way
+//!     |          |  +-- gone ------ Recovering        an operation died, or a device is not alive: a removal
+//!     v          v
+//!    Done (it exists, there is no domain: nothing was written)
 //! ```
 //!
 //! Success is: the backend is ready and the scripts have run. That the guest connects is waited
 //! for if asked; it may not even be running. A failure after the tree was written, or when the
-//! store did not say whether it was, rolls all of it back, scripts first since they need it, and
-//! the original cause is the outcome.
+//! store did not say whether it was, rolls all of it back, and the original cause is the outcome. The
+//! backend closes before the scripts undo their work, or a guest that connects late would lose a
+//! device that it uses. A device that somebody else has by now is left to him, but what the scripts
+//! of this add made is still undone.
 
 use std::fmt;
+use std::sync::Arc;
 
-use devstate::{Goal, Outcome};
-use hotplug::Action as ScriptAction;
+use devstate::Goal;
+use xs_client::DomId;
 
-use super::{Action, Awaiting, Closing, Destroyed, Event, Frontend, Limits, missed};
-use crate::{Cause, Warning};
+use super::{
+    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
+    Remove, Step, await_backend,
+};
+use crate::operation::Target;
+use crate::operation::record::Occupant;
+use crate::{Addition, Cause, Device, Warning, Which};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,208 +51,215 @@ pub enum WaitFor {
 }
 
 /// Where an add stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AddState {
-    /// Not begun.
+#[derive(Clone, Debug)]
+enum State {
     Idle,
-    /// The tree is being written.
+    Checking,
     Creating,
-    /// The backend is to take the device up.
-    WaitingForBackend,
-    /// A script runs.
-    RunningScript(usize),
-    /// The guest is to connect.
-    WaitingForGuest,
-    /// The operation record is being removed.
-    Settling,
-    /// It failed; both ends are being looked at.
-    Observing,
-    /// Rolling back: a script undoes its work.
-    UndoingScript(usize),
-    /// Rolling back: the backend is being told to close.
-    Closing,
-    /// Rolling back: the backend is to close.
-    WaitingForClose,
-    /// Rolling back: the tree is being removed.
-    Destroying,
-    /// Over.
+    WaitingForOwner(Which, Occupant),
+    Recovering(Box<Remove>),
+    On(Target, Known),
     Done,
+}
+
+/// Where an add stands whose device is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    WaitingForBackend,
+    RunningScript(usize),
+    WaitingForGuest,
+    Settling,
+    Observing,
+    Closing,
+    WaitingForClose,
+    UndoingScript(usize),
+    Destroying,
+    Leaving,
+}
+
+/// What a roll-back has learned of the device's nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nodes {
+    /// They are to be removed.
+    Ours,
+    /// The backend could not be told to close, so they stay.
+    NotClosed,
+    /// Somebody else has them.
+    Taken,
 }
 
 /// An add as a plain value.
 #[derive(Clone, Debug)]
 pub struct Add {
-    state: AddState,
-    wait_for: WaitFor,
+    state: State,
+    fe: DomId,
+    device: Arc<Device>,
+    addition: Addition,
     limits: Limits,
-    /// Script runs of the device, and how many of them were begun.
-    runs: usize,
+    /// How many script runs were begun.
     begun: usize,
     /// Whether the tree was written, or may have been, so that a failure has something to roll back.
     created: bool,
     /// Whether it is not known if the tree was written.
     unsure: bool,
+    /// What becomes of the nodes when the scripts are undone.
+    nodes: Nodes,
     failure: Option<Cause>,
     warnings: Vec<Warning>,
 }
 
 impl Add {
     /// An add that has not begun.
-    pub fn new(wait_for: WaitFor, limits: Limits) -> Self {
+    pub fn new(fe: DomId, device: Arc<Device>, addition: Addition, limits: Limits) -> Self {
         Self {
-            state: AddState::Idle,
-            wait_for,
+            state: State::Idle,
+            fe,
+            device,
+            addition,
             limits,
-            runs: 0,
             begun: 0,
             created: false,
             unsure: false,
+            nodes: Nodes::Ours,
             failure: None,
             warnings: Vec::new(),
         }
     }
 
-    /// Where it stands.
-    pub fn state(&self) -> AddState {
-        self.state
+    /// Whether it is over.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
     }
 
-    /// Whether what it asks for now may be cancelled. A roll-back may not.
-    pub fn is_cancellable(&self) -> bool {
-        self.failure.is_none()
-    }
-
-    /// How it ended.
-    pub fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
-        (self.failure.map_or(Ok(()), Err), self.warnings)
-    }
-
-    /// Takes an event; what it does not await changes nothing, and is asked for again.
-    pub fn on(&mut self, event: Event) -> Action {
-        match (self.state, event) {
-            (AddState::Idle, Event::Begin) => self.go(AddState::Creating),
-            (AddState::Creating, Event::Known(Ok(runs))) => {
-                (self.runs, self.created) = (runs, true);
-                self.go(AddState::WaitingForBackend)
+    fn create(&mut self, created: Created) {
+        match created {
+            Created::Done(target) => {
+                self.created = true;
+                self.on_target(target, Known::WaitingForBackend);
             }
-            (AddState::Creating, Event::Known(Err(cause))) => self.fail(cause),
-            (AddState::Creating, Event::Unsure(cause)) => {
+            Created::Unsure(target, cause) => {
                 (self.created, self.unsure) = (true, true);
-                self.fail(cause)
+                self.fail(target, cause);
             }
-            (AddState::WaitingForBackend, Event::Waited(outcome)) => {
-                match missed(Goal::BACKEND_READY, self.limits.backend, outcome) {
-                    None => self.script(0),
-                    Some(cause) => self.fail(cause),
+            Created::Occupied(which, occupant) if occupant.alive => {
+                self.state = State::WaitingForOwner(which, occupant);
+            }
+            Created::Occupied(which, _) | Created::Stale(which) => self.recover(which),
+            Created::Failed(cause, Some(target)) => self.fail(target, cause),
+            Created::Failed(cause, None) => self.end(cause),
+        }
+    }
+
+    fn recover(&mut self, which: Which) {
+        let mut remove = Remove::of_leftovers(which, self.limits);
+        remove.on(Event::Begin);
+        self.state = State::Recovering(Box::new(remove));
+    }
+
+    fn recovered(&mut self, remove: Remove) {
+        let (outcome, warnings) = remove.outcome();
+        self.warnings.extend(warnings);
+        match outcome {
+            Ok(()) => self.state = State::Creating,
+            Err(cause) => self.end(cause),
+        }
+    }
+
+    fn on_target(&mut self, target: Target, known: Known) {
+        self.state = State::On(target, known);
+    }
+
+    fn script(&mut self, target: Target, index: usize) {
+        let next = if index < target.runs() {
+            self.begun = index + 1;
+            Known::RunningScript(index)
+        } else if self.addition.wait_for == WaitFor::Connected {
+            Known::WaitingForGuest
+        } else {
+            Known::Settling
+        };
+        self.on_target(target, next);
+    }
+
+    /// It failed before anything was written.
+    fn end(&mut self, cause: Cause) {
+        self.failure = Some(cause);
+        self.state = State::Done;
+    }
+
+    fn fail(&mut self, target: Target, cause: Cause) {
+        self.failure = Some(cause);
+        self.on_target(target, Known::Observing);
+    }
+
+    fn rolls_back(&mut self, target: Target, known: Known, event: Event) {
+        match (known, event) {
+            (Known::Closing, Event::Told(told)) => match told {
+                Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
+                Ok(Closing::Closed | Closing::Missing) => self.undo_script(target, self.begun),
+                Ok(Closing::Destroyed) => self.state = State::Done,
+                // It was never written.
+                Ok(Closing::Vanished | Closing::Taken | Closing::Changed) if self.unsure => {
+                    self.state = State::Done
                 }
-            }
-            (AddState::RunningScript(index), Event::Ran(Ok(warning))) => {
-                self.warnings.extend(warning);
-                self.script(index + 1)
-            }
-            (AddState::RunningScript(_), Event::Ran(Err(cause))) => self.fail(cause),
-            (AddState::WaitingForGuest, Event::Waited(outcome)) => {
-                match missed(Goal::CONNECTED, self.limits.connect, outcome) {
-                    None => self.go(AddState::Settling),
-                    Some(cause) => self.fail(cause),
+                Ok(Closing::Vanished) => self.undo_script(target, self.begun),
+                Ok(Closing::Taken | Closing::Changed) => {
+                    self.nodes = Nodes::Taken;
+                    self.warnings.push(Warning::Taken);
+                    self.undo_script(target, self.begun);
                 }
+                Err(cause) => {
+                    self.nodes = Nodes::NotClosed;
+                    self.left_behind("closing the device", Err(cause));
+                    self.undo_script(target, self.begun);
+                }
+            },
+            (Known::WaitingForClose, Event::Waited(waited)) => {
+                if let Err(Cause::TimedOut { .. }) = waited {
+                    self.warnings.push(Warning::Forced { limit: self.limits.close });
+                }
+                self.undo_script(target, self.begun);
             }
-            (AddState::Settling, Event::Settled(Err(Cause::Superseded))) => self.fail(Cause::Superseded),
-            (AddState::Settling, Event::Settled(outcome)) => {
-                self.left_behind("removing the operation record", outcome);
-                self.go(AddState::Done)
-            }
-            (AddState::Observing, Event::Observed) if self.created => self.undo_script(self.begun),
-            (AddState::Observing, Event::Observed) => self.go(AddState::Done),
-            (AddState::UndoingScript(index), Event::Ran(outcome)) => {
-                match outcome {
+            (Known::UndoingScript(index), Event::Ran(ran)) => {
+                match ran {
                     Ok(warning) => self.warnings.extend(warning),
                     Err(Cause::Script { run, report }) => {
                         self.warnings.push(Warning::ScriptFailed { run, report });
                     }
-                    Err(Cause::Superseded) => return self.superseded(),
                     Err(cause) => self.left_behind("running the hotplug script", Err(cause)),
                 }
-                self.undo_script(index)
+                self.undo_script(target, index);
             }
-            (AddState::Closing, Event::Told(outcome)) => match outcome {
-                Ok(Closing::Told) => self.go(AddState::WaitingForClose),
-                Ok(Closing::Closed | Closing::Missing) => self.go(AddState::Destroying),
-                Ok(Closing::Destroyed) => self.go(AddState::Done),
-                // It was never written.
-                Ok(Closing::NotOurs) if self.unsure => self.go(AddState::Done),
-                Ok(Closing::NotOurs) => self.superseded(),
-                Err(cause) => {
-                    self.left_behind("closing the device", Err(cause));
-                    self.go(AddState::Done)
-                }
-            },
-            (AddState::WaitingForClose, Event::Waited(outcome)) => {
-                if let Outcome::TimedOut { .. } = outcome {
-                    self.warnings.push(Warning::Forced { limit: self.limits.close });
-                }
-                self.go(AddState::Destroying)
+            (Known::UndoingScript(index), Event::NotRun(cause)) => {
+                self.left_behind("running the hotplug script", Err(cause));
+                self.undo_script(target, index);
             }
-            (AddState::Destroying, Event::Destroyed(outcome)) => {
-                if let Ok(Destroyed::NotOurs) = outcome {
-                    return self.superseded();
+            (Known::Destroying, Event::Destroyed(destroyed)) => {
+                match destroyed {
+                    Ok(Destroyed::Gone) => {}
+                    Ok(Destroyed::Taken) => self.warnings.push(Warning::Taken),
+                    Err(cause) => {
+                        self.left_behind("removing the tree", Err(cause));
+                        return self.on_target(target, Known::Leaving);
+                    }
                 }
-                self.left_behind("removing the tree", outcome.map(drop));
-                self.go(AddState::Done)
+                self.state = State::Done;
             }
-            _ => self.asks(),
+            (Known::Leaving, Event::Left) => self.state = State::Done,
+            _ => {}
         }
-    }
-
-    fn go(&mut self, state: AddState) -> Action {
-        self.state = state;
-        self.asks()
-    }
-
-    /// The action of a state.
-    fn asks(&self) -> Action {
-        let await_backend = |goal, limit| Action::Await { goal, limit };
-        match self.state {
-            AddState::Creating => Action::Create,
-            AddState::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
-            AddState::RunningScript(index) => Action::Run { action: ScriptAction::Add, index },
-            AddState::WaitingForGuest => await_backend(Goal::CONNECTED, self.limits.connect),
-            AddState::Settling => Action::Settle,
-            AddState::Observing => Action::Observe,
-            AddState::UndoingScript(index) => Action::Run { action: ScriptAction::Remove, index },
-            AddState::Closing => Action::Close(Frontend::DeleteIfIdle),
-            AddState::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
-            AddState::Destroying => Action::Destroy,
-            AddState::Idle | AddState::Done => Action::Finish,
-        }
-    }
-
-    fn script(&mut self, index: usize) -> Action {
-        if index < self.runs {
-            self.begun = index + 1;
-            return self.go(AddState::RunningScript(index));
-        }
-        self.go(match self.wait_for {
-            WaitFor::Script => AddState::Settling,
-            WaitFor::Connected => AddState::WaitingForGuest,
-        })
     }
 
     /// Undoes the scripts before the one at `index`, the last first.
-    fn undo_script(&mut self, index: usize) -> Action {
-        self.go(index.checked_sub(1).map_or(AddState::Closing, AddState::UndoingScript))
-    }
-
-    fn fail(&mut self, cause: Cause) -> Action {
-        self.failure = Some(cause);
-        self.go(AddState::Observing)
-    }
-
-    /// Somebody else has the device now; what they do with it is theirs.
-    fn superseded(&mut self) -> Action {
-        self.warnings.push(Warning::Superseded);
-        self.go(AddState::Done)
+    fn undo_script(&mut self, target: Target, index: usize) {
+        match index.checked_sub(1) {
+            Some(last) => self.on_target(target, Known::UndoingScript(last)),
+            None => match self.nodes {
+                Nodes::Ours => self.on_target(target, Known::Destroying),
+                Nodes::NotClosed => self.on_target(target, Known::Leaving),
+                Nodes::Taken => self.state = State::Done,
+            },
+        }
     }
 
     fn left_behind(&mut self, step: &'static str, outcome: Result<(), Cause>) {
@@ -248,25 +267,119 @@ impl Add {
             self.warnings.push(Warning::LeftBehind { step, cause });
         }
     }
+
+    /// The action of its state.
+    fn asks(&self) -> Action {
+        match &self.state {
+            State::Idle | State::Done => Action::Finish,
+            State::Checking => Action::Check(self.device.clone()),
+            State::Creating => Action::Create(self.fe, self.device.clone()),
+            State::WaitingForOwner(which, occupant) => Action::AwaitOwner {
+                which: *which,
+                occupant: occupant.clone(),
+                take_over: self.addition.take_over,
+            },
+            State::Recovering(remove) => remove.asks(),
+            State::On(target, known) => {
+                let step = match known {
+                    Known::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
+                    Known::RunningScript(index) => Step::Run { purpose: Purpose::Add, index: *index },
+                    Known::WaitingForGuest => await_backend(Goal::CONNECTED, self.limits.connect),
+                    Known::Settling => Step::Settle,
+                    Known::Observing => Step::Observe,
+                    Known::Closing => Step::Close(Claim::Kept, Frontend::DeleteIfIdle),
+                    Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
+                    Known::UndoingScript(index) => Step::Run { purpose: Purpose::Undo, index: *index },
+                    Known::Destroying => Step::Destroy,
+                    Known::Leaving => Step::Leave,
+                };
+                Action::On(target.clone(), step)
+            }
+        }
+    }
+}
+
+impl Machine for Add {
+    fn on(&mut self, event: Event) -> Action {
+        match (self.state.clone(), event) {
+            (State::Idle, Event::Begin) => self.state = State::Checking,
+            (State::Checking, Event::Checked(Ok(()))) => self.state = State::Creating,
+            (State::Checking, Event::Checked(Err(cause)))
+            | (State::WaitingForOwner(..), Event::Released(Err(cause))) => self.end(cause),
+            (State::Creating, Event::Created(created)) => self.create(created),
+            (State::WaitingForOwner(..), Event::Released(Ok(()))) => self.state = State::Creating,
+            (State::Recovering(mut remove), event) => match remove.on(event) {
+                Action::Finish => self.recovered(*remove),
+                _ => self.state = State::Recovering(remove),
+            },
+            (State::On(target, Known::WaitingForBackend), Event::Waited(waited)) => match waited {
+                Ok(_) => self.script(target, 0),
+                Err(cause) => self.fail(target, cause),
+            },
+            (State::On(target, Known::RunningScript(index)), Event::Ran(ran)) => match ran {
+                Ok(warning) => {
+                    self.warnings.extend(warning);
+                    self.script(target, index + 1);
+                }
+                Err(cause) => self.fail(target, cause),
+            },
+            (State::On(target, Known::RunningScript(index)), Event::NotRun(cause)) => {
+                self.begun = index;
+                self.fail(target, cause);
+            }
+            (State::On(target, Known::WaitingForGuest), Event::Waited(waited)) => match waited {
+                Ok(Reached::Value | Reached::Gone) => self.on_target(target, Known::Settling),
+                Err(cause) => self.fail(target, cause),
+            },
+            (State::On(target, Known::Settling), Event::Settled(settled)) => match settled {
+                Err(cause @ (Cause::Taken | Cause::Gone { .. })) => self.fail(target, cause),
+                settled => {
+                    self.left_behind("removing the operation record", settled);
+                    self.state = State::Done;
+                }
+            },
+            (State::On(target, Known::Observing), Event::Observed) if self.created => {
+                self.on_target(target, Known::Closing);
+            }
+            (State::On(_, Known::Observing), Event::Observed) => self.state = State::Done,
+            (State::On(target, known), event) => self.rolls_back(target, known, event),
+            _ => {}
+        }
+        self.asks()
+    }
+
+    fn is_cancellable(&self) -> bool {
+        self.failure.is_none()
+    }
+
+    fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
+        (self.failure.map_or(Ok(()), Err), self.warnings)
+    }
 }
 
 impl fmt::Display for Add {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state {
-            AddState::Idle => f.write_str("not begun"),
-            AddState::Creating => f.write_str("writing the device's nodes"),
-            AddState::WaitingForBackend => Awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
-            AddState::RunningScript(_) => f.write_str("running the hotplug script"),
-            AddState::WaitingForGuest => Awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
-            AddState::Settling => f.write_str("removing the operation record"),
-            AddState::Observing => f.write_str("failed; looking at both ends"),
-            AddState::UndoingScript(_) => f.write_str("rolling back: running the hotplug script"),
-            AddState::Closing => f.write_str("rolling back: telling the backend to close"),
-            AddState::WaitingForClose => {
-                write!(f, "rolling back: {}", Awaiting(Goal::CLOSED, self.limits.close))
-            }
-            AddState::Destroying => f.write_str("rolling back: removing the device's nodes"),
-            AddState::Done => f.write_str(if self.failure.is_some() { "failed" } else { "attached" }),
+        match &self.state {
+            State::Idle => f.write_str("not begun"),
+            State::Checking => f.write_str("looking at what the device needs"),
+            State::Creating => f.write_str("writing the device's nodes"),
+            State::WaitingForOwner(_, occupant) => write!(f, "waiting for {occupant} to end"),
+            State::Recovering(remove) => write!(f, "removing what is left of an earlier device: {remove}"),
+            State::On(_, known) => match known {
+                Known::WaitingForBackend => Awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
+                Known::RunningScript(_) => f.write_str("running the hotplug script"),
+                Known::WaitingForGuest => Awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
+                Known::Settling => f.write_str("removing the operation record"),
+                Known::Observing => f.write_str("failed; looking at both ends"),
+                Known::Closing => f.write_str("rolling back: telling the backend to close"),
+                Known::WaitingForClose => {
+                    write!(f, "rolling back: {}", Awaiting(Goal::CLOSED, self.limits.close))
+                }
+                Known::UndoingScript(_) => f.write_str("rolling back: running the hotplug script"),
+                Known::Destroying => f.write_str("rolling back: removing the device's nodes"),
+                Known::Leaving => f.write_str("rolling back failed; leaving the device to whoever goes on"),
+            },
+            State::Done => f.write_str(if self.failure.is_some() { "failed" } else { "attached" }),
         }
     }
 }

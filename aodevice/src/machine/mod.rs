@@ -1,23 +1,42 @@
-//! The life of a device operation as plain values: `state.on(event) -> action`.
+//! The life of a device operation as plain values: `machine.on(event) -> action`.
 //!
 //! A machine asks for one [`Action`] at a time and takes the [`Event`] in which it results. It has
-//! no clock, no connection and no processes; [`crate::Toolstack`] carries out what it asks for.
-//! What a machine waits for is its state, and its state prints as what a person would say.
+//! no clock, no connection and no processes; `operation` carries out what it asks for. What can be
+//! asked for depends on what is known: a [`Step`] is taken on a [`Target`], which a machine has only
+//! once it was given one. A machine's state prints as what a person would say.
 
 mod add;
 mod remove;
 
-use devstate::{Goal, Outcome};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use add::{Add, AddState, WaitFor};
-pub use remove::{Force, Remove, RemoveState};
+use devstate::Goal;
 
-use crate::{Cause, End, Warning};
+pub use add::{Add, WaitFor};
+pub use remove::{Force, Remove};
 
-/// How long each step may take.
+use crate::operation::Target;
+use crate::operation::record::Occupant;
+use crate::{Cause, Device, Warning, Which};
+use xs_client::DomId;
+
+/// A device operation as a plain value.
+pub trait Machine: fmt::Display {
+    /// Takes an event; one that it does not await changes nothing, and the same is asked for again.
+    fn on(&mut self, event: Event) -> Action;
+
+    /// Whether what it asks for now may be cancelled. A roll-back may not.
+    fn is_cancellable(&self) -> bool;
+
+    /// How it ended.
+    fn outcome(self) -> (Result<(), Cause>, Vec<Warning>);
+}
+
+/// How long each step may take. `Duration::MAX` means for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// A backend to take up a new device: 10 s by default.
     pub backend: Duration,
@@ -25,6 +44,10 @@ pub struct Limits {
     pub connect: Duration,
     /// A backend to close: 10 s by default.
     pub close: Duration,
+    /// Another operation on the same device to end: 60 s by default.
+    pub owner: Duration,
+    /// Looking at a file of this domain: 10 s by default. Dead network storage does not answer.
+    pub file: Duration,
     /// Hotplug scripts: 40 s each by default.
     pub scripts: hotplug::Limits,
 }
@@ -32,7 +55,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let wait = Duration::from_secs(10);
-        Self { backend: wait, connect: wait, close: wait, scripts: hotplug::Limits::default() }
+        Self {
+            backend: wait,
+            connect: wait,
+            close: wait,
+            owner: Duration::from_secs(60),
+            file: wait,
+            scripts: hotplug::Limits::default(),
+        }
     }
 }
 
@@ -44,46 +74,180 @@ pub enum Frontend {
     Keep,
     /// It goes: the guest is not asked.
     Delete,
-    /// It goes unless a frontend is at work there. And if no backend has taken the device up
-    /// either, all of it goes at once.
+    /// It goes unless a frontend is at work there.
     DeleteIfIdle,
+}
+
+/// By which right a device is told to close.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Claim {
+    /// It is claimed now, if its record still is this text (`None`: if it has none).
+    First(Option<String>),
+    /// It was claimed before, as far as nobody else has it since.
+    Kept,
+}
+
+/// A node that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Node {
+    /// The backend's `state`: of the two ends the one that can be trusted.
+    BackendState,
+    /// The backend's `hotplug-status`, by which the scripts of another domain report.
+    HotplugStatus,
+    /// The `state` of the guest's device model.
+    DeviceModelState,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BackendState => "the backend",
+            Self::HotplugStatus => "hotplug-status",
+            Self::DeviceModelState => "the device model",
+        })
+    }
+}
+
+/// What a node is waited to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Until {
+    /// A state.
+    State(Goal),
+    /// One of these texts; another set of texts defeats the wait, and so does the absence of the node
+    /// if `absent_fails`.
+    Text {
+        /// The texts that will do.
+        done: &'static [&'static str],
+        /// The texts that defeat it.
+        fail: &'static [&'static str],
+        /// What it means that the node is not there.
+        absent_fails: bool,
+    },
+}
+
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(goal) => goal.fmt(f),
+            Self::Text { done, .. } => f.write_str(&done.join(" or ")),
+        }
+    }
 }
 
 /// What a machine asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Write the device's tree, in one transaction, if it is not there.
-    Create,
-    /// Find out what the toolstack knows of the device.
-    Probe,
-    /// Wait for the backend's state. It is the end that can be trusted.
+    /// See that what the device needs in this domain is there.
+    Check(Arc<Device>),
+    /// Write the device's tree, in one transaction, if nothing stands in the way.
+    Create(DomId, Arc<Device>),
+    /// Find out what is known of the device.
+    Probe {
+        /// The device.
+        which: Which,
+        /// Whether one that is alive and that no toolstack has recorded may be taken over.
+        adopt: bool,
+    },
+    /// Wait until the owner of a device has ended his operation, or is dead.
+    AwaitOwner {
+        /// The device.
+        which: Which,
+        /// Whose operation it is.
+        occupant: Occupant,
+        /// Whether he is asked to cancel it.
+        take_over: bool,
+    },
+    /// Take a step on a device that is known.
+    On(Target, Step),
+    /// Nothing more: ask for the outcome.
+    Finish,
+}
+
+/// A step on a device that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Wait for a node.
     Await {
+        /// Which.
+        node: Node,
         /// For what.
-        goal: Goal,
+        until: Until,
         /// For how long.
         limit: Duration,
     },
     /// Run a hotplug script.
     Run {
-        /// Of which action.
-        action: hotplug::Action,
+        /// What for.
+        purpose: Purpose,
         /// Which of its runs.
         index: usize,
     },
     /// Tell the device to close, in one transaction.
-    Close(Frontend),
+    Close(Claim, Frontend),
     /// Remove the device's tree, in one transaction, if it is still ours.
     Destroy,
     /// Remove the operation record: the device is as it should be.
     Settle,
     /// Look at both ends, for the report.
     Observe,
-    /// Nothing more: ask for the outcome.
-    Finish,
+    /// Note in the operation record, if it is ours, that nobody works on the device any more.
+    Leave,
 }
 
-/// Where a device stands that was told to close.
+/// What a hotplug script is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// To add the device.
+    Add,
+    /// To remove the device, unless somebody else has done that.
+    Remove,
+    /// To undo what this operation's own script made, whoever has the device now.
+    Undo,
+}
+
+/// What came of [`Action::Create`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Created {
+    /// The tree is written.
+    Done(Target),
+    /// The store did not say whether it has the tree.
+    Unsure(Target, Cause),
+    /// An operation on the device is under way, or was left unfinished.
+    Occupied(Which, Occupant),
+    /// A device without a record is there, not alive, with what a script made.
+    Stale(Which),
+    /// It was not written; with the device that stands in the way, if one does.
+    Failed(Cause, Option<Target>),
+}
+
+/// What [`Action::Probe`] found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// The device.
+    pub target: Target,
+    /// Whose operation it is in the middle of.
+    pub occupant: Option<Occupant>,
+}
+
+/// How a wait for a node succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reached {
+    /// The node holds what was waited for.
+    Value,
+    /// The node is gone, which was as good.
+    Gone,
+}
+
+/// Where a device stands that was to be told to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Closing {
@@ -95,8 +259,12 @@ pub enum Closing {
     Missing,
     /// Nothing had taken it up, and its tree is gone.
     Destroyed,
-    /// It is no longer ours to touch.
-    NotOurs,
+    /// Its record changed since it was probed.
+    Changed,
+    /// Nothing of it is left: somebody removed it.
+    Vanished,
+    /// Somebody else has it.
+    Taken,
 }
 
 /// Where a device stands whose tree was to be removed.
@@ -105,8 +273,8 @@ pub enum Closing {
 pub enum Destroyed {
     /// It is gone.
     Gone,
-    /// It is no longer ours to touch.
-    NotOurs,
+    /// Somebody else has it.
+    Taken,
 }
 
 /// What an action resulted in.
@@ -115,37 +283,35 @@ pub enum Destroyed {
 pub enum Event {
     /// The machine is to begin.
     Begin,
-    /// Of [`Action::Create`] and [`Action::Probe`]: how many script runs the device has.
-    Known(Result<usize, Cause>),
-    /// Of [`Action::Create`]: the store did not say whether it has the tree.
-    Unsure(Cause),
-    /// Of [`Action::Await`].
-    Waited(Outcome),
-    /// Of [`Action::Run`]. A script that did not report all it should is a warning.
+    /// Of [`Action::Check`].
+    Checked(Result<(), Cause>),
+    /// Of [`Action::Create`].
+    Created(Created),
+    /// Of [`Action::Probe`].
+    Probed(Result<Found, Cause>),
+    /// Of [`Action::AwaitOwner`].
+    Released(Result<(), Cause>),
+    /// Of [`Step::Await`].
+    Waited(Result<Reached, Cause>),
+    /// Of [`Step::Run`]. A script that did not report all it should is a warning.
     Ran(Result<Option<Warning>, Cause>),
-    /// Of [`Action::Close`].
+    /// Of [`Step::Run`]: the script was not started, so there is nothing of it to undo.
+    NotRun(Cause),
+    /// Of [`Step::Close`].
     Told(Result<Closing, Cause>),
-    /// Of [`Action::Destroy`].
+    /// Of [`Step::Destroy`].
     Destroyed(Result<Destroyed, Cause>),
-    /// Of [`Action::Settle`].
+    /// Of [`Step::Settle`].
     Settled(Result<(), Cause>),
-    /// Of [`Action::Observe`].
+    /// Of [`Step::Observe`].
     Observed,
+    /// Of [`Step::Leave`].
+    Left,
 }
 
-/// The cause that a wait which missed its goal amounts to; `None` if it reached it.
-fn missed(goal: Goal, limit: Duration, outcome: Outcome) -> Option<Cause> {
-    let end = End::Backend;
-    Some(match outcome {
-        Outcome::Reached(_) => return None,
-        Outcome::Failed(state) => Cause::Refused { end, goal, state },
-        Outcome::Gone => Cause::Vanished(end),
-        Outcome::TimedOut { .. } => Cause::TimedOut { end, goal, limit },
-        Outcome::Aborted => Cause::Aborted,
-        Outcome::Io(error) => Cause::Store(error),
-        // `Outcome` may grow; what this version does not know did not reach the goal.
-        _ => Cause::Superseded,
-    })
+/// The wait for a backend's state.
+fn await_backend(goal: Goal, limit: Duration) -> Step {
+    Step::Await { node: Node::BackendState, until: Until::State(goal), limit }
 }
 
 /// A wait in words: for what, and how long it may take.
@@ -153,6 +319,10 @@ struct Awaiting(Goal, Duration);
 
 impl fmt::Display for Awaiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting up to {:?} for the backend to get to {}", self.1, self.0)
+        f.write_str("waiting ")?;
+        if self.1 != Duration::MAX {
+            write!(f, "up to {:?} ", self.1)?;
+        }
+        write!(f, "for the backend to get to {}", self.0)
     }
 }

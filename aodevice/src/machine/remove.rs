@@ -1,212 +1,274 @@
 //! Removing a device.
 //!
 //! ```text
-//!  Probing --> Closing --told--> WaitingForClose --6--> RunningScript(0..n) --> Destroying --> Done
-//!                 |                  |  |  |                   ^                    ^
-//!                 | closed already   |  |  +-- gone -----------|--------------------+
-//!                 +------------------|--|----------------------+
-//!                                    |  | timeout, forced (with a warning)
-//!                                    |  +----------------------+
-//!                                    | timeout, AUTO: Closing again, now without the guest
-//!                                    | timeout, OFF: Observing --> Done, left closing
+//!             owner dead, or none                         6, or gone
+//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying --> Done
+//!   |   ^  \                        |  ^  |             |   |                   ^                    ^
+//!   |   |   owner alive             |  |  | closed already, |                   |                    |
+//!   |   |       \                   |  |  | or no backend --|-------------------+                    |
+//!   |   +-- WaitingForOwner         |  |                |   | timeout, AtOnce (with a warning)       |
+//!   |   ended        | timeout      |  |                |   +-------------------+                    |
+//!   |                |              |  +- timeout, AfterTimeout: now without the guest               |
+//!   |                |              | record changed: Probing; nothing is left: Done                 |
+//!   v                v              v
+//!  Observing (it failed) --> Leaving, if the device was claimed: left closing --> Done
 //! ```
 //!
-//! A script always runs while the nodes that it needs are there, also when the removal is forced;
-//! if it fails, that is a warning, since the device is gone. A removal that was cancelled or timed
-//! out after the device was told to close leaves it closing, and a later one goes on from there. One
-//! that another operation took the device from, at any step after that, leaves the rest to it.
+//! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
+//! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
+//! or timed out after the device was told to close leaves it closing, and a later one goes on from
+//! there. An add that died is undone without the guest where no frontend is at work.
 
 use std::fmt;
 
-use devstate::{Goal, Outcome};
-use hotplug::Action as ScriptAction;
+use devstate::Goal;
 
-use super::{Action, Awaiting, Closing, Destroyed, Event, Frontend, Limits, missed};
-use crate::{Cause, Warning};
+use super::{
+    Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached, Step,
+    await_backend,
+};
+use crate::operation::Target;
+use crate::operation::record::Occupant;
+use crate::{Cause, Removal, Warning, Which};
 
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Force {
-    /// Ask the guest, and do without it if it does not answer in time.
-    #[default]
-    Auto,
-    /// Do not ask the guest.
-    On,
     /// Ask the guest, and give up if it does not answer in time.
-    Off,
+    #[default]
+    Never,
+    /// Ask the guest, and do without it if it does not answer in time.
+    AfterTimeout,
+    /// Do not ask the guest.
+    AtOnce,
 }
 
 /// Where a removal stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RemoveState {
-    /// Not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
     Idle,
-    /// The toolstack's record of the device is being read.
     Probing,
-    /// The backend is being told to close.
-    Closing,
-    /// The backend is to close.
-    WaitingForClose,
-    /// A script undoes its work.
-    RunningScript(usize),
-    /// The tree is being removed.
-    Destroying,
-    /// It failed; both ends are being looked at.
-    Observing,
-    /// Over.
+    WaitingForOwner(Occupant),
+    On(Target, Known),
     Done,
+}
+
+/// Where a removal stands whose device is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Closing,
+    WaitingForClose,
+    RunningScript(usize),
+    Destroying,
+    Observing,
+    Leaving,
 }
 
 /// A removal as a plain value.
 #[derive(Clone, Debug)]
 pub struct Remove {
-    state: RemoveState,
-    force: Force,
-    /// Whether the guest's directory is gone, or about to go.
-    forced: bool,
+    state: State,
+    which: Which,
+    removal: Removal,
     limits: Limits,
-    runs: usize,
+    claim: Claim,
+    /// What becomes of the guest's directory.
+    frontend: Frontend,
+    /// Whether a live owner was waited for, so that a device which is gone is gone as asked.
+    waited: bool,
     failure: Option<Cause>,
     warnings: Vec<Warning>,
 }
 
 impl Remove {
     /// A removal that has not begun.
-    pub fn new(force: Force, limits: Limits) -> Self {
-        let (state, forced) = (RemoveState::Idle, force == Force::On);
-        Self { state, force, forced, limits, runs: 0, failure: None, warnings: Vec::new() }
+    pub fn new(which: Which, removal: Removal, limits: Limits) -> Self {
+        let frontend = if removal.force == Force::AtOnce { Frontend::Delete } else { Frontend::Keep };
+        Self {
+            state: State::Idle,
+            which,
+            removal,
+            limits,
+            claim: Claim::First(None),
+            frontend,
+            waited: false,
+            failure: None,
+            warnings: Vec::new(),
+        }
     }
 
-    /// Where it stands.
-    pub fn state(&self) -> RemoveState {
-        self.state
+    /// The removal of what an add found in its place: an operation that died, or a device that is not
+    /// alive. Only where no frontend is at work the guest is not asked.
+    pub(super) fn of_leftovers(which: Which, limits: Limits) -> Self {
+        Self {
+            frontend: Frontend::DeleteIfIdle,
+            waited: true,
+            ..Self::new(which, Removal::default(), limits)
+        }
     }
 
-    /// How it ended.
-    pub fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
-        (self.failure.map_or(Ok(()), Err), self.warnings)
+    /// Whether it is over.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
     }
 
-    /// Takes an event; what it does not await changes nothing, and is asked for again.
-    pub fn on(&mut self, event: Event) -> Action {
-        match (self.state, event) {
-            (RemoveState::Idle, Event::Begin) => self.go(RemoveState::Probing),
-            (RemoveState::Probing, Event::Known(Ok(runs))) => {
-                self.runs = runs;
-                self.go(RemoveState::Closing)
+    fn waited_for_close(&mut self, target: Target, waited: Result<Reached, Cause>) {
+        let forced = self.frontend == Frontend::Delete;
+        match (waited, self.removal.force) {
+            (Ok(_), _) => self.script(target, 0),
+            (Err(Cause::TimedOut { .. }), Force::AfterTimeout) if !forced => {
+                self.frontend = Frontend::Delete;
+                self.on_target(target, Known::Closing);
             }
-            (RemoveState::Probing, Event::Known(Err(cause))) => self.fail(cause),
-            (RemoveState::Closing, Event::Told(outcome)) => match outcome {
-                Ok(Closing::Told) => self.go(RemoveState::WaitingForClose),
-                Ok(Closing::Closed) => self.script(0),
-                Ok(Closing::Missing) => self.without_script(),
-                Ok(Closing::Destroyed) => self.go(RemoveState::Done),
-                // Told before, it was ours then.
-                Ok(Closing::NotOurs) if self.forced && self.force != Force::On => self.superseded(),
-                Ok(Closing::NotOurs) => self.fail(Cause::NotConnected),
-                Err(cause) => self.fail(cause),
-            },
-            (RemoveState::WaitingForClose, Event::Waited(outcome)) => self.waited(outcome),
-            (RemoveState::RunningScript(index), Event::Ran(outcome)) => {
-                match outcome {
-                    Ok(warning) => self.warnings.extend(warning),
-                    Err(Cause::Script { run, report }) => {
-                        self.warnings.push(Warning::ScriptFailed { run, report });
-                    }
-                    Err(Cause::Superseded) => return self.superseded(),
-                    Err(cause) => return self.fail(cause),
+            (Err(Cause::TimedOut { .. }), Force::AfterTimeout | Force::AtOnce) => {
+                self.warnings.push(Warning::Forced { limit: self.limits.close });
+                self.script(target, 0);
+            }
+            // Its record is gone: what is left of it is looked at again.
+            (Err(Cause::Gone { .. }), _) => self.on_target(target, Known::Closing),
+            (Err(cause), _) => self.fail(target, cause),
+        }
+    }
+
+    fn told(&mut self, target: Target, told: Result<Closing, Cause>) {
+        match told {
+            Ok(Closing::Changed) => return self.state = State::Probing,
+            Ok(Closing::Vanished | Closing::Destroyed) => return self.state = State::Done,
+            Ok(Closing::Taken) => return self.fail(target, Cause::Taken),
+            Err(cause) => return self.fail(target, cause),
+            Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
+            Ok(Closing::Closed | Closing::Missing) => self.script(target, 0),
+        }
+        self.claim = Claim::Kept;
+    }
+
+    fn on_target(&mut self, target: Target, known: Known) {
+        self.state = State::On(target, known);
+    }
+
+    fn script(&mut self, target: Target, index: usize) {
+        let next = if index < target.runs() { Known::RunningScript(index) } else { Known::Destroying };
+        self.on_target(target, next);
+    }
+
+    fn fail(&mut self, target: Target, cause: Cause) {
+        self.failure = Some(cause);
+        self.on_target(target, Known::Observing);
+    }
+
+    /// The action of its state.
+    pub(super) fn asks(&self) -> Action {
+        let which = self.which;
+        match &self.state {
+            State::Idle | State::Done => Action::Finish,
+            State::Probing => Action::Probe { which, adopt: self.removal.adopt },
+            State::WaitingForOwner(occupant) => {
+                Action::AwaitOwner { which, occupant: occupant.clone(), take_over: self.removal.take_over }
+            }
+            State::On(target, known) => {
+                let step = match known {
+                    Known::Closing => Step::Close(self.claim.clone(), self.frontend),
+                    Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
+                    Known::RunningScript(index) => Step::Run { purpose: Purpose::Remove, index: *index },
+                    Known::Destroying => Step::Destroy,
+                    Known::Observing => Step::Observe,
+                    Known::Leaving => Step::Leave,
+                };
+                Action::On(target.clone(), step)
+            }
+        }
+    }
+}
+
+impl Machine for Remove {
+    fn on(&mut self, event: Event) -> Action {
+        match (self.state.clone(), event) {
+            (State::Idle, Event::Begin) => self.state = State::Probing,
+            (State::Probing, Event::Probed(Ok(found))) => match found.occupant {
+                Some(occupant) if occupant.alive => {
+                    self.waited = true;
+                    self.state = State::WaitingForOwner(occupant);
                 }
-                self.script(index + 1)
-            }
-            (RemoveState::Destroying, Event::Destroyed(outcome)) => match outcome {
-                Ok(Destroyed::Gone) => self.go(RemoveState::Done),
-                Ok(Destroyed::NotOurs) => self.superseded(),
-                Err(cause) => self.fail(cause),
+                occupant => {
+                    if occupant.as_ref().is_some_and(Occupant::is_dead_add) && self.frontend == Frontend::Keep
+                    {
+                        self.frontend = Frontend::DeleteIfIdle;
+                    }
+                    self.claim = Claim::First(occupant.map(|occupant| occupant.text));
+                    self.on_target(found.target, Known::Closing);
+                }
             },
-            (RemoveState::Observing, Event::Observed) => self.go(RemoveState::Done),
-            _ => self.asks(),
-        }
-    }
-
-    fn waited(&mut self, outcome: Outcome) -> Action {
-        let limit = self.limits.close;
-        match (outcome, self.force) {
-            // Modern QEMU and driver domains remove the backend's nodes themselves.
-            (Outcome::Gone, _) => self.without_script(),
-            (Outcome::TimedOut { .. }, Force::Auto) if !self.forced => {
-                self.forced = true;
-                self.go(RemoveState::Closing)
+            // Whoever was waited for has removed it.
+            (State::Probing, Event::Probed(Err(Cause::NoSuchDevice))) if self.waited => {
+                self.state = State::Done
             }
-            (Outcome::TimedOut { .. }, Force::Auto | Force::On) => {
-                self.warnings.push(Warning::Forced { limit });
-                self.script(0)
+            (State::Probing, Event::Probed(Err(cause)))
+            | (State::WaitingForOwner(_), Event::Released(Err(cause))) => {
+                self.failure = Some(cause);
+                self.state = State::Done;
             }
-            (outcome, _) => match missed(Goal::CLOSED, limit, outcome) {
-                None => self.script(0),
-                Some(cause) => self.fail(cause),
+            (State::WaitingForOwner(_), Event::Released(Ok(()))) => self.state = State::Probing,
+            (State::On(target, Known::Closing), Event::Told(told)) => self.told(target, told),
+            (State::On(target, Known::WaitingForClose), Event::Waited(waited)) => {
+                self.waited_for_close(target, waited);
+            }
+            (State::On(target, Known::RunningScript(index)), Event::Ran(ran)) => match ran {
+                Err(Cause::Script { run, report }) => {
+                    self.warnings.push(Warning::ScriptFailed { run, report });
+                    self.script(target, index + 1);
+                }
+                Err(cause) => self.fail(target, cause),
+                Ok(warning) => {
+                    self.warnings.extend(warning);
+                    self.script(target, index + 1);
+                }
             },
+            (State::On(target, Known::RunningScript(_)), Event::NotRun(cause)) => self.fail(target, cause),
+            (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {
+                Ok(Destroyed::Gone) => self.state = State::Done,
+                Ok(Destroyed::Taken) => self.fail(target, Cause::Taken),
+                Err(cause) => self.fail(target, cause),
+            },
+            (State::On(target, Known::Observing), Event::Observed) if self.claim == Claim::Kept => {
+                self.on_target(target, Known::Leaving);
+            }
+            (State::On(_, Known::Observing), Event::Observed)
+            | (State::On(_, Known::Leaving), Event::Left) => {
+                self.state = State::Done;
+            }
+            _ => {}
         }
-    }
-
-    fn go(&mut self, state: RemoveState) -> Action {
-        self.state = state;
         self.asks()
     }
 
-    /// The action of a state.
-    fn asks(&self) -> Action {
-        match self.state {
-            RemoveState::Probing => Action::Probe,
-            RemoveState::Closing if self.forced => Action::Close(Frontend::Delete),
-            RemoveState::Closing => Action::Close(Frontend::Keep),
-            RemoveState::WaitingForClose => Action::Await { goal: Goal::CLOSED, limit: self.limits.close },
-            RemoveState::RunningScript(index) => Action::Run { action: ScriptAction::Remove, index },
-            RemoveState::Destroying => Action::Destroy,
-            RemoveState::Observing => Action::Observe,
-            RemoveState::Idle | RemoveState::Done => Action::Finish,
-        }
+    fn is_cancellable(&self) -> bool {
+        self.failure.is_none()
     }
 
-    fn script(&mut self, index: usize) -> Action {
-        self.go(if index < self.runs { RemoveState::RunningScript(index) } else { RemoveState::Destroying })
-    }
-
-    /// The backend's nodes are gone, and with them what its script would read; what the script
-    /// would write would bring them back.
-    fn without_script(&mut self) -> Action {
-        if self.runs > 0 {
-            self.warnings.push(Warning::ScriptSkipped);
-        }
-        self.go(RemoveState::Destroying)
-    }
-
-    /// Somebody else has the device now; what they do with it is theirs.
-    fn superseded(&mut self) -> Action {
-        self.warnings.push(Warning::Superseded);
-        self.go(RemoveState::Done)
-    }
-
-    fn fail(&mut self, cause: Cause) -> Action {
-        self.failure = Some(cause);
-        self.go(RemoveState::Observing)
+    fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
+        (self.failure.map_or(Ok(()), Err), self.warnings)
     }
 }
 
 impl fmt::Display for Remove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state {
-            RemoveState::Idle => f.write_str("not begun"),
-            RemoveState::Probing => f.write_str("reading the toolstack's record of the device"),
-            RemoveState::Closing if self.forced => {
-                f.write_str("telling the backend to close, without the guest")
-            }
-            RemoveState::Closing => f.write_str("telling both ends to close"),
-            RemoveState::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
-            RemoveState::RunningScript(_) => f.write_str("running the hotplug script"),
-            RemoveState::Destroying => f.write_str("removing the device's nodes"),
-            RemoveState::Observing => f.write_str("failed; looking at both ends"),
-            RemoveState::Done => f.write_str(if self.failure.is_some() { "failed" } else { "detached" }),
+        let without_guest = self.frontend == Frontend::Delete;
+        match &self.state {
+            State::Idle => f.write_str("not begun"),
+            State::Probing => f.write_str("reading the toolstack's record of the device"),
+            State::WaitingForOwner(occupant) => write!(f, "waiting for {occupant} to end"),
+            State::On(_, known) => match known {
+                Known::Closing if without_guest => {
+                    f.write_str("telling the backend to close, without the guest")
+                }
+                Known::Closing => f.write_str("telling both ends to close"),
+                Known::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
+                Known::RunningScript(_) => f.write_str("running the hotplug script"),
+                Known::Destroying => f.write_str("removing the device's nodes"),
+                Known::Observing => f.write_str("failed; looking at both ends"),
+                Known::Leaving => f.write_str("failed; leaving the device to whoever goes on"),
+            },
+            State::Done => f.write_str(if self.failure.is_some() { "failed" } else { "detached" }),
         }
     }
 }

@@ -112,7 +112,7 @@ impl Bus {
     /// The devices that have a `state`: a backend's are a level deeper, below their guest.
     async fn devices(&self) -> Result<Vec<(Kind, Path)>, Error> {
         let mut devices = Vec::new();
-        for kind in [Kind::Vbd, Kind::Vif] {
+        for kind in Kind::ALL {
             let mut parents = vec![self.root.join(kind.name())?];
             if self.end == End::Backend {
                 parents = self.children(&parents[0]).await?;

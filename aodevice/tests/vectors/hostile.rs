@@ -1,6 +1,6 @@
 //! A guest that writes what it likes where it may, and other visitors of the store.
 
-use aodevice::{Force, Kind, vbd};
+use aodevice::{Force, Hint, Kind, vbd};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Path};
@@ -45,10 +45,10 @@ async fn the_guest_writes_garbage() {
     world.guest.write(&errors, junk()).await.unwrap();
     world.guest.write(&path(format!("{FE}/event-channel")), junk()).await.unwrap();
     let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
-    assert_eq!(listed[0].event_channel, None);
+    assert_eq!(listed[0].number("event_channel"), None);
     assert_printable(&[listed[0].frontend_state.as_ref().unwrap().to_string()]);
-    assert_printable(&told(&world.remove(Force::Off).await.unwrap_err()));
-    world.remove(Force::Auto).await.unwrap();
+    assert_printable(&told(&world.remove(Force::Never).await.unwrap_err()));
+    world.remove(Force::AfterTimeout).await.unwrap();
     world.guest.rm(&path("/local/domain/1/error/device")).await.unwrap();
     assert_eq!(world.dump().await, before);
 }
@@ -70,7 +70,7 @@ async fn the_guest_points_at_the_backend_of_another() {
     ended.unwrap();
     let with_victim = world.dump().await;
 
-    for force in [Force::Auto, Force::On] {
+    for force in [Force::AfterTimeout, Force::AtOnce] {
         world.add_connected().await;
         let target = "/local/domain/0/backend/vbd/2/51712";
         world.guest.write(&path(format!("{FE}/backend")), target).await.unwrap();
@@ -130,7 +130,7 @@ async fn the_guest_removes_its_directory() {
 
     world.add_connected().await;
     gone().await;
-    let (ended, ()) = join!(world.remove(Force::Off), async {
+    let (ended, ()) = join!(world.remove(Force::Never), async {
         world.is_told_to_close().await;
         world.backend_says("6").await;
     });
@@ -138,7 +138,7 @@ async fn the_guest_removes_its_directory() {
     assert_eq!(world.dump().await, before, "before a removal");
 
     world.add_connected().await;
-    let (ended, ()) = join!(world.remove(Force::Auto), async {
+    let (ended, ()) = join!(world.remove(Force::AfterTimeout), async {
         world.is_told_to_close().await;
         gone().await;
         world.backend_says("6").await;
@@ -173,14 +173,14 @@ async fn neighbours_stay() {
     world.write("/local/domain/1/device/vbd/51728/state", "4").await;
     let before = world.dump().await;
     world.add_connected().await;
-    world.remove(Force::On).await.unwrap();
+    world.remove(Force::AtOnce).await.unwrap();
     assert_eq!(world.dump().await, before);
 
     // A parent with a value is somebody's, even if nothing is below it.
     world.add_connected().await;
     world.dom0.rm(&path("/local/domain/1/device/vbd/51728")).await.unwrap();
     world.write("/local/domain/1/device/vbd", "kept").await;
-    world.remove(Force::On).await.unwrap();
+    world.remove(Force::AtOnce).await.unwrap();
     assert_eq!(world.read("/local/domain/1/device/vbd").await, "kept");
 }
 
@@ -199,9 +199,9 @@ async fn leftovers_in_the_toolstacks_directory() {
     assert!(aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap().is_empty());
     let never = CancellationToken::new();
     for devid in [51712, 51728] {
-        let removing = world.toolstack.remove(GUEST, (Kind::Vbd, devid), Force::On, &never);
+        let removing = world.toolstack.remove(GUEST, (Kind::Vbd, devid), Force::AtOnce, &never);
         let failure = removing.await.unwrap_err();
-        assert_eq!(failure.hint(), "use xl for it", "{failure}");
+        assert_eq!(failure.hint(), Hint::UseOtherToolstack, "{failure}");
         assert_printable(&told(&failure));
     }
     assert_eq!(world.dump().await, before);
@@ -217,7 +217,7 @@ async fn a_guest_is_no_toolstack() {
     let (device, never) = (disk(), CancellationToken::new());
     let failure = toolstack.add(GUEST, &device, aodevice::WaitFor::Script, &never).await.unwrap_err();
     assert!(failure.to_string().contains("EACCES"), "{failure}");
-    assert_eq!(failure.hint(), "run it in the domain that may do this, usually domain 0");
+    assert_eq!(failure.hint(), Hint::Store("run it in the domain that may do this, usually domain 0"));
     assert_eq!(world.dump().await, before);
 }
 
@@ -235,7 +235,7 @@ async fn a_strange_target() {
     ended.unwrap();
     let params = world.dom0.read(&Path::new(format!("{BE}/params")).unwrap()).await.unwrap();
     assert_eq!(params, target.as_bytes());
-    world.remove(Force::On).await.unwrap();
+    world.remove(Force::AtOnce).await.unwrap();
 
     let before = world.dump().await;
     let long = format!("vdev=xvda,script=block,target=/{}", "x".repeat(5000));

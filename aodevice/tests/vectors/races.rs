@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use aodevice::{Cause, Force, Kind, WaitFor, multi, vif};
+use aodevice::{Cause, Force, Hint, WaitFor, multi, vif};
 use tokio::join;
-use tokio::time::timeout;
+
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{BE, FE, GUEST, LX, Line, World, disk, disk_named, nic, tenths, warned};
-
-const XVDA: (Kind, u32) = (Kind::Vbd, 51712);
+use crate::world::{BE, GUEST, World, disk, disk_named, nic, tenths};
 
 /// 6. Commit conflicts 5 times, then succeeds: ok; 6 attempts; delays increasing.
 #[tokio::test(start_paused = true)]
@@ -43,7 +41,9 @@ async fn conflicts_without_end() {
         failure.to_string().contains("the transaction conflicted with other changes 64 times"),
         "{failure}"
     );
-    assert!(failure.hint().starts_with("something keeps writing to the same nodes"), "{}", failure.hint());
+    assert!(
+        matches!(failure.hint(), Hint::Store(hint) if hint.starts_with("something keeps writing to the same nodes"))
+    );
     assert_eq!(world.dump().await, before);
 }
 
@@ -54,7 +54,7 @@ async fn conflicts_without_end_on_removal() {
     world.add_connected().await;
     let before = world.dump().await;
     world.proxy.conflict(usize::MAX);
-    let failure = world.remove(Force::Auto).await.unwrap_err();
+    let failure = world.remove(Force::AfterTimeout).await.unwrap_err();
     assert!(matches!(&failure.cause, Cause::Store(error) if error.is_conflict()), "{failure}");
     assert_eq!(world.dump().await, before);
 }
@@ -128,7 +128,7 @@ async fn two_add_interfaces_with_one_address() {
         both => panic!("{both:?}"),
     };
     assert!(
-        failure.to_string().ends_with("vif 0 of the guest has the address 00:16:3e:01:02:03 already"),
+        failure.to_string().ends_with("vif 0 of the guest has the mac 00:16:3e:01:02:03 already"),
         "{failure}"
     );
 }
@@ -175,174 +175,4 @@ async fn two_of_three_fail() {
     assert!(outcomes.into_result().unwrap_err().to_string().contains("xvdc"));
     // None at all.
     assert!(multi::all(std::iter::empty::<std::future::Ready<Result<(), ()>>>()).await.into_result().is_ok());
-}
-
-/// Another toolstack removes `xvda` by force and adds a new one, which the guest connects to. Returns
-/// the store as it is then.
-async fn replaced(world: &World) -> Vec<String> {
-    let (other, never) = (world.another_toolstack().await, CancellationToken::new());
-    let (removed, ()) = join!(other.remove(GUEST, XVDA, Force::On, &never), async {
-        world.is_gone(FE).await;
-        world.backend_says("6").await;
-    });
-    removed.unwrap();
-    let device = disk();
-    let (added, ()) = join!(other.add(GUEST, &device, WaitFor::Script, &never), async {
-        world.exists(BE).await;
-        world.backend_says("2").await;
-    });
-    added.unwrap();
-    world.guest_says("4").await;
-    world.backend_says("4").await;
-    world.dump().await
-}
-
-/// While a removal waits, another toolstack removes the device and adds one of the same id. The
-/// first sees the gap between them, and is done.
-#[tokio::test(start_paused = true)]
-async fn a_new_device_survives_an_old_removal() {
-    let world = World::new().await;
-    world.add_connected().await;
-    let (ended, new_device) = join!(world.remove(Force::Auto), async {
-        world.at(1.0).await;
-        replaced(&world).await
-    });
-    ended.unwrap();
-    assert_eq!(world.clock(), 1.0);
-    assert_eq!(world.dump().await, new_device);
-}
-
-/// The same, but the first is too slow to see the gap: when its patience with the guest is at an
-/// end, the device that it would go on to remove is not its own.
-#[tokio::test(start_paused = true)]
-async fn a_new_device_survives_an_old_removal_that_is_slow() {
-    let world = World::new().await;
-    world.add_connected().await;
-    let (ended, new_device) = join!(world.remove(Force::Auto), async {
-        world.at(1.0).await;
-        world.proxy.hold(true);
-        let new_device = replaced(&world).await;
-        world.proxy.hold(false);
-        new_device
-    });
-    assert_eq!(world.dump().await, new_device);
-    let success = ended.unwrap();
-    assert_eq!(warned(&success), ["another operation took the device over, and it was left to that"]);
-    assert_eq!(world.scripts.runs().len(), 2, "only those of the other: {:?}", world.scripts);
-}
-
-/// The same, and the first is in its script meanwhile.
-#[tokio::test(start_paused = true)]
-async fn a_new_device_survives_an_old_removal_whose_script_is_slow() {
-    let world = World::new().await;
-    world.add_connected().await;
-    world.scripts.on("remove", Line::Takes(5.0));
-    let (ended, new_device) = join!(world.remove(Force::Auto), async {
-        world.backend_says("6").await;
-        world.at(1.0).await;
-        world.scripts.on("remove", Line::Takes(0.0));
-        replaced(&world).await
-    });
-    assert_eq!(world.clock(), 5.0);
-    assert_eq!(world.dump().await, new_device);
-    assert_eq!(warned(&ended.unwrap()), ["another operation took the device over, and it was left to that"]);
-}
-
-/// Two removals at once: the later one takes over, the script runs once, and both say that the
-/// device is gone.
-#[tokio::test(start_paused = true)]
-async fn two_remove_the_same_disk() {
-    let world = World::new().await;
-    let before = world.dump().await;
-    world.add_connected().await;
-    world.scripts.on("remove", Line::Takes(1.0));
-    let (other, never) = (world.another_toolstack().await, CancellationToken::new());
-    let (first, second, ()) = join!(
-        world.remove(Force::Auto),
-        async {
-            world.at(1.0).await;
-            other.remove(GUEST, XVDA, Force::Auto, &never).await
-        },
-        async {
-            world.at(2.0).await;
-            world.backend_says("6").await;
-        }
-    );
-    assert_eq!(world.scripts.runs(), ["at 2 s: block remove exited with status 0"]);
-    assert_eq!(warned(&first.unwrap()), ["another operation took the device over, and it was left to that"]);
-    assert_eq!(warned(&second.unwrap()), [""; 0]);
-    assert_eq!(world.dump().await, before);
-}
-
-/// A removal takes over an add that waits for its backend: the add fails, and leaves the rest to it.
-#[tokio::test(start_paused = true)]
-async fn a_removal_takes_over_an_add_that_waits() {
-    let world = World::new().await;
-    let before = world.dump().await;
-    let (other, never) = (world.another_toolstack().await, CancellationToken::new());
-    let (adding, removing, ()) = join!(
-        world.add(disk()),
-        async {
-            world.at(1.0).await;
-            other.remove(GUEST, XVDA, Force::Auto, &never).await
-        },
-        async {
-            world.is_told_to_close().await;
-            world.at(2.0).await;
-            world.backend_says("6").await;
-        }
-    );
-    let failure = adding.unwrap_err();
-    let warnings: Vec<String> = failure.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, ["another operation took the device over, and it was left to that"]);
-    removing.unwrap();
-    assert_eq!(world.dump().await, before);
-}
-
-/// A removal takes over an add whose script runs: the add does not claim to have attached it, and
-/// runs no script against the removal.
-#[tokio::test(start_paused = true)]
-async fn a_removal_takes_over_an_add_whose_script_runs() {
-    let world = World::new().await;
-    let before = world.dump().await;
-    world.scripts.on("add", Line::Takes(3.0));
-    let (other, never) = (world.another_toolstack().await, CancellationToken::new());
-    let (adding, removing, ()) = join!(
-        world.add(disk()),
-        async {
-            world.at(1.0).await;
-            other.remove(GUEST, XVDA, Force::Auto, &never).await
-        },
-        async {
-            world.exists(BE).await;
-            world.backend_says("2").await;
-            world.at(5.0).await;
-            world.backend_says("6").await;
-        }
-    );
-    let failure = adding.unwrap_err();
-    assert!(matches!(failure.cause, Cause::Superseded), "{failure}");
-    removing.unwrap();
-    assert_eq!(
-        world.scripts.runs(),
-        ["at 0 s: block add exited with status 0", "at 5 s: block remove exited with status 0"]
-    );
-    assert_eq!(world.dump().await, before);
-}
-
-/// An add whose future is dropped leaves its record, and a removal cleans up after it.
-#[tokio::test(start_paused = true)]
-async fn a_dropped_add_can_be_removed() {
-    let world = World::new().await;
-    let before = world.dump().await;
-    timeout(Duration::from_secs(1), world.add(disk())).await.unwrap_err();
-    assert!(world.read(&format!("{LX}/op")).await.starts_with("add:"));
-    let failure = world.add(disk()).await.unwrap_err();
-    assert!(matches!(failure.cause, Cause::Exists), "{failure}");
-    let (ended, ()) = join!(world.remove(Force::Auto), async {
-        world.is_told_to_close().await;
-        world.backend_says("6").await;
-    });
-    ended.unwrap();
-    assert_eq!(world.dump().await, before);
 }

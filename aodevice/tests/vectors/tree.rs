@@ -200,7 +200,7 @@ async fn nothing_is_left() {
     world.add_connected().await;
     let tree = added(&before, &world.dump().await);
     assert!(tree.iter().all(|line| !line.contains("/op = ")), "{tree:#?}");
-    world.remove(Force::On).await.unwrap();
+    world.remove(Force::AtOnce).await.unwrap();
     assert_eq!(world.dump().await, before);
     assert!(aodevice::list(&world.dom0, crate::world::GUEST, Kind::Vbd).await.unwrap().is_empty());
 }

@@ -55,7 +55,7 @@ pub(crate) fn tenths(time: Duration) -> f64 {
 pub(crate) fn told(failure: &Failure) -> Vec<String> {
     let observed = failure.observations();
     assert_eq!(failure.to_string(), format!("{}: {}", failure.tried(), observed[0]));
-    [vec![failure.tried()], observed, vec![failure.hint()]].concat()
+    [vec![failure.tried()], observed, vec![format!("{:?}", failure.hint())]].concat()
 }
 
 /// The warnings of a success, one a line.

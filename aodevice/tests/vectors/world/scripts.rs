@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aodevice::sim;
-use hotplug::{Ending, Limits, Output, Report, Runner, ScriptRun};
+use hotplug::{Ending, Limits, Output, Report, Request, Runner};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, DomId, Path};
+use xs_client::{Client, Path};
 
 use super::tenths;
 
@@ -64,7 +64,7 @@ impl Scripts {
     async fn play(
         &self,
         line: Option<Line>,
-        run: &ScriptRun,
+        run: &Request,
         limits: &Limits,
         cancel: &CancellationToken,
     ) -> Report {
@@ -74,15 +74,14 @@ impl Scripts {
                 Some(Line::Forgets) => Ending::Exited(0),
                 Some(Line::Hangs) => std::future::pending().await,
                 Some(Line::Fails(error)) => {
-                    let backend = run.env.iter().find(|(name, _)| name == "XENBUS_PATH").unwrap();
-                    let node = Path::new(format!("/local/domain/0/{}/hotplug-error", backend.1)).unwrap();
+                    let node = Path::new(format!("{}/hotplug-error", run.directory())).unwrap();
                     self.client.write(&node, error).await.unwrap();
                     Ending::Exited(1)
                 }
                 Some(Line::Takes(_)) | None => {
                     let duration = if let Some(Line::Takes(seconds)) = line { seconds } else { 0.0 };
                     let duration = Duration::from_secs_f64(duration);
-                    let stock = sim::Scripts::new(self.client.clone(), DomId::DOM0, duration);
+                    let stock = sim::Scripts::new(self.client.clone(), duration);
                     stock.run(run, limits, cancel).await.ending
                 }
             }
@@ -100,7 +99,7 @@ impl Scripts {
 impl Runner for Scripts {
     fn run<'a>(
         &'a self,
-        run: &'a ScriptRun,
+        run: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
@@ -108,11 +107,12 @@ impl Runner for Scripts {
             let at = tenths(self.begun.elapsed());
             let line = {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-                lines.get(&*run.args[0]).copied()
+                lines.get(run.args()[0]).copied()
             };
             let report = self.play(line, run, limits, cancel).await;
             let name = run.script.file_name().unwrap_or_default().to_string_lossy();
-            let record = format!("at {at} s: {name} {} {}", run.args.join(" "), report.ending);
+            let copy = if run.copy.is_some() { " in a copy" } else { "" };
+            let record = format!("at {at} s: {name} {}{copy} {}", run.args().join(" "), report.ending);
             self.runs.lock().unwrap_or_else(PoisonError::into_inner).push(record);
             report
         })

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use devstate::StateValue;
 use xs_client::{Client, Error, Path};
 
-use crate::{DeviceId, Observation, Paths};
+use super::Target;
+use crate::Observation;
 
 /// Text from the store in a form that can be shown: guests write some of it.
 pub(crate) fn shown(text: &[u8]) -> String {
@@ -16,8 +17,9 @@ fn some_text(value: Option<Bytes>) -> Option<String> {
 }
 
 /// Reads what both ends say of themselves.
-pub(crate) async fn observe(client: &Client, id: &DeviceId, paths: &Paths) -> Result<Observation, Error> {
-    let Paths { frontend, backend, .. } = paths;
+pub(crate) async fn observe(client: &Client, target: &Target) -> Result<Observation, Error> {
+    let (id, paths) = (target.id(), target.paths());
+    let (frontend, backend) = (&paths.frontend, &paths.backend);
     let keys = [
         backend.join("state")?,
         frontend.join("state")?,

@@ -7,14 +7,40 @@ mod mac;
 mod rate;
 mod spec;
 
-use hotplug::{Action, ScriptRun};
-
 pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
 pub use spec::{NicSpecError, parse};
 
+use super::{KindInfo, ListedKey, Recorded, Spec};
 use crate::tree::Keys;
 use crate::{DeviceId, Guest, Tree};
+
+pub(crate) const INFO: KindInfo = KindInfo {
+    name: "vif",
+    backend_module: "xen-netback",
+    frontend_module: "xen-netfront",
+    id_name: |devid| devid.to_string(),
+    listed: &[
+        ListedKey::recorded("mac", "mac"),
+        ListedKey::recorded("bridge", "bridge"),
+        ListedKey::of_guest("event_channel", "event-channel"),
+        ListedKey::of_guest("tx_ring_ref", "tx-ring-ref"),
+        ListedKey::of_guest("rx_ring_ref", "rx-ring-ref"),
+    ],
+    // netback's interface, which the script set up, goes with the backend.
+    made: &[],
+    outlives_backend: false,
+    runs: |keys| match keys.get("type").map(String::as_str) {
+        Some("vif_ioemu") => &[hotplug::Kind::VifIoemu, hotplug::Kind::Tap],
+        _ => &[hotplug::Kind::Vif],
+    },
+    unreported: |keys| {
+        let status = keys.get("hotplug-status").map(String::as_str);
+        (status != Some("connected")).then_some("hotplug-status=connected")
+    },
+    target: |_| None,
+    undo: |_, _| Recorded::new(),
+};
 
 /// A network interface, served by netback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +89,26 @@ impl Default for Vif {
     }
 }
 
-impl Vif {
-    /// What is written for it.
-    pub(crate) fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {
-        let mac = self.mac.unwrap_or_else(Mac::random);
+impl Spec for Vif {
+    fn devid(&self) -> Option<u32> {
+        self.devid
+    }
+
+    fn label(&self) -> String {
+        self.devid.map_or_else(|| format!("on {}", self.bridge), |devid| devid.to_string())
+    }
+
+    fn settle(&mut self) {
+        self.mac.get_or_insert_with(Mac::random);
+    }
+
+    fn claims(&self) -> Vec<(&'static str, String)> {
+        self.mac.iter().map(|mac| ("mac", mac.to_string())).collect()
+    }
+
+    fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {
+        // Settled by then; an interface without an address is what it is.
+        let mac = self.mac.unwrap_or(Mac([0; 6]));
         let mut be = Keys::new();
         be.add("frontend-id", id.fe).add("online", 1).add("state", 1);
         be.add("script", guest.script(self.script.as_deref().unwrap_or("vif-bridge")));
@@ -91,10 +133,5 @@ impl Vif {
         let mut read_only = Keys::new();
         read_only.add("mtu", self.mtu);
         Tree { frontend: fe, frontend_read_only: read_only, backend: be }
-    }
-
-    /// The script runs of an action.
-    pub(crate) fn scripts(script: &str, id: &DeviceId, action: Action, gatewaydev: &str) -> Vec<ScriptRun> {
-        vec![ScriptRun::vif(script, action, id.fe.0, id.devid, gatewaydev)]
     }
 }

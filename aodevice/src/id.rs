@@ -1,0 +1,115 @@
+//! Which device: its identity, and the directories that it has in the store.
+
+use std::fmt;
+
+use serde::Serialize;
+use xs_client::{DomId, Path, PathError};
+
+use crate::Kind;
+
+/// A device of a guest, as an operator names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Which {
+    /// The guest that has it.
+    pub fe: DomId,
+    /// Its kind on the guest's side.
+    pub kind: Kind,
+    /// Its number among the guest's devices of that kind.
+    pub devid: u32,
+}
+
+/// The identity of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct DeviceId {
+    /// The guest that has it.
+    #[serde(serialize_with = "domid_number")]
+    pub fe: DomId,
+    /// Its kind on the guest's side.
+    pub kind: Kind,
+    /// Its number among the guest's devices of that kind.
+    pub devid: u32,
+    /// The domain that serves it.
+    #[serde(serialize_with = "domid_number")]
+    pub be: DomId,
+    /// Its kind on the backend's side.
+    pub be_kind: Kind,
+}
+
+pub(crate) fn domid_number<S: serde::Serializer>(domid: &DomId, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u32(domid.0)
+}
+
+impl DeviceId {
+    /// A device that the domain `be` serves with the backend of the same kind.
+    pub fn new(which: Which, be: DomId) -> Self {
+        let Which { fe, kind, devid } = which;
+        Self { fe, kind, devid, be, be_kind: kind }
+    }
+
+    /// Its guest, kind and number.
+    pub fn which(&self) -> Which {
+        Which { fe: self.fe, kind: self.kind, devid: self.devid }
+    }
+
+    /// FE: the guest's directory of the device. The guest may write in it: trust nothing there.
+    pub fn frontend(&self) -> Result<Path, PathError> {
+        Path::new(format!("/local/domain/{}/device/{}/{}", self.fe, self.kind, self.devid))
+    }
+
+    /// BE: the backend's directory of the device.
+    pub fn backend(&self) -> Result<Path, PathError> {
+        Path::new(format!("/local/domain/{}/{}", self.be, self.below_home()))
+    }
+
+    /// LX: the toolstack's own directory of the device. The device exists as long as it does.
+    pub fn toolstack(&self) -> Result<Path, PathError> {
+        lx_parent(self.fe, self.kind)?.join(self.devid.to_string())
+    }
+
+    /// The directories.
+    pub fn paths(&self) -> Result<Paths, PathError> {
+        Ok(Paths {
+            home: Path::new(format!("/local/domain/{}", self.fe))?,
+            frontend: self.frontend()?,
+            backend: self.backend()?,
+            toolstack: self.toolstack()?,
+            saved: Path::new(format!("/tool/xendev/{}", self.below_home()))?,
+            undo: Path::new(format!("/tool/xendev/undo/{}", self.below_home()))?,
+        })
+    }
+
+    /// BE relative to the home of the backend's domain.
+    fn below_home(&self) -> String {
+        format!("backend/{}/{}/{}", self.be_kind, self.fe, self.devid)
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of domain {}", self.kind, self.devid, self.fe)
+    }
+}
+
+/// Where the toolstack keeps the guest's devices of a kind.
+pub(crate) fn lx_parent(fe: DomId, kind: Kind) -> Result<Path, PathError> {
+    Path::new(format!("/libxl/{fe}/device/{kind}"))
+}
+
+/// The directories of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Paths {
+    /// The guest's home.
+    pub home: Path,
+    /// FE, in the guest's home.
+    pub frontend: Path,
+    /// BE, in the home of the backend's domain.
+    pub backend: Path,
+    /// LX, the toolstack's own.
+    pub toolstack: Path,
+    /// A copy of BE's keys, as they were when the device had been added, in which its script can still
+    /// undo its work when BE is gone.
+    pub saved: Path,
+    /// Such a copy for a single run, when the other one belongs to somebody else by now.
+    pub undo: Path,
+}

@@ -1,0 +1,139 @@
+//! The kinds of device. One kind is one file or folder here, a line in [`Kind`], and an arm in
+//! [`crate::Device`]: whatever the rest of the crate needs to know of it is in its [`KindInfo`] and
+//! its [`Spec`].
+
+pub mod vbd;
+pub mod vif;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{DeviceId, Guest, Tree};
+
+/// The kind of a device, as it stands in store paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Kind {
+    /// A disk, served by the kernel's blkback.
+    Vbd,
+    /// A network interface, served by the kernel's netback.
+    Vif,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Vbd, Self::Vif];
+
+    /// What is to be known of the kind.
+    pub const fn info(self) -> &'static KindInfo {
+        match self {
+            Self::Vbd => &vbd::INFO,
+            Self::Vif => &vif::INFO,
+        }
+    }
+
+    /// Its name in store paths.
+    pub const fn name(self) -> &'static str {
+        self.info().name
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The backend's keys of a device, as they are recorded: by name.
+pub(crate) type Recorded = BTreeMap<String, String>;
+
+/// The facts of a kind.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct KindInfo {
+    /// Its name in store paths.
+    pub name: &'static str,
+    /// The kernel module that serves it in the backend's domain (Linux).
+    pub backend_module: &'static str,
+    /// The kernel module that drives it in the guest (Linux).
+    pub frontend_module: &'static str,
+    /// How an operator names a device id: `xvda` for 51712.
+    pub id_name: fn(u32) -> String,
+    /// What a listing shows of a device besides its states.
+    pub listed: &'static [ListedKey],
+    /// The backend's keys by which a script tells what it made (`node`): whoever undoes its work
+    /// needs them, and a backend that holds one is not deleted without the script.
+    pub made: &'static [&'static str],
+    /// Whether what a script made stays when the backend goes (a loop device), or goes with it (a
+    /// port of a bridge).
+    pub outlives_backend: bool,
+    /// The script runs of a device with these keys, in the order in which an add makes them.
+    pub(crate) runs: fn(&Recorded) -> &'static [hotplug::Kind],
+    /// The key that a script which exited with 0 should have written and did not.
+    pub(crate) unreported: fn(&Recorded) -> Option<&'static str>,
+    /// The path in the toolstack's domain that the script acts on, if it is recorded.
+    pub(crate) target: fn(&Recorded) -> Option<&str>,
+    /// What a script has to be told besides what is recorded, to undo its work.
+    pub(crate) undo: fn(&Recorded, &Surroundings) -> Recorded,
+}
+
+/// What a kind may know of the toolstack's domain when a script's work is undone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Surroundings {
+    /// Whether the target is still a file.
+    pub(crate) target_is_file: bool,
+    /// Block devices that this device's script made of the target and did not report.
+    pub(crate) unreported: Vec<String>,
+    /// Whether the block device that is recorded serves something else by now.
+    pub(crate) node_is_of_another: bool,
+}
+
+/// A key that listings show.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ListedKey {
+    /// Its name in the listing.
+    pub name: &'static str,
+    /// Its name in the store.
+    pub key: &'static str,
+    /// Whether it is the guest's word, and a number, or the toolstack's, and text.
+    pub of_guest: bool,
+}
+
+impl ListedKey {
+    pub(crate) const fn recorded(name: &'static str, key: &'static str) -> Self {
+        Self { name, key, of_guest: false }
+    }
+
+    pub(crate) const fn of_guest(name: &'static str, key: &'static str) -> Self {
+        Self { name, key, of_guest: true }
+    }
+}
+
+/// A device of some kind as it is asked for: plain values, no I/O.
+pub(crate) trait Spec {
+    /// Its device id, if that is fixed.
+    fn devid(&self) -> Option<u32>;
+
+    /// Its name for the operator.
+    fn label(&self) -> String;
+
+    /// Settles what was left open and must be the same in every attempt to write it.
+    fn settle(&mut self) {}
+
+    /// A path that must be a file or block device of the toolstack's domain.
+    fn must_exist(&self) -> Option<&str> {
+        None
+    }
+
+    /// Keys of the toolstack's record that no other device of the guest may hold the same value of.
+    fn claims(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// What is written for it.
+    fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree;
+}

@@ -1,0 +1,288 @@
+//! The driver of the machines: one loop that carries out what a machine asks for, and nothing else.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | who works on a device: the operation record | [`record`], [`owner`] |
+//! | what a step does to the store, as a pure decision | [`steps`] |
+//! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
+//! | waiting, and noticing that the device is lost | [`wait`] |
+//! | running scripts, and what they need to undo their work | [`script`], [`saved`], [`files`] |
+
+mod cleanup;
+mod files;
+pub(crate) mod observe;
+pub(crate) mod owner;
+pub(crate) mod record;
+mod saved;
+mod script;
+pub(crate) mod steps;
+mod store;
+mod target;
+mod wait;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use xs_client::{DomId, Error};
+
+use self::owner::{Owner, UnderWay};
+use self::record::{Occupant, Record};
+use self::steps::Obstacle;
+use self::store::Written;
+use self::wait::Cancel;
+use crate::kind::Recorded;
+use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
+use crate::report::Named;
+use crate::{
+    Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Success, Toolstack, Warning, Which,
+};
+
+pub use self::target::Target;
+
+/// How long looking at a device that failed may take, and noting that it was left: the store may be
+/// what failed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// One operation under way.
+pub(crate) struct Job<'a> {
+    toolstack: &'a Toolstack,
+    device: Named,
+    record: Record,
+    begun: Instant,
+    id: Option<DeviceId>,
+    /// BE's keys after the scripts of the add have run.
+    made: Recorded,
+    /// What was made of the target already before the scripts ran, separated by blanks.
+    before: Option<String>,
+    /// Since when other owners have been waited for.
+    owner_awaited: Option<Instant>,
+    observed: Observation,
+    _under_way: UnderWay,
+}
+
+impl<'a> Job<'a> {
+    pub(crate) fn new(toolstack: &'a Toolstack, operation: Operation, device: Named) -> Self {
+        let record = Record::new(operation, Owner::of_this_process(toolstack.own));
+        Self {
+            toolstack,
+            device,
+            begun: Instant::now(),
+            id: None,
+            made: Recorded::new(),
+            before: None,
+            owner_awaited: None,
+            observed: Observation::default(),
+            _under_way: UnderWay::new(record.token),
+            record,
+        }
+    }
+
+    /// Drives a machine from its begin to its end.
+    pub(crate) async fn drive(
+        mut self,
+        mut machine: impl Machine,
+        cancel: &CancellationToken,
+    ) -> Result<Success, Box<Failure>> {
+        let mut action = machine.on(Event::Begin);
+        while action != Action::Finish {
+            self.tell(&machine);
+            let cancel = machine.is_cancellable().then_some(cancel);
+            let event = self.carry_out(action, cancel).await;
+            action = machine.on(event);
+        }
+        self.tell(&machine);
+        self.finish(machine.outcome())
+    }
+
+    fn tell(&self, machine: &dyn fmt::Display) {
+        let step = crate::Step {
+            device: self.device.clone(),
+            operation: self.record.operation,
+            elapsed: self.begun.elapsed(),
+            doing: machine.to_string(),
+        };
+        debug!(device = %step.device, domid = step.device.fe.0, doing = step.doing, "step");
+        if let Some(observer) = &self.toolstack.observer {
+            observer(&step);
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action, cancel: Cancel<'_>) -> Event {
+        let (client, limits) = (&self.toolstack.client, self.toolstack.limits);
+        match action {
+            Action::Check(device) => {
+                let checked = async {
+                    match device.as_spec().must_exist() {
+                        Some(target) => {
+                            files::check_target(target, limits.file).await.map_err(Cause::Invalid)
+                        }
+                        None => Ok(()),
+                    }
+                };
+                Event::Checked(wait::unless_cancelled(checked, cancel).await)
+            }
+            Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
+            Action::Probe { which, adopt } => {
+                let probed = async {
+                    let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
+                    let occupant = match probed.op {
+                        Some(op) => Some(self.occupant(op).await?),
+                        None => None,
+                    };
+                    Ok(Found { target: probed.target, occupant })
+                };
+                let probed = wait::unless_cancelled(probed, cancel).await;
+                Event::Probed(probed.inspect(|found| self.know(&found.target)))
+            }
+            Action::AwaitOwner { which, occupant, take_over } => {
+                Event::Released(self.await_owner(which, occupant, take_over, cancel).await)
+            }
+            Action::On(target, step) => self.take(&target, step, cancel).await,
+            Action::Finish => Event::Begin,
+        }
+    }
+
+    /// Takes a step on a device that is known.
+    async fn take(&mut self, target: &Target, step: Step, cancel: Cancel<'_>) -> Event {
+        let (client, record) = (&self.toolstack.client, &self.record);
+        let token = record.token;
+        match step {
+            Step::Await { node, until, limit } => {
+                Event::Waited(self.wait(target, node, until, limit, cancel).await)
+            }
+            Step::Run { purpose: Purpose::Add, index } => self.run_unless_lost(target, index, cancel).await,
+            Step::Run { purpose, index } => Event::Ran(self.run_remove(target, purpose, index, cancel).await),
+            Step::Close(claim, frontend) => {
+                let closing = store::close(client, target, record, (&claim, frontend), cancel);
+                Event::Told(wait::unless_hung(closing, cancel).await)
+            }
+            Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),
+            Step::Settle => Event::Settled(self.settle(target).await),
+            Step::Observe => {
+                // A store that cannot be read now has failed before, and that is the report.
+                let client = client.with_deadline(LAST_WORDS);
+                self.observed = observe::observe(&client, target).await.unwrap_or_default();
+                Event::Observed
+            }
+            Step::Leave => {
+                let client = client.with_deadline(LAST_WORDS);
+                let left =
+                    store::step(&client, target, record, None, |seen| Ok(((), steps::leave(seen, token))));
+                if !matches!(timeout(LAST_WORDS, left).await, Ok(Ok(()))) {
+                    debug!("it cannot be noted that the operation ended");
+                }
+                Event::Left
+            }
+        }
+    }
+
+    async fn create(&mut self, fe: DomId, device: &Arc<Device>, cancel: Cancel<'_>) -> Created {
+        let Toolstack { client, own, script_dir, .. } = self.toolstack;
+        self.made.clear();
+        self.before = None;
+        let written = Mutex::new(None);
+        let created = async {
+            let guest = Guest::look(client, fe, script_dir.clone()).await?;
+            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
+        };
+        let created = wait::unless_hung(created, cancel).await;
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (created, written) {
+            (Ok(Written::Done(target)), _) => {
+                self.know(&target);
+                Created::Done(target)
+            }
+            (Ok(Written::Blocked(which, obstacle)), _) => self.blocked(which, obstacle).await,
+            (
+                Err(
+                    cause @ (Cause::Store(Error::Timeout { .. } | Error::Disconnected { .. })
+                    | Cause::Aborted),
+                ),
+                Some(target),
+            ) => {
+                self.know(&target);
+                Created::Unsure(target, cause)
+            }
+            (Err(cause), _) => Created::Failed(cause, None),
+        }
+    }
+
+    async fn blocked(&self, which: Which, obstacle: Obstacle) -> Created {
+        let Toolstack { client, own, .. } = self.toolstack;
+        let cause = match obstacle {
+            Obstacle::NoHome => return Created::Failed(Cause::NoSuchDomain(which.fe.to_string()), None),
+            Obstacle::Stale => return Created::Stale(which),
+            Obstacle::Occupied(text) => {
+                return match self.occupant(text).await {
+                    Ok(occupant) => Created::Occupied(which, occupant),
+                    Err(cause) => Created::Failed(cause, None),
+                };
+            }
+            Obstacle::Exists => Cause::Exists,
+            Obstacle::Alive(state) => Cause::Unrecorded(state),
+        };
+        // The device that is there is what the report is about.
+        let there = store::probe(client, *own, which, true).await;
+        Created::Failed(cause, there.ok().map(|probed| probed.target))
+    }
+
+    /// Whose record this is, and whether he is alive.
+    async fn occupant(&self, text: String) -> Result<Occupant, Cause> {
+        let record = Record::parse(&text);
+        let me = self.record.owner.as_ref();
+        let life = record.as_ref().zip(me).map(|(record, me)| owner::life(record, me));
+        let alive = match life {
+            None | Some(owner::Life::Dead) => false,
+            Some(owner::Life::Alive) => true,
+            Some(owner::Life::WithDomain(domid)) => {
+                let home = xs_client::Path::new(format!("/local/domain/{domid}"))?;
+                self.toolstack.client.read_opt(&home).await?.is_some()
+            }
+        };
+        Ok(Occupant { text, record, alive })
+    }
+
+    async fn settle(&self, target: &Target) -> Result<(), Cause> {
+        let client = &self.toolstack.client;
+        let record = &self.record;
+        let mut keys = target.recorded().clone();
+        keys.extend(self.made.clone());
+        let keys = &keys;
+        client
+            .transaction(|tx| async move {
+                let seen = store::look(&tx, target.id().kind, target.paths()).await?;
+                let changes = steps::settle(&seen, record.token)?;
+                if target.runs() > 0 {
+                    saved::write(&tx, target.paths(), keys).await?;
+                }
+                store::apply(&tx, target, record, &seen, &changes).await
+            })
+            .await
+    }
+
+    fn know(&mut self, target: &Target) {
+        self.id = Some(target.id());
+        self.device.devid = Some(target.id().devid);
+    }
+
+    fn finish(self, (outcome, warnings): (Result<(), Cause>, Vec<Warning>)) -> Result<Success, Box<Failure>> {
+        let elapsed = self.begun.elapsed();
+        let cause = match (outcome, self.id) {
+            (Ok(()), Some(id)) => return Ok(Success { id, warnings, elapsed }),
+            (Ok(()), None) => Cause::NoSuchDevice,
+            (Err(cause), _) => cause,
+        };
+        Err(Box::new(Failure {
+            operation: self.record.operation,
+            device: self.device,
+            cause,
+            observed: self.observed,
+            warnings,
+            elapsed,
+        }))
+    }
+}

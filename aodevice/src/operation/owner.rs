@@ -1,0 +1,181 @@
+//! Who works on a device, named in a way that says whether he is alive.
+//!
+//! A process of this host is named by its pid, the time when it started and the id of this boot: no
+//! other process has all three. The pid counts in a namespace, which is named too: from another one
+//! nobody can see whether the process is alive, so it is taken to be. A process of another domain is
+//! alive as long as its domain is. Within one process many operations may go on, or one may have been
+//! given up, so those that are under way are entered in a list.
+
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::{fmt, fs, process};
+
+use xs_client::DomId;
+
+use super::record::{Record, Stage, Token};
+
+/// A process that works on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Owner {
+    /// The domain that it runs in.
+    pub domid: DomId,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since the boot.
+    pub start: u64,
+    /// Its boot, by the id that the kernel gives it.
+    pub boot: String,
+    /// The namespace that its pid counts in.
+    pub ns: u64,
+}
+
+impl Owner {
+    /// This process, in this domain.
+    pub(crate) fn of_this_process(domid: DomId) -> Self {
+        static SELF: LazyLock<(u64, String, u64)> =
+            LazyLock::new(|| (start_time(process::id()).unwrap_or(0), boot_id(), pid_namespace()));
+        let (start, boot, ns) = &*SELF;
+        Self { domid, pid: process::id(), start: *start, boot: boot.clone(), ns: *ns }
+    }
+
+    /// Reads the fields of a record; `None` if one is missing.
+    pub(crate) fn parse<'a>(words: impl Iterator<Item = &'a str> + Clone) -> Option<Self> {
+        let field = |name: &str| {
+            words
+                .clone()
+                .find_map(|word| word.split_once('=').filter(|(key, _)| *key == name))
+                .map(|(_, value)| value)
+        };
+        Some(Self {
+            domid: field("domid")?.parse().ok()?,
+            pid: field("pid")?.parse().ok()?,
+            start: field("start")?.parse().ok()?,
+            boot: field("boot")?.to_owned(),
+            ns: field("ns")?.parse().ok()?,
+        })
+    }
+
+    /// Whether the process is alive, as far as that can be seen from `me`; `None` if it runs in another
+    /// domain, of which the store must tell.
+    fn is_alive(&self, me: &Self) -> Option<bool> {
+        if self.domid != me.domid {
+            return None;
+        }
+        if self.boot != me.boot {
+            return Some(false);
+        }
+        Some(self.ns != me.ns || start_time(self.pid) == Some(self.start))
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domid, pid, start, boot, ns } = self;
+        write!(f, "domid={domid} pid={pid} start={start} boot={boot} ns={ns}")
+    }
+}
+
+/// Whether the owner of a record still works on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    Dead,
+    /// As long as this domain is.
+    WithDomain(DomId),
+}
+
+pub(crate) fn life(record: &Record, me: &Owner) -> Life {
+    let Some(owner) = record.owner.as_ref().filter(|_| record.stage != Stage::Left) else {
+        return Life::Dead;
+    };
+    match owner.is_alive(me) {
+        None => Life::WithDomain(owner.domid),
+        Some(true) if owner == me && !under_way().contains(&record.token.0) => Life::Dead,
+        Some(true) => Life::Alive,
+        Some(false) => Life::Dead,
+    }
+}
+
+fn under_way() -> MutexGuard<'static, HashSet<u64>> {
+    static UNDER_WAY: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An operation of this process that is under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Token);
+
+impl UnderWay {
+    pub(crate) fn new(token: Token) -> Self {
+        under_way().insert(token.0);
+        Self(token)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        under_way().remove(&self.0.0);
+    }
+}
+
+/// When a process started, in clock ticks since the boot; `None` if it is dead or a zombie.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `number (name) state parent ...`: the name may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    // A record's fields are separated by blanks.
+    id.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
+fn pid_namespace() -> u64 {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Operation;
+
+    fn life_of(owner: &Owner) -> Life {
+        life(&Record::new(Operation::Attach, owner.clone()), &Owner::of_this_process(DomId::DOM0))
+    }
+
+    #[test]
+    fn a_process_is_named_by_more_than_its_pid() {
+        let me = Owner::of_this_process(DomId::DOM0);
+        let parent = std::os::unix::process::parent_id();
+        let other = Owner { pid: parent, start: start_time(parent).unwrap(), ..me.clone() };
+        assert_eq!(life_of(&other), Life::Alive);
+        assert_eq!(
+            life_of(&Owner { start: other.start + 1, ..other.clone() }),
+            Life::Dead,
+            "a later process"
+        );
+        assert_eq!(life_of(&Owner { boot: "x".into(), ..other.clone() }), Life::Dead, "before the boot");
+        assert_eq!(life_of(&Owner { pid: u32::MAX, ..other.clone() }), Life::Dead);
+        assert_eq!(life_of(&Owner { ns: me.ns + 1, pid: u32::MAX, ..other.clone() }), Life::Alive, "unseen");
+        assert_eq!(life_of(&Owner { domid: DomId(7), ..other }), Life::WithDomain(DomId(7)));
+    }
+
+    #[test]
+    fn an_operation_of_this_process_that_was_given_up_has_no_owner() {
+        let me = Owner::of_this_process(DomId::DOM0);
+        let record = Record::new(Operation::Attach, me.clone());
+        let going_on = UnderWay::new(record.token);
+        assert_eq!(life(&record, &me), Life::Alive);
+        assert_eq!(life(&record.at(Stage::Left), &me), Life::Dead);
+        drop(going_on);
+        assert_eq!(life(&record, &me), Life::Dead);
+    }
+}

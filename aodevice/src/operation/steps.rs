@@ -1,0 +1,238 @@
+//! What each step of an operation does to the store, as pure decisions: from what a transaction has
+//! [`Seen`] of a device to the [`Change`]s that it makes. `store.rs` reads the one and writes the
+//! other; the tests explore every interleaving of two operations with these very functions.
+//!
+//! Every step first looks whose the device is. So an operation never touches what another one has
+//! taken over, nor a new device that took the place of its own; and what a crashed or timed-out
+//! operation leaves can be told from a device that is well.
+
+use devstate::{Goal, StateValue, XenbusState};
+
+use super::record::{Record, Stage, Token};
+use crate::Cause;
+use crate::machine::{Claim, Closing, Destroyed, Frontend, Node};
+
+/// What a transaction has seen of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Whether the guest has a home in the store.
+    pub(crate) home: bool,
+    /// Whether LX is there.
+    pub(crate) lx: bool,
+    /// The text of the operation record in LX.
+    pub(crate) op: Option<String>,
+    /// FE's state: the guest's word. It is not read in the transaction, or a guest that writes all the
+    /// time would make every attempt conflict (B6).
+    pub(crate) fe_state: Option<StateValue>,
+    /// Whether BE is there.
+    pub(crate) be: bool,
+    /// BE's state.
+    pub(crate) be_state: Option<StateValue>,
+    /// Whether there is a saved copy of BE's keys.
+    pub(crate) saved: bool,
+    /// Whether there is a copy beside it, which was made for a single run.
+    pub(crate) aside: bool,
+    /// Whether BE holds what a script made.
+    pub(crate) made: bool,
+}
+
+/// Whose a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The operation that asks has it.
+    Ours,
+    /// Its record is gone with the toolstack's directory: somebody removed it, or its domain went.
+    Vanished,
+    /// Somebody else has it.
+    Taken,
+}
+
+/// What a step writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The operation record, at this stage.
+    Record(Stage),
+    /// Removes the operation record.
+    Release,
+    /// Removes FE, once all else is committed: in the transaction the guest could make it conflict.
+    DeleteFrontend,
+    /// Writes `online`=0 in BE.
+    Offline,
+    /// Writes `state`=5 in BE.
+    TellToClose,
+    /// Removes FE, LX, BE and the saved copy, with the parents that they leave empty.
+    RemoveTree,
+}
+
+/// Where a script that undoes something finds its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// In BE.
+    Backend,
+    /// In the saved copy of BE.
+    Saved,
+    /// In a copy beside it, since the saved one is another device's.
+    Aside,
+}
+
+/// What stands in the way of a new device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    NoHome,
+    Exists,
+    /// An operation with this record.
+    Occupied(String),
+    /// A device without a record, alive by its backend's state.
+    Alive(XenbusState),
+    /// A backend that is not alive and holds what a script made.
+    Stale,
+}
+
+impl Seen {
+    fn be_state(&self) -> Option<XenbusState> {
+        self.be_state.as_ref().and_then(StateValue::state)
+    }
+
+    /// Whether a frontend says that it is at work.
+    fn frontend_is_live(&self) -> bool {
+        let state = self.fe_state.as_ref().and_then(StateValue::state);
+        matches!(state, Some(XenbusState::Initialised | XenbusState::Connected))
+    }
+
+    /// The backend's state, if that says that a driver serves the device.
+    pub(crate) fn alive(&self) -> Option<XenbusState> {
+        self.be_state().filter(|state| is_alive(*state))
+    }
+
+    pub(crate) fn standing(&self, token: Token) -> Standing {
+        let record = self.op.as_deref().and_then(Record::parse);
+        match record {
+            Some(record) if record.token == token => Standing::Ours,
+            _ if !self.lx => Standing::Vanished,
+            _ => Standing::Taken,
+        }
+    }
+
+    /// Why an operation that does not have the device any more failed.
+    fn lost(&self, standing: Standing) -> Result<(), Cause> {
+        match standing {
+            Standing::Ours => Ok(()),
+            Standing::Taken => Err(Cause::Taken),
+            Standing::Vanished => Err(Cause::Gone { domain: !self.home }),
+        }
+    }
+}
+
+/// Whether a backend in this state has taken its device up and not let go.
+pub(crate) fn is_alive(state: XenbusState) -> bool {
+    !matches!(state, XenbusState::Unknown | XenbusState::Initialising | XenbusState::Closed)
+}
+
+/// Whether a new device can be written; what is left in its place is removed then.
+pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
+    if !seen.home {
+        return Err(Obstacle::NoHome);
+    }
+    match (&seen.op, seen.alive()) {
+        (Some(record), _) => Err(Obstacle::Occupied(record.clone())),
+        _ if seen.lx => Err(Obstacle::Exists),
+        (None, Some(state)) => Err(Obstacle::Alive(state)),
+        (None, None) if seen.made => Err(Obstacle::Stale),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Tells a device to close. Who claims it takes it over from an operation that is dead; who has
+/// claimed it goes on only as long as nobody else has.
+pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend) -> (Closing, Vec<Change>) {
+    match claim {
+        Claim::First(_) if !seen.lx && !seen.be => return (Closing::Vanished, Vec::new()),
+        Claim::First(expected) if seen.op != *expected => return (Closing::Changed, Vec::new()),
+        Claim::First(_) => {}
+        Claim::Kept => match seen.standing(token) {
+            Standing::Taken => return (Closing::Taken, Vec::new()),
+            Standing::Vanished if !seen.be => return (Closing::Vanished, Vec::new()),
+            Standing::Ours | Standing::Vanished => {}
+        },
+    }
+    let idle = !seen.frontend_is_live();
+    // No driver has taken it up, and one that does so now makes the transaction conflict. The forced
+    // way does not depend on what a guest does to make it conflict.
+    let untouched = seen.be_state() == Some(XenbusState::Initialising) && !seen.made;
+    if untouched && idle && frontend != Frontend::Delete {
+        return (Closing::Destroyed, vec![Change::RemoveTree]);
+    }
+    let mut changes = vec![Change::Record(Stage::Closing)];
+    if frontend == Frontend::Delete || (frontend == Frontend::DeleteIfIdle && idle) {
+        changes.push(Change::DeleteFrontend);
+    }
+    if !seen.be {
+        return (Closing::Missing, changes);
+    }
+    changes.push(Change::Offline);
+    // Without a state nothing serves it: it is what a late script wrote.
+    if seen.be_state.is_none() || seen.be_state() == Some(XenbusState::Closed) {
+        return (Closing::Closed, changes);
+    }
+    changes.push(Change::TellToClose);
+    (Closing::Told, changes)
+}
+
+/// Whether the script that adds may run: the device is ours, and its backend is as ready as it was
+/// when that was waited for.
+pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
+    seen.lost(seen.standing(token))?;
+    let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
+    match seen.be_state() {
+        Some(state) if goal.done.contains(state) => Ok(vec![Change::Record(Stage::Script)]),
+        Some(state) => Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() }),
+        None => Err(Cause::Vanished(node)),
+    }
+}
+
+/// Where the script that removes a device finds its inputs; `None` if somebody else has removed it.
+pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<(Option<Inputs>, Vec<Change>), Cause> {
+    match seen.standing(token) {
+        Standing::Ours => Ok(begin_undo(seen, token, true)),
+        Standing::Vanished => Ok((None, Vec::new())),
+        Standing::Taken => Err(Cause::Taken),
+    }
+}
+
+/// Where the script that undoes what our own has made finds its inputs; `None` if that is gone.
+///
+/// `outlives_backend`: whether what the script of an add made stays when the backend goes.
+pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> (Option<Inputs>, Vec<Change>) {
+    match seen.standing(token) {
+        Standing::Ours if seen.be => (Some(Inputs::Backend), vec![Change::Record(Stage::Undoing)]),
+        Standing::Ours => (Some(Inputs::Saved), vec![Change::Record(Stage::Undoing)]),
+        Standing::Vanished => (outlives_backend.then_some(Inputs::Saved), Vec::new()),
+        Standing::Taken => (outlives_backend.then_some(Inputs::Aside), Vec::new()),
+    }
+}
+
+/// Removes the device's tree, if nobody else has it.
+pub(crate) fn destroy(seen: &Seen, token: Token) -> (Destroyed, Vec<Change>) {
+    match seen.standing(token) {
+        Standing::Taken => (Destroyed::Taken, Vec::new()),
+        // Ours was told to close: somebody made this one since, and recorded it nowhere.
+        Standing::Vanished
+            if seen.home && seen.alive().is_some_and(|state| state != XenbusState::Closing) =>
+        {
+            (Destroyed::Taken, Vec::new())
+        }
+        Standing::Ours | Standing::Vanished => (Destroyed::Gone, vec![Change::RemoveTree]),
+    }
+}
+
+/// Removes the record: nobody works on the device any more.
+pub(crate) fn settle(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
+    seen.lost(seen.standing(token))?;
+    Ok(vec![Change::Release])
+}
+
+/// Notes that the operation ended here.
+pub(crate) fn leave(seen: &Seen, token: Token) -> Vec<Change> {
+    let ours = seen.standing(token) == Standing::Ours;
+    if ours { vec![Change::Record(Stage::Left)] } else { Vec::new() }
+}

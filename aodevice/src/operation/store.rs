@@ -1,0 +1,337 @@
+//! The store's side of the steps: reads what a decision needs and writes what it says, in one
+//! transaction each.
+
+use std::sync::{Mutex, PoisonError};
+
+use devstate::{StateValue, XenbusState};
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, DomId, Path, Request, Requests, Transaction};
+
+use super::cleanup::{self, CleanupRoots};
+use super::observe::shown;
+use super::record::Record;
+use super::steps::{self, Change, Obstacle, Seen};
+use super::wait::Cancel;
+use super::{Target, saved};
+use crate::id::lx_parent;
+use crate::kind::Recorded;
+use crate::machine::{Claim, Closing, Destroyed, Frontend};
+use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
+
+pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
+    value.and_then(|value| String::from_utf8(value.into()).ok())
+}
+
+/// Reads what there is of a device, but for what its guest can change.
+pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<Seen, xs_client::Error> {
+    let Paths { home, backend, toolstack, saved, undo, .. } = paths;
+    let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
+    keys.extend([backend.clone(), backend.join("state")?, saved.clone(), undo.clone()]);
+    for key in kind.info().made {
+        keys.push(backend.join(key)?);
+    }
+    let mut values = store.read_many(&keys).await?.into_iter();
+    let mut next = || values.next().flatten();
+    Ok(Seen {
+        home: next().is_some(),
+        lx: next().is_some(),
+        op: next().map(|op| String::from_utf8_lossy(&op).into_owned()),
+        fe_state: None,
+        be: next().is_some(),
+        be_state: next().as_deref().map(StateValue::parse),
+        saved: next().is_some(),
+        aside: next().is_some(),
+        made: values.any(|made| made.is_some()),
+    })
+}
+
+/// Writes what a decision says.
+pub(crate) async fn apply(
+    tx: &Transaction,
+    target: &Target,
+    record: &Record,
+    seen: &Seen,
+    changes: &[Change],
+) -> Result<(), Cause> {
+    let Paths { frontend, backend, toolstack, saved, undo, .. } = target.paths();
+    let roots = CleanupRoots::new(&target.id(), seen.home)?;
+    for change in changes {
+        match change {
+            Change::Record(stage) => tx.write(&toolstack.join("op")?, record.at(*stage).to_string()).await?,
+            Change::Release => tx.rm(&toolstack.join("op")?).await?,
+            Change::DeleteFrontend => {}
+            Change::Offline => tx.write(&backend.join("online")?, "0").await?,
+            Change::TellToClose => tx.write(&backend.join("state")?, XenbusState::Closing.digits()).await?,
+            Change::RemoveTree => {
+                cleanup::remove(tx, frontend, &roots.frontend).await?;
+                cleanup::remove(tx, toolstack, &roots.toolstack).await?;
+                cleanup::remove(tx, backend, &roots.backend).await?;
+                for (_, copy) in [(seen.saved, saved), (seen.aside, undo)].iter().filter(|(there, _)| *there)
+                {
+                    cleanup::remove(tx, copy, &roots.saved).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What came of an attempt to write a device's tree.
+pub(crate) enum Written {
+    Done(Target),
+    Blocked(Which, Obstacle),
+}
+
+/// Writes the device's tree, if nothing stands in the way.
+///
+/// Once everything is written, `written` holds the device: if the outcome is an error then, it is
+/// that of the commit, and if the store gave no answer it may have been carried out.
+pub(crate) async fn create(
+    client: &Client,
+    (fe, own): (DomId, DomId),
+    device: &Device,
+    guest: &Guest,
+    record: &Record,
+    written: &Mutex<Option<Target>>,
+    cancel: Cancel<'_>,
+) -> Result<Written, Cause> {
+    let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    client
+        .transaction(|tx| async move {
+            set(None);
+            // Between attempts is the one place to stop without a trace.
+            if cancel.is_some_and(CancellationToken::is_cancelled) {
+                return Err(Cause::Aborted);
+            }
+            let kind = device.kind();
+            let devid = match device.devid() {
+                Some(devid) => devid,
+                None => free_devid(&tx, fe, own, kind).await?,
+            };
+            let id = DeviceId::new(Which { fe, kind, devid }, own);
+            let paths = id.paths()?;
+            let seen = look(&tx, kind, &paths).await?;
+            if let Err(obstacle) = steps::create(&seen) {
+                return Ok(Written::Blocked(id.which(), obstacle));
+            }
+            if let Some(state) = in_use_elsewhere(&tx, &id, &paths).await? {
+                return Err(Cause::FrontendInUse(state));
+            }
+            check_claims(&tx, fe, device).await?;
+            let fe = tx.read_opt(&paths.frontend).await?.is_some();
+            let stale = [(fe, &paths.frontend), (seen.be, &paths.backend), (seen.saved, &paths.saved)];
+            for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
+                cleanup::remove_only(&tx, path).await?;
+            }
+            let tree = device.as_spec().tree(&id, guest);
+            tx.all(tree.requests(&id, &paths, &record.to_string())?).await?;
+            let target = Target::new(id, tree.backend.recorded())?;
+            set(Some(target.clone()));
+            Ok(Written::Done(target))
+        })
+        .await
+}
+
+/// The smallest id that no device of the kind has, by the toolstack's record, the guest's directory
+/// and the backend's. Found inside of the transaction, so that two who find the same one conflict,
+/// and the second looks again.
+async fn free_devid(tx: &Transaction, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
+    let mut taken = tx.directory_or_empty(&lx_parent(fe, kind)?).await?;
+    for parent in
+        [format!("/local/domain/{fe}/device/{kind}"), format!("/local/domain/{own}/backend/{kind}/{fe}")]
+    {
+        taken.extend(tx.directory_or_empty(&Path::new(parent)?).await?);
+    }
+    let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));
+    free.ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
+}
+
+/// The state of another backend that serves the guest's directory of the device. That directory is
+/// the guest's, so what it says is believed only as far as the backend that it names agrees.
+async fn in_use_elsewhere(
+    tx: &Transaction,
+    id: &DeviceId,
+    paths: &Paths,
+) -> Result<Option<XenbusState>, Cause> {
+    let named = tx.read_opt(&paths.frontend.join("backend")?).await?;
+    let Some(named) = named.and_then(|named| Path::new(named).ok()).filter(|named| *named != paths.backend)
+    else {
+        return Ok(None);
+    };
+    let names: Vec<&str> = named.names().collect();
+    let (fe, devid) = (id.fe.to_string(), id.devid.to_string());
+    match &names[..] {
+        ["local", "domain", _, "backend", _, of_fe, of_devid] if *of_fe == fe && *of_devid == devid => {}
+        _ => return Ok(None),
+    }
+    let state = tx.read_opt(&named.join("state")?).await?;
+    let state = state.and_then(|state| StateValue::parse(&state).state());
+    Ok(state.filter(|state| steps::is_alive(*state)))
+}
+
+/// Refuses what another device of the guest has claimed, such as an address.
+async fn check_claims(tx: &Transaction, fe: DomId, device: &Device) -> Result<(), Cause> {
+    let claims = device.as_spec().claims();
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let kind = device.kind();
+    let parent = lx_parent(fe, kind)?;
+    let devids = tx.directory_or_empty(&parent).await?;
+    for (key, wanted) in claims {
+        let held: Vec<Path> =
+            devids.iter().map(|devid| parent.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
+        for (devid, held) in devids.iter().zip(tx.read_many(&held).await?) {
+            if text(held).as_ref() == Some(&wanted) {
+                return Err(Cause::Invalid(format!(
+                    "{kind} {devid} of the guest has the {key} {wanted} already"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is known of a device, as a removal needs it.
+pub(crate) struct Probed {
+    pub(crate) target: Target,
+    pub(crate) op: Option<String>,
+}
+
+/// Reads what is recorded of a device. Neither the guest nor a backend of another domain is trusted
+/// with where its directories are and which script is run.
+pub(crate) async fn probe(client: &Client, own: DomId, which: Which, adopt: bool) -> Result<Probed, Cause> {
+    let id = DeviceId::new(which, own);
+    let paths = id.paths()?;
+    let seen = look(client, which.kind, &paths).await?;
+    let recorded = recorded(client, &id, &paths, &seen, adopt).await?;
+    Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
+}
+
+/// What is recorded of a device that is there: by whoever added it, and by its script.
+async fn recorded(
+    store: &Requests,
+    id: &DeviceId,
+    paths: &Paths,
+    seen: &Seen,
+    adopt: bool,
+) -> Result<Recorded, Cause> {
+    let mut recorded = if seen.lx { keys_of(store, &paths.toolstack).await? } else { Recorded::new() };
+    match recorded.remove("backend") {
+        Some(backend) if backend == *paths.backend => {}
+        Some(other) => return Err(Cause::ForeignBackend(format!("at {}", shown(other.as_bytes())))),
+        // An entry of somebody else; ours has a record if nothing else.
+        None if seen.lx && seen.op.is_none() => return Err(Cause::ForeignBackend("not recorded".to_owned())),
+        None if !seen.be && seen.home => return Err(Cause::NoSuchDevice),
+        None if !seen.be => return Err(Cause::NoSuchDomain(id.fe.to_string())),
+        None => {
+            if let Some(state) = seen.alive().filter(|_| seen.home && seen.op.is_none() && !adopt) {
+                return Err(Cause::Unrecorded(state));
+            }
+            recorded = keys_of(store, &paths.backend).await?;
+        }
+    }
+    saved::merge(store, id, paths, &mut recorded).await?;
+    recorded
+        .retain(|key, _| !matches!(key.as_str(), "op" | "frontend" | "state" | "online" | "hotplug-error"));
+    Ok(recorded)
+}
+
+/// Claims a device and tells it to close. Whatever is known of it is read again: who removed it and
+/// added another one since it was probed may have recorded another script.
+pub(crate) async fn close(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (claim, frontend): (&Claim, Frontend),
+    cancel: Cancel<'_>,
+) -> Result<Closing, Cause> {
+    let (id, paths) = (target.id(), target.paths());
+    let fe_state = &client.read_opt(&paths.frontend.join("state")?).await?;
+    let (closing, changes) = client
+        .transaction(|tx| async move {
+            if cancel.is_some_and(CancellationToken::is_cancelled) {
+                return Err(Cause::Aborted);
+            }
+            let mut seen = look(&tx, id.kind, paths).await?;
+            seen.fe_state = fe_state.as_deref().map(StateValue::parse);
+            let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
+            if matches!(claim, Claim::First(_)) && !changes.is_empty() {
+                // It was to be removed however it was made, and that was looked at before.
+                let adopt = true;
+                if recorded(&tx, &id, paths, &seen, adopt).await? != *target.recorded() {
+                    return Ok((Closing::Changed, Vec::new()));
+                }
+            }
+            apply(&tx, target, record, &seen, &changes).await?;
+            Ok::<_, Cause>((closing, changes))
+        })
+        .await?;
+    if changes.contains(&Change::DeleteFrontend) {
+        cleanup::remove_only(client, &paths.frontend).await?;
+    }
+    Ok(closing)
+}
+
+/// Removes the device's tree, if nobody else has it. The guest's directory goes first: as long as it is
+/// there, the guest can make a transaction that removes it conflict.
+pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -> Result<Destroyed, Cause> {
+    let seen = look(client, target.id().kind, target.paths()).await?;
+    if steps::destroy(&seen, record.token).0 == Destroyed::Gone {
+        cleanup::remove_only(client, &target.paths().frontend).await?;
+    }
+    step(client, target, record, None, |seen| Ok(steps::destroy(seen, record.token))).await
+}
+
+/// The keys of a directory that hold text.
+pub(crate) async fn keys_of(store: &Requests, directory: &Path) -> Result<Recorded, Cause> {
+    let names = store.directory_or_empty(directory).await?;
+    let paths: Vec<Path> = names.iter().map(|name| directory.join(name)).collect::<Result<_, _>>()?;
+    let values = store.read_many(&paths).await?;
+    Ok(names.into_iter().zip(values).filter_map(|(name, value)| Some((name, text(value)?))).collect())
+}
+
+/// One transaction that looks, decides and writes.
+pub(crate) async fn step<T>(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    cancel: Cancel<'_>,
+    decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
+) -> Result<T, Cause> {
+    let decide = &decide;
+    client
+        .transaction(|tx| async move {
+            if cancel.is_some_and(CancellationToken::is_cancelled) {
+                return Err(Cause::Aborted);
+            }
+            let seen = look(&tx, target.id().kind, target.paths()).await?;
+            let (result, changes) = decide(&seen)?;
+            apply(&tx, target, record, &seen, &changes).await?;
+            Ok(result)
+        })
+        .await
+}
+
+/// A batch of writes of one directory's keys.
+pub(crate) fn writes(directory: &Path, keys: &Recorded) -> Result<Vec<Request>, xs_client::Error> {
+    let write = |(key, value): (&String, &String)| {
+        Ok(Request::Write { path: directory.join(key)?, value: value.clone().into() })
+    };
+    keys.iter().map(write).collect()
+}
+
+/// The `node`s of all devices of the target's kind in this backend's domain, but of the target itself.
+pub(crate) async fn nodes_of_kind(client: &Client, target: &Target) -> Result<Vec<String>, Cause> {
+    let id = target.id();
+    let parent = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
+    let mut paths = Vec::new();
+    for fe in client.directory_or_empty(&parent).await? {
+        let of_guest = parent.join(&fe)?;
+        for devid in client.directory_or_empty(&of_guest).await? {
+            paths.push(of_guest.join(format!("{devid}/node"))?);
+        }
+    }
+    paths.retain(|path| path.parent().as_ref() != Some(&target.paths().backend));
+    Ok(client.read_many(&paths).await?.into_iter().filter_map(text).collect())
+}

@@ -1,0 +1,60 @@
+//! The device that an operation works on: where it is, and what is recorded of it.
+
+use std::sync::Arc;
+
+use xs_client::PathError;
+
+use crate::kind::Recorded;
+use crate::{DeviceId, Paths};
+
+/// A device that an operation works on. Clones share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target(Arc<Inner>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Inner {
+    id: DeviceId,
+    paths: Paths,
+    recorded: Recorded,
+}
+
+impl Target {
+    /// The device of this identity, with the backend's keys that are recorded of it: by the toolstack
+    /// as it added it, and by its script.
+    pub fn new(
+        id: DeviceId,
+        recorded: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, PathError> {
+        let paths = id.paths()?;
+        Ok(Self(Arc::new(Inner { id, paths, recorded: recorded.into_iter().collect() })))
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> DeviceId {
+        self.0.id
+    }
+
+    /// Its directories.
+    pub fn paths(&self) -> &Paths {
+        &self.0.paths
+    }
+
+    /// What is recorded of it.
+    pub(crate) fn recorded(&self) -> &Recorded {
+        &self.0.recorded
+    }
+
+    /// The kinds of its script runs, in the order in which an add makes them.
+    pub(crate) fn run_kinds(&self) -> &'static [hotplug::Kind] {
+        if self.recorded().contains_key("script") {
+            (self.id().kind.info().runs)(self.recorded())
+        } else {
+            &[]
+        }
+    }
+
+    /// How many script runs it has.
+    pub fn runs(&self) -> usize {
+        self.run_kinds().len()
+    }
+}

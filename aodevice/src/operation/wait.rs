@@ -1,0 +1,249 @@
+//! Waiting: for a node, for another operation to end, and beside both for whatever ends the wait
+//! early: the caller cancels, somebody asks for the device, or the device is lost.
+
+use std::time::Duration;
+
+use devstate::{Ended, Outcome, deadline, wait, wait_until};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, Path};
+
+use super::record::{Occupant, Record, Token};
+use super::{Job, Target, store};
+use crate::machine::{Event, Node, Reached, Until};
+use crate::{Cause, Which};
+
+/// How often to look whether an owner is alive, of whose death the store does not tell.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// For how long a store that does not answer is waited for after a cancellation.
+const HUNG: Duration = Duration::from_secs(1);
+
+/// What may end a step early: nothing, if it must not be cancelled.
+pub(crate) type Cancel<'a> = Option<&'a CancellationToken>;
+
+async fn cancelled(cancel: Cancel<'_>) {
+    match cancel {
+        Some(cancel) => cancel.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends early if the caller cancels.
+pub(crate) async fn unless_cancelled<T>(
+    work: impl Future<Output = Result<T, Cause>>,
+    cancel: Cancel<'_>,
+) -> Result<T, Cause> {
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = cancelled(cancel) => Err(Cause::Aborted),
+    }
+}
+
+/// The same for a transaction, which ends by itself between two attempts: only a store that does not
+/// answer is not waited for.
+pub(crate) async fn unless_hung<T>(
+    transaction: impl Future<Output = Result<T, Cause>>,
+    cancel: Cancel<'_>,
+) -> Result<T, Cause> {
+    tokio::select! {
+        biased;
+        result = transaction => result,
+        () = async { cancelled(cancel).await; sleep(HUNG).await } => Err(Cause::Aborted),
+    }
+}
+
+/// The node by which another operation asks the owner of a record to cancel.
+fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
+    target.join("cancel")
+}
+
+/// Resolves when the operation is to end early, with the reason.
+async fn lost(client: &Client, target: &Target, token: Token, cancel: Cancel<'_>) -> Cause {
+    if cancel.is_none() {
+        return std::future::pending().await;
+    }
+    let watched = async {
+        let paths = target.paths();
+        let op = paths.toolstack.join("op")?;
+        let keys = [op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone()];
+        let mut watch = client.watch(&op).await?;
+        loop {
+            let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
+            let mut next = || seen.next().flatten();
+            let (record, asked, lx, home) = (next(), next(), next(), next());
+            if record.as_deref().and_then(Record::parse).map(|record| record.token) != Some(token) {
+                return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
+            }
+            let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
+            if let Some(who) = asked {
+                return Ok(Cause::Asked(who.escape_default().to_string()));
+            }
+            watch.changed().await?;
+        }
+    };
+    let watched = async {
+        let ended: Result<Cause, Cause> = watched.await;
+        match ended {
+            Ok(cause) => cause,
+            // A store that fails ends the work itself.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancelled(cancel) => Cause::Aborted,
+        cause = watched => cause,
+    }
+}
+
+impl Job<'_> {
+    /// Waits for a node of a device that is ours.
+    pub(super) async fn wait(
+        &self,
+        target: &Target,
+        node: Node,
+        until: Until,
+        limit: Duration,
+        cancel: Cancel<'_>,
+    ) -> Result<Reached, Cause> {
+        let client = &self.toolstack.client;
+        let path = node_path(target, node)?;
+        let never = CancellationToken::new();
+        let waited = async {
+            match until {
+                Until::State(goal) => match wait(client, &path, goal, limit, &never).await {
+                    Outcome::Reached(_) => Ok(Reached::Value),
+                    Outcome::Gone => Ok(Reached::Gone),
+                    Outcome::Failed(state) => {
+                        Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() })
+                    }
+                    Outcome::Vanished => Err(Cause::Vanished(node)),
+                    Outcome::TimedOut { .. } => Err(Cause::TimedOut { node, goal: goal.to_string(), limit }),
+                    Outcome::Io(error) => Err(Cause::Store(error)),
+                    _ => Err(Cause::Aborted),
+                },
+                Until::Text { done, fail, absent_fails } => {
+                    let decide = |value: Option<&[u8]>| {
+                        let is = |texts: &[&str]| {
+                            value.is_some_and(|value| texts.iter().any(|text| text.as_bytes() == value))
+                        };
+                        match value {
+                            None => absent_fails.then_some(Err(Cause::Vanished(node))),
+                            Some(_) if is(done) => Some(Ok(Reached::Value)),
+                            Some(found) if is(fail) => {
+                                let found = super::observe::shown(found);
+                                Some(Err(Cause::Refused { node, goal: until.to_string(), found }))
+                            }
+                            Some(_) => None,
+                        }
+                    };
+                    match wait_until(client, &path, limit, &never, decide).await {
+                        Ended::Decided(decided) => decided,
+                        Ended::TimedOut => Err(Cause::TimedOut { node, goal: until.to_string(), limit }),
+                        Ended::Io(error) => Err(Cause::Store(error)),
+                        _ => Err(Cause::Aborted),
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            waited = waited => waited,
+            cause = lost(client, target, self.record.token, cancel) => Err(cause),
+        }
+    }
+
+    /// Runs one of the scripts of an add; ends it early if the device is lost meanwhile.
+    pub(super) async fn run_unless_lost(
+        &mut self,
+        target: &Target,
+        index: usize,
+        cancel: Cancel<'_>,
+    ) -> Event {
+        let stop = CancellationToken::new();
+        let client = self.toolstack.client.clone();
+        let token = self.record.token;
+        let run = self.run_add(target, index, &stop);
+        tokio::pin!(run);
+        let cause = tokio::select! {
+            biased;
+            ran = &mut run => return ran,
+            cause = lost(&client, target, token, cancel) => cause,
+        };
+        stop.cancel();
+        match run.await {
+            Event::Ran(Err(Cause::Aborted)) => Event::Ran(Err(cause)),
+            Event::NotRun(Cause::Aborted) => Event::NotRun(cause),
+            ran => ran,
+        }
+    }
+
+    /// Waits until another operation has ended, or its owner is dead.
+    pub(super) async fn await_owner(
+        &mut self,
+        which: Which,
+        occupant: Occupant,
+        take_over: bool,
+        cancel: Cancel<'_>,
+    ) -> Result<(), Cause> {
+        let limit = self.toolstack.limits.owner;
+        let left = limit.saturating_sub(self.owner_awaited.get_or_insert_with(Instant::now).elapsed());
+        let client = &self.toolstack.client;
+        let token = occupant.record.as_ref().map(|record| record.token);
+        let released = async {
+            let op = crate::DeviceId::new(which, self.toolstack.own).toolstack()?.join("op")?;
+            let mut watch = client.watch(&op).await?;
+            if let Some(token) = token.filter(|_| take_over) {
+                self.ask(&op, token).await?;
+            }
+            while let Some(text) = store::text(client.read_opt(&op).await?) {
+                let now = self.occupant(text).await?;
+                if !now.alive || now.record.map(|record| record.token) != token {
+                    break;
+                }
+                tokio::select! {
+                    changed = watch.changed() => drop(changed?),
+                    () = sleep(LOOK) => {}
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = cancelled(cancel) => Err(Cause::Aborted),
+            released = released => released,
+            () = deadline(left) => Err(Cause::Busy { occupant: Box::new(occupant.clone()), limit }),
+        }
+    }
+
+    /// Asks the owner of this record to cancel his operation, if it is still his.
+    async fn ask(&self, op: &Path, token: Token) -> Result<(), Cause> {
+        let who = self
+            .record
+            .owner
+            .as_ref()
+            .map(|owner| format!("process {} of domain {}", owner.pid, owner.domid));
+        let asked = &format!("{token} {}", who.unwrap_or_default());
+        self.toolstack
+            .client
+            .transaction(|tx| async move {
+                let record = store::text(tx.read_opt(op).await?);
+                if record.as_deref().and_then(Record::parse).map(|record| record.token) == Some(token) {
+                    tx.write(&cancel_node(op)?, asked.clone()).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn node_path(target: &Target, node: Node) -> Result<Path, Cause> {
+    let id = target.id();
+    Ok(match node {
+        Node::BackendState => target.paths().backend.join("state")?,
+        Node::HotplugStatus => target.paths().backend.join("hotplug-status")?,
+        Node::DeviceModelState => Path::new(format!("/local/domain/{}/device-model/{}/state", id.be, id.fe))?,
+    })
+}

@@ -1,0 +1,154 @@
+//! Why an operation failed.
+
+use std::fmt;
+use std::time::Duration;
+
+use devstate::XenbusState;
+use hotplug::{Ending, Report, Request};
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+use crate::machine::Node;
+use crate::operation::record::Occupant;
+
+/// One of the two ends of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The driver that serves it.
+    Backend,
+    /// The guest's driver.
+    Frontend,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backend => "backend",
+            Self::Frontend => "frontend",
+        })
+    }
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The store knows no such domain.
+    #[error("the store knows no domain {0}")]
+    NoSuchDomain(String),
+    /// The guest has no such device.
+    #[error("the guest has no such device")]
+    NoSuchDevice,
+    /// The guest has a device with this id already.
+    #[error("the guest has this device already")]
+    Exists,
+    /// A device that no toolstack has recorded is there, and its backend serves it.
+    #[error("a device that no toolstack has recorded is in use there: its backend's state is {0}")]
+    Unrecorded(XenbusState),
+    /// The guest's directory of the device belongs to a backend in another place, which serves it.
+    #[error("the guest's frontend is served by another backend, whose state is {0}")]
+    FrontendInUse(XenbusState),
+    /// The device cannot be had as it was described.
+    #[error("{0}")]
+    Invalid(String),
+    /// The device's backend is in another domain, or of a kind that this version does not know.
+    #[error("its backend is {0}; only vbd and vif backends of this domain are served")]
+    ForeignBackend(String),
+    /// Another operation works on the device, and did not end in time.
+    #[error("{occupant} works on the device, and did not end within {limit:?}")]
+    Busy {
+        /// Whose.
+        occupant: Box<Occupant>,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// A node did not hold in time what was waited for.
+    #[error("{node} did not get to {goal} within {limit:?}")]
+    TimedOut {
+        /// Which node.
+        node: Node,
+        /// What it was to hold.
+        goal: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// A node says that it will not hold what was waited for.
+    #[error("{node} went to {found} instead of {goal}")]
+    Refused {
+        /// Which node.
+        node: Node,
+        /// What it was to hold.
+        goal: String,
+        /// What it holds.
+        found: String,
+    },
+    /// The nodes of the backend, or what else was waited for, vanished.
+    #[error("the nodes of {0} vanished from the store")]
+    Vanished(Node),
+    /// A hotplug script failed.
+    #[error("the hotplug script `{run}` {report}")]
+    Script {
+        /// What was run.
+        run: Box<Request>,
+        /// How it ended.
+        report: Box<Report>,
+    },
+    /// The device was removed under the operation: by another toolstack, or with its domain.
+    #[error("{}", if *.domain { "the device is gone with its domain" } else { "the device was removed by another toolstack" })]
+    Gone {
+        /// Whether its domain is gone too.
+        domain: bool,
+    },
+    /// Another toolstack has the device now.
+    #[error("another toolstack has taken the device")]
+    Taken,
+    /// Another operation asked for the device.
+    #[error("cancelled, since {0} asked for the device")]
+    Asked(String),
+    /// The store failed.
+    #[error("{0}")]
+    Store(#[from] xs_client::Error),
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Aborted,
+}
+
+impl From<xs_client::PathError> for Cause {
+    fn from(error: xs_client::PathError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// As its text.
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// What kind of failure it is, for exit codes and decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// It failed.
+    Failed,
+    /// The guest, the backend, a script, the store or another operation did not answer in time.
+    TimedOut,
+    /// The caller cancelled, or another operation asked for it.
+    Aborted,
+}
+
+impl Cause {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::TimedOut { .. } | Self::Busy { .. } | Self::Store(xs_client::Error::Timeout { .. }) => {
+                FailureKind::TimedOut
+            }
+            Self::Script { report, .. } if report.ending == Ending::TimedOut => FailureKind::TimedOut,
+            Self::Aborted | Self::Asked(_) => FailureKind::Aborted,
+            _ => FailureKind::Failed,
+        }
+    }
+}

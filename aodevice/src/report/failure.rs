@@ -1,0 +1,121 @@
+//! Failures. A failure has three parts: what was tried, what was observed, and what to do about it.
+
+use std::fmt;
+use std::time::Duration;
+
+use devstate::XenbusState;
+use hotplug::Ending;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+use super::{Cause, Hint, Named, Observation, Warning};
+
+/// What was being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    /// A device was to be added.
+    Attach,
+    /// A device was to be removed.
+    Detach,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attach => "attach",
+            Self::Detach => "detach",
+        })
+    }
+}
+
+/// An operation that failed.
+#[derive(Clone, Debug, Error)]
+#[error("{}: {cause}", self.tried())]
+#[non_exhaustive]
+pub struct Failure {
+    /// What was tried.
+    pub operation: Operation,
+    /// With which device.
+    pub device: Named,
+    /// Why it failed.
+    pub cause: Cause,
+    /// What both ends said when it did.
+    pub observed: Observation,
+    /// What did not go well besides.
+    pub warnings: Vec<Warning>,
+    /// How long it took, roll-back included.
+    pub elapsed: Duration,
+}
+
+impl Failure {
+    /// What was tried.
+    pub fn tried(&self) -> String {
+        let preposition = if self.operation == Operation::Attach { "to" } else { "from" };
+        format!("cannot {} {} {preposition} domain {}", self.operation, self.device, self.device.fe)
+    }
+
+    /// What was observed, in sentences: the cause first; never empty.
+    pub fn observations(&self) -> Vec<String> {
+        let mut sentences = vec![self.cause.to_string()];
+        sentences.extend(self.observed.sentences());
+        if self.observed.backend_is(XenbusState::Initialising) {
+            sentences.push("no backend driver has taken the device up".to_owned());
+        }
+        if self.elapsed >= Duration::from_secs(1) {
+            sentences.push(format!("after {:.1} s in all", self.elapsed.as_secs_f64()));
+        }
+        sentences
+    }
+
+    /// What to do.
+    pub fn hint(&self) -> Hint {
+        let kind = self.device.kind;
+        match &self.cause {
+            Cause::NoSuchDomain(_) => Hint::ListDomains,
+            Cause::NoSuchDevice | Cause::Exists => Hint::ListDevices(kind),
+            Cause::Unrecorded(_) => Hint::RemoveOrAdopt(kind),
+            Cause::FrontendInUse(_) => Hint::FreeFrontend,
+            Cause::Invalid(_) => Hint::CorrectDevice,
+            Cause::ForeignBackend(_) => Hint::UseOtherToolstack,
+            Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
+                pid: occupant.record.as_ref().and_then(|record| record.owner.as_ref()).map(|owner| owner.pid),
+            },
+            Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
+                Hint::LoadBackend(kind.info().backend_module)
+            }
+            Cause::TimedOut { .. } if self.operation == Operation::Attach => {
+                Hint::CheckGuest(kind.info().frontend_module)
+            }
+            Cause::TimedOut { .. } => Hint::RemoveAgainOrForce,
+            Cause::Refused { .. } | Cause::Vanished(_) => Hint::ReadKernelLog,
+            Cause::Script { report, .. } => match &report.ending {
+                Ending::SpawnFailed(_) => Hint::NameScript,
+                Ending::TimedOut => Hint::GiveScriptTime(report.duration),
+                _ => Hint::ReadScriptLog,
+            },
+            Cause::Gone { domain: true } => Hint::ListDomains,
+            Cause::Taken | Cause::Gone { .. } | Cause::Asked(_) => Hint::SeeWhoElse,
+            Cause::Store(error) => Hint::Store(error.hint()),
+            Cause::Aborted if self.operation == Operation::Detach => Hint::RemoveAgain,
+            Cause::Aborted => Hint::AddAgain,
+        }
+    }
+}
+
+/// Its parts, as far as they are data: the cause as a text.
+impl Serialize for Failure {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("Failure", 8)?;
+        fields.serialize_field("operation", &self.operation)?;
+        fields.serialize_field("device", &self.device)?;
+        fields.serialize_field("kind", &self.cause.kind())?;
+        fields.serialize_field("cause", &self.cause)?;
+        fields.serialize_field("observed", &self.observed)?;
+        fields.serialize_field("hint", &self.hint())?;
+        fields.serialize_field("warnings", &self.warnings)?;
+        fields.serialize_field("seconds", &self.elapsed.as_secs_f64())?;
+        fields.end()
+    }
+}

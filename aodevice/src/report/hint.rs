@@ -1,0 +1,53 @@
+//! What to do about a failure, typed: whoever shows it words it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Kind;
+
+/// What to do about a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Hint {
+    /// See which domains there are.
+    ListDomains,
+    /// See which devices of this kind the guest has.
+    ListDevices(Kind),
+    /// The device was made by hand or by another toolstack: remove it there, or adopt it.
+    RemoveOrAdopt(Kind),
+    /// Let the guest close its frontend, or remove it where it was made.
+    FreeFrontend,
+    /// Describe the device correctly.
+    CorrectDevice,
+    /// Use the toolstack that knows this backend.
+    UseOtherToolstack,
+    /// Wait longer for the other operation, ask it to cancel, or end its process.
+    WaitOrTakeOver {
+        /// The process, if it is known.
+        pid: Option<u32>,
+    },
+    /// Load this module in the backend's domain.
+    LoadBackend(&'static str),
+    /// See that the guest runs and has this driver.
+    CheckGuest(&'static str),
+    /// Free the device in the guest and remove it again, or do without the guest: it is left closing.
+    RemoveAgainOrForce,
+    /// The kernel log of the backend's domain tells why.
+    ReadKernelLog,
+    /// Name a script that exists and can be executed.
+    NameScript,
+    /// Run the script by hand, or give it more time.
+    GiveScriptTime(Duration),
+    /// The log of the stock scripts tells why.
+    ReadScriptLog,
+    /// See what else works on the guest's devices, then try again.
+    SeeWhoElse,
+    /// The store's own advice.
+    Store(&'static str),
+    /// Remove it again to go on.
+    RemoveAgain,
+    /// Nothing is left of it: add it again.
+    AddAgain,
+}

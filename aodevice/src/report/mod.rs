@@ -1,0 +1,83 @@
+//! How operations end: a [`Success`] or a [`Failure`], both with warnings, and the [`Step`]s on the
+//! way. All of them carry the identity of the device, and all can be serialised.
+
+mod cause;
+mod failure;
+mod hint;
+mod observation;
+mod warning;
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use xs_client::DomId;
+
+pub use cause::{Cause, End, FailureKind};
+pub use failure::{Failure, Operation};
+pub use hint::Hint;
+pub use observation::Observation;
+pub use warning::Warning;
+
+use crate::id::domid_number;
+use crate::{DeviceId, Kind};
+
+/// A device in a report: its identity, as far as it is known, and its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Named {
+    /// The guest.
+    #[serde(rename = "domid", serialize_with = "domid_number")]
+    pub fe: DomId,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its number; `None` as long as it has none.
+    pub devid: Option<u32>,
+    /// What an operator calls it: `xvda`, or the bridge of an interface that has no number yet.
+    pub name: String,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// A step of an operation, as it is taken.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// The device.
+    pub device: Named,
+    /// The operation.
+    pub operation: Operation,
+    /// Time since the operation began, in seconds when serialised.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub elapsed: Duration,
+    /// What is being done, in words.
+    pub doing: String,
+}
+
+/// As in `vbd xvda of domain 1: running the hotplug script`.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of domain {}: {}", self.device, self.device.fe, self.doing)
+    }
+}
+
+/// An operation that succeeded.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Success {
+    /// The device.
+    #[serde(rename = "device")]
+    pub id: DeviceId,
+    /// What did not go well all the same.
+    pub warnings: Vec<Warning>,
+    /// How long it took, in seconds when serialised.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
+    pub elapsed: Duration,
+}
+
+fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(duration.as_secs_f64())
+}

@@ -1,0 +1,57 @@
+//! What both ends of a device say of themselves.
+
+use devstate::{StateValue, XenbusState};
+use serde::Serialize;
+
+/// What the two ends of a device say of themselves. What the guest wrote is marked, shortened and
+/// escaped before it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Observation {
+    /// The backend's state.
+    pub backend: Option<StateValue>,
+    /// The frontend's state, as the guest wrote it.
+    pub frontend: Option<StateValue>,
+    /// `hotplug-status`, as the script left it.
+    pub hotplug_status: Option<String>,
+    /// `hotplug-error`, as the script left it.
+    pub hotplug_error: Option<String>,
+    /// The backend driver's error text.
+    pub backend_error: Option<String>,
+    /// The frontend driver's error text, as the guest wrote it.
+    pub frontend_error: Option<String>,
+}
+
+impl Observation {
+    /// Sentences, the most telling first; empty if there is nothing to see.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let mut say = |what: &str, text: &Option<String>| {
+            if let Some(text) = text {
+                sentences.push(format!("{what}: {text}"));
+            }
+        };
+        say("the script says", &self.hotplug_error);
+        say("the backend says", &self.backend_error);
+        say("the guest says", &self.frontend_error);
+        if let Some(status) = &self.hotplug_status {
+            sentences.push(format!("hotplug-status is {status}"));
+        }
+        if self.backend.is_some() || self.frontend.is_some() {
+            let state = |end: &Option<StateValue>| match end {
+                Some(value) => value.to_string(),
+                None => "not there".to_owned(),
+            };
+            sentences.push(format!(
+                "backend state {}, frontend state {}",
+                state(&self.backend),
+                state(&self.frontend)
+            ));
+        }
+        sentences
+    }
+
+    pub(crate) fn backend_is(&self, wanted: XenbusState) -> bool {
+        self.backend.as_ref().and_then(StateValue::state) == Some(wanted)
+    }
+}

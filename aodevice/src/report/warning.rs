@@ -1,0 +1,73 @@
+//! What went wrong besides.
+
+use std::fmt;
+use std::time::Duration;
+
+use hotplug::{Report, Request};
+use serde::{Serialize, Serializer};
+
+use crate::Cause;
+
+/// Something that went wrong but did not stop an operation.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A script failed on removal; the device is gone all the same.
+    ScriptFailed {
+        /// What was run.
+        run: Box<Request>,
+        /// How it ended.
+        report: Box<Report>,
+    },
+    /// A script exited with 0 without reporting what the backend needs.
+    NotReported {
+        /// What was run.
+        run: Box<Request>,
+        /// The key that it did not write.
+        missing: &'static str,
+    },
+    /// The removal script could not be run, since the nodes that it needs were gone and not saved.
+    ScriptSkipped,
+    /// The backend did not let go; the device was removed without its consent.
+    Forced {
+        /// How long it had.
+        limit: Duration,
+    },
+    /// Another toolstack has the device now; it was left to it.
+    Taken,
+    /// A step of a roll-back failed, so something may be left.
+    LeftBehind {
+        /// The step.
+        step: &'static str,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ScriptFailed { run, report } => write!(
+                f,
+                "the hotplug script `{run}` {report}; what it was to undo (loop device, bridge port) may be left"
+            ),
+            Self::NotReported { run, missing } => {
+                write!(f, "the hotplug script `{run}` exited with status 0 but did not write {missing}")
+            }
+            Self::ScriptSkipped => f.write_str(
+                "the backend's nodes were gone, and what the hotplug script had made was not saved, so it \
+                 could not be run; what it was to undo (loop device, bridge port) may be left",
+            ),
+            Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
+            Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
+            Self::LeftBehind { step, cause } => write!(f, "rolling back, {step} failed: {cause}"),
+        }
+    }
+}
+
+/// As its text.
+impl Serialize for Warning {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}

@@ -1,0 +1,660 @@
+//! Two actors on one device: who works on it, who waits, and who takes over. Findings B1 to B8.
+
+use std::time::Duration;
+
+use aodevice::{Addition, Cause, FailureKind, Force, Hint, Kind, Limits, Removal, Toolstack, WaitFor};
+use tokio::join;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{BE, Ended, FE, GUEST, LX, Line, World, disk, path, warned};
+
+const XVDA: (Kind, u32) = (Kind::Vbd, 51712);
+const SAVED: &str = "/tool/xendev/backend/vbd/1/51712";
+
+async fn remove(toolstack: &Toolstack, removal: impl Into<Removal>) -> Ended {
+    toolstack.remove(GUEST, XVDA, removal, &CancellationToken::new()).await
+}
+
+async fn add(toolstack: &Toolstack, addition: impl Into<Addition>) -> Ended {
+    toolstack.add(GUEST, &disk(), addition, &CancellationToken::new()).await
+}
+
+impl World {
+    /// `xl` tears the device down: it knows nothing of records.
+    async fn xl_removes(&self) {
+        for directory in [FE, LX, BE] {
+            _ = self.dom0.rm(&path(directory)).await;
+        }
+    }
+
+    /// `xl` adds a device of the same id, which the guest connects to.
+    async fn xl_adds(&self) {
+        for (node, value) in [
+            (format!("{LX}/frontend"), FE),
+            (format!("{LX}/backend"), BE),
+            (format!("{LX}/params"), "/srv/other.img"),
+            (format!("{FE}/backend"), BE),
+            (format!("{FE}/state"), "4"),
+            (format!("{BE}/frontend"), FE),
+            (format!("{BE}/params"), "/srv/other.img"),
+            (format!("{BE}/node"), "/dev/sim7"),
+            (format!("{BE}/state"), "4"),
+        ] {
+            self.write(&node, value).await;
+        }
+    }
+}
+
+/// B1: a plain removal beside an add whose script runs waits for it, then removes the device. No script
+/// runs beside another.
+#[tokio::test(start_paused = true)]
+async fn b1_a_removal_waits_for_an_add_whose_script_runs() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.scripts.on("add", Line::Takes(6.0));
+    let other = world.another_toolstack().await;
+    let (added, removed, ()) = join!(
+        world.add(disk()),
+        async {
+            world.at(1.0).await;
+            remove(&other, Force::Never).await
+        },
+        async {
+            world.exists(BE).await;
+            world.backend_says("2").await;
+            world.is_told_to_close().await;
+            assert_eq!(world.clock(), 6.0);
+            world.backend_says("6").await;
+        }
+    );
+    added.unwrap();
+    assert_eq!(warned(&removed.unwrap()), [""; 0]);
+    assert_eq!(
+        world.scripts.runs(),
+        ["at 0 s: block add exited with status 0", "at 6 s: block remove exited with status 0"]
+    );
+    assert_eq!(world.dump().await, before);
+}
+
+/// It says whom it waits for, and gives up in time.
+#[tokio::test(start_paused = true)]
+async fn who_waits_says_for_whom_and_for_how_long() {
+    let world = World::new().await;
+    world.scripts.on("add", Line::Hangs);
+    let mut limits = Limits::default();
+    limits.owner = Duration::from_secs(5);
+    let (tell, told) = std::sync::mpsc::channel();
+    let other = world.another_toolstack().await.with_limits(limits);
+    let other = other.with_observer(move |step| tell.send(step.doing.clone()).unwrap());
+    let (added, removed, ()) = join!(
+        world.add(disk()),
+        async {
+            world.at(1.0).await;
+            let ended = remove(&other, Force::AtOnce).await;
+            assert_eq!(world.clock(), 6.0);
+            ended
+        },
+        async {
+            world.exists(BE).await;
+            world.backend_says("2").await;
+            world.is_told_to_close().await;
+            world.backend_says("6").await;
+        }
+    );
+    let pid = std::process::id();
+    let failure = removed.unwrap_err();
+    assert_eq!(
+        failure.to_string(),
+        format!(
+            "cannot detach vbd xvda from domain 1: an attach by process {pid} of domain 0 works on the device, \
+             and did not end within 5s"
+        )
+    );
+    assert_eq!(failure.cause.kind(), FailureKind::TimedOut);
+    assert_eq!(failure.hint(), Hint::WaitOrTakeOver { pid: Some(pid) });
+    let waiting = format!("waiting for an attach by process {pid} of domain 0 to end");
+    assert!(told.try_iter().any(|doing| doing == waiting));
+    assert!(matches!(added.unwrap_err().cause, Cause::Script { .. }), "it was not disturbed");
+}
+
+/// `--take-over`: the owner notices at once, rolls back, and the other goes on.
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_asked_to_cancel_rolls_back() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.scripts.on("add", Line::Hangs);
+    let other = world.another_toolstack().await;
+    let (added, removed, ()) = join!(
+        world.add(disk()),
+        async {
+            world.at(3.0).await;
+            remove(&other, Removal::default().take_over(true)).await
+        },
+        async {
+            world.exists(BE).await;
+            world.backend_says("2").await;
+            world.is_told_to_close().await;
+            world.backend_says("6").await;
+        }
+    );
+    let failure = added.unwrap_err();
+    assert_eq!(failure.cause.kind(), FailureKind::Aborted);
+    assert!(failure.to_string().ends_with("of domain 0 asked for the device"), "{failure}");
+    removed.unwrap();
+    assert_eq!(world.clock(), 3.0);
+    assert_eq!(world.dump().await, before);
+    assert_eq!(world.scripts.runs().len(), 2, "added and undone, once each: {:?}", world.scripts);
+}
+
+/// An add that is asked for by another add gives the device to that.
+#[tokio::test(start_paused = true)]
+async fn an_add_takes_over_from_an_add() {
+    let world = World::new().await;
+    let other = world.another_toolstack().await;
+    let (first, second, ()) = join!(
+        world.add(disk()),
+        async {
+            world.at(3.0).await;
+            add(&other, Addition::default().take_over(true)).await
+        },
+        async {
+            world.at(4.0).await;
+            world.backend_says("2").await;
+        }
+    );
+    assert_eq!(first.unwrap_err().cause.kind(), FailureKind::Aborted);
+    second.unwrap();
+    assert_eq!(world.read(&format!("{LX}/op")).await, "not there");
+}
+
+/// B2: a removal that waits for another one, which dies, goes on with it: gone means gone.
+#[tokio::test(start_paused = true)]
+async fn b2_a_removal_goes_on_where_another_one_died() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.add_connected().await;
+    let other = world.another_toolstack().await;
+    let (died, removed, ()) = join!(
+        timeout(Duration::from_secs(3), world.remove(Force::Never)),
+        async {
+            world.at(1.0).await;
+            remove(&other, Force::Never).await
+        },
+        async {
+            world.at(5.0).await;
+            world.backend_says("6").await;
+        }
+    );
+    died.unwrap_err();
+    removed.unwrap();
+    assert_eq!(world.clock(), 5.0);
+    assert_eq!(world.scripts.runs(), ["at 5 s: block remove exited with status 0"]);
+    assert_eq!(world.dump().await, before);
+}
+
+/// Two removals at once: the second waits for the first, the script runs once, and both say that the
+/// device is gone.
+#[tokio::test(start_paused = true)]
+async fn two_remove_the_same_disk() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.add_connected().await;
+    world.scripts.on("remove", Line::Takes(1.0));
+    let other = world.another_toolstack().await;
+    let (first, second, ()) = join!(
+        world.remove(Force::AfterTimeout),
+        async {
+            world.at(1.0).await;
+            remove(&other, Force::AfterTimeout).await
+        },
+        async {
+            world.at(2.0).await;
+            world.backend_says("6").await;
+        }
+    );
+    assert_eq!(world.scripts.runs(), ["at 2 s: block remove exited with status 0"]);
+    assert_eq!((warned(&first.unwrap()).len(), warned(&second.unwrap()).len()), (0, 0));
+    assert_eq!(world.dump().await, before);
+}
+
+/// Of two removals the first times out and leaves the device closing: the second goes on.
+#[tokio::test(start_paused = true)]
+async fn a_removal_goes_on_where_another_one_timed_out() {
+    let world = World::new().await;
+    world.add_connected().await;
+    let other = world.another_toolstack().await;
+    let (first, second, ()) = join!(
+        world.remove(Force::Never),
+        async {
+            world.at(1.0).await;
+            remove(&other, Force::Never).await
+        },
+        async {
+            world.at(12.0).await;
+            world.backend_says("6").await;
+        }
+    );
+    assert_eq!(first.unwrap_err().cause.kind(), FailureKind::TimedOut);
+    second.unwrap();
+    assert_eq!(world.clock(), 12.0);
+}
+
+/// B3: the domain goes while the add waits for the backend, or runs its script: what was made is
+/// undone, what is left is cleaned, and the report says which it was.
+#[tokio::test(start_paused = true)]
+async fn b3_the_domain_goes_in_mid_attach() {
+    for during_script in [false, true] {
+        let world = World::new().await;
+        if during_script {
+            world.scripts.on("add", Line::Hangs);
+        }
+        let (ended, ()) = join!(world.add(disk()), async {
+            world.exists(BE).await;
+            if during_script {
+                world.backend_says("2").await;
+            }
+            world.at(1.0).await;
+            if during_script {
+                // What the script has made when it is killed.
+                world.write(&format!("{BE}/node"), "/dev/sim0").await;
+            }
+            world.store.release(GUEST);
+            for tree in ["/libxl/1", "/local/domain/1"] {
+                world.dom0.rm(&path(tree)).await.unwrap();
+            }
+            if during_script {
+                world.is_told_to_close().await;
+                world.backend_says("6").await;
+            }
+        });
+        let failure = ended.unwrap_err();
+        assert!(matches!(failure.cause, Cause::Gone { domain: true }), "{failure}");
+        assert_eq!(failure.hint(), Hint::ListDomains);
+        assert_eq!(world.clock(), 1.0, "at once");
+        let runs = world.scripts.runs();
+        let undone = ["at 0 s: block add was cancelled", "at 1 s: block remove exited with status 0"];
+        assert_eq!(runs, if during_script { &undone[..] } else { &[] });
+        for node in [BE, "/local/domain/0/backend/vbd", "/libxl/1", "/local/domain/1", "/tool/xendev"] {
+            assert_eq!(world.read(node).await, "not there", "{node}");
+        }
+    }
+}
+
+/// B3: a later removal by the id of a domain that is gone cleans what is left of its device.
+#[tokio::test(start_paused = true)]
+async fn b3_a_device_of_a_domain_that_is_gone_can_be_removed() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.store.release(GUEST);
+    for tree in ["/libxl/1", "/local/domain/1"] {
+        world.dom0.rm(&path(tree)).await.unwrap();
+    }
+    world.backend_says("6").await;
+    world.remove(Force::Never).await.unwrap();
+    assert_eq!(world.scripts.runs(), ["at 0 s: block remove exited with status 0"]);
+    for node in ["/local/domain/0/backend/vbd", "/libxl/1", "/local/domain/1", "/tool/xendev"] {
+        assert_eq!(world.read(node).await, "not there", "{node}");
+    }
+    let failure = world.remove(Force::Never).await.unwrap_err();
+    assert!(matches!(failure.cause, Cause::NoSuchDomain(_)), "{failure}");
+}
+
+/// B1 with `xl`: it tears the device down while our script runs, which is killed and undone.
+#[tokio::test(start_paused = true)]
+async fn b1_xl_tears_down_in_mid_attach() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.scripts.on("add", Line::Hangs);
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        world.at(1.0).await;
+        world.xl_removes().await;
+        // A last word of the script.
+        world.write(&format!("{BE}/node"), "/dev/sim0").await;
+    });
+    let failure = ended.unwrap_err();
+    assert_eq!(
+        failure.to_string(),
+        "cannot attach vbd xvda to domain 1: the device was removed by another toolstack"
+    );
+    assert_eq!(
+        world.scripts.runs(),
+        ["at 0 s: block add was cancelled", "at 1 s: block remove exited with status 0"]
+    );
+    assert_eq!(world.dump().await, before);
+}
+
+/// `xl` removes the device and adds one of the same id while our script runs: its device stays as it
+/// is, what our script has made is undone in a copy.
+#[tokio::test(start_paused = true)]
+async fn xl_replaces_a_device_in_mid_attach() {
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    let adding = world.add_with(disk(), WaitFor::Connected, &never);
+    let (ended, theirs) = join!(adding, async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        world.at(1.0).await;
+        world.dom0.rm(&path(LX)).await.unwrap();
+        world.xl_adds().await;
+        world.dump().await
+    });
+    let failure = ended.unwrap_err();
+    assert!(matches!(failure.cause, Cause::Taken), "{failure}");
+    assert_eq!(
+        world.scripts.runs(),
+        ["at 0 s: block add exited with status 0", "at 1 s: block remove in a copy exited with status 0"]
+    );
+    assert_eq!(world.dump().await, theirs);
+}
+
+/// A removal whose device `xl` has removed meanwhile is done; one whose device `xl` has replaced leaves
+/// the new one alone, and does not say that it is gone.
+#[tokio::test(start_paused = true)]
+async fn xl_is_faster_than_a_removal() {
+    for replaces in [false, true] {
+        let world = World::new().await;
+        world.add_connected().await;
+        let (ended, ()) = join!(world.remove(Force::AfterTimeout), async {
+            world.at(1.0).await;
+            world.proxy.hold(true);
+            world.xl_removes().await;
+            if replaces {
+                world.xl_adds().await;
+            }
+            world.proxy.hold(false);
+        });
+        assert_eq!(world.clock(), 1.0);
+        if replaces {
+            assert!(matches!(ended.unwrap_err().cause, Cause::Taken));
+            for (node, value) in [(FE, "4"), (BE, "4")] {
+                assert_eq!(world.read(&format!("{node}/state")).await, value);
+            }
+            assert_eq!(world.read(&format!("{BE}/node")).await, "/dev/sim7");
+        } else {
+            assert_eq!(warned(&ended.unwrap()), [""; 0]);
+        }
+        assert_eq!(world.scripts.runs(), [""; 0], "its own scripts have done it");
+    }
+}
+
+/// B4: a device that is alive by its backend's state, and that nobody has recorded, is refused; it can
+/// be adopted for removal.
+#[tokio::test(start_paused = true)]
+async fn b4_a_device_that_nobody_recorded_is_not_destroyed() {
+    let world = World::new().await;
+    let clean = world.dump().await;
+    for state in ["2", "3", "4", "5", "7"] {
+        world.add_connected().await;
+        world.dom0.rm(&path("/libxl/1/device/vbd")).await.unwrap();
+        world.backend_says(state).await;
+        let before = world.dump().await;
+        let failure = world.add(disk()).await.unwrap_err();
+        assert!(matches!(failure.cause, Cause::Unrecorded(_)), "{failure}");
+        assert_eq!(failure.hint(), Hint::RemoveOrAdopt(Kind::Vbd));
+        for force in [Force::Never, Force::AtOnce] {
+            let failure = world.remove(force).await.unwrap_err();
+            assert!(matches!(failure.cause, Cause::Unrecorded(_)), "{failure}");
+        }
+        assert_eq!(world.dump().await, before, "state {state}");
+        let adopted = remove(&world.toolstack, Removal::from(Force::AtOnce).adopt(true));
+        let (adopted, ()) = join!(adopted, async {
+            world.is_gone(FE).await;
+            world.backend_says("6").await;
+        });
+        adopted.unwrap();
+        assert_eq!(world.dump().await, clean);
+    }
+}
+
+/// B4: a backend that is not alive and holds what a script made is not deleted without the script.
+#[tokio::test(start_paused = true)]
+async fn b4_a_stale_backend_is_undone_by_its_script() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.backend_says("6").await;
+    world.dom0.rm(&path("/libxl/1/device/vbd")).await.unwrap();
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.at(1.0).await;
+        world.backend_says("2").await;
+    });
+    ended.unwrap();
+    assert_eq!(
+        world.scripts.runs(),
+        ["at 0 s: block remove exited with status 0", "at 1 s: block add exited with status 0"]
+    );
+}
+
+/// B5: an add that died before the backend took the device up is removed by a plain removal, and
+/// replaced by a plain add, at once.
+#[tokio::test(start_paused = true)]
+async fn b5_an_add_that_died_early_is_resumed_by_anybody() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    timeout(Duration::from_secs(1), world.add(disk())).await.unwrap_err();
+    assert!(world.read(&format!("{LX}/op")).await.starts_with("add:"));
+    world.remove(Force::Never).await.unwrap();
+    assert_eq!(world.clock(), 1.0);
+    assert_eq!(world.dump().await, before);
+
+    timeout(Duration::from_secs(1), world.add(disk())).await.unwrap_err();
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.at(3.0).await;
+        world.backend_says("2").await;
+    });
+    assert_eq!(warned(&ended.unwrap()), [""; 0]);
+    assert_eq!(world.scripts.runs(), ["at 3 s: block add exited with status 0"]);
+}
+
+/// B5: an add that died later, with a guest that never looked: its backend closes as the guest's
+/// directory goes, without force, and its script is undone.
+#[tokio::test(start_paused = true)]
+async fn b5_an_add_that_died_in_its_script_is_resumed_by_anybody() {
+    for then_add in [false, true] {
+        let world = World::new().await;
+        let before = world.dump().await;
+        world.scripts.on("add", Line::Hangs);
+        let (died, ()) = join!(timeout(Duration::from_secs(1), world.add(disk())), async {
+            world.exists(BE).await;
+            world.backend_says("2").await;
+        });
+        died.unwrap_err();
+        world.scripts.on("add", Line::Takes(0.0));
+        let resumed =
+            async { if then_add { world.add(disk()).await } else { world.remove(Force::Never).await } };
+        let (resumed, ()) = join!(resumed, async {
+            world.is_gone(FE).await;
+            world.backend_says("6").await;
+            if then_add {
+                world.at(2.0).await;
+                world.backend_says("2").await;
+            }
+        });
+        resumed.unwrap();
+        let runs = world.scripts.runs();
+        assert_eq!(runs[0], "at 1 s: block remove exited with status 0", "{runs:?}");
+        if !then_add {
+            assert_eq!(world.dump().await, before);
+        }
+    }
+}
+
+/// The record of an operation that failed and could not clean up says so: its process may live on, but
+/// nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_nobodys() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.remove(Force::Never).await.unwrap_err();
+    let record = world.read(&format!("{LX}/op")).await;
+    assert!(record.starts_with("remove:") && record.contains(" stage=left "), "{record}");
+    let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
+    assert_eq!(listed[0].record().unwrap().owner.unwrap().pid, std::process::id());
+}
+
+/// A record of another domain's toolstack holds as long as that domain does.
+#[tokio::test(start_paused = true)]
+async fn an_owner_in_another_domain_lives_with_it() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.write("/local/domain/7/name", "other").await;
+    world
+        .write(&format!("{LX}/op"), "remove:1 stage=closing since=0 domid=7 pid=1 start=1 boot=x ns=1")
+        .await;
+    let (ended, ()) = join!(world.remove(Force::Never), async {
+        world.at(5.0).await;
+        world.dom0.rm(&path("/local/domain/7")).await.unwrap();
+        world.is_told_to_close().await;
+        world.backend_says("6").await;
+    });
+    ended.unwrap();
+    assert!((5.0..5.2).contains(&world.clock()), "{}", world.clock());
+}
+
+/// B6: a guest that writes its state all the time cannot make a forced removal conflict for ever.
+#[tokio::test(start_paused = true)]
+async fn b6_a_guest_that_writes_all_the_time_is_removed_by_force() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    world.add_connected().await;
+    let guest = world.guest.clone();
+    let writes = tokio::spawn(async move {
+        // Whatever it may do, as long as there is something.
+        let (state, perms) = (path(format!("{FE}/state")), guest.get_perms(&path(FE)).await.unwrap());
+        while guest.write(&state, "4").await.is_ok() {
+            _ = guest.set_perms(&path(FE), perms.clone()).await;
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
+    });
+    let (ended, ()) = join!(world.remove(Force::AtOnce), async {
+        world.is_told_to_close().await;
+        world.backend_says("6").await;
+    });
+    ended.unwrap();
+    writes.await.unwrap();
+    assert_eq!(world.dump().await, before);
+}
+
+/// B7: the script that is run is that of the device that was claimed, though another one took its
+/// place after it was looked at.
+#[tokio::test(start_paused = true)]
+async fn b7_the_script_is_read_with_the_claim() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.proxy.conflict(1);
+    let (ended, ()) = join!(world.remove(Force::Never), async {
+        // Between the look and the claim.
+        while world.proxy.commits().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        world.write(&format!("{LX}/script"), "/etc/xen/scripts/block-new").await;
+        world.is_told_to_close().await;
+        world.backend_says("6").await;
+    });
+    ended.unwrap();
+    assert_eq!(world.scripts.runs(), ["at 0 s: block-new remove exited with status 0"]);
+}
+
+/// B7: a backend that closed after it was ready and before the script is not given one.
+#[tokio::test(start_paused = true)]
+async fn b7_the_backends_state_is_looked_at_before_the_script() {
+    let world = World::new().await;
+    world.proxy.conflict(2);
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        tokio::task::yield_now().await;
+        world.backend_says("6").await;
+    });
+    let failure = ended.unwrap_err();
+    assert!(matches!(failure.cause, Cause::Refused { .. }), "{failure}");
+    assert_eq!(world.scripts.runs(), [""; 0]);
+}
+
+/// B7: with `WaitFor::Connected` a guest that connects late keeps its device until the backend has
+/// closed; only then the script undoes its work.
+#[tokio::test(start_paused = true)]
+async fn b7_the_backend_closes_before_the_script_undoes() {
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    let (ended, ()) = join!(world.add_with(disk(), WaitFor::Connected, &never), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        world.is_told_to_close().await;
+        assert_eq!(world.scripts.runs().len(), 1);
+        world.at(13.0).await;
+        assert_eq!(world.scripts.runs().len(), 1, "I/O may be under way");
+        world.backend_says("6").await;
+    });
+    ended.unwrap_err();
+    assert_eq!(world.scripts.runs()[1], "at 13 s: block remove exited with status 0");
+}
+
+/// B8: a NIC with an emulated twin, which `xl` attached, has both of its scripts run.
+#[tokio::test(start_paused = true)]
+async fn b8_both_scripts_of_an_emulated_interface_are_run() {
+    let world = World::new().await;
+    let (be, fe) = ("/local/domain/0/backend/vif/1/0", "/local/domain/1/device/vif/0");
+    for (key, value) in
+        [("frontend", fe), ("backend", be), ("script", "/etc/xen/scripts/vif-bridge"), ("type", "vif_ioemu")]
+    {
+        world.write(&format!("/libxl/1/device/vif/0/{key}"), value).await;
+    }
+    world.write(&format!("{be}/state"), "6").await;
+    let never = CancellationToken::new();
+    world.toolstack.remove(GUEST, (Kind::Vif, 0), Force::Never, &never).await.unwrap();
+    assert_eq!(
+        world.scripts.runs(),
+        [
+            "at 0 s: vif-bridge offline type_if=vif exited with status 0",
+            "at 0 s: vif-bridge remove type_if=tap exited with status 0",
+        ]
+    );
+}
+
+/// What the script made is saved beside LX, where `xl` does not look, as long as the device lives.
+#[tokio::test(start_paused = true)]
+async fn what_a_script_needs_to_undo_its_work_is_saved() {
+    let world = World::new().await;
+    world.add_connected().await;
+    for (key, value) in
+        [("params", "/srv/d.img"), ("node", "/dev/sim0"), ("mode", "w"), ("script", "/etc/xen/scripts/block")]
+    {
+        assert_eq!(world.read(&format!("{SAVED}/{key}")).await, value);
+    }
+    world.backend_says("6").await;
+    world.remove(Force::Never).await.unwrap();
+    assert_eq!(world.read("/tool/xendev").await, "not there");
+}
+
+/// A copy that is left of a device which `xl` removed is not taken for that of another guest's, or of a
+/// later device.
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_another_device_is_not_believed() {
+    let world = World::new().await;
+    world.add_connected().await;
+    world.xl_removes().await;
+    assert_eq!(world.read(&format!("{SAVED}/node")).await, "/dev/sim0");
+    world.xl_adds().await;
+    world.dom0.rm(&path(BE)).await.unwrap();
+    world.write(&format!("{LX}/script"), "/etc/xen/scripts/block").await;
+    let success = world.remove(Force::Never).await.unwrap();
+    assert!(warned(&success)[0].contains("was not saved"), "{:?}", warned(&success));
+    assert_eq!(world.scripts.runs(), [""; 0]);
+}
+
+/// Automatic ids look at LX, FE and BE.
+#[tokio::test(start_paused = true)]
+async fn an_automatic_id_is_free_in_all_three_places() {
+    let world = World::new().await;
+    world.write("/libxl/1/device/vif/0/backend", "/x").await;
+    world.write("/local/domain/1/device/vif/1/state", "6").await;
+    world.write("/local/domain/0/backend/vif/1/2/state", "4").await;
+    let (ended, ()) = join!(world.add(crate::world::nic()), async {
+        world.exists("/local/domain/0/backend/vif/1/3").await;
+        world.write("/local/domain/0/backend/vif/1/3/state", "2").await;
+    });
+    assert_eq!(ended.unwrap().id.devid, 3);
+}
