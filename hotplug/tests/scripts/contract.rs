@@ -115,7 +115,8 @@ async fn signals_are_as_a_shell_expects_them() {
     assert_ne!(mask(&own, "SigIgn") & SIGPIPE, 0);
 
     // Not by way of a shell, which would clear the mask itself. `cat` then fails on the argument `add`.
-    let cat = Scripts::new().file("cat", "755", "#!/bin/cat /proc/self/status\n");
+    let scripts = Scripts::new();
+    let cat = scripts.file("cat", "755", "#!/bin/cat /proc/self/status\n");
     let report = run(&request(cat)).await;
     assert_eq!(mask(&report.output.text(), "SigBlk"), 0);
     assert_eq!(mask(&report.output.text(), "SigIgn") & SIGPIPE, 0);

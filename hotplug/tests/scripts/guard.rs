@@ -108,31 +108,52 @@ async fn runs_at_once_do_not_hold_each_others_lifelines() {
     }
 }
 
-/// The kernel closes a program's lifelines; a copy in a process that the program has forked keeps one open.
+/// As another thread of the program might have forked a process right before the end.
 #[tokio::test]
-async fn a_copy_of_the_lifeline_elsewhere_does_not_keep_the_script_alive() {
-    use rustix::io::{FdFlags, fcntl_setfd};
+async fn a_copy_of_the_lifeline_in_another_process_does_not_keep_the_script_alive() {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let scripts = Scripts::new();
-    // The program here is a shell, whose child holds what it has inherited: so the copy has to be
-    // made from the program itself, by way of /proc.
     let script = scripts.run(STUBBORN).script;
     let mut program = Program(start(&script, &scripts.path("locks"), End::AfterScript));
     let (leader, _daemon) = (scripts.number("pid").await, Daemon(scripts.number("daemon").await));
-    let pid = Pid::from_child(&program.0);
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    let mut copies = Vec::new();
-    for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
-        let number = fd.file_name().to_str().unwrap().parse().unwrap();
-        let copy = rustix::process::pidfd_getfd(&pidfd, number, rustix::process::PidfdGetfdFlags::empty());
-        copies.push(copy.unwrap());
-    }
-    for copy in &copies {
-        fcntl_setfd(copy, FdFlags::CLOEXEC).unwrap();
-    }
+    let pidfd = pidfd_open(Pid::from_child(&program.0), PidfdFlags::empty()).unwrap();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", program.0.id())).unwrap().flatten();
+    let numbers = fds.map(|fd| fd.file_name().to_str().unwrap().parse().unwrap());
+    let copies: Vec<_> =
+        numbers.map(|fd| pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()).unwrap()).collect();
+    assert!(copies.len() > 3);
     program.0.kill().unwrap();
     program.0.wait().unwrap();
     eventually("the group is dead", || living_members(leader).is_empty()).await;
     drop(copies);
+}
+
+#[tokio::test]
+async fn kill_9_at_any_moment_of_the_start_leaves_no_process() {
+    let scripts = Scripts::new();
+    let script = scripts.run("echo $$ >> $DIR/pids; while :; do sleep 60; done").script;
+    let name = script.to_str().unwrap().as_bytes();
+    let started = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let command_lines =
+            processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        command_lines.filter(|line| line.split(|byte| *byte == 0).any(|arg| arg == name)).count()
+    };
+    let mut program = Program(start(&script, &scripts.path("locks0"), End::AfterScript));
+    let begin = std::time::Instant::now();
+    eventually("it runs", || started() == 1).await;
+    let usual = begin.elapsed();
+    program.0.kill().unwrap();
+    for round in 0..40_u32 {
+        // Around the time that it took, each in its own directory of locks.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let locks = scripts.path(&format!("locks{round}"));
+        let mut program = Program(start(&script, &locks, End::AfterScript));
+        tokio::time::sleep(usual * round / 20).await;
+        program.0.kill().unwrap();
+        program.0.wait().unwrap();
+    }
+    eventually("all are dead", || started() == 0).await;
 }
 
 #[tokio::test]

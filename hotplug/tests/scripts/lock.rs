@@ -37,30 +37,32 @@ async fn two_programs_never_run_scripts_of_one_device_at_a_time() {
 #[tokio::test]
 async fn the_runs_of_a_nic_exclude_each_other_and_other_devices_do_not_wait() {
     let scripts = Scripts::new();
-    let script = scripts.run("echo begin >> $DIR/record; until [ -e $DIR/go ]; do sleep 0.02; done").script;
+    let slow = scripts.named_run("slow", ": > $DIR/ready; until [ -e $DIR/go ]; do sleep 0.02; done").script;
+    let quick = scripts.named_run("quick", "echo ran >> $DIR/record").script;
     let locks = scripts.path("locks");
-    let request = |kind, devid| Request::new(kind, Action::Add, 1, devid, &script);
-    let (vif, limits) = (request(Kind::Vif, 0), Limits::default());
+    let request = |kind, devid| Request::new(kind, Action::Add, 1, devid, &quick);
+    let limits = Limits::default();
     let first = tokio::spawn({
-        let locks = locks.clone();
+        let (locks, vif) = (locks.clone(), Request::new(Kind::Vif, Action::Add, 1, 0, &slow));
         async move { run(&locks, &vif, limits).await }
     });
-    eventually("it runs", || scripts.path("record").exists()).await;
-    let impatient = limits.queue(Duration::from_millis(100));
+    eventually("it runs", || scripts.path("ready").exists()).await;
     for kind in [Kind::Vif, Kind::VifIoemu, Kind::Tap] {
-        let report = run(&locks, &request(kind, 0), impatient).await;
+        let report = run(&locks, &request(kind, 0), limits.queue(Duration::from_millis(100))).await;
         assert_eq!(report.ending, Ending::NotStarted);
     }
-    let other_store = ScriptRunner::new().lock_dir(&locks).env("XENSTORED_PATH", "/other");
-    fs::write(scripts.path("go"), "").unwrap();
-    // Not in the way of the first, which may go on or may have ended.
     for request in [request(Kind::Vif, 1), request(Kind::Vbd, 0)] {
         assert!(run(&locks, &request, limits).await.success());
     }
+    let other_store = ScriptRunner::new().lock_dir(&locks).env("XENSTORED_PATH", "/other");
     let cancel = CancellationToken::new();
-    assert!(other_store.run(&request(Kind::Vif, 0), &limits, &cancel).await.success());
-    assert!(first.await.unwrap().success());
-    assert_eq!(scripts.read("record"), "begin\n".repeat(4));
+    assert!(soon(other_store.run(&request(Kind::Vif, 0), &limits, &cancel)).await.success());
+    assert_eq!(scripts.read("record"), "ran\n".repeat(3));
+
+    fs::write(scripts.path("go"), "").unwrap();
+    assert!(soon(first).await.unwrap().success());
+    assert!(run(&locks, &request(Kind::Tap, 0), limits).await.success());
+    assert_eq!(files(&locks), 0);
 }
 
 #[tokio::test]
