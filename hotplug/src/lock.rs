@@ -52,23 +52,13 @@ impl DeviceLock {
     /// Takes the lock, unless somebody else has it.
     fn try_take(path: &Path) -> io::Result<Option<Self>> {
         loop {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+            let file = open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Self { file, path: path.to_owned() })),
+                // Whoever had the lock before has removed the file.
+                Ok(()) | Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
-            }
-            let locked = file.metadata()?;
-            match fs::symlink_metadata(path) {
-                Ok(found) if (found.dev(), found.ino()) == (locked.dev(), locked.ino()) => {
-                    return Ok(Some(Self { file, path: path.to_owned() }));
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                // Removed by whoever had the lock before.
-                Ok(_) | Err(_) => {}
             }
         }
     }
@@ -84,6 +74,23 @@ impl DeviceLock {
 impl AsFd for DeviceLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Opens the file of a lock, which is made unless it is there.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+}
+
+/// Whether an open file is the one that a path leads to.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(id(found) == id(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -193,15 +200,42 @@ mod tests {
         let path = dir.path().join("lock");
         let first = DeviceLock::try_take(&path).unwrap().unwrap();
         assert!(DeviceLock::try_take(&path).unwrap().is_none());
-        // As if its file were removed while this one waits for the lock.
-        fs::remove_file(&path).unwrap();
+        // Opened before the file is removed, locked after it.
+        let late = open(&path).unwrap();
+        assert!(is_at(&late, &path).unwrap());
+        first.remove();
+        flock(&late, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(!is_at(&late, &path).unwrap());
         let second = DeviceLock::try_take(&path).unwrap().unwrap();
-        assert!(DeviceLock::try_take(&path).unwrap().is_none());
-        drop(first);
-        assert!(DeviceLock::try_take(&path).unwrap().is_none());
-        second.remove();
+        assert!(!is_at(&late, &path).unwrap());
+        drop(second);
+        assert!(path.exists());
+        DeviceLock::try_take(&path).unwrap().unwrap().remove();
         assert!(!path.exists());
-        assert!(DeviceLock::try_take(&path).unwrap().is_some());
+    }
+
+    /// So many threads take the lock, count and remove it that some open a file which is then removed.
+    #[test]
+    fn nobody_else_has_the_lock_whoever_removes_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let holders = std::sync::atomic::AtomicU32::new(0);
+        let work = || {
+            let mut taken = 0;
+            while taken < 100 {
+                let Some(lock) = DeviceLock::try_take(&path).unwrap() else { continue };
+                taken += 1;
+                assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                std::thread::yield_now();
+                holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                lock.remove();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(work);
+            }
+        });
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hotplug::{Ending, Limits, Runner};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
-use crate::program::{End, start};
+use crate::program::{End, start, start_ignoring_child_deaths};
 use crate::support::{Daemon, Scripts, eventually, exists, lives, living_members, run, runner, soon, stat};
 
 /// Ignores what a script can ignore, in itself, a child and an orphan; and leaves a daemon in a session of
@@ -174,4 +174,24 @@ async fn the_guard_leads_no_session_of_the_script() {
     assert!(lives(leader), "killed by a guard that looks for its program");
     std::fs::write(scripts.path("go"), "").unwrap();
     assert_eq!(soon(running).await.unwrap().ending, Ending::Exited(0));
+}
+
+/// For children of a program that ignores `SIGCHLD` the kernel keeps no status, and the script's shell
+/// would inherit that.
+#[tokio::test]
+async fn a_program_that_ignores_child_deaths_learns_the_status() {
+    let scripts = Scripts::new();
+    let body = "grep SigIgn /proc/$PPID/status /proc/self/status > $DIR/guard_and_self
+        grep SigIgn /proc/$(awk '/^PPid/ { print $2 }' /proc/$PPID/status)/status > $DIR/program
+        (exit 3) || [ $? = 3 ]";
+    let script = scripts.run(body).script;
+    let mut program = Program(start_ignoring_child_deaths(&script, &scripts.path("locks")));
+    assert!(program.0.wait().unwrap().success());
+    let ignores = |line: &str| {
+        let mask = u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
+        mask & 1 << (libc::SIGCHLD - 1) != 0
+    };
+    assert!(ignores(scripts.read("program").trim_end()), "the program does not ignore it");
+    let lines = scripts.read("guard_and_self");
+    assert!(lines.lines().count() == 2 && !lines.lines().any(ignores), "{lines}");
 }

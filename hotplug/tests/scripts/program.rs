@@ -28,8 +28,19 @@ const ENDS: [End; 4] = [End::AfterScript, End::Exit, End::Abort, End::Panic];
 
 /// Starts a program that runs a script as device 51712 of domain 1.
 pub(crate) fn start(script: &Path, locks: &Path, end: End) -> Child {
+    start_by(&mut Command::new(env::current_exe().unwrap()), script, locks, end)
+}
+
+/// The same for a program that inherits to ignore `SIGCHLD`.
+pub(crate) fn start_ignoring_child_deaths(script: &Path, locks: &Path) -> Child {
+    let mut command = Command::new("env");
+    command.arg("--ignore-signal=CHLD").arg(env::current_exe().unwrap());
+    start_by(&mut command, script, locks, End::AfterScript)
+}
+
+fn start_by(command: &mut Command, script: &Path, locks: &Path, end: End) -> Child {
     let value = format!("{end:?}\n{}\n{}", script.display(), locks.display());
-    Command::new(env::current_exe().unwrap())
+    command
         .args(["--exact", "--ignored", "program::this_is_the_program"])
         .env(VARIABLE, value)
         .stdin(Stdio::null())
