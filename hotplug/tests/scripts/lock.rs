@@ -68,9 +68,9 @@ async fn the_runs_of_a_nic_exclude_each_other_and_other_devices_do_not_wait() {
 #[tokio::test]
 async fn waiting_for_the_device_can_be_cancelled_and_costs_no_deadline() {
     let scripts = Scripts::new();
-    let request = scripts.run("echo begin >> $DIR/record; sleep 1.2");
+    let request = scripts.run("echo begin >> $DIR/record; sleep 2");
     let locks = scripts.path("locks");
-    let limits = Limits::default().deadline(Duration::from_secs(2));
+    let limits = Limits::default().deadline(Duration::from_millis(3500));
     let other = {
         let (locks, request) = (locks.clone(), request.clone());
         tokio::spawn(async move { run(&locks, &request, limits).await })
