@@ -3,34 +3,35 @@
 //! A hotplug script is what makes a paravirtual device real on the backend's side: `block` sets up a
 //! loop device and tells blkback its numbers, `vif-bridge` puts the interface on a bridge. The
 //! toolstack runs it when the backend is ready for it and again when the device goes. This crate is
-//! only about the run itself: [`ScriptRun`] says what is to be executed, [`ScriptRunner`] executes it,
-//! [`Report`] says how that ended. It has no connection to xenstore and never decides when to run
+//! only about the run itself: [`Request`] says what is to be done for which device, [`ScriptRunner`]
+//! executes the script for it, [`Report`] says how that ended. It has no connection to xenstore and never decides when to run
 //! anything.
 //!
 //! ```
-//! use hotplug::{Action, Limits, Runner, ScriptRun, ScriptRunner};
+//! use hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
+//! # let locks = tempfile::tempdir().unwrap();
 //! let runner = ScriptRunner::new();
+//! # let runner = runner.lock_dir(locks.path());
 //! // `true` stands in for /etc/xen/scripts/block.
-//! let run = ScriptRun::vbd("true", Action::Add, 1, 51712);
-//! let report = runner.run(&run, &Limits::default(), &CancellationToken::new()).await;
-//! assert!(report.success(), "{run} {report}");
+//! let request = Request::new(Kind::Vbd, Action::Add, 1, 51712, "true");
+//! let report = runner.run(&request, &Limits::default(), &CancellationToken::new()).await;
+//! assert!(report.success(), "{request} {report}");
 //! # }
 //! ```
 //!
 //! # What a script finds
 //!
-//! * its arguments and variables as [`ScriptRun`] lists them, constant strings only, because the stock
-//!   scripts `eval` every argument of the form `a=b`;
+//! * its arguments and variables as [`Request::args`] and [`Request::variables`] list them;
 //! * an environment from an allow-list, with a `PATH` in which the `sbin` directories are never missing;
 //! * standard input from `/dev/null`, standard output and error into one pipe, every other descriptor
 //!   closed: an inherited descriptor that holds a `flock` would keep it for as long as a daemon started
 //!   by the script lives;
-//! * a session and process group of its own, `SIGPIPE` at its default and no signal blocked, whatever
-//!   the program that embeds this crate does with them.
+//! * a session and process group of its own, `SIGPIPE` and `SIGCHLD` at their defaults and no signal
+//!   blocked, whatever the program that embeds this crate does with them.
 //!
 //! Working directory, umask, user and resource limits are inherited.
 //!
@@ -45,17 +46,22 @@
 //! the store. A daemon that has left the group (`setsid`) has said that it wants to outlive the script,
 //! and is let live.
 //!
-//! Dropping the future of a run kills the group at once. No process is left behind as a zombie.
+//! Dropping the future of a run kills the group at once. So does the end of the program that runs it,
+//! whatever ends it, `SIGKILL` and a panic that aborts included: a process of this crate stands between
+//! the program and its script, the *guard* (`xendev-guard` in a list of processes). It kills the group when
+//! the program is gone. Until the last process of the group is dead it keeps the lock of the device,
+//! which keeps other scripts of the same device waiting. No process is left behind as a zombie.
+//!
+//! Who kills a guard with `SIGKILL` kills the script's own process with it, though not its children.
 
-mod child;
-mod environment;
-mod group;
-mod output;
+mod contract;
+mod lock;
+mod process;
 mod report;
-mod run;
+mod request;
 mod runner;
 
-pub use output::{OUTPUT_MAX, Output};
+pub use process::{OUTPUT_MAX, Output};
 pub use report::{Ending, Report, SpawnError};
-pub use run::{Action, ScriptRun};
+pub use request::{Action, Kind, Request};
 pub use runner::{Limits, Runner, ScriptRunner};

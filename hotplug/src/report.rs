@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use crate::Output;
@@ -13,7 +14,8 @@ use crate::Output;
 ///
 /// `Display` completes a sentence that begins with the script: "exited with status 1", "was killed by
 /// SIGSEGV".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ending {
     /// The script ended by itself with this status; 0 is success.
@@ -24,13 +26,12 @@ pub enum Ending {
     TimedOut,
     /// The caller cancelled, and the script's process group, if it had been started, was killed.
     Aborted,
-    /// It waited in the queue for as long as [`Limits::queue`](crate::Limits::queue) allows, and was
-    /// never started.
+    /// It waited for its turn for as long as [`Limits::queue`](crate::Limits::queue) allows, and was
+    /// never started: other scripts, or one of the same device, ran all the time.
     NotStarted,
     /// The script could not be started.
     SpawnFailed(SpawnError),
-    /// Other code in this program took the status of the script's process (`waitpid(-1)` does that),
-    /// so it is not known how the script ended.
+    /// The process that guards the script was killed, and the script's own process with it.
     Lost,
 }
 
@@ -44,9 +45,11 @@ impl fmt::Display for Ending {
             },
             Self::TimedOut => f.write_str("did not finish in time and was killed with its process group"),
             Self::Aborted => f.write_str("was cancelled"),
-            Self::NotStarted => f.write_str("was not started: other scripts ran for too long"),
+            Self::NotStarted => {
+                f.write_str("was not started: other scripts, or one of the same device, ran for too long")
+            }
             Self::SpawnFailed(error) => write!(f, "could not be started: {error}"),
-            Self::Lost => f.write_str("ended, but other code in this program took its exit status"),
+            Self::Lost => f.write_str("was killed because the process that guards it was killed"),
         }
     }
 }
@@ -106,6 +109,18 @@ impl SpawnError {
         };
         Self { kind: error.kind(), message }
     }
+
+    /// The lock of a device could not be taken, and without it no script is run.
+    pub(crate) fn lock(lock: &Path, error: &io::Error) -> Self {
+        Self { kind: error.kind(), message: format!("the device's lock {}: {error}", lock.display()) }
+    }
+}
+
+/// As its message.
+impl Serialize for SpawnError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.message)
+    }
 }
 
 impl From<io::Error> for SpawnError {
@@ -129,19 +144,26 @@ fn interpreter(script: &Path) -> Option<PathBuf> {
 ///
 /// `Display` completes a sentence that begins with the script, with the deadline and the script's last
 /// words: "exited with status 1: losetup: no free device".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[must_use]
+#[non_exhaustive]
 pub struct Report {
     /// How it ended.
     pub ending: Ending,
     /// What the script printed.
     pub output: Output,
     /// From the start of the script until it ended or was told to end. Time in the queue is not in it;
-    /// zero if the script was never started.
+    /// zero if the script was never started. As a number of seconds when it is serialised.
+    #[serde(serialize_with = "seconds")]
     pub duration: Duration,
 }
 
 impl Report {
+    /// A report, for an implementation of [`Runner`](crate::Runner).
+    pub fn new(ending: Ending, output: Output, duration: Duration) -> Self {
+        Self { ending, output, duration }
+    }
+
     /// Whether the script exited with status 0.
     ///
     /// That it also did its work, the store must tell: a script that failed to report to its backend
@@ -152,8 +174,12 @@ impl Report {
 
     /// The report on a script that never ran.
     pub(crate) fn unstarted(ending: Ending) -> Self {
-        Self { ending, output: Output::default(), duration: Duration::ZERO }
+        Self::new(ending, Output::default(), Duration::ZERO)
     }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
 }
 
 impl fmt::Display for Report {
@@ -188,15 +214,25 @@ mod tests {
 
     #[test]
     fn reports_name_the_deadline_and_the_last_words() {
-        let report = Report {
-            ending: Ending::TimedOut,
-            output: Output::from("waiting for lock\n\n"),
-            duration: Duration::from_millis(40_003),
-        };
+        let output = Output::from("waiting for lock\n\n");
+        let report = Report::new(Ending::TimedOut, output, Duration::from_millis(40_003));
         assert_eq!(
             report.to_string(),
             "did not finish within 40 s and was killed with its process group: waiting for lock"
         );
         assert_eq!(Report::unstarted(Ending::Aborted).to_string(), "was cancelled");
+    }
+
+    #[test]
+    fn reports_as_json() {
+        let json = |ending| {
+            let report = Report::new(ending, Output::from("\u{1b}[2J\n"), Duration::from_millis(1500));
+            serde_json::to_value(report).unwrap()
+        };
+        let expected = serde_json::json!({ "ending": "timed_out", "output": "\u{1b}[2J\n", "duration": 1.5 });
+        assert_eq!(json(Ending::TimedOut), expected);
+        assert_eq!(json(Ending::Exited(3))["ending"], serde_json::json!({ "exited": 3 }));
+        let failed = Ending::SpawnFailed(io::Error::other("no").into());
+        assert_eq!(json(failed)["ending"], serde_json::json!({ "spawn_failed": "no" }));
     }
 }

@@ -4,38 +4,67 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::child;
-use crate::environment::Environment;
-use crate::group::Group;
-use crate::output::Capture;
-use crate::{Ending, Report, ScriptRun, SpawnError};
+use crate::lock::{self, DeviceLock};
+use crate::process::{self, Environment, Group};
+use crate::{Ending, Report, Request, SpawnError};
 
 /// For how long to go on reading after the script's process has died. Normally the pipe ends with it;
 /// if not, a daemon that the script started has kept it open.
 const DRAIN: Duration = Duration::from_millis(100);
 
-/// The limits of one run.
+/// The limits of one run. [`Duration::MAX`] is no limit.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let limits = hotplug::Limits::default().deadline(Duration::from_secs(120));
+/// assert_eq!(limits.grace, Duration::from_secs(2));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// How long the script may take, from its start: 40 s by default. The stock scripts wait for each
     /// other's locks within this time.
     pub deadline: Duration,
     /// What its processes get between `SIGTERM` and `SIGKILL`: 2 s by default.
     pub grace: Duration,
-    /// How long it may wait for its turn before it starts: 300 s by default.
+    /// How long it may wait for its turn before it starts, which includes the wait for another script of
+    /// the same device: 300 s by default.
     pub queue: Duration,
+}
+
+impl Limits {
+    /// Sets how long the script may take.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Sets what its processes get between `SIGTERM` and `SIGKILL`.
+    #[must_use]
+    pub fn grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// Sets how long it may wait for its turn.
+    #[must_use]
+    pub fn queue(self, queue: Duration) -> Self {
+        Self { queue, ..self }
+    }
 }
 
 impl Default for Limits {
@@ -48,8 +77,8 @@ impl Default for Limits {
     }
 }
 
-/// Something that runs scripts: [`ScriptRunner`], or in tests and demonstrations something that plays
-/// them.
+/// Something that does what a hotplug script does: [`ScriptRunner`] executes the script, another
+/// implementation may do its work by itself or simulate it.
 pub trait Runner: Send + Sync {
     /// Runs a script to its end.
     ///
@@ -57,11 +86,13 @@ pub trait Runner: Send + Sync {
     /// ends soon, within [`Limits::grace`] and a little, as [`Ending::Aborted`] if the script had not
     /// ended by then.
     ///
+    /// # Cancel safety
+    ///
     /// Dropping the future gives the run up: an implementation must leave no process of it behind,
     /// and need not be gentle.
     fn run<'a>(
         &'a self,
-        run: &'a ScriptRun,
+        request: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>>;
@@ -74,16 +105,20 @@ pub trait Runner: Send + Sync {
 /// there are two bounds: one for all scripts together, and a lower one for runs of the same script.
 /// Whoever has to wait waits here, first come, first served, where it costs no deadline.
 ///
-/// It needs a tokio runtime with I/O and time enabled, and panics without; the runtime's handler for
-/// `SIGCHLD` is how it learns that a script has ended.
+/// Runs for one device never overlap, be they of one runner or of several in different processes: each
+/// takes the lock of its device before it starts, a file in the runner's [lock
+/// directory](Self::lock_dir). The lock of a run is free when no process of a script that was given up is
+/// left, even if the program that ran it was killed. Waiting for it counts against [`Limits::queue`].
 ///
-/// All users of one host should share one runner, since the bounds are its own. Runs for one device
-/// must not overlap; that is the caller's duty.
+/// It needs a tokio runtime with I/O and time enabled, and panics without.
+///
+/// All users of one process should share one runner, since the bounds are its own.
 #[derive(Debug)]
 pub struct ScriptRunner {
     environment: Environment,
     slots: Semaphore,
     slots_per_script: usize,
+    lock_dir: Option<PathBuf>,
     /// The slots of the scripts that are running or waiting; those of others have been freed.
     scripts: Mutex<HashMap<PathBuf, Weak<Semaphore>>>,
 }
@@ -95,6 +130,7 @@ impl ScriptRunner {
             environment: Environment::default(),
             slots: Semaphore::new(16),
             slots_per_script: 8,
+            lock_dir: None,
             scripts: Mutex::default(),
         }
     }
@@ -111,7 +147,7 @@ impl ScriptRunner {
         Self { slots_per_script: runs.clamp(1, Semaphore::MAX_PERMITS), ..self }
     }
 
-    /// Sets a variable for every script; the variables of a [`ScriptRun`] win over it.
+    /// Sets a variable for every script; the variables of a [`Request`] win over it.
     ///
     /// Scripts reach another store than the usual one if `XENSTORED_PATH` says where it is.
     #[must_use]
@@ -128,19 +164,38 @@ impl ScriptRunner {
         self
     }
 
-    async fn execute(&self, run: &ScriptRun, limits: &Limits, cancel: &CancellationToken) -> Report {
+    /// Sets the directory for the locks of the devices, which is created if it does not exist. All
+    /// programs that run scripts for the same store must have the same one.
+    ///
+    /// The default is `/run/xendev` for root; for other users it is `xendev` in `$XDG_RUNTIME_DIR`, or
+    /// `xendev-<uid>` in the directory for temporary files if that is not set. A default directory must
+    /// belong to this user, and others must not be able to write to it.
+    #[must_use]
+    pub fn lock_dir(self, directory: impl Into<PathBuf>) -> Self {
+        Self { lock_dir: Some(directory.into()), ..self }
+    }
+
+    async fn execute(&self, request: &Request, limits: &Limits, cancel: &CancellationToken) -> Report {
+        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        let lock = match lock::directory(self.lock_dir.as_deref()) {
+            Ok(directory) => directory.join(lock::name(request, &variables)),
+            Err(error) => return Report::unstarted(Ending::SpawnFailed(error.into())),
+        };
         let turn = select! {
             biased;
             () = cancel.cancelled() => return Report::unstarted(Ending::Aborted),
-            turn = timeout(limits.queue, self.turn(&run.script)) => turn,
+            turn = timeout(limits.queue, self.turn(&request.script, &lock)) => turn,
         };
-        let Ok(_turn) = turn else {
-            return Report::unstarted(Ending::NotStarted);
+        let turn = match turn {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
+            Err(_) => return Report::unstarted(Ending::NotStarted),
         };
-        let (mut group, mut capture) = match self.start(run) {
+        let (mut group, mut capture) = match process::start(request, &variables, turn.lock.as_fd()) {
             Ok(started) => started,
             Err(error) => {
-                let error = SpawnError::explain(&run.script, &error);
+                turn.lock.remove();
+                let error = SpawnError::explain(&request.script, &error);
                 return Report::unstarted(Ending::SpawnFailed(error));
             }
         };
@@ -153,25 +208,21 @@ impl ScriptRunner {
                 () = capture.read_to_end() => end.await,
             }
         };
+        if group.is_gone() {
+            turn.lock.remove();
+        }
         let _ = timeout(DRAIN, capture.read_to_end()).await;
-        Report { ending, output: capture.finish(), duration }
-    }
-
-    fn start(&self, run: &ScriptRun) -> io::Result<(Group, Capture)> {
-        let variables = self.environment.variables(std::env::vars_os(), &run.env);
-        let deaths = signal(SignalKind::child())?;
-        let (leader, pipe) = child::spawn(run, &variables)?;
-        // In this order: if the pipe cannot be read, the group is killed.
-        let group = Group::new(leader, deaths);
-        Ok((group, Capture::new(pipe)?))
+        Report::new(ending, capture.finish(), duration)
     }
 
     /// Waits for a turn.
-    async fn turn(&self, script: &Path) -> Turn<'_> {
+    async fn turn(&self, script: &Path, lock: &Path) -> io::Result<Turn<'_>> {
+        // First the lock: whoever waits for the device must not hold a slot that others could use.
+        let lock = DeviceLock::take(lock).await?;
         // Whoever waits for others of the same script must not hold a slot that other scripts could use.
         let of_script = self.slots_of(script).acquire_owned().await.ok();
         let of_all = self.slots.acquire().await.ok();
-        Turn { _of_script: of_script, _of_all: of_all }
+        Ok(Turn { lock, _of_script: of_script, _of_all: of_all })
     }
 
     fn slots_of(&self, script: &Path) -> Arc<Semaphore> {
@@ -195,14 +246,14 @@ impl Default for ScriptRunner {
 impl Runner for ScriptRunner {
     fn run<'a>(
         &'a self,
-        run: &'a ScriptRun,
+        request: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
-        let span = tracing::debug_span!("hotplug_script", %run);
+        let span = tracing::debug_span!("hotplug_script", run = %request);
         Box::pin(
             async move {
-                let report = self.execute(run, limits, cancel).await;
+                let report = self.execute(request, limits, cancel).await;
                 tracing::debug!(duration = ?report.duration, "script {}", report.ending);
                 report
             }
@@ -214,6 +265,7 @@ impl Runner for ScriptRunner {
 /// The right to run one script, for as long as the value lives. (The permits would be `None` if the
 /// semaphores were closed, which they never are.)
 struct Turn<'a> {
+    lock: DeviceLock,
     _of_script: Option<OwnedSemaphorePermit>,
     _of_all: Option<SemaphorePermit<'a>>,
 }
@@ -222,16 +274,13 @@ struct Turn<'a> {
 /// how long it did or was told to.
 async fn end(group: &mut Group, limits: &Limits, cancel: &CancellationToken) -> (Ending, Duration) {
     let start = Instant::now();
-    let ending = select! {
+    let given_up = select! {
         biased;
-        ending = group.ended() => {
-            group.leave();
-            return (ending, start.elapsed());
-        }
+        ending = group.ended() => return (ending, start.elapsed()),
         () = cancel.cancelled() => Ending::Aborted,
         () = sleep(limits.deadline) => Ending::TimedOut,
     };
     let duration = start.elapsed();
-    group.terminate(limits.grace).await;
-    (ending, duration)
+    let ended = group.terminate(limits.grace).await;
+    (ended.unwrap_or(given_up), duration)
 }

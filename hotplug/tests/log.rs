@@ -2,9 +2,10 @@
 //! level is a matter of the whole program.
 
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use hotplug::{Limits, Runner, ScriptRun, ScriptRunner};
+use hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
 
 /// A log in memory.
@@ -34,14 +35,21 @@ async fn lines_go_to_the_log() {
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let lines = "echo one; printf half; sleep 0.1; printf ' and half\\nunfinished'; exit 7";
-    let run = ScriptRun { script: "sh".into(), args: vec!["-c".into(), lines.into()], env: vec![] };
-    let report = ScriptRunner::new().run(&run, &Limits::default(), &CancellationToken::new()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let request = Request::new(Kind::Vbd, Action::Add, 1, 0, script);
+    let runner = ScriptRunner::new().lock_dir(dir.path());
+    let report = runner.run(&request, &Limits::default(), &CancellationToken::new()).await;
     assert_eq!(report.output.text(), "one\nhalf and half\nunfinished");
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let messages: Vec<&str> =
-        log.lines().filter_map(|line| line.split_once("hotplug::output: ").map(|(_, text)| text)).collect();
+    let messages: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.split_once("hotplug::process::output: ").map(|(_, text)| text))
+        .collect();
     assert_eq!(messages, ["one", "half and half", "unfinished"], "{log}");
-    assert!(log.contains("run=sh -c echo one"), "no name of the script in {log}");
+    assert!(log.contains("/script add"), "no name of the script in {log}");
     assert!(log.contains("script exited with status 7"), "{log}");
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 
-use hotplug::{Action, Ending, ScriptRun, ScriptRunner};
+use hotplug::{Action, Ending, Kind, Request};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::support::{Scripts, run, run_with, stat};
+use crate::support::{Scripts, request, run, run_with, runner, stat};
 
 fn variables(environ: &str) -> BTreeMap<String, String> {
     let pairs = environ.split_terminator('\0').map(|variable| variable.split_once('=').unwrap());
@@ -25,9 +25,10 @@ cat /proc/$$/environ > "$dir/environ"
 async fn arguments_and_environment_are_exact() {
     let scripts = Scripts::new();
     let script = scripts.file("vif-bridge", "755", DUMP);
-    let run = ScriptRun::vif(&script, Action::Add, 3, 1, "$(reboot) eth0");
-    let runner = ScriptRunner::new().env("XENSTORED_PATH", "/run/other");
-    assert!(run_with(&runner, &run).await.success());
+    let request =
+        Request::new(Kind::Vif, Action::Add, 3, 1, &script).recorded("gatewaydev", "$(reboot) eth0");
+    let runner = runner().env("XENSTORED_PATH", "/run/other");
+    assert!(run_with(&runner, &request).await.success());
 
     assert_eq!(scripts.read("args"), "online\0type_if=vif\0");
     let mut found = variables(&scripts.read("environ"));
@@ -56,13 +57,14 @@ async fn arguments_and_environment_are_exact() {
 async fn the_whole_environment_on_request() {
     let scripts = Scripts::new();
     let script = scripts.file("block", "755", DUMP);
-    let runner = ScriptRunner::new().inherit_environment(true);
-    assert!(run_with(&runner, &ScriptRun::vbd(script, Action::Remove, 3, 768)).await.success());
+    let runner = runner().inherit_environment(true);
+    let request = Request::new(Kind::Vbd, Action::Remove, 3, 768, script).copy("/libxl/3/copy");
+    assert!(run_with(&runner, &request).await.success());
 
     assert_eq!(scripts.read("args"), "remove\0");
     let found = variables(&scripts.read("environ"));
     assert_eq!(found["CARGO_MANIFEST_DIR"], env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(found["XENBUS_PATH"], "backend/vbd/3/768");
+    assert_eq!(found["XENBUS_PATH"], "/libxl/3/copy");
 }
 
 #[tokio::test]
@@ -112,9 +114,10 @@ async fn signals_are_as_a_shell_expects_them() {
     assert_ne!(mask(&own, "SigBlk"), 0);
     assert_ne!(mask(&own, "SigIgn") & SIGPIPE, 0);
 
-    // Not by way of a shell, which would clear the mask itself.
-    let cat = ScriptRun { script: "cat".into(), args: vec!["/proc/self/status".into()], env: vec![] };
-    let report = run(&cat).await;
+    // Not by way of a shell, which would clear the mask itself. `cat` then fails on the argument `add`.
+    let scripts = Scripts::new();
+    let cat = scripts.file("cat", "755", "#!/bin/cat /proc/self/status\n");
+    let report = run(&request(cat)).await;
     assert_eq!(mask(&report.output.text(), "SigBlk"), 0);
     assert_eq!(mask(&report.output.text(), "SigIgn") & SIGPIPE, 0);
 }
@@ -132,7 +135,7 @@ async fn working_directory_and_umask_are_inherited() {
 
 #[tokio::test]
 async fn a_name_without_a_slash_is_searched_for() {
-    assert!(run(&ScriptRun { script: "true".into(), args: vec![], env: vec![] }).await.success());
+    assert!(run(&request("true")).await.success());
 }
 
 #[tokio::test]
@@ -142,8 +145,8 @@ async fn failures_to_start_say_what_is_wrong() {
         Ending::SpawnFailed(_) => ending.to_string(),
         other => panic!("it was started: {other}"),
     };
-    let try_it = async |script| {
-        let report = run(&ScriptRun::vbd(script, Action::Add, 1, 51712)).await;
+    let try_it = async |script: std::path::PathBuf| {
+        let report = run(&request(script)).await;
         assert!(!report.success());
         assert!(report.duration.is_zero());
         text(report.ending)
@@ -154,6 +157,6 @@ async fn failures_to_start_say_what_is_wrong() {
     assert_eq!(try_it(plain).await, "could not be started: the file is not executable");
     let orphan = scripts.file("orphan", "755", "#! /no/such/shell -e\n");
     assert_eq!(try_it(orphan).await, "could not be started: its interpreter /no/such/shell does not exist");
-    let nul = ScriptRun { script: "true".into(), args: vec!["a\0b".to_owned()], env: vec![] };
+    let nul = Request::new(Kind::Vif, Action::Add, 1, 0, "true").recorded("gatewaydev", "a\0b");
     assert!(text(run(&nul).await.ending).contains("nul byte"));
 }

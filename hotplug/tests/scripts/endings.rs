@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotplug::{Ending, Limits, Report, Runner, ScriptRun, ScriptRunner};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use hotplug::{Ending, Limits, Report, Request, Runner};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Daemon, Scripts, eventually, exists, lives, living_members, run, soon};
+use crate::support::{Daemon, Scripts, eventually, exists, lives, living_members, run, runner, soon, stat};
 
 /// A script running in a task, with limits of its own.
 struct Running {
@@ -16,15 +16,15 @@ struct Running {
     cancel: CancellationToken,
 }
 
-fn start(run: ScriptRun, limits: Limits) -> Running {
-    let runner: Arc<dyn Runner> = Arc::new(ScriptRunner::new());
+fn start(request: Request, limits: Limits) -> Running {
+    let runner: Arc<dyn Runner> = Arc::new(runner());
     let cancel = CancellationToken::new();
     let token = cancel.clone();
-    Running { task: tokio::spawn(async move { runner.run(&run, &limits, &token).await }), cancel }
+    Running { task: tokio::spawn(async move { runner.run(&request, &limits, &token).await }), cancel }
 }
 
 fn limits(deadline: Duration, grace: Duration) -> Limits {
-    Limits { deadline, grace, ..Limits::default() }
+    Limits::default().deadline(deadline).grace(grace)
 }
 
 /// Time enough for a script to come to the point where it sleeps.
@@ -50,8 +50,9 @@ async fn death_by_a_signal() {
 #[tokio::test]
 async fn a_finished_script_leaves_no_zombie() {
     let scripts = Scripts::new();
-    assert!(run(&scripts.run("echo $$ > $DIR/pid")).await.success());
+    assert!(run(&scripts.run("echo $$ > $DIR/pid; echo $PPID > $DIR/guard")).await.success());
     assert!(!exists(scripts.number("pid").await));
+    assert!(!exists(scripts.number("guard").await));
 }
 
 #[tokio::test]
@@ -190,13 +191,110 @@ async fn a_daemon_outside_the_group_survives_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_status_taken_by_others_is_reported_as_lost() {
+async fn a_status_is_not_lost_if_other_code_in_this_program_waits_for_any_child() {
     let scripts = Scripts::new();
-    let running = start(scripts.run("echo $$ > $DIR/pid; sleep 0.2"), Limits::default());
-    let leader = Pid::from_raw(scripts.number("pid").await).unwrap();
+    let running = start(scripts.run("echo $PPID > $DIR/guard; sleep 0.2; exit 7"), Limits::default());
+    let guard = Pid::from_raw(scripts.number("guard").await).unwrap();
     // Blocks this thread, which is the runtime's only one: the runner cannot be faster.
-    waitpid(Some(leader), WaitOptions::empty()).unwrap();
+    waitpid(Some(guard), WaitOptions::empty()).unwrap();
+    assert_eq!(soon(running.task).await.unwrap().ending, Ending::Exited(7));
+}
+
+#[tokio::test]
+async fn without_its_guard_the_script_dies() {
+    let scripts = Scripts::new();
+    let running = start(scripts.run("echo $$ > $DIR/pid; while :; do sleep 60; done"), limits(LONG, LONG));
+    let leader = scripts.number("pid").await;
+    let guard = stat(&leader.to_string()).unwrap().1;
+    let name = std::fs::read_to_string(format!("/proc/{guard}/comm")).unwrap();
+    assert_eq!(name, "xendev-guard\n");
+    kill_process(Pid::from_raw(guard).unwrap(), Signal::KILL).unwrap();
     let report = soon(running.task).await.unwrap();
     assert_eq!(report.ending, Ending::Lost);
-    assert!(!report.success());
+    assert_eq!(report.to_string(), "was killed because the process that guards it was killed");
+    eventually("the script is dead", || !lives(leader)).await;
+    assert!(!exists(guard));
+}
+
+#[tokio::test]
+async fn a_guard_heeds_no_other_signal() {
+    let scripts = Scripts::new();
+    let running = start(
+        scripts.run("echo $PPID > $DIR/guard; until [ -e $DIR/go ]; do sleep 0.05; done"),
+        limits(LONG, LONG),
+    );
+    let guard = Pid::from_raw(scripts.number("guard").await).unwrap();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::ALARM] {
+        kill_process(guard, signal).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(lives(guard.as_raw_pid()));
+    std::fs::write(scripts.path("go"), "").unwrap();
+    assert!(soon(running.task).await.unwrap().success());
+}
+
+/// What loses its parent in the group becomes the guard's child. The guard must not wait for such a
+/// one when the script has ended by itself, and must reap it meanwhile.
+#[tokio::test]
+async fn orphans_of_the_group_are_reaped_while_the_script_runs() {
+    let scripts = Scripts::new();
+    let script = scripts.run(
+        "sh -c 'sh -c \"echo \\$\\$ > $0/orphan; sleep 0.3\" & sleep 0.1' $DIR
+        echo $PPID > $DIR/guard
+        until [ -e $DIR/go ]; do sleep 0.05; done",
+    );
+    let running = start(script, limits(LONG, LONG));
+    let (orphan, guard) = (scripts.number("orphan").await, scripts.number("guard").await);
+    if let Some((_, parent, ..)) = stat(&orphan.to_string()) {
+        assert_eq!(parent, guard);
+    }
+    eventually("the orphan is reaped", || !exists(orphan)).await;
+    assert!(lives(guard));
+    std::fs::write(scripts.path("go"), "").unwrap();
+    assert!(soon(running.task).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_script_that_ends_as_it_is_cancelled_has_ended_by_itself_or_was_aborted_whole() {
+    let scripts = Scripts::new();
+    for round in 0..20 {
+        let script = scripts.named_run(
+            &format!("script{round}"),
+            "sh -c 'echo $$ > $0.member; exec sleep 60' $0 &
+            while [ ! -s $0.member ]; do sleep 0.01; done
+            : > $0.ready; sleep 0.02; exit 5",
+        );
+        let running = start(script, limits(LONG, LONG));
+        let member = scripts.number(&format!("script{round}.member")).await;
+        let member = Daemon(member);
+        eventually("ready", || scripts.path(&format!("script{round}.ready")).exists()).await;
+        tokio::time::sleep(Duration::from_millis(10 + round)).await;
+        running.cancel.cancel();
+        match soon(running.task).await.unwrap().ending {
+            // The member was left on purpose.
+            Ending::Exited(5) => assert!(lives(member.0)),
+            Ending::Aborted => assert!(!lives(member.0)),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_of_the_longest_duration_mean_for_ever_and_do_not_panic() {
+    for longest in [Duration::MAX, Duration::from_secs(u64::MAX / 2), Duration::from_secs(1 << 40)] {
+        let scripts = Scripts::new();
+        let limits = Limits::default().deadline(longest).grace(longest).queue(longest);
+        assert!(soon(start(scripts.run("sleep 0.3"), limits).task).await.unwrap().success());
+        // The grace period, too.
+        let script =
+            scripts.named_run("graceful", "trap 'sleep 0.3; echo bye; exit' TERM; : > $DIR/ready; sleep 60");
+        let running = start(script, limits);
+        eventually("ready", || scripts.path("ready").exists()).await;
+        // The shell may come to its sleep a little later.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        running.cancel.cancel();
+        let report = soon(running.task).await.unwrap();
+        assert_eq!(report.ending, Ending::Aborted);
+        assert!(report.output.text().ends_with("bye\n"), "{}", report.output.text());
+    }
 }

@@ -2,6 +2,9 @@
 
 mod contract;
 mod endings;
+mod guard;
+mod lock;
 mod output;
+mod program;
 mod queue;
 mod support;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use hotplug::{Ending, Limits, Report, Runner, ScriptRun, ScriptRunner};
+use hotplug::{Ending, Limits, Report, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Scripts, soon};
+use crate::support::{Scripts, request, runner, soon};
 
 /// Runs all at once.
-async fn run_all(runner: &ScriptRunner, runs: &[ScriptRun], limits: Limits) -> Vec<Report> {
+async fn run_all(runner: &ScriptRunner, runs: &[Request], limits: Limits) -> Vec<Report> {
     let cancel = CancellationToken::new();
     let mut reports = Vec::new();
     let mut futures: Vec<_> = runs.iter().map(|run| runner.run(run, &limits, &cancel)).collect();
@@ -25,6 +25,11 @@ async fn run_all(runner: &ScriptRunner, runs: &[ScriptRun], limits: Limits) -> V
     })
     .await;
     reports
+}
+
+/// The same script for so many devices.
+fn devices(run: &Request, count: usize) -> Vec<Request> {
+    (0..count).map(|_| request(&run.script)).collect()
 }
 
 /// Records its start and its end in a file that all scripts of a test share.
@@ -49,7 +54,7 @@ fn most_at_a_time(record: &str) -> usize {
 async fn no_more_than_the_bound_run_at_a_time() {
     let scripts = Scripts::new();
     let runs: Vec<_> = (0..6).map(|n| scripts.named_run(&n.to_string(), RECORD)).collect();
-    let reports = run_all(&ScriptRunner::new().concurrency(2), &runs, Limits::default()).await;
+    let reports = run_all(&runner().concurrency(2), &runs, Limits::default()).await;
     assert_eq!(reports.iter().filter(|report| report.success()).count(), 6);
     assert_eq!(most_at_a_time(&scripts.read("record")), 2);
 }
@@ -57,9 +62,9 @@ async fn no_more_than_the_bound_run_at_a_time() {
 #[tokio::test]
 async fn runs_of_one_script_have_a_bound_of_their_own() {
     let scripts = Scripts::new();
-    let mut runs = vec![scripts.named_run("block", RECORD); 4];
+    let mut runs = devices(&scripts.named_run("block", RECORD), 4);
     runs.push(scripts.named_run("vif-bridge", RECORD));
-    let runner = ScriptRunner::new().concurrency(2).concurrency_per_script(1);
+    let runner = runner().concurrency(2).concurrency_per_script(1);
     let reports = run_all(&runner, &runs, Limits::default()).await;
     assert_eq!(reports.iter().filter(|report| report.success()).count(), 5);
     // Two different ones, although three runs of the first wait before the second.
@@ -71,9 +76,9 @@ async fn runs_of_one_script_have_a_bound_of_their_own() {
 #[tokio::test]
 async fn waiting_costs_no_deadline() {
     let scripts = Scripts::new();
-    let runs = vec![scripts.run("sleep 1"); 3];
-    let limits = Limits { deadline: Duration::from_millis(2500), ..Limits::default() };
-    for report in run_all(&ScriptRunner::new().concurrency(1), &runs, limits).await {
+    let runs = devices(&scripts.run("sleep 1"), 3);
+    let limits = Limits::default().deadline(Duration::from_millis(2500));
+    for report in run_all(&runner().concurrency(1), &runs, limits).await {
         assert!(report.success(), "{report}");
         assert!(report.duration < limits.deadline);
     }
@@ -82,9 +87,9 @@ async fn waiting_costs_no_deadline() {
 #[tokio::test]
 async fn waiting_has_a_limit_of_its_own() {
     let scripts = Scripts::new();
-    let runs = vec![scripts.run("echo x >> $DIR/runs; sleep 2"); 2];
-    let limits = Limits { queue: Duration::from_millis(200), ..Limits::default() };
-    let reports = soon(run_all(&ScriptRunner::new().concurrency(1), &runs, limits)).await;
+    let runs = devices(&scripts.run("echo x >> $DIR/runs; sleep 2"), 2);
+    let limits = Limits::default().queue(Duration::from_millis(200));
+    let reports = soon(run_all(&runner().concurrency(1), &runs, limits)).await;
     assert_eq!(reports[0].ending, Ending::NotStarted);
     assert!(reports[1].success());
     assert_eq!(scripts.read("runs"), "x\n");

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hotplug::{Limits, Report, Runner, ScriptRun, ScriptRunner};
+use hotplug::{Action, Kind, Limits, Report, Request, Runner, ScriptRunner};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -37,14 +38,12 @@ impl Scripts {
     }
 
     /// A run of a shell script with this body.
-    pub(crate) fn run(&self, body: &str) -> ScriptRun {
+    pub(crate) fn run(&self, body: &str) -> Request {
         self.named_run("script", body)
     }
 
-    pub(crate) fn named_run(&self, name: &str, body: &str) -> ScriptRun {
-        let script = self.file(name, "755", &format!("#!/bin/sh\n{body}\n"));
-        let dir = self.0.path().to_str().unwrap().to_owned();
-        ScriptRun { script, args: Vec::new(), env: vec![("DIR".to_owned(), dir)] }
+    pub(crate) fn named_run(&self, name: &str, body: &str) -> Request {
+        request(self.file(name, "755", &format!("#!/bin/sh\nexport DIR=${{0%/*}}\n{body}\n")))
     }
 
     pub(crate) fn read(&self, name: &str) -> String {
@@ -59,13 +58,25 @@ impl Scripts {
     }
 }
 
-/// Runs a script with the default runner and limits.
-pub(crate) async fn run(run: &ScriptRun) -> Report {
-    run_with(&ScriptRunner::new(), run).await
+/// A run of a script for a device that no other run is for.
+pub(crate) fn request(script: impl Into<PathBuf>) -> Request {
+    static DEVICES: AtomicU32 = AtomicU32::new(0);
+    let devid = DEVICES.fetch_add(1, Ordering::Relaxed);
+    Request::new(Kind::Vbd, Action::Add, std::process::id(), devid, script)
 }
 
-pub(crate) async fn run_with(runner: &dyn Runner, run: &ScriptRun) -> Report {
-    runner.run(run, &Limits::default(), &CancellationToken::new()).await
+/// The default runner, but for the place of its locks.
+pub(crate) fn runner() -> ScriptRunner {
+    ScriptRunner::new().lock_dir(concat!(env!("CARGO_TARGET_TMPDIR"), "/locks"))
+}
+
+/// Runs a script with the default runner and limits.
+pub(crate) async fn run(request: &Request) -> Report {
+    run_with(&runner(), request).await
+}
+
+pub(crate) async fn run_with(runner: &dyn Runner, request: &Request) -> Report {
+    runner.run(request, &Limits::default(), &CancellationToken::new()).await
 }
 
 /// Well above what anything here takes, and well below the 60 s that scripts sleep.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 
+use serde::{Serialize, Serializer};
 use tokio::net::unix::pipe;
 
 /// How much of a script's output is kept, in bytes.
@@ -44,6 +45,13 @@ impl Output {
     pub fn last_line(&self) -> Option<String> {
         let mut lines = self.tail.rsplit(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
         lines.find(|line| !line.is_empty()).map(|line| String::from_utf8_lossy(line).into_owned())
+    }
+}
+
+/// As text: see [`Output::text`].
+impl Serialize for Output {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
     }
 }
 

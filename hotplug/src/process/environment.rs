@@ -28,7 +28,7 @@ impl Environment {
     pub(crate) fn variables(
         &self,
         own: impl IntoIterator<Item = (OsString, OsString)>,
-        run: &[(String, String)],
+        run: &[(&'static str, String)],
     ) -> BTreeMap<OsString, OsString> {
         let allowed = |name: &OsStr| self.inherit || ALLOWED.iter().any(|allowed| name == *allowed);
         let mut variables: BTreeMap<_, _> = own.into_iter().filter(|(name, _)| allowed(name)).collect();
@@ -58,9 +58,13 @@ fn complete(path: Option<OsString>) -> OsString {
 mod tests {
     use super::*;
 
-    fn variables(environment: &Environment, own: &[(&str, &str)], run: &[(&str, &str)]) -> Vec<String> {
+    fn variables(
+        environment: &Environment,
+        own: &[(&str, &str)],
+        run: &[(&'static str, &str)],
+    ) -> Vec<String> {
         let own = own.iter().map(|(name, value)| (name.into(), value.into()));
-        let run: Vec<_> = run.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let run: Vec<_> = run.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let variables = environment.variables(own, &run);
         let text = |(name, value): (OsString, OsString)| format!("{}={}", name.display(), value.display());
         variables.into_iter().map(text).collect()
