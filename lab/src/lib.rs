@@ -14,7 +14,6 @@ pub mod faults;
 pub mod fuzz;
 pub mod guest;
 pub mod peers;
-pub mod proxy;
 pub mod suite;
 pub mod xen;
 pub mod xendev;
