@@ -8,6 +8,7 @@ pub mod clients;
 pub mod conformance;
 pub mod daemon;
 pub mod differential;
+pub mod ends;
 pub mod failure;
 pub mod fakexen;
 pub mod faults;
