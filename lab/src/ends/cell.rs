@@ -25,6 +25,8 @@ pub(super) enum Step {
     Closing,
     /// The script is at its beginning.
     Begun,
+    /// The script is at its beginning, and ignores signals that ask it to end.
+    Stubborn,
     /// The script has made its device and not reported it, or has deleted it and not ended.
     Midway,
     /// The script has reported and not ended.
@@ -76,10 +78,16 @@ const STRIKES: [Strike; 11] = [
 
 impl Operation {
     fn steps(self) -> &'static [Step] {
-        use Step::{Begun, Closing, Guest, Midway, Reported, Told, Unsettled, Untaken, Unwritten, Written};
+        use Step::{
+            Begun, Closing, Guest, Midway, Reported, Stubborn, Told, Unsettled, Untaken, Unwritten, Written,
+        };
         match self {
-            Self::Attach => &[Unwritten, Written, Untaken, Begun, Midway, Reported, Unsettled, Guest, Told],
-            Self::Detach | Self::ForceDetach => &[Unwritten, Closing, Begun, Midway, Unsettled, Told],
+            Self::Attach => {
+                &[Unwritten, Written, Untaken, Begun, Stubborn, Midway, Reported, Unsettled, Guest, Told]
+            }
+            Self::Detach | Self::ForceDetach => {
+                &[Unwritten, Closing, Begun, Stubborn, Midway, Unsettled, Told]
+            }
         }
     }
 }
@@ -110,7 +118,10 @@ impl Cell {
     pub(super) fn all() -> Vec<Self> {
         let steps = |operation: Operation| operation.steps().iter().map(move |step| (operation, *step));
         let cells = OPERATIONS.into_iter().flat_map(steps).flat_map(|(operation, step)| {
-            STRIKES.into_iter().map(move |strike| Self { operation, step, strike })
+            // What ends no script goes as with one that is not stubborn.
+            let strikes =
+                STRIKES.into_iter().filter(move |strike| step != Step::Stubborn || strike.signal().is_some());
+            strikes.map(move |strike| Self { operation, step, strike })
         });
         cells.collect()
     }
@@ -152,6 +163,7 @@ impl fmt::Display for Cell {
             Step::Untaken => "untaken",
             Step::Closing => "closing",
             Step::Begun => "script-begun",
+            Step::Stubborn => "script-stubborn",
             Step::Midway => "script-midway",
             Step::Reported => "script-reported",
             Step::Unsettled => "unsettled",
@@ -184,6 +196,6 @@ mod tests {
     fn every_cell_has_a_name_of_its_own() {
         let cells = Cell::all();
         let names: BTreeSet<String> = cells.iter().map(Cell::to_string).collect();
-        assert_eq!((cells.len(), names.len()), (21 * 11, 21 * 11));
+        assert_eq!((cells.len(), names.len()), (21 * 11 + 3 * 6, 21 * 11 + 3 * 6));
     }
 }

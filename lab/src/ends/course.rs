@@ -35,10 +35,13 @@ async fn take(host: &mut Host<'_>, cell: Cell, faults: &mut Vec<String>) -> Resu
     let mut program = begin(host, cell).await?;
     if !reach(host, cell, &mut program).await? {
         ensure!(program.has_ended()?, "xendev did not get to this step within {} s", HANG.as_secs());
-        // Whoever waits for no reader has nothing left to be struck at.
+        // One that does not wait for a reader has done its work all the same.
         if cell.step != Step::Told {
             faults.push("it ended before this step".to_owned());
         }
+    }
+    if cell.step == Step::Told {
+        judge::done(cell, &Remains::look(host).await?, faults);
     }
     strike::strike(host, cell, &mut program).await?;
     let status = strike::outlive(host, cell, &mut program, faults).await?;
@@ -61,6 +64,7 @@ async fn begin(host: &mut Host<'_>, cell: Cell) -> Result<Program> {
         let mut attach = host.xendev(&args, Stdout::Read)?;
         let status = attach.ended_within(HANG).await?.context("attaching hangs")?;
         ensure!(status.success(), "cannot attach: {}", attach.stderr.text());
+        ensure!(host.folder.devices()?.len() == 1, "attaching has made no device");
     }
     if let Some(end) = cell.absent() {
         host.leave(end);
@@ -70,6 +74,9 @@ async fn begin(host: &mut Host<'_>, cell: Cell) -> Result<Program> {
     }
     if let Some(point) = point(cell) {
         host.folder.close_gate(&point)?;
+    }
+    if cell.step == Step::Stubborn {
+        host.folder.make_stubborn()?;
     }
     if cell.operation == Operation::Attach && cell.strike == Strike::IntTwice {
         // So that the second signal finds the roll-back in its script.
@@ -93,7 +100,7 @@ async fn begin(host: &mut Host<'_>, cell: Cell) -> Result<Program> {
 /// Where the script is to stop.
 fn point(cell: Cell) -> Option<String> {
     let point = match (cell.step, cell.operation) {
-        (Step::Begun, _) => "begun",
+        (Step::Begun | Step::Stubborn, _) => "begun",
         (Step::Midway, _) => "midway",
         (Step::Reported | Step::Unsettled, Operation::Attach) => "reported",
         (Step::Unsettled, _) => "midway",
@@ -119,7 +126,7 @@ async fn reach(host: &Host<'_>, cell: Cell, program: &mut Program) -> Result<boo
                 Step::Unwritten | Step::Unsettled => host.relay.is_holding(),
                 Step::Written | Step::Untaken => host.backend("state").await?.is_some(),
                 Step::Closing => host.backend("state").await?.as_deref() == Some("5"),
-                Step::Begun | Step::Midway | Step::Reported => host.folder.is_at(&point),
+                Step::Begun | Step::Stubborn | Step::Midway | Step::Reported => host.folder.is_at(&point),
                 Step::Guest => host.folder.log().contains("end add"),
                 Step::Told => process::is_stuck_writing(program.pid()),
             })
@@ -144,7 +151,7 @@ async fn detach_later(
         host.enter(End::Backend).await?;
     }
     let mut code = detach(host, false, faults).await?;
-    if code != Some(0) && host.guest_is_mute() {
+    if code != Some(0) && !before.is_clean(cell) && host.guest_is_mute() {
         host.enter(End::Frontend).await?;
         code = detach(host, false, faults).await?;
     }
@@ -159,9 +166,7 @@ async fn detach_later(
     if !after.is_clean(cell) {
         faults.push(format!("after a later detach there is {after}"));
     }
-    let left = process::with_mark(host.folder.path());
-    faults.extend(left.first().map(|(_, line)| format!("in the end there runs: {line}")));
-    Ok(())
+    strike::processes_end(host, "a later detach", faults).await
 }
 
 async fn detach(host: &Host<'_>, force: bool, faults: &mut Vec<String>) -> Result<Option<i32>> {

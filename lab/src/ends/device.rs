@@ -77,6 +77,11 @@ impl Folder {
         format!("vdev=xvda,format=raw,access=rw,script={path}/script,target={path}/image")
     }
 
+    /// Makes the script ignore signals that ask it to end.
+    pub(super) fn make_stubborn(&self) -> io::Result<()> {
+        fs::write(self.path.join("stubborn"), "")
+    }
+
     /// Makes the script stop at a point.
     pub(super) fn close_gate(&self, point: &str) -> io::Result<()> {
         fs::write(self.path.join("closed").join(point), "")

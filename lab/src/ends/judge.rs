@@ -36,17 +36,19 @@ impl Remains {
         })
     }
 
+    fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.devices.is_empty()
+    }
+
     /// Whether nothing is left that this cell's operation could have removed.
     ///
     /// A store that was killed has lost every node, and with them which device the script made: what
     /// had been reported by then nobody can find any more.
     pub(super) fn is_clean(&self, cell: Cell) -> bool {
+        use Step::{Begun, Midway, Stubborn, Untaken, Unwritten, Written};
         let lost = cell.strike == Strike::StoreKilled;
         let unreported = cell.operation == Operation::Attach
-            && matches!(
-                cell.step,
-                Step::Unwritten | Step::Written | Step::Untaken | Step::Begun | Step::Midway
-            );
+            && matches!(cell.step, Unwritten | Written | Untaken | Begun | Stubborn | Midway);
         (lost || self.nodes.is_empty()) && ((lost && !unreported) || self.devices.is_empty())
     }
 
@@ -68,6 +70,19 @@ impl fmt::Display for Remains {
         let count = nodes.len();
         let shown = nodes.iter().take(3).chain(devices).map(String::as_str).collect::<Vec<_>>().join(", ");
         write!(f, "{count} nodes and {} devices: {shown}", devices.len())
+    }
+}
+
+/// Demands that an operation whose outcome is about to be told is done.
+pub(super) fn done(cell: Cell, remains: &Remains, faults: &mut Vec<String>) {
+    match cell.operation {
+        Operation::Attach if !remains.stands(cell) => {
+            faults.push(format!("it is done, and the device does not stand: there is {remains}"));
+        }
+        Operation::Detach | Operation::ForceDetach if !remains.is_empty() => {
+            faults.push(format!("it is done, and the device is not gone: there is {remains}"));
+        }
+        _ => {}
     }
 }
 
@@ -103,15 +118,14 @@ pub(super) fn end(
 fn truth(cell: Cell, code: i32, remains: &Remains, faults: &mut Vec<String>) {
     let told = cell.step == Step::Told;
     let changed_since = told && matches!(cell.strike, Strike::StoreKilled | Strike::DomainGone);
-    let is_clean = remains.nodes.is_empty() && remains.devices.is_empty();
     match (cell.operation, code) {
         (Operation::Attach, 0) if !changed_since && !remains.stands(cell) => {
             faults.push(format!("exit status 0, and the device does not stand: there is {remains}"));
         }
-        (Operation::Detach | Operation::ForceDetach, 0) if !is_clean => {
+        (Operation::Detach | Operation::ForceDetach, 0) if !remains.is_empty() => {
             faults.push(format!("exit status 0, and the device is not gone: there is {remains}"));
         }
-        (Operation::Attach, 1..) if !is_clean && rolls_back(cell) => {
+        (Operation::Attach, 1..) if !remains.is_empty() && rolls_back(cell) => {
             faults.push(format!("exit status {code}, and it is not rolled back: there is {remains}"));
         }
         _ => {}

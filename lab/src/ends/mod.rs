@@ -37,12 +37,14 @@ mod strike;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::failure::missing;
 use crate::xendev;
 use cell::Cell;
 pub use device::Devices;
@@ -71,7 +73,7 @@ pub struct EndsArgs {
     /// How many cells go on at a time [default: 6 for each CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Leave the folders of the cells that failed: what the program and the script said
+    /// Leave the folders of the cells, which have what the program and the script said
     #[arg(long)]
     keep: bool,
     /// Say nothing but failures and the summary
@@ -98,6 +100,9 @@ pub fn run(args: &EndsArgs) -> Result<()> {
     let program = args.xendev.clone().map_or_else(|| xendev::build(false), Ok)?;
     let program = program.canonicalize().with_context(|| program.display().to_string())?;
     let devices = args.devices.map_or_else(Devices::probe, Ok)?;
+    // What the script needs, or else all cells would fail for the want of it.
+    let tool = Command::new("xenstore-write").stdin(Stdio::null()).output();
+    tool.map_err(|error| missing("running xenstore-write", &error, "xenstore-utils"))?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.unwrap_or(cpus * AT_ONCE).max(1);
     if !args.quiet {
@@ -113,8 +118,8 @@ pub fn run(args: &EndsArgs) -> Result<()> {
     if !args.quiet {
         eprintln!("lab: it took {:.0} s", begun.elapsed().as_secs_f64());
     }
-    if args.keep && failed > 0 {
-        println!("the folders of the cells that failed are in {}", folder.keep().display());
+    if args.keep {
+        println!("the folders of the cells are in {}", folder.keep().display());
     }
     println!("{} passed, {failed} failed", count - failed);
     ensure!(failed == 0, "{failed} cells failed");
@@ -141,7 +146,7 @@ fn strike_all(cells: Vec<Cell>, jobs: usize, setting: &Setting, folder: &Path, k
         drop(done);
         let mut failed = 0;
         for (cell, path, faults) in results {
-            if faults.is_empty() || !keep {
+            if !keep {
                 // The lab may have failed before it made one.
                 _ = fs::remove_dir_all(&path);
             }
@@ -167,4 +172,20 @@ fn take(setting: &Setting, cell: Cell, path: PathBuf) -> Vec<String> {
         .context("making a runtime")
         .and_then(|runtime| runtime.block_on(course::run(setting, cell, path)));
     faults.unwrap_or_else(|error| vec![format!("{error:#}")])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_does_nothing_passes_nowhere() {
+        let args = EndsArgs {
+            only: "/told/".to_owned(),
+            xendev: Some("/bin/true".into()),
+            quiet: true,
+            ..EndsArgs::default()
+        };
+        assert_eq!(run(&args).unwrap_err().to_string(), "33 cells failed");
+    }
 }

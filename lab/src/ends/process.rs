@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
@@ -25,11 +27,18 @@ pub(super) fn with_mark(folder: &Path) -> Vec<(Pid, String)> {
     pids.filter_map(marked).collect()
 }
 
-/// Kills what a cell has left, which is the lab's.
+/// Kills what a cell has left, which is the lab's, until nothing of it is left.
 pub(super) fn kill_marked(folder: &Path) {
-    for (pid, _) in with_mark(folder) {
-        // It may have ended meanwhile.
-        _ = rustix::process::kill_process(pid, Signal::KILL);
+    loop {
+        let left = with_mark(folder);
+        if left.is_empty() {
+            return;
+        }
+        for (pid, _) in left {
+            // It may have ended meanwhile.
+            _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -105,7 +105,7 @@ async fn pass(client: UnixStream, upstream: &Path, valve: &Valve) -> io::Result<
     let (mut from_client, mut into_client) = client.into_split();
     let (mut from_store, mut into_store) = UnixStream::connect(upstream).await?.into_split();
     let requests = async {
-        let mut message = Vec::new();
+        let mut message = vec![0; HEADER_LEN];
         loop {
             message.resize(HEADER_LEN, 0);
             from_client.read_exact(&mut message).await?;

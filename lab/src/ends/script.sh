@@ -63,7 +63,11 @@ undo() {
 
 : >"$here/running/$$"
 log "begin $action $$"
-trap 'log "told to end: $action $$"; undo 143' HUP INT TERM
+if [ -e "$here/stubborn" ]; then
+    trap '' HUP INT TERM
+else
+    trap 'log "told to end: $action $$"; undo 143' HUP INT TERM
+fi
 # One that has died has no command line, also as long as nobody has reaped it.
 for file in "$here"/running/*; do
     pid=${file##*/}

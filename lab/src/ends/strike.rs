@@ -92,11 +92,17 @@ pub(super) async fn outlive(
         faults.push(format!("it hangs: it has not ended after {} s", HANG.as_secs()));
         program.kill().await?;
     }
+    processes_end(host, "it", faults).await?;
+    host.folder.open_gates()?;
+    Ok(status)
+}
+
+/// Demands that soon after the end of a run none of its processes is left.
+pub(super) async fn processes_end(host: &Host<'_>, run: &str, faults: &mut Vec<String>) -> Result<()> {
     let folder = host.folder.path();
     if !until(SOON, async || Ok(process::with_mark(folder).is_empty())).await? {
         let left: Vec<String> = process::with_mark(folder).into_iter().map(|(_, line)| line).collect();
-        faults.push(format!("it has ended, and there runs: {}", left.join("; ")));
+        faults.push(format!("{run} has ended, and there runs: {}", left.join("; ")));
     }
-    host.folder.open_gates()?;
-    Ok(status)
+    Ok(())
 }
