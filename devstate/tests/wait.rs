@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use devstate::{Absent, Goal, Outcome, StateValue, XenbusState, wait};
-use lab::proxy::Proxy;
+use lab_proxy::Proxy;
 use tokio::join;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

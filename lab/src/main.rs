@@ -7,6 +7,7 @@ use lab::api::{self, ApiArgs};
 use lab::clients;
 use lab::conformance::{self, ConformanceArgs};
 use lab::differential::{self, DifferentialArgs};
+use lab::ends::{self, EndsArgs};
 use lab::faults::{self, FaultsArgs};
 use lab::fuzz::{self, FuzzArgs};
 use lab::guest::{self, GuestArgs};
@@ -27,6 +28,7 @@ enum Command {
     Test(TestArgs),
     Conformance(ConformanceArgs),
     Differential(DifferentialArgs),
+    Ends(EndsArgs),
     Faults(FaultsArgs),
     Fuzz(FuzzArgs),
     Xen(XenArgs),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Differential(args) => differential::run(&args),
+        Command::Ends(args) => ends::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Xen(args) => xen::run(&args),

@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use crate::api::{self, ApiArgs};
 use crate::apt::Apt;
 use crate::cargo::{cargo, install, succeed};
+use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
 use crate::xen::{self, XenArgs};
 
@@ -47,6 +48,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
+        ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use lab::proxy::Proxy;
+use lab_proxy::Proxy;
 use tokio::time::{Instant, sleep, timeout};
 use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Request};
 use xs_proto::Names;

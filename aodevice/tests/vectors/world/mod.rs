@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
-use lab::proxy::Proxy;
+use lab_proxy::Proxy;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Error, Path};

@@ -3,37 +3,54 @@
 //! It passes on whole messages, counts them, and does what a test has ordered: conflicts,
 //! refusals, silence, cut and garbled streams. Time is tokio's, so it works while that is paused.
 //!
+//! A client takes its end of the pipe as it takes any other stream. By hand:
+//!
 //! ```
-//! # async fn example() -> Result<(), xs_client::Error> {
-//! use lab::proxy::Proxy;
-//! use xs_client::{Client, Config, DomId, Op};
+//! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use lab_proxy::Proxy;
+//! use xs_proto::{DomId, ErrorCode, HEADER_LEN, Header, Op, Request, TxId};
 //!
 //! let store = xs_store::Store::new();
-//! let (stream, proxy) = Proxy::over(store.connect(DomId::DOM0));
-//! let client = Client::over(stream, Config::default());
-//! proxy.conflict(5);
-//! client.transaction(|tx| async move { tx.write(&"/a".parse()?, "1").await }).await?;
-//! assert_eq!(proxy.count(Op::TRANSACTION_END), 6);
+//! let (mut stream, proxy) = Proxy::over(store.connect(DomId::DOM0));
+//! proxy.refuse(Op::MKDIR, "/a", ErrorCode::EACCES);
+//!
+//! let mut request = bytes::BytesMut::new();
+//! Request::Mkdir("/a".parse()?).encode(1, TxId::NONE, &mut request)?;
+//! stream.write_all(&request).await?;
+//!
+//! let mut head = [0; HEADER_LEN];
+//! stream.read_exact(&mut head).await?;
+//! assert_eq!(Header::decode(&head).op, Op::ERROR);
+//! assert_eq!(proxy.count(Op::MKDIR), 1);
 //! # Ok(()) }
 //! ```
+//!
+//! It names no client, although only tests of clients use it: a crate can so have it for its own
+//! tests without a circle of dependencies.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::codec::Decoder;
-use xs_client::{ErrorCode, Op, Transport};
-use xs_proto::{Header, Message, MessageCodec, Reply, Request, StreamError};
+use xs_proto::{ErrorCode, Header, Message, MessageCodec, Op, Reply, Request, StreamError};
 
 /// Bytes in the pipe to the client.
 const PIPE: usize = 64 << 10;
 
 /// The longest reply that is passed on.
 const REPLY_MAX: usize = 1 << 20;
+
+/// A connection to a store: what a client would take too.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// The test's hand on the wire.
 #[derive(Clone, Debug)]
@@ -77,7 +94,7 @@ impl Shared {
 impl Proxy {
     /// Starts to pass messages on, as a task of the current runtime. Returns the client's end, and
     /// the handle for faults. The end of either side ends both.
-    pub fn over(upstream: impl Transport) -> (DuplexStream, Self) {
+    pub fn over(upstream: impl Stream) -> (DuplexStream, Self) {
         let (near, far) = tokio::io::duplex(PIPE);
         let shared = Arc::new(Shared::default());
         let wire = Wire { shared: shared.clone(), ..Wire::default() };
@@ -156,7 +173,7 @@ struct Wire {
 }
 
 impl Wire {
-    async fn run(mut self, client: DuplexStream, store: impl Transport) -> Result<(), StreamError> {
+    async fn run(mut self, client: DuplexStream, store: impl Stream) -> Result<(), StreamError> {
         let (mut from_client, mut into_client) = tokio::io::split(client);
         let (mut from_store, mut into_store) = tokio::io::split(store);
         let mut codec = MessageCodec::with_limit(REPLY_MAX);
