@@ -109,7 +109,8 @@ impl Wait {
     }
 }
 
-/// Waits until the node at `path` decides the goal, for at most `limit`.
+/// Waits until the node at `path` decides the goal, for at most `limit`; `Duration::MAX` is no
+/// limit.
 ///
 /// Costs one watch while it lasts, and one read per hint at most. A `cancel` that fires ends it
 /// with [`Outcome::Aborted`]; dropping the future removes the watch and has no other effect.
@@ -120,13 +121,13 @@ pub async fn wait(
     limit: Duration,
     cancel: &CancellationToken,
 ) -> Outcome {
-    let deadline = Instant::now() + limit;
+    let deadline = deadline(limit);
     let mut wait = Wait::new(goal);
     let subscribed = tokio::select! {
         biased;
         () = cancel.cancelled() => return Outcome::Aborted,
         watch = client.watch(path) => watch,
-        () = sleep_until(deadline) => return Outcome::TimedOut { last: None },
+        () = reached(deadline) => return Outcome::TimedOut { last: None },
     };
     let mut watch = match subscribed {
         Ok(watch) => watch,
@@ -155,9 +156,23 @@ pub async fn wait(
                 Ok(_) => Event::Hint,
                 Err(error) => Event::Failed(error),
             },
-            () = sleep_until(deadline) => Event::Deadline,
+            () = reached(deadline) => Event::Deadline,
         };
         action = wait.on(event);
+    }
+}
+
+/// When a wait of at most `limit` ends; `None` if it has no end. A century is none: near the end
+/// of what the clock can say, the arithmetic of timers overflows.
+fn deadline(limit: Duration) -> Option<Instant> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    if limit < CENTURY { Instant::now().checked_add(limit) } else { None }
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 
