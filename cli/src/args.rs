@@ -280,3 +280,26 @@ pub(crate) struct StoreArgs {
     #[arg(long, conflicts_with = "quiet")]
     pub(crate) json: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_and_too_long_a_one_is_for_ever() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("-0"), Ok(Duration::ZERO));
+        for forever in ["1e20", "1e300", "1e999", "inf", "infinity"] {
+            assert_eq!(seconds(forever), Ok(Duration::MAX), "{forever}");
+        }
+        for bad in ["-1", "-1e-3", "nan", "-inf", "", "1s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

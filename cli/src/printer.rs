@@ -194,3 +194,63 @@ impl Printer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use super::*;
+
+    /// A printer on a pipe of one page, which stays open.
+    fn printer(backlog: usize) -> (PipeReader, &'static Printer) {
+        let (reader, writer) = pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, CHUNK).unwrap();
+        let writer: &'static OwnedFd = Box::leak(Box::new(writer.into()));
+        (reader, Printer::start(writer.as_fd(), backlog))
+    }
+
+    #[test]
+    fn a_full_pipe_costs_the_oldest_lines_and_no_time() {
+        let (mut reader, printer) = printer(10);
+        let line = |number: usize| format!("{number:0>1023}\n");
+        (0..1000).for_each(|number| printer.put(line(number)));
+        assert_eq!(printer.flush_within(Duration::from_millis(20)), Err(ErrorKind::TimedOut));
+        assert_eq!(printer.flush_while_read(Duration::from_millis(20)), Err(ErrorKind::TimedOut));
+
+        let mut seen = Vec::new();
+        while !seen.ends_with(line(999).as_bytes()) {
+            let mut page = [0; CHUNK];
+            let count = reader.read(&mut page).unwrap();
+            seen.extend_from_slice(&page[..count]);
+        }
+        assert_eq!(printer.flush_while_read(Duration::MAX), Ok(()));
+        let seen: Vec<usize> =
+            seen.chunks(1024).map(|line| str::from_utf8(line).unwrap().trim().parse().unwrap()).collect();
+        assert_eq!(seen[seen.len() - 10..], (990..1000).collect::<Vec<_>>());
+        // Four are in the pipe and one with the thread.
+        assert!(seen.len() <= 15, "{seen:?}");
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_told_once_and_for_all() {
+        let (reader, printer) = printer(usize::MAX);
+        drop(reader);
+        printer.put("lost\n");
+        assert_eq!(printer.flush_while_read(Duration::MAX), Err(ErrorKind::BrokenPipe));
+        printer.put("lost too\n");
+        printer.status(Some("nobody sees this".to_owned()));
+        assert_eq!(printer.flush_within(Duration::MAX), Err(ErrorKind::BrokenPipe));
+    }
+
+    #[test]
+    fn a_descriptor_that_somebody_made_non_blocking_loses_nothing() {
+        let (mut reader, printer) = printer(usize::MAX);
+        rustix::fs::fcntl_setfl(printer.fd, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let text = "x".repeat(100_000);
+        printer.put(text.clone());
+        let mut seen = vec![0; text.len()];
+        reader.read_exact(&mut seen).unwrap();
+        assert_eq!((printer.flush_within(Duration::MAX), seen), (Ok(()), text.into_bytes()));
+    }
+}

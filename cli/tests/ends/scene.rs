@@ -125,6 +125,11 @@ pub(crate) fn send(child: &Child, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Waits for what comes at once unless something hangs.
+pub(crate) async fn soon<T>(coming: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, coming).await.expect("nothing hangs")
+}
+
 /// Waits until a file is there.
 pub(crate) async fn appears(path: &std::path::Path) {
     let looking = async {
@@ -132,12 +137,12 @@ pub(crate) async fn appears(path: &std::path::Path) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, looking).await.expect("the script runs");
+    soon(looking).await;
 }
 
 /// Waits for the end of a program that must not hang.
 pub(crate) async fn end(child: &mut Child) -> ExitStatus {
-    timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap()
+    soon(child.wait()).await.unwrap()
 }
 
 /// The exit status of a run.
@@ -149,16 +154,13 @@ pub(crate) async fn code(mut command: Command) -> Option<i32> {
 pub(crate) async fn explained(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut text = String::new();
-    timeout(PATIENCE, child.stderr.take().unwrap().read_to_string(&mut text))
-        .await
-        .expect("it ends")
-        .unwrap();
+    soon(child.stderr.take().unwrap().read_to_string(&mut text)).await.unwrap();
     (end(&mut child).await.code(), text)
 }
 
 /// The exit status of a run and the JSON that it wrote to standard output.
 pub(crate) async fn reported(mut command: Command) -> (Option<i32>, serde_json::Value) {
-    let output = timeout(PATIENCE, command.stdout(Stdio::piped()).output()).await.expect("it ends").unwrap();
+    let output = soon(command.stdout(Stdio::piped()).output()).await.unwrap();
     (output.status.code(), serde_json::from_slice(&output.stdout).expect("it is JSON"))
 }
 
