@@ -56,7 +56,8 @@ fn told(error: &clap::Error) -> Result<Exit, Problem> {
     stderr().put(styled(io::stderr().is_terminal()));
     if env::args_os().any(|arg| arg == "--json") {
         let text = text.to_string();
-        let observed = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let observed = first.join(" ").trim_start_matches("error: ").to_owned();
         let hint = "xendev --help tells the commands and their options";
         output::say(format!(
             "{}\n",

@@ -90,19 +90,22 @@ pub(crate) enum Role {
 
 /// Tells how the command ended, writes what is queued, and returns the exit status.
 pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, compat: bool) -> u8 {
-    let exit = outcome.unwrap_or_else(|problem| {
-        problem.print();
-        if json {
-            say(format!("{}\n", problem.json()));
-        }
-        problem.exit
-    });
+    let exit = match &outcome {
+        Ok(exit) => *exit,
+        Err(problem) => problem.exit,
+    };
     let mut status = exit.status(compat);
     let (stopped, patience) = match role {
         Role::Purpose => (Exit::Aborted.status(compat), Duration::MAX),
         Role::Report => (status, REPORT_PATIENCE),
     };
     signals::conclude(stopped);
+    if let Err(problem) = outcome {
+        problem.print();
+        if json {
+            say(format!("{}\n", problem.json()));
+        }
+    }
     match stdout().flush_while_read(patience) {
         // A reader that has gone away, such as `head`, has seen enough.
         Ok(()) | Err(ErrorKind::BrokenPipe) => {}
