@@ -97,7 +97,7 @@ enum Until {
     Connected,
 }
 
-/// A time limit. One that is too long to be told in a [`Duration`] is for ever.
+/// Parses a time limit. A number that overflows a [`Duration`] means no limit, `Duration::MAX`.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
     if seconds.is_nan() || seconds < 0.0 {

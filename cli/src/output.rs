@@ -70,7 +70,7 @@ pub(crate) fn report(telling: &Telling, outcome: Result<Success, Box<Failure>>) 
         }
     }
     let Success { id, elapsed, .. } =
-        outcome.map_err(|failure| Problem::from(failure).detail("warnings", warnings.clone()))?;
+        outcome.map_err(|failure| Problem::from(failure).with_detail("warnings", warnings.clone()))?;
     if telling.json {
         let seconds = elapsed.as_secs_f64();
         say(format!("{}\n", json!({"ok": true, "device": id, "warnings": warnings, "seconds": seconds})));

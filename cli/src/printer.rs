@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::stdio;
 use rustix::termios::isatty;
 
@@ -122,7 +122,7 @@ impl Printer {
     }
 
     fn flush(&self, limit: Duration, renewed: bool) -> Result<(), ErrorKind> {
-        // A limit beyond what the clock can say is none.
+        // An overflow means that there is no deadline.
         let later = || Instant::now().checked_add(limit);
         let mut queue = self.lock();
         let (mut deadline, mut writes) = (later(), queue.writes);
@@ -186,7 +186,7 @@ impl Printer {
                 Err(Errno::INTR) => {}
                 // Whoever shares the descriptor may have made it non-blocking.
                 Err(Errno::AGAIN) => {
-                    poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], None)?;
+                    retry_on_intr(|| poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], None))?;
                 }
                 Err(error) => return Err(error.into()),
             }

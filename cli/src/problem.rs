@@ -62,13 +62,13 @@ impl Problem {
 
     /// An argument that is malformed.
     pub(crate) fn usage(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
-        Self::new(tried, observed, hint).exit(Exit::Usage)
+        Self::new(tried, observed, hint).with_exit(Exit::Usage)
     }
 
     /// A store that failed while something was tried.
     pub(crate) fn store(tried: impl Into<String>, error: &Error) -> Self {
         let exit = if matches!(error, Error::Timeout { .. }) { Exit::TimedOut } else { Exit::Failed };
-        Self::new(tried, error, error.hint()).exit(exit)
+        Self::new(tried, error, error.hint()).with_exit(exit)
     }
 
     /// A domain that cannot be found.
@@ -82,13 +82,13 @@ impl Problem {
 
     /// The same problem with another exit status.
     #[must_use]
-    pub(crate) fn exit(self, exit: Exit) -> Self {
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
     }
 
     /// The same problem with one more entry in its JSON object.
     #[must_use]
-    pub(crate) fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self
     }
@@ -137,7 +137,7 @@ pub(crate) async fn unless_cancelled<T>(
         biased;
         () = cancel.cancelled() => {
             let hint = "nothing was changed; if the store did not answer, see whether xenstored is stopped";
-            Err(Problem::new(tried, "cancelled by a signal", hint).exit(Exit::Aborted))
+            Err(Problem::new(tried, "cancelled by a signal", hint).with_exit(Exit::Aborted))
         }
         value = call => Ok(value),
     }

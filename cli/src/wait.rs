@@ -24,7 +24,7 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
     let failed = |observed: String, hint: &str| {
         let problem = Problem::new(tried.clone(), observed, hint);
-        problem.detail("path", path.as_str()).detail("state", Value::Null)
+        problem.with_detail("path", path.as_str()).with_detail("state", Value::Null)
     };
     match outcome {
         Outcome::Reached(state) if args.json => {
@@ -42,9 +42,13 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
                 None => format!("{path} is not there after {:?}", args.timeout),
             };
             let hint = "wait longer with --timeout, or see what the other end of the device does";
-            Err(failed(observed, hint).detail("state", output::state(last.as_ref())).exit(Exit::TimedOut))
+            Err(failed(observed, hint)
+                .with_detail("state", output::state(last.as_ref()))
+                .with_exit(Exit::TimedOut))
         }
-        Outcome::Aborted => Err(failed("cancelled by a signal".to_owned(), "wait again").exit(Exit::Aborted)),
+        Outcome::Aborted => {
+            Err(failed("cancelled by a signal".to_owned(), "wait again").with_exit(Exit::Aborted))
+        }
         Outcome::Io(error) => Err(Problem::store(tried, &error)),
         other => Err(failed(format!("{other:?}"), hint)),
     }

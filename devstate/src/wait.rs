@@ -162,8 +162,10 @@ pub async fn wait(
     }
 }
 
-/// When a wait of at most `limit` ends; `None` if it has no end. A century is none: near the end
-/// of what the clock can say, the arithmetic of timers overflows.
+/// The time at which a wait of at most `limit` ends; `None` if the wait has no deadline.
+///
+/// A century or more counts as no limit, because Tokio's timers add to the deadline and overflow
+/// close to the last `Instant`.
 fn deadline(limit: Duration) -> Option<Instant> {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     if limit < CENTURY { Instant::now().checked_add(limit) } else { None }
