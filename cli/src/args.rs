@@ -7,12 +7,14 @@ use aodevice::{Limits, WaitFor};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
+use crate::output::Role;
 use crate::world::StoreChoice;
 
 /// Adds, removes, lists and waits for the paravirtual devices of Xen domains.
 ///
 /// Exit status: 0 done, perhaps with warnings on standard error; 1 failed; 2 usage; 3 timed out;
-/// 4 cancelled by a signal. The first Ctrl-C cancels and cleans up; a second one gives that up.
+/// 4 cancelled by a signal (HUP, INT, QUIT or TERM). The first signal cancels and cleans up; a
+/// second one gives that up.
 #[derive(Debug, Parser)]
 #[command(name = "xendev", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -50,6 +52,29 @@ pub(crate) enum Command {
     Store(StoreArgs),
 }
 
+impl Command {
+    /// Whether standard output is to be JSON.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::BlockAttach(args) => args.attaching.telling.json,
+            Self::NetworkAttach(args) => args.attaching.telling.json,
+            Self::BlockDetach(args) => args.detaching.telling.json,
+            Self::NetworkDetach(args) => args.detaching.telling.json,
+            Self::BlockList(args) | Self::NetworkList(args) => args.json,
+            Self::Wait(args) => args.json,
+            Self::Demo(_) => false,
+            Self::Store(args) => args.json,
+        }
+    }
+
+    pub(crate) fn role_of_stdout(&self) -> Role {
+        match self {
+            Self::BlockList(_) | Self::NetworkList(_) | Self::Demo(_) => Role::Purpose,
+            _ => Role::Report,
+        }
+    }
+}
+
 /// How much is told of what goes on.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Telling {
@@ -72,9 +97,13 @@ enum Until {
     Connected,
 }
 
+/// Parses a time limit. A number that overflows a [`Duration`] means no limit, `Duration::MAX`.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err("give a number of seconds that is not negative".to_owned());
+    }
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 /// What all attaching has in common.
@@ -250,4 +279,27 @@ pub(crate) struct StoreArgs {
     /// Tell it as JSON
     #[arg(long, conflicts_with = "quiet")]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_and_too_long_a_one_is_for_ever() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("-0"), Ok(Duration::ZERO));
+        for forever in ["1e20", "1e300", "1e999", "inf", "infinity"] {
+            assert_eq!(seconds(forever), Ok(Duration::MAX), "{forever}");
+        }
+        for bad in ["-1", "-1e-3", "nan", "-inf", "", "1s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
 }

@@ -11,7 +11,7 @@ use crate::world::{StoreChoice, World};
 pub(crate) async fn attach(store: &StoreChoice, args: &AttachArgs) -> Result<Exit, Problem> {
     let disk = vbd::parse(&args.disk).map_err(|error| {
         let hint = "say for example /srv/d.img,raw,xvda,w; xl-disk-configuration(5) has all of it";
-        Problem::new(format!("cannot understand the disk {:?}", args.disk.join(" ")), error, hint)
+        Problem::usage(format!("cannot understand the disk {:?}", args.disk.join(" ")), error, hint)
     })?;
     devices::attach(store, &args.domain, &Device::Vbd(disk), &args.attaching).await
 }
@@ -19,7 +19,7 @@ pub(crate) async fn attach(store: &StoreChoice, args: &AttachArgs) -> Result<Exi
 pub(crate) async fn detach(store: &StoreChoice, args: &BlockDetachArgs) -> Result<Exit, Problem> {
     let vdev = Vdev::new(&args.device).map_err(|error| {
         let tried = format!("cannot detach {} from domain {}", args.device, args.domain);
-        Problem::new(tried, error, "xendev block-list shows the guest's disks")
+        Problem::usage(tried, error, "xendev block-list shows the guest's disks")
     })?;
     let world = World::open(store).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;

@@ -23,7 +23,7 @@ struct Story(Instant);
 
 impl Story {
     fn tell(&self, who: &str, what: &str) {
-        say(&format!("{:7.3} s  {who:<9} {what}\n", self.0.elapsed().as_secs_f64()));
+        say(format!("{:7.3} s  {who:<9} {what}\n", self.0.elapsed().as_secs_f64()));
     }
 }
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
         Ok(devices) => {
             for kind in [Kind::Vbd, Kind::Vif] {
                 let devices = aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
-                say(&format!("\n{}{}", table::header(kind), table::rows(GUEST, kind, &devices)));
+                say(format!("\n{}{}", table::header(kind), table::rows(GUEST, kind, &devices)));
             }
             say("\n");
             story.tell("demo", "both are connected; detaching them");

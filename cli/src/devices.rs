@@ -1,26 +1,27 @@
 //! What the commands for disks and for network interfaces have in common.
 
-use aodevice::{Device, Force, Kind, Limits, Toolstack, find_domain};
+use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain};
 use serde_json::Value;
 use xs_client::{Client, DomId};
 
 use crate::args::{Attaching, Detaching, ListArgs, Telling};
 use crate::output::say;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Exit, Problem, unless_cancelled};
 use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
 use crate::world::{StoreChoice, World};
 use crate::{output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
-    find_domain(client, text).await.map_err(|cause| Problem::domain(text, cause))
+    let found = unless_cancelled(format!("cannot find domain {text}"), find_domain(client, text)).await?;
+    found.map_err(|cause| Problem::domain(text, cause))
 }
 
 /// A toolstack whose steps are told, and who tells them.
 async fn watched(world: &World, limits: Limits, telling: &Telling) -> Result<(Toolstack, Progress), Problem> {
+    let toolstack = world.toolstack(limits).await?;
     let progress = Progress::new(telling);
-    let steps = progress.clone();
-    Ok((world.toolstack(limits).await?.with_observer(move |step| steps.step(step)), progress))
+    Ok((toolstack.with_observer(move |step| progress.step(step)), progress))
 }
 
 /// Adds a device.
@@ -54,34 +55,42 @@ pub(crate) async fn detach(
     output::report(&detaching.telling, outcome)
 }
 
-/// Lists the devices of guests. A guest that is not found is told, and the others are listed.
+/// The devices of a guest.
+pub(crate) async fn devices(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Problem> {
+    let tried = format!("cannot list the devices of domain {fe}");
+    let devices = unless_cancelled(&*tried, aodevice::list(client, fe, kind)).await?;
+    devices.map_err(|error| Problem::store(tried, &error))
+}
+
+/// Lists the devices of guests. If several guests are named, one that is not found is told, in
+/// JSON as an object in its place, and the others are listed.
 pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Result<Exit, Problem> {
     let world = World::open(store).await?;
     let mut all: Vec<Value> = Vec::new();
     let mut exit = Exit::Done;
     if !args.json {
-        say(&table::header(kind));
+        say(table::header(kind));
     }
     for text in &args.domains {
         let fe = match domain(&world.client, text).await {
             Ok(fe) => fe,
+            Err(problem) if args.domains.len() == 1 || problem.exit == Exit::Aborted => return Err(problem),
             Err(problem) => {
                 problem.print();
                 exit = problem.exit;
+                all.push(problem.json());
                 continue;
             }
         };
-        let devices = aodevice::list(&world.client, fe, kind)
-            .await
-            .map_err(|error| Problem::store(format!("cannot list the devices of domain {fe}"), &error))?;
+        let devices = devices(&world.client, fe, kind).await?;
         if args.json {
             all.extend(devices.iter().map(|device| output::listed(fe, device)));
         } else {
-            say(&table::rows(fe, kind, &devices));
+            say(table::rows(fe, kind, &devices));
         }
     }
     if args.json {
-        say(&format!("{}\n", Value::Array(all)));
+        say(format!("{}\n", Value::Array(all)));
     }
     Ok(exit)
 }

@@ -13,7 +13,7 @@ pub(crate) async fn attach(store: &StoreChoice, args: &NetworkAttachArgs) -> Res
     let nic = vif::parse(&args.nic).map_err(|error| {
         let hint =
             "say for example bridge=xenbr0 mac=00:16:3e:01:02:03; xl-network-configuration(5) has all of it";
-        Problem::new(format!("cannot understand the interface {:?}", args.nic.join(" ")), error, hint)
+        Problem::usage(format!("cannot understand the interface {:?}", args.nic.join(" ")), error, hint)
     })?;
     devices::attach(store, &args.domain, &Device::Vif(nic), &args.attaching).await
 }
@@ -30,12 +30,11 @@ async fn devid(world: &World, fe: DomId, text: &str) -> Result<u32, Problem> {
     let tried = || format!("cannot detach {text} from domain {fe}");
     let hint = "xendev network-list shows the guest's interfaces";
     if !text.contains(':') {
-        let not_an_id = |_| Problem::new(tried(), "it is neither a device id nor a MAC address", hint);
+        let not_an_id = |_| Problem::usage(tried(), "it is neither a device id nor a MAC address", hint);
         return text.parse().map_err(not_an_id);
     }
-    let mac: Mac = text.parse().map_err(|error| Problem::new(tried(), error, hint))?;
-    let devices = aodevice::list(&world.client, fe, Kind::Vif).await;
-    let devices = devices.map_err(|error| Problem::store(tried(), &error))?;
+    let mac: Mac = text.parse().map_err(|error| Problem::usage(tried(), error, hint))?;
+    let devices = devices::devices(&world.client, fe, Kind::Vif).await?;
     let wanted = devices.iter().find(|device| device.mac.as_deref() == Some(&mac.to_string()));
     wanted
         .map(|device| device.devid)

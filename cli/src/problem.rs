@@ -1,28 +1,35 @@
 //! What went wrong, in three parts, and the exit status it makes.
 
-use std::process::ExitCode;
+use std::fmt::Write;
+use std::future::Future;
 
 use aodevice::{Cause, Failure, FailureKind};
+use serde_json::{Map, Value, json};
 use xs_client::Error;
 
-/// The exit status. 2, for usage, is given by the argument parser.
+use crate::printer::stderr;
+use crate::signals::cancel_on_signal;
+
+/// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done,
     Failed,
+    Usage,
     TimedOut,
     Aborted,
 }
 
 impl Exit {
-    /// With `compat`, a timeout is a failure like any other, as it is for xl.
-    pub(crate) fn code(self, compat: bool) -> ExitCode {
-        ExitCode::from(match self {
+    /// The exit status. With `compat`, a timeout is a failure like any other, as it is for xl.
+    pub(crate) fn status(self, compat: bool) -> u8 {
+        match self {
             Self::Done => 0,
+            Self::Usage => 2,
             Self::TimedOut if !compat => 3,
             Self::Failed | Self::TimedOut => 1,
             Self::Aborted => 4,
-        })
+        }
     }
 }
 
@@ -43,18 +50,25 @@ pub(crate) struct Problem {
     pub(crate) observed: Vec<String>,
     pub(crate) hint: String,
     pub(crate) exit: Exit,
+    /// What its JSON object holds besides these.
+    details: Map<String, Value>,
 }
 
 impl Problem {
     pub(crate) fn new(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
         let (tried, hint) = (tried.into(), hint.into());
-        Self { tried, observed: vec![observed.to_string()], hint, exit: Exit::Failed }
+        Self { tried, observed: vec![observed.to_string()], hint, exit: Exit::Failed, details: Map::new() }
+    }
+
+    /// An argument that is malformed.
+    pub(crate) fn usage(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
+        Self::new(tried, observed, hint).with_exit(Exit::Usage)
     }
 
     /// A store that failed while something was tried.
     pub(crate) fn store(tried: impl Into<String>, error: &Error) -> Self {
         let exit = if matches!(error, Error::Timeout { .. }) { Exit::TimedOut } else { Exit::Failed };
-        Self { exit, ..Self::new(tried, error, error.hint()) }
+        Self::new(tried, error, error.hint()).with_exit(exit)
     }
 
     /// A domain that cannot be found.
@@ -66,13 +80,37 @@ impl Problem {
         }
     }
 
+    /// The same problem with another exit status.
+    #[must_use]
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
+    /// The same problem with one more entry in its JSON object.
+    #[must_use]
+    pub(crate) fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Everything on standard error, each line marked with its part.
     pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.tried);
-        for observed in &self.observed {
-            eprintln!("  observed: {observed}");
+        let Self { tried, observed, hint, .. } = self;
+        let mut text = format!("error: {tried}\n");
+        for observed in observed {
+            // Writing to a String cannot fail.
+            _ = writeln!(text, "  observed: {observed}");
         }
-        eprintln!("  hint: {}", self.hint);
+        stderr().put(text + &format!("  hint: {hint}\n"));
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let Self { tried, observed, hint, details, .. } = self;
+        let mut value = json!({"ok": false, "error": tried, "observed": observed, "hint": hint});
+        if let Some(object) = value.as_object_mut() {
+            object.extend(details.clone());
+        }
+        value
     }
 }
 
@@ -83,6 +121,24 @@ impl From<Box<Failure>> for Problem {
             observed: failure.observations(),
             hint: failure.hint(),
             exit: failure.cause.kind().into(),
+            details: Map::new(),
         }
+    }
+}
+
+/// What `call` yields, or a problem if a signal comes first: a store that does not answer must
+/// not hold up a person who wants to stop.
+pub(crate) async fn unless_cancelled<T>(
+    tried: impl Into<String>,
+    call: impl Future<Output = T>,
+) -> Result<T, Problem> {
+    let cancel = cancel_on_signal();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            let hint = "nothing was changed; if the store did not answer, see whether xenstored is stopped";
+            Err(Problem::new(tried, "cancelled by a signal", hint).with_exit(Exit::Aborted))
+        }
+        value = call => Ok(value),
     }
 }

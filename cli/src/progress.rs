@@ -1,41 +1,78 @@
 //! What is told while an operation goes on: every step if asked, else a line on a terminal that
 //! goes away again.
 
-use std::time::Duration;
-
 use aodevice::Step;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::Telling;
+use crate::printer::stderr;
+use crate::signals;
 
 /// Tells steps on standard error.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(crate) struct Progress {
     verbose: bool,
-    line: ProgressBar,
+    quiet: bool,
 }
 
 impl Progress {
+    /// Tells the steps of an operation that begins now, and what a signal does to it.
     pub(crate) fn new(telling: &Telling) -> Self {
-        let quiet = telling.quiet || telling.verbose;
-        // On anything but a terminal the bar draws nothing.
-        let line = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>3} {wide_msg}") {
-            line.set_style(style);
+        if !telling.quiet {
+            signals::announce_roll_back();
         }
-        line.enable_steady_tick(Duration::from_millis(200));
-        Self { verbose: telling.verbose, line }
+        Self { verbose: telling.verbose, quiet: telling.quiet }
     }
 
     pub(crate) fn step(&self, step: &Step) {
         let Step { device, elapsed, doing } = step;
         if self.verbose {
-            eprintln!("{:8.3} s  {device}: {doing}", elapsed.as_secs_f64());
+            stderr().put(format!("{:8.3} s  {device}: {doing}\n", elapsed.as_secs_f64()));
+        } else if !self.quiet {
+            stderr().status(Some(format!("{device}: {doing}")));
         }
-        self.line.set_message(format!("{device}: {doing}"));
     }
 
     pub(crate) fn done(&self) {
-        self.line.finish_and_clear();
+        stderr().status(None);
+    }
+}
+
+/// The moving line on a terminal. Only the thread that prints draws it, since a terminal that is
+/// stopped (Ctrl-S) blocks whoever draws.
+#[derive(Default)]
+pub(crate) struct StatusLine(Option<ProgressBar>);
+
+impl StatusLine {
+    /// Draws the line anew, or takes it away.
+    pub(crate) fn show(&mut self, status: Option<&str>) {
+        match status {
+            Some(status) => {
+                let line = self.0.get_or_insert_with(spinner);
+                line.set_message(status.to_owned());
+                line.tick();
+            }
+            None => {
+                if let Some(line) = self.0.take() {
+                    line.finish_and_clear();
+                }
+            }
+        }
+    }
+
+    /// Takes the line away while other text is written.
+    pub(crate) fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(line) => line.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+fn spinner() -> ProgressBar {
+    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template("{spinner} {elapsed:>3} {wide_msg}") {
+        Ok(style) => line.with_style(style),
+        Err(_) => line,
     }
 }

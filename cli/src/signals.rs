@@ -1,33 +1,123 @@
-//! Ctrl-C: the first one cancels, and what was begun is cleaned up; a second one gives up on that.
+//! Signals that ask the program to end: the first one cancels, and what was begun is rolled back;
+//! a second one gives up on that.
+//!
+//! They are handled on a thread of their own, so that a main thread that is blocked (by a file
+//! system that does not answer, for example) does not make the program deaf to them.
 
+use std::fs;
+use std::future;
+use std::io;
 use std::process;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that SIGINT and SIGTERM cancel.
+use crate::printer::stderr;
+use crate::problem::{Exit, Problem};
+
+/// Signals that follow the first one so soon are the same request: `timeout` sends TERM to a
+/// process and to its group, and a shell whose terminal is closed passes the terminal's HUP on.
+const SAME_REQUEST: Duration = Duration::from_millis(200);
+
+/// How long the last words may take when the program ends at once.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// When the first signal came.
+static FIRST: OnceLock<Instant> = OnceLock::new();
+
+/// The exit status, once nothing but output is left to do.
+static CONCLUDED: OnceLock<u8> = OnceLock::new();
+
+/// Whether a person is told that the first signal makes an operation roll back.
+static ANNOUNCED: AtomicBool = AtomicBool::new(false);
+
+/// The token that HUP, INT, QUIT and TERM cancel. The first call installs the handlers.
+///
+/// A signal that is ignored by inheritance (`nohup`, `trap '' INT`) stays ignored.
 pub(crate) fn cancel_on_signal() -> CancellationToken {
+    static CANCEL: OnceLock<CancellationToken> = OnceLock::new();
+    CANCEL.get_or_init(install).clone()
+}
+
+/// From now on, a person is told that the first signal makes an operation roll back.
+pub(crate) fn announce_roll_back() {
+    ANNOUNCED.store(true, Ordering::Relaxed);
+}
+
+/// From now on, a signal ends the program with this exit status.
+pub(crate) fn conclude(status: u8) {
+    // The first conclusion stands.
+    _ = CONCLUDED.set(status);
+}
+
+fn install() -> CancellationToken {
     let token = CancellationToken::new();
     let cancel = token.clone();
-    // Without handlers the signals end the program as they always do.
-    if let (Ok(interrupt), Ok(terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    {
-        tokio::spawn(listen(interrupt, terminate, cancel));
+    let (ready, installed) = sync_channel(1);
+    // Without the thread, the signals end the program as they always do.
+    let thread = thread::Builder::new().name("signals".to_owned());
+    if thread.spawn(move || listen(&cancel, &ready)).is_ok() {
+        _ = installed.recv();
     }
     token
 }
 
-async fn listen(mut interrupt: Signal, mut terminate: Signal, cancel: CancellationToken) {
-    let mut either = async || {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+/// Installs the handlers, says so, and listens for ever.
+fn listen(cancel: &CancellationToken, ready: &SyncSender<()>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let kinds =
+            [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+        let ignored = ignored_signals();
+        for kind in kinds {
+            if ignored >> (kind.as_raw_value() - 1) & 1 == 0
+                && let Ok(mut arrivals) = signal(kind)
+            {
+                let cancel = cancel.clone();
+                tokio::spawn(async move {
+                    while arrivals.recv().await.is_some() {
+                        arrived(&cancel);
+                    }
+                });
+            }
         }
+        _ = ready.send(());
+        future::pending().await
+    })
+}
+
+/// The signals that this process ignores, bit 0 for signal 1. None on a system that does not tell.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn arrived(cancel: &CancellationToken) {
+    if let Some(status) = CONCLUDED.get() {
+        process::exit((*status).into());
+    }
+    let Some(first) = FIRST.get() else {
+        // Cancelling comes first: it must not depend on what becomes of a message.
+        cancel.cancel();
+        _ = FIRST.set(Instant::now());
+        if ANNOUNCED.load(Ordering::Relaxed) {
+            stderr().put("cancelling, and cleaning up; interrupt again to stop at once\n");
+        }
+        return;
     };
-    either().await;
-    eprintln!("cancelling, and cleaning up; interrupt again to stop at once");
-    cancel.cancel();
-    either().await;
-    eprintln!("stopped at once; what was begun is left, and can be detached");
-    process::exit(4);
+    if first.elapsed() < SAME_REQUEST {
+        return;
+    }
+    let hint = "what was begun is left: list the guest's devices, and detach it";
+    Problem::new("stopped at once", "a second signal came", hint).print();
+    // What is not read by then is lost.
+    _ = stderr().flush_within(LAST_WORDS);
+    process::exit(Exit::Aborted.status(false).into());
 }

@@ -1,7 +1,7 @@
 //! `store`: the embedded store as a daemon on a Unix socket.
 
 use std::fs::{self, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,17 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use serde_json::json;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use xs_store::{Store, TestDomains};
 
 use crate::args::StoreArgs;
+use crate::output::say;
 use crate::problem::{Exit, Problem};
+use crate::signals::cancel_on_signal;
 
 pub(crate) async fn run(args: &StoreArgs) -> Result<Exit, Problem> {
     let tried = format!("cannot serve a store at {}", args.socket.display());
-    let no_signals = |error| Problem::new(&*tried, error, "see the limits of this process (ulimit -a)");
     // First, so that a signal never leaves the socket behind.
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let cancel = cancel_on_signal();
     let (listener, _bound) =
         bind(&args.socket, args.mode).map_err(|(observed, hint)| Problem::new(&*tried, observed, hint))?;
     let store = Store::new();
@@ -50,8 +49,7 @@ pub(crate) async fn run(args: &StoreArgs) -> Result<Exit, Problem> {
         error = store.serve(listener) => {
             Err(Problem::new(tried, error, "start it again; its contents are lost"))
         }
-        _ = interrupt.recv() => Ok(Exit::Done),
-        _ = terminate.recv() => Ok(Exit::Done),
+        () = cancel.cancelled() => Ok(Exit::Done),
     }
 }
 
@@ -63,7 +61,7 @@ fn tell(args: &StoreArgs) {
     } else {
         format!("serving a store at {path}")
     };
-    _ = writeln!(io::stdout(), "{line}");
+    say(line + "\n");
 }
 
 /// What was observed, and a hint.

@@ -1,7 +1,7 @@
 //! `wait`: until a device's end gets to a state.
 
 use devstate::{Absent, Goal, Outcome, StateSet, StateValue};
-use serde_json::json;
+use serde_json::{Value, json};
 use xs_client::Path;
 
 use crate::args::WaitArgs;
@@ -14,7 +14,7 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
     let goal = Goal { done: StateSet::of(&args.states), fail: StateSet::EMPTY, absent: Absent::Ignore };
     let tried = format!("cannot wait for {goal} at {}", args.path);
     let hint = "name a device's directory, such as /local/domain/1/device/vbd/51712";
-    let bad_path = |error| Problem::new(tried.clone(), error, hint);
+    let bad_path = |error| Problem::usage(tried.clone(), error, hint);
     let mut path = Path::new(&args.path).map_err(bad_path)?;
     if path.name() != "state" {
         path = path.join("state").map_err(bad_path)?;
@@ -22,32 +22,34 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
     let cancel = cancel_on_signal();
     let world = World::open(store).await?;
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
-    let told = |state: Option<&StateValue>, ok| {
-        if args.json {
-            say(&format!("{}\n", json!({"ok": ok, "path": path.as_str(), "state": output::state(state)})));
-        }
+    let failed = |observed: String, hint: &str| {
+        let problem = Problem::new(tried.clone(), observed, hint);
+        problem.with_detail("path", path.as_str()).with_detail("state", Value::Null)
     };
     match outcome {
+        Outcome::Reached(state) if args.json => {
+            let state = output::state(Some(&StateValue::State(state)));
+            say(format!("{}\n", json!({"ok": true, "path": path.as_str(), "state": state})));
+            Ok(Exit::Done)
+        }
         Outcome::Reached(state) => {
-            told(Some(&StateValue::State(state)), true);
-            if !args.json {
-                say(&format!("{state}\n"));
-            }
+            say(format!("{state}\n"));
             Ok(Exit::Done)
         }
         Outcome::TimedOut { last } => {
-            told(last.as_ref(), false);
-            let observed = match last {
+            let observed = match &last {
                 Some(last) => format!("{path} holds {last} after {:?}", args.timeout),
                 None => format!("{path} is not there after {:?}", args.timeout),
             };
             let hint = "wait longer with --timeout, or see what the other end of the device does";
-            Err(Problem { exit: Exit::TimedOut, ..Problem::new(tried, observed, hint) })
+            Err(failed(observed, hint)
+                .with_detail("state", output::state(last.as_ref()))
+                .with_exit(Exit::TimedOut))
         }
         Outcome::Aborted => {
-            Err(Problem { exit: Exit::Aborted, ..Problem::new(tried, "cancelled", "wait again") })
+            Err(failed("cancelled by a signal".to_owned(), "wait again").with_exit(Exit::Aborted))
         }
         Outcome::Io(error) => Err(Problem::store(tried, &error)),
-        other => Err(Problem::new(tried, format!("{other:?}"), hint)),
+        other => Err(failed(format!("{other:?}"), hint)),
     }
 }

@@ -13,7 +13,7 @@ use hotplug::{Runner, ScriptRunner};
 use xs_client::{Client, Config, DomId, Error, default_socket};
 use xs_store::Store;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, unless_cancelled};
 
 /// Which store.
 #[derive(Clone, Debug, Default)]
@@ -67,9 +67,10 @@ impl World {
             StoreChoice::Socket(path) => path.clone(),
             StoreChoice::Default => default_socket(),
         };
-        let client = Client::connect_unix(&socket, Config::default())
-            .await
-            .map_err(|error| Problem::store("cannot reach the store", &error))?;
+        let tried = "cannot reach the store";
+        let client = unless_cancelled(tried, Client::connect_unix(&socket, Config::default()))
+            .await?
+            .map_err(|error| Problem::store(tried, &error))?;
         let mut runner = ScriptRunner::new();
         if let StoreChoice::Socket(path) = choice {
             // The scripts' own xenstore programs are to talk to the same store.
@@ -94,8 +95,9 @@ impl World {
     }
 
     pub(crate) async fn toolstack(&self, limits: Limits) -> Result<Toolstack, Problem> {
-        let toolstack = Toolstack::new(self.client.clone(), self.runner.clone()).await;
-        let problem = |error: Error| Problem::store("cannot find out which domain this is", &error);
-        Ok(toolstack.map_err(problem)?.with_limits(limits))
+        let tried = "cannot find out which domain this is";
+        let toolstack = unless_cancelled(tried, Toolstack::new(self.client.clone(), self.runner.clone()));
+        let toolstack = toolstack.await?.map_err(|error| Problem::store(tried, &error))?;
+        Ok(toolstack.with_limits(limits))
     }
 }

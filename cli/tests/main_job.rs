@@ -67,9 +67,9 @@ xenstore-write "$XENBUS_PATH/hotplug-error" "the array is degraded"; exit 1"#,
 
     host.xendev(&["block-attach", "4242", &good]).await.failed(1, &["4242", "xl list"]);
     host.xendev(&["block-attach", "1", "/nowhere,raw,xvda,w"]).await.failed(1, &["/nowhere"]);
-    host.xendev(&["block-attach", "1", "/d,raw,xvd,w"]).await.failed(1, &["names no virtual disk"]);
+    host.xendev(&["block-attach", "1", "/d,raw,xvd,w"]).await.failed(2, &["names no virtual disk"]);
     host.xendev(&["block-detach", "1", "xvda"]).await.failed(1, &["no such device"]);
-    host.xendev(&["network-attach", "1", "mac=zz"]).await.failed(1, &["no MAC address"]);
+    host.xendev(&["network-attach", "1", "mac=zz"]).await.failed(2, &["no MAC address"]);
     assert_eq!(host.dump().await, before);
 
     host.frontends = None;

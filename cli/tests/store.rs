@@ -52,7 +52,7 @@ impl Drop for Running {
 
 #[tokio::test]
 async fn programs_share_it_until_a_signal_ends_it() {
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM] {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
         let running = Running::start(&socket, &[]);

@@ -100,6 +100,22 @@ async fn it_comes_later() {
     assert!(scene.is_clean().await);
 }
 
+/// Adding such a limit to the clock's time panicked.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_no_clock_can_say_is_none() {
+    const YEAR: u64 = 365 * 24 * 3600;
+    for seconds in [u64::MAX, u64::MAX / 2, u64::MAX / 2 - 100_000_000, 1_000 * YEAR] {
+        let scene = Scene::new();
+        scene.says("4").await;
+        let (outcome, ()) = join!(scene.waits_for(Goal::CLOSED, seconds), async {
+            scene.at(YEAR).await;
+            scene.says("6").await;
+        });
+        assert!(matches!(outcome, Outcome::Reached(XenbusState::Closed)), "{seconds}: {outcome:?}");
+        assert_eq!(scene.clock(), YEAR);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_other_end_gives_up() {
     let scene = Scene::new();
