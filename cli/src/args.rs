@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::{Limits, WaitFor};
+use aodevice::{Addition, Force, Limits, Removal, WaitFor};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
@@ -106,6 +106,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
+/// What becomes of an operation that is under way on the same device.
+#[derive(Debug, ClapArgs)]
+struct Others {
+    /// How long another operation on the device may take to end
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    owner_timeout: Duration,
+    /// Ask another operation on the device to cancel, instead of waiting for it to end
+    #[arg(long)]
+    take_over: bool,
+}
+
 /// What all attaching has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Attaching {
@@ -122,24 +133,27 @@ pub(crate) struct Attaching {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
     connect_timeout: Duration,
     #[command(flatten)]
+    others: Others,
+    #[command(flatten)]
     pub(crate) telling: Telling,
 }
 
 impl Attaching {
-    pub(crate) fn wait_for(&self) -> WaitFor {
-        match self.wait {
+    pub(crate) fn addition(&self) -> Addition {
+        let wait_for = match self.wait {
             Until::Script => WaitFor::Script,
             Until::Connected => WaitFor::Connected,
-        }
+        };
+        Addition::from(wait_for).take_over(self.others.take_over)
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        Limits {
-            backend: self.backend_timeout,
-            connect: self.connect_timeout,
-            scripts: hotplug::Limits { deadline: self.script_timeout, ..Default::default() },
-            ..Default::default()
-        }
+        let mut limits = Limits::default();
+        limits.backend = self.backend_timeout;
+        limits.connect = self.connect_timeout;
+        limits.owner = self.others.owner_timeout;
+        limits.scripts = limits.scripts.deadline(self.script_timeout);
+        limits
     }
 }
 
@@ -176,17 +190,26 @@ pub(crate) struct Detaching {
     /// How long a hotplug script may take
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "40")]
     script_timeout: Duration,
+    /// Remove also a device that is in use and that no toolstack has recorded
+    #[arg(long)]
+    adopt: bool,
+    #[command(flatten)]
+    others: Others,
     #[command(flatten)]
     pub(crate) telling: Telling,
 }
 
 impl Detaching {
+    pub(crate) fn removal(&self, force: Force) -> Removal {
+        Removal::from(force).take_over(self.others.take_over).adopt(self.adopt)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
-        Limits {
-            close: self.timeout,
-            scripts: hotplug::Limits { deadline: self.script_timeout, ..Default::default() },
-            ..Default::default()
-        }
+        let mut limits = Limits::default();
+        limits.close = self.timeout;
+        limits.owner = self.others.owner_timeout;
+        limits.scripts = limits.scripts.deadline(self.script_timeout);
+        limits
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn detach(store: &StoreChoice, args: &BlockDetachArgs) -> Resul
         Problem::usage(tried, error, "xendev block-list shows the guest's disks")
     })?;
     let world = World::open(store).await?;
-    let fe = devices::domain(&world.client, &args.domain).await?;
-    let force = if args.force { Force::On } else { Force::Off };
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    let force = if args.force { Force::AtOnce } else { Force::Never };
     devices::detach(&world, fe, (Kind::Vbd, vdev.devid()), force, &args.detaching).await
 }

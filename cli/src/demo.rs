@@ -32,10 +32,9 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
     let world = World::embedded(args.latency).await?;
     let client = &world.client;
-    let toolstack =
-        world.toolstack(Limits::default()).await?.with_observer(move |Step { device, doing, .. }| {
-            story.tell("toolstack", &format!("{device}: {doing}"));
-        });
+    let toolstack = world.toolstack(Limits::default()).await?.with_observer(move |step: &Step| {
+        story.tell("toolstack", &step.to_string());
+    });
     let unreadable = |error: Error| Problem::store("cannot read the embedded store", &error);
     let before = dump(client).await.map_err(unreadable)?;
     let states = tokio::spawn(tell_states(client.clone(), story));
@@ -46,12 +45,12 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
         Ok(devices) => {
             for kind in [Kind::Vbd, Kind::Vif] {
                 let devices = aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
-                say(format!("\n{}{}", table::header(kind), table::rows(GUEST, kind, &devices)));
+                say(format!("\n{}{}", table::header(kind), table::rows(&devices)));
             }
             say("\n");
             story.tell("demo", "both are connected; detaching them");
             let detaching = devices.iter().map(|device| {
-                toolstack.remove(GUEST, (device.id.kind, device.id.devid), Force::Off, &cancel)
+                toolstack.remove(GUEST, (device.id.kind, device.id.devid), Force::Never, &cancel)
             });
             multi::all(detaching).await.into_result()
         }

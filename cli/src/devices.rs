@@ -17,6 +17,15 @@ pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem
     found.map_err(|cause| Problem::domain(text, cause))
 }
 
+/// The same for a removal: a domain that is gone may have left devices behind, which are found by its
+/// id.
+pub(crate) async fn domain_or_id(client: &Client, text: &str) -> Result<DomId, Problem> {
+    match text.parse() {
+        Ok(domid) => Ok(domid),
+        Err(_) => domain(client, text).await,
+    }
+}
+
 /// A toolstack whose steps are told, and who tells them.
 async fn watched(world: &World, limits: Limits, telling: &Telling) -> Result<(Toolstack, Progress), Problem> {
     let toolstack = world.toolstack(limits).await?;
@@ -35,7 +44,7 @@ pub(crate) async fn attach(
     let world = World::open(store).await?;
     let fe = domain(&world.client, guest).await?;
     let (toolstack, progress) = watched(&world, attaching.limits(), &attaching.telling).await?;
-    let outcome = toolstack.add(fe, device, attaching.wait_for(), &cancel).await;
+    let outcome = toolstack.add(fe, device, attaching.addition(), &cancel).await;
     progress.done();
     output::report(&attaching.telling, outcome)
 }
@@ -50,7 +59,7 @@ pub(crate) async fn detach(
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
     let (toolstack, progress) = watched(world, detaching.limits(), &detaching.telling).await?;
-    let outcome = toolstack.remove(fe, which, force, &cancel).await;
+    let outcome = toolstack.remove(fe, which, detaching.removal(force), &cancel).await;
     progress.done();
     output::report(&detaching.telling, outcome)
 }
@@ -84,9 +93,9 @@ pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Re
         };
         let devices = devices(&world.client, fe, kind).await?;
         if args.json {
-            all.extend(devices.iter().map(|device| output::listed(fe, device)));
+            all.extend(devices.iter().map(|device| output::listed(device)));
         } else {
-            say(table::rows(fe, kind, &devices));
+            say(table::rows(&devices));
         }
     }
     if args.json {

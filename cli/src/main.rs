@@ -7,6 +7,7 @@ mod args;
 mod block;
 mod demo;
 mod devices;
+mod hint;
 mod network;
 mod output;
 mod printer;

@@ -20,9 +20,9 @@ pub(crate) async fn attach(store: &StoreChoice, args: &NetworkAttachArgs) -> Res
 
 pub(crate) async fn detach(store: &StoreChoice, args: &NetworkDetachArgs) -> Result<Exit, Problem> {
     let world = World::open(store).await?;
-    let fe = devices::domain(&world.client, &args.domain).await?;
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let devid = devid(&world, fe, &args.device).await?;
-    devices::detach(&world, fe, (Kind::Vif, devid), Force::Auto, &args.detaching).await
+    devices::detach(&world, fe, (Kind::Vif, devid), Force::AfterTimeout, &args.detaching).await
 }
 
 /// The device id of an interface that is named by its id or its address.
@@ -35,8 +35,8 @@ async fn devid(world: &World, fe: DomId, text: &str) -> Result<u32, Problem> {
     }
     let mac: Mac = text.parse().map_err(|error| Problem::usage(tried(), error, hint))?;
     let devices = devices::devices(&world.client, fe, Kind::Vif).await?;
-    let wanted = devices.iter().find(|device| device.mac.as_deref() == Some(&mac.to_string()));
+    let wanted = devices.iter().find(|device| device.text("mac") == Some(&mac.to_string()));
     wanted
-        .map(|device| device.devid)
+        .map(|device| device.id.devid)
         .ok_or_else(|| Problem::new(tried(), "the guest has no such interface", hint))
 }

@@ -4,9 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use aodevice::{Failure, Listed, Success};
-use devstate::StateValue;
 use serde_json::{Value, json};
-use xs_client::DomId;
 
 use crate::args::Telling;
 use crate::printer::{stderr, stdout};
@@ -24,36 +22,24 @@ pub(crate) fn say(text: impl Into<String>) {
     stdout().put(text);
 }
 
-/// A state as its number, or as what stands there instead.
-pub(crate) fn state(value: Option<&StateValue>) -> Value {
-    match value {
-        Some(StateValue::State(state)) => json!(state.number()),
-        Some(malformed) => json!(malformed.to_string()),
-        None => Value::Null,
-    }
-}
-
 /// A device of a listing.
-pub(crate) fn listed(fe: DomId, device: &Listed) -> Value {
-    json!({
-        "domid": fe.0,
-        "devid": device.devid,
-        "vdev": device.vdev,
-        "mac": device.mac,
-        "params": device.params,
-        "bridge": device.bridge,
-        "backend_domid": device.be.0,
+pub(crate) fn listed(device: &Listed) -> Value {
+    let mut value = json!({
+        "domid": device.id.fe.0,
+        "devid": device.id.devid,
+        "kind": device.id.kind,
+        "backend_domid": device.id.be.0,
         "backend_path": device.backend_path,
-        "backend_state": state(device.backend_state.as_ref()),
-        "frontend_state": state(device.frontend_state.as_ref()),
+        "backend_state": device.backend_state,
+        "frontend_state": device.frontend_state,
         "online": device.online,
         "hotplug_status": device.hotplug_status,
-        "event_channel": device.event_channel,
-        "ring_ref": device.ring_ref,
-        "tx_ring_ref": device.tx_ring_ref,
-        "rx_ring_ref": device.rx_ring_ref,
         "operation": device.operation,
-    })
+    });
+    if let Some(object) = value.as_object_mut() {
+        object.extend(device.of_kind.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+    }
+    value
 }
 
 /// Reports how an operation ended: warnings on standard error, a success as JSON on standard
@@ -69,11 +55,11 @@ pub(crate) fn report(telling: &Telling, outcome: Result<Success, Box<Failure>>) 
             stderr().put(format!("warning: {warning}\n"));
         }
     }
-    let Success { id, elapsed, .. } =
-        outcome.map_err(|failure| Problem::from(failure).with_detail("warnings", warnings.clone()))?;
+    let success = outcome.map_err(Problem::from)?;
     if telling.json {
-        let seconds = elapsed.as_secs_f64();
-        say(format!("{}\n", json!({"ok": true, "device": id, "warnings": warnings, "seconds": seconds})));
+        let mut value = json!(success);
+        value["ok"] = Value::Bool(true);
+        say(format!("{value}\n"));
     }
     Ok(Exit::Done)
 }

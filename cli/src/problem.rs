@@ -7,6 +7,7 @@ use aodevice::{Cause, Failure, FailureKind};
 use serde_json::{Map, Value, json};
 use xs_client::Error;
 
+use crate::hint;
 use crate::printer::stderr;
 use crate::signals::cancel_on_signal;
 
@@ -106,22 +107,31 @@ impl Problem {
 
     pub(crate) fn json(&self) -> Value {
         let Self { tried, observed, hint, details, .. } = self;
-        let mut value = json!({"ok": false, "error": tried, "observed": observed, "hint": hint});
-        if let Some(object) = value.as_object_mut() {
-            object.extend(details.clone());
+        let mut object = details.clone();
+        for (name, value) in [
+            ("ok", json!(false)),
+            ("error", json!(tried)),
+            ("observed", json!(observed)),
+            ("hint", json!(hint)),
+        ] {
+            object.insert(name.to_owned(), value);
         }
-        value
+        Value::Object(object)
     }
 }
 
 impl From<Box<Failure>> for Problem {
     fn from(failure: Box<Failure>) -> Self {
+        let details = match json!(*failure) {
+            Value::Object(details) => details,
+            _ => Map::new(),
+        };
         Self {
             tried: failure.tried(),
             observed: failure.observations(),
-            hint: failure.hint(),
+            hint: hint::words(&failure),
             exit: failure.cause.kind().into(),
-            details: Map::new(),
+            details,
         }
     }
 }

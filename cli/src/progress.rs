@@ -25,11 +25,10 @@ impl Progress {
     }
 
     pub(crate) fn step(&self, step: &Step) {
-        let Step { device, elapsed, doing } = step;
         if self.verbose {
-            stderr().put(format!("{:8.3} s  {device}: {doing}\n", elapsed.as_secs_f64()));
+            stderr().put(format!("{:8.3} s  {step}\n", step.elapsed.as_secs_f64()));
         } else if !self.quiet {
-            stderr().status(Some(format!("{device}: {doing}")));
+            stderr().status(Some(step.to_string()));
         }
     }
 

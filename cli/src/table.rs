@@ -2,20 +2,20 @@
 
 use std::fmt::Write;
 
-use aodevice::{Kind, Listed};
+use aodevice::{DeviceId, Kind, Listed};
 use devstate::StateValue;
-use xs_client::DomId;
 
 pub(crate) fn header(kind: Kind) -> String {
     match kind {
+        Kind::Vbd => format!(
+            "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}\n",
+            "Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"
+        ),
         Kind::Vif => format!(
             "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
             "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
         ),
-        _ => format!(
-            "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}\n",
-            "Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"
-        ),
+        _ => format!("{:<5} {:<3} {:<5} {:<30}\n", "Devid", "BE", "state", "BE-path"),
     }
 }
 
@@ -24,30 +24,33 @@ fn or_missing(value: Option<u32>) -> i64 {
     value.map_or(-1, i64::from)
 }
 
-pub(crate) fn rows(fe: DomId, kind: Kind, devices: &[Listed]) -> String {
+pub(crate) fn rows(devices: &[Listed]) -> String {
     let mut text = String::new();
     for device in devices {
-        let Listed { devid, be, backend_path, .. } = device;
+        let (backend_path, DeviceId { devid, be, fe, kind, .. }) = (&device.backend_path, device.id);
         let state = device.frontend_state.as_ref().and_then(StateValue::state);
         let state = or_missing(state.map(|state| state.number().into()));
-        let event_channel = or_missing(device.event_channel);
+        let number = |name| or_missing(device.number(name));
         // Writing to a String cannot fail.
         _ = match kind {
-            Kind::Vif => writeln!(
+            Kind::Vbd => writeln!(
                 text,
-                "{devid:<3} {:<2} {:>17}{devid:>6} {state:>5} {event_channel:>6} {:>5}/{:<11} {backend_path:<30}",
-                be.0,
-                device.mac.as_deref().unwrap_or("00:00:00:00:00:00"),
-                or_missing(device.tx_ring_ref),
-                or_missing(device.rx_ring_ref),
-            ),
-            _ => writeln!(
-                text,
-                "{devid:<5} {:<3} {:<6} {state:<5} {event_channel:<6} {:<8} {backend_path:<30}",
+                "{devid:<5} {:<3} {:<6} {state:<5} {:<6} {:<8} {backend_path:<30}",
                 be.0,
                 fe.0,
-                or_missing(device.ring_ref),
+                number("event_channel"),
+                number("ring_ref"),
             ),
+            Kind::Vif => writeln!(
+                text,
+                "{devid:<3} {:<2} {:>17}{devid:>6} {state:>5} {:>6} {:>5}/{:<11} {backend_path:<30}",
+                be.0,
+                device.text("mac").unwrap_or("00:00:00:00:00:00"),
+                number("event_channel"),
+                number("tx_ring_ref"),
+                number("rx_ring_ref"),
+            ),
+            _ => writeln!(text, "{devid:<5} {:<3} {state:<5} {backend_path:<30}", be.0),
         };
     }
     text
@@ -55,70 +58,50 @@ pub(crate) fn rows(fe: DomId, kind: Kind, devices: &[Listed]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aodevice::{ListedValue, Which};
+    use xs_client::DomId;
+
     use super::*;
 
-    fn listed() -> Listed {
-        Listed {
-            devid: 51712,
-            be: DomId::DOM0,
-            backend_path: "/local/domain/0/backend/vbd/1/51712".to_owned(),
-            mac: None,
-            vdev: None,
-            params: None,
-            bridge: None,
-            frontend_state: Some(StateValue::parse(b"4")),
-            backend_state: None,
-            online: None,
-            hotplug_status: None,
-            event_channel: Some(8),
-            ring_ref: Some(8),
-            tx_ring_ref: None,
-            rx_ring_ref: None,
-            operation: None,
-        }
+    fn listed(kind: Kind, devid: u32, of_kind: &[(&'static str, ListedValue)]) -> Listed {
+        let id = DeviceId::new(Which { fe: DomId(1), kind, devid }, DomId::DOM0);
+        let mut device = Listed::new(id, format!("/local/domain/0/backend/{kind}/1/{devid}"));
+        device.frontend_state = Some(StateValue::parse(b"4"));
+        device.of_kind.extend(of_kind.iter().map(|(name, value)| (*name, Some(value.clone()))));
+        device
     }
 
     /// What xl 4.17 printed on a real host.
     #[test]
     fn as_xl_prints_them() {
+        use ListedValue::{Number, Text};
         assert_eq!(
             header(Kind::Vbd),
             "Vdev  BE  handle state evt-ch ring-ref BE-path                       \n"
         );
+        let vbd = listed(Kind::Vbd, 51712, &[("event_channel", Number(8)), ("ring_ref", Number(8))]);
         assert_eq!(
-            rows(DomId(1), Kind::Vbd, &[listed()]),
+            rows(&[vbd]),
             "51712 0   1      4     8      8        /local/domain/0/backend/vbd/1/51712\n"
         );
         assert_eq!(
             header(Kind::Vif),
             "Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path                       \n"
         );
-        let vif = Listed {
-            devid: 0,
-            backend_path: "/local/domain/0/backend/vif/1/0".to_owned(),
-            mac: Some("00:16:3e:46:36:49".to_owned()),
-            event_channel: None,
-            ring_ref: None,
-            tx_ring_ref: Some(522),
-            rx_ring_ref: Some(523),
-            ..listed()
-        };
+        let mac = Text("00:16:3e:46:36:49".to_owned());
+        let vif = [("mac", mac), ("tx_ring_ref", Number(522)), ("rx_ring_ref", Number(523))];
         assert_eq!(
-            rows(DomId(1), Kind::Vif, &[vif]),
+            rows(&[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
         );
     }
 
     #[test]
     fn what_is_missing_or_malformed_is_minus_one() {
-        let bare = Listed {
-            frontend_state: Some(StateValue::parse(b"junk")),
-            event_channel: None,
-            ring_ref: None,
-            ..listed()
-        };
+        let mut bare = listed(Kind::Vbd, 51712, &[]);
+        bare.frontend_state = Some(StateValue::parse(b"junk"));
         assert_eq!(
-            rows(DomId(1), Kind::Vbd, &[bare]),
+            rows(&[bare]),
             "51712 0   1      -1    -1     -1       /local/domain/0/backend/vbd/1/51712\n"
         );
     }

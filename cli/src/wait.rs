@@ -1,11 +1,11 @@
 //! `wait`: until a device's end gets to a state.
 
-use devstate::{Absent, Goal, Outcome, StateSet, StateValue};
+use devstate::{Absent, Goal, Outcome, StateSet};
 use serde_json::{Value, json};
 use xs_client::Path;
 
 use crate::args::WaitArgs;
-use crate::output::{self, say};
+use crate::output::say;
 use crate::problem::{Exit, Problem};
 use crate::signals::cancel_on_signal;
 use crate::world::{StoreChoice, World};
@@ -28,7 +28,7 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
     };
     match outcome {
         Outcome::Reached(state) if args.json => {
-            let state = output::state(Some(&StateValue::State(state)));
+            let state = json!(state);
             say(format!("{}\n", json!({"ok": true, "path": path.as_str(), "state": state})));
             Ok(Exit::Done)
         }
@@ -42,9 +42,7 @@ pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Pr
                 None => format!("{path} is not there after {:?}", args.timeout),
             };
             let hint = "wait longer with --timeout, or see what the other end of the device does";
-            Err(failed(observed, hint)
-                .with_detail("state", output::state(last.as_ref()))
-                .with_exit(Exit::TimedOut))
+            Err(failed(observed, hint).with_detail("state", json!(last)).with_exit(Exit::TimedOut))
         }
         Outcome::Aborted => {
             Err(failed("cancelled by a signal".to_owned(), "wait again").with_exit(Exit::Aborted))

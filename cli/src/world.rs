@@ -90,7 +90,7 @@ impl World {
         sim::create_domain(&client, GUEST, "guest").await.map_err(problem)?;
         let backends = Drivers::backends(connect(DomId::DOM0), DomId::DOM0, latency).map_err(problem)?;
         let frontends = Drivers::frontends(connect(GUEST), GUEST, latency).map_err(problem)?;
-        let runner = Arc::new(sim::Scripts::new(connect(DomId::DOM0), DomId::DOM0, latency));
+        let runner = Arc::new(sim::Scripts::new(connect(DomId::DOM0), latency));
         Ok(Self { client, runner, _drivers: vec![backends, frontends] })
     }
 

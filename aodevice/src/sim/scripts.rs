@@ -56,7 +56,7 @@ impl Runner for Scripts {
                 played = self.play(request) => Ending::Exited(i32::from(played.is_err())),
                 () = sleep(limits.deadline) => Ending::TimedOut,
             };
-            Report { ending, output: Output::default(), duration: begun.elapsed() }
+            Report::new(ending, Output::default(), begun.elapsed())
         })
     }
 }

@@ -92,7 +92,7 @@ impl Scripts {
             ending = exits => ending,
             () = sleep(limits.deadline) => Ending::TimedOut,
         };
-        Report { ending, output: Output::default(), duration: begun.elapsed() }
+        Report::new(ending, Output::default(), begun.elapsed())
     }
 }
 
