@@ -46,11 +46,12 @@
 //! the store. A daemon that has left the group (`setsid`) has said that it wants to outlive the script,
 //! and is let live.
 //!
-//! Dropping the future of a run kills the group at once. So does the end of the program that runs it,
-//! whatever ends it, `SIGKILL` and a panic that aborts included: a process of this crate stands between
-//! the program and its script, the *guard* (`xendev-guard` in a list of processes). It kills the group when
-//! the program is gone. Until the last process of the group is dead it keeps the lock of the device,
-//! which keeps other scripts of the same device waiting. No process is left behind as a zombie.
+//! Dropping the future of a run kills the group at once. The end of the program that runs it, whatever
+//! ends it, `SIGKILL` and a panic that aborts included, ends the group too: a process of this crate stands
+//! between the program and its script, the *guard* (`hotplug-guard` in a list of processes). When the
+//! program is gone, it sends the group `SIGTERM`, and `SIGKILL` 2 s later. Until the last process of the
+//! group is dead it keeps the lock of the device, which keeps other scripts of the same device waiting.
+//! No process is left behind as a zombie.
 //!
 //! Who kills a guard with `SIGKILL` kills the script's own process with it, though not its children.
 

@@ -87,8 +87,8 @@ pub(crate) struct Surroundings {
     pub(crate) target_is_file: bool,
     /// Block devices that this device's script made of the target and did not report.
     pub(crate) unreported: Vec<String>,
-    /// Whether the block device that is recorded serves something else by now.
-    pub(crate) node_is_of_another: bool,
+    /// Whether the block device that is recorded still serves the target; `None` if that cannot be seen.
+    pub(crate) node_serves: Option<bool>,
 }
 
 /// A key that listings show.

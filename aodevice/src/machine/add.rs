@@ -332,11 +332,8 @@ impl Machine for Add {
                 Err(cause) => self.fail(target, cause),
             },
             (State::On(target, Known::Settling), Event::Settled(settled)) => match settled {
-                Err(cause @ (Cause::Taken | Cause::Gone { .. })) => self.fail(target, cause),
-                settled => {
-                    self.left_behind("removing the operation record", settled);
-                    self.state = State::Done;
-                }
+                Ok(()) => self.state = State::Done,
+                Err(cause) => self.fail(target, cause),
             },
             (State::On(target, Known::Observing), Event::Observed) if self.created => {
                 self.on_target(target, Known::Closing);

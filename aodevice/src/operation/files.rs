@@ -70,14 +70,12 @@ fn loops_of(sys_block: &Path, file: &Path) -> Vec<String> {
     loops.into_iter().map(|name| format!("/dev/{name}")).collect()
 }
 
-/// Whether a loop device of this machine serves another file, or none: a number that was recorded of
-/// it says nothing any more.
-pub(crate) fn is_of_another(node: &str, found: &Found) -> bool {
-    let Some(name) = node.strip_prefix("/dev/").filter(|name| name.starts_with("loop")) else {
-        return false;
-    };
+/// Whether a device that was made of a target still serves it; `None` if it is no loop device of this
+/// machine. Numbers of loop devices are used again, so a recorded one says little by itself.
+pub(crate) fn serves(node: &str, found: &Found) -> Option<bool> {
+    let name = node.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
     let here = Path::new("/sys/block").join(name).exists();
-    here && !found.loops.iter().any(|device| device == node)
+    here.then(|| found.loops.iter().any(|device| device == node))
 }
 
 #[cfg(test)]

@@ -115,14 +115,20 @@ impl Job<'_> {
             && !info.made.iter().any(|key| keys.contains_key(*key))
         {
             // Nothing says what it made, if it made anything.
-            return Ok(self.made.is_empty().then_some(Warning::ScriptSkipped));
+            let skipped = self.made.is_empty() && inputs != Inputs::Leftover;
+            return Ok(skipped.then_some(Warning::ScriptSkipped));
         }
-        if inputs != Inputs::Backend && around.node_is_of_another {
+        let undone = match inputs {
+            Inputs::Backend => false,
+            Inputs::Saved | Inputs::Aside => around.node_serves == Some(false),
+            Inputs::Leftover => around.node_serves != Some(true),
+        };
+        if undone {
             return Ok(None);
         }
         let copy = match inputs {
             Inputs::Backend if !rewritten => None,
-            Inputs::Backend | Inputs::Saved => Some(&target.paths().saved),
+            Inputs::Backend | Inputs::Saved | Inputs::Leftover => Some(&target.paths().saved),
             Inputs::Aside => Some(&target.paths().undo),
         };
         let mut request = self.request(target, kind, Action::Remove, &keys);
@@ -173,8 +179,8 @@ impl Job<'_> {
             }
             _ => Vec::new(),
         };
-        let node_is_of_another = keys.get("node").is_some_and(|node| files::is_of_another(node, &found));
-        Surroundings { target_is_file: found.is_file, unreported, node_is_of_another }
+        let node_serves = keys.get("node").and_then(|node| files::serves(node, &found));
+        Surroundings { target_is_file: found.is_file, unreported, node_serves }
     }
 
     /// Leaves out what the backends of other devices name: it was made for them.

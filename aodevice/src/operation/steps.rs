@@ -73,6 +73,9 @@ pub(crate) enum Inputs {
     Saved,
     /// In a copy beside it, since the saved one is another device's.
     Aside,
+    /// In the saved copy, but only if what it tells of is still there: whoever removed the nodes should
+    /// have undone it.
+    Leftover,
 }
 
 /// What stands in the way of a new device.
@@ -190,11 +193,11 @@ pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause>
     }
 }
 
-/// Where the script that removes a device finds its inputs; `None` if somebody else has removed it.
+/// Where the script that removes a device finds its inputs.
 pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<(Option<Inputs>, Vec<Change>), Cause> {
     match seen.standing(token) {
         Standing::Ours => Ok(begin_undo(seen, token, true)),
-        Standing::Vanished => Ok((None, Vec::new())),
+        Standing::Vanished => Ok((Some(Inputs::Leftover), Vec::new())),
         Standing::Taken => Err(Cause::Taken),
     }
 }

@@ -111,6 +111,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_gone() {
+            self.tell(KILL);
             let guard = Pid::from_child(&self.guard);
             let reap = move || rustix::process::waitpid(Some(guard), WaitOptions::empty());
             // Without a thread the guard stays a zombie until this program ends: no harm beyond that.

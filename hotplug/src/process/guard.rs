@@ -7,8 +7,8 @@
 //! ```text
 //!               the script ends by itself: the guard sends its status and ends; what is left lives on
 //!   watching ──────────────────────────────────────────────────────────────────────────────────> end
-//!      │  T: SIGTERM to the group                                                                 ^
-//!      │  K, this program is gone: SIGKILL to the group                                           │
+//!      │  T, this program is gone: SIGTERM to the group                                           ^
+//!      │  K, 2 s after this program is gone: SIGKILL to the group                                 │
 //!      └──────────────────────────> given up ─────────────────────────────────────────────────────┘
 //!                                   (T, K as before)      no process of the group is alive
 //! ```
@@ -47,6 +47,9 @@ pub(super) type Status = [u8; size_of::<i32>()];
 /// another thread may just have forked a process that holds a copy of this program's end.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// How long, in seconds, a script may still clean up after itself when this program is gone.
+const ORPHAN_GRACE: i64 = 2;
+
 /// The descriptors that the guard keeps, as they are numbered in this program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guard {
@@ -75,8 +78,8 @@ impl Guard {
             // With it dies the script's process, which has asked the kernel for that.
             exit();
         }
-        let _ = rustix::thread::set_name(c"xendev-guard");
-        Watch { leader, owner, given_up: false, orphaned: false }.run()
+        let _ = rustix::thread::set_name(c"hotplug-guard");
+        Watch { leader, owner, given_up: false, orphaned: None }.run()
     }
 
     /// Closes all but the descriptors that the guard needs, which it keeps as 0, 1 and 2. So the pipe
@@ -110,8 +113,8 @@ struct Watch {
     /// The parent at the beginning: this program.
     owner: Option<Pid>,
     given_up: bool,
-    /// This program is gone, and so the lifeline has nothing more to say.
-    orphaned: bool,
+    /// Since when this program is gone, and so the lifeline has nothing more to say.
+    orphaned: Option<i64>,
 }
 
 impl Watch {
@@ -160,25 +163,26 @@ impl Watch {
     fn wait_for_event(&self) {
         let (lifeline, deaths) = (lifeline(), deaths());
         let mut events = [PollFd::new(&deaths, PollFlags::IN), PollFd::new(&lifeline, PollFlags::IN)];
-        let heard = if self.orphaned { 1 } else { 2 };
+        let heard = if self.orphaned.is_some() { 1 } else { 2 };
         let _ = rustix::event::poll(&mut events[..heard], Some(&LOOK));
         let mut death = [MaybeUninit::<u8>::uninit(); size_of::<libc::signalfd_siginfo>()];
         // One is enough: the kernel queues the signal once, however many children have died.
         let _ = rustix::io::read(deaths, &mut death);
     }
 
-    /// What this program wants, if it wants something: the end of the lifeline is the order to kill.
+    /// What this program wants, if it wants something. The end of the lifeline is the order to end, and
+    /// soon to kill.
     fn order(&mut self) -> Option<u8> {
-        if self.orphaned {
-            return None;
+        if let Some(since) = self.orphaned {
+            return (seconds() - since >= ORPHAN_GRACE).then_some(KILL);
         }
         let mut order = [0];
         match rustix::net::recv(lifeline(), &mut order, RecvFlags::DONTWAIT) {
             Ok((_, 1)) => Some(order[0]),
             Err(Errno::AGAIN | Errno::INTR) if rustix::process::getppid() == self.owner => None,
             _ => {
-                self.orphaned = true;
-                Some(KILL)
+                self.orphaned = Some(seconds());
+                Some(TERMINATE)
             }
         }
     }
@@ -192,6 +196,11 @@ impl Watch {
         // Fails only when every member is gone, or runs as somebody whom the guard may not kill.
         let _ = rustix::process::kill_process_group(self.leader, signal);
     }
+}
+
+/// The time, in seconds since some moment.
+fn seconds() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec
 }
 
 /// Reaps one dead child, if there is any.

@@ -207,7 +207,7 @@ async fn without_its_guard_the_script_dies() {
     let leader = scripts.number("pid").await;
     let guard = stat(&leader.to_string()).unwrap().1;
     let name = std::fs::read_to_string(format!("/proc/{guard}/comm")).unwrap();
-    assert_eq!(name, "xendev-guard\n");
+    assert_eq!(name, "hotplug-guard\n");
     kill_process(Pid::from_raw(guard).unwrap(), Signal::KILL).unwrap();
     let report = soon(running.task).await.unwrap();
     assert_eq!(report.ending, Ending::Lost);

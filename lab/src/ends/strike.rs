@@ -27,9 +27,9 @@ pub(super) async fn strike(host: &mut Host<'_>, cell: Cell, program: &mut Progra
             if cell.operation == Operation::Attach && cell.step != Step::Unwritten {
                 let limit = Duration::from_secs(1);
                 until(limit, async || Ok(program.has_ended()? || host.folder.is_at("remove-begun"))).await?;
-            } else {
-                sleep(MOMENT).await;
             }
+            // Two that come at once are one request.
+            sleep(MOMENT).await;
             program.signal(Signal::INT)
         }
         Strike::StdoutClosed => {

@@ -37,22 +37,21 @@ pub(crate) const INFO: KindInfo = KindInfo {
     undo,
 };
 
-/// What the stock script `block` needs to give its loop device back.
+/// What a script needs to give its loop device back.
 ///
-/// It takes the way for files only if `params` names a file *now* (defect B-47), and reads the loop
-/// device from `node`, which a script that was killed has not written.
+/// It reads the device from `node`, which a script that was killed has not written. And the stock script
+/// `block` takes the way for files only if `params` names a file *now* (defect B-47).
 fn undo(recorded: &Recorded, around: &Surroundings) -> Recorded {
     let mut told = Recorded::new();
     let node = recorded.get("node").or(around.unreported.first());
-    let script =
-        recorded.get("script").filter(|script| Path::new(script).file_name() == Some("block".as_ref()));
-    let (Some(node), Some(script)) = (node.filter(|node| node.starts_with("/dev/loop")), script) else {
+    let Some(node) = node.filter(|node| node.starts_with("/dev/loop")) else {
         return told;
     };
     if !recorded.contains_key("node") {
         told.insert("node".to_owned(), node.clone());
     }
-    if !around.target_is_file {
+    let stock = |script: &&String| Path::new(script).file_name() == Some("block".as_ref());
+    if let Some(script) = recorded.get("script").filter(stock).filter(|_| !around.target_is_file) {
         // Any file will do: the script does nothing with it.
         told.insert("params".to_owned(), script.clone());
     }
