@@ -230,10 +230,6 @@ impl Add {
                 }
                 self.undo_script(target, index);
             }
-            (Known::UndoingScript(index), Event::NotRun(cause)) => {
-                self.left_behind("running the hotplug script", Err(cause));
-                self.undo_script(target, index);
-            }
             (Known::Destroying, Event::Destroyed(destroyed)) => {
                 match destroyed {
                     Ok(Destroyed::Gone) => {}

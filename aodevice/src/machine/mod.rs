@@ -237,6 +237,13 @@ pub struct Found {
     pub occupant: Option<Occupant>,
 }
 
+impl Found {
+    /// A device, and whose operation it is in the middle of.
+    pub fn new(target: Target, occupant: Option<Occupant>) -> Self {
+        Self { target, occupant }
+    }
+}
+
 /// How a wait for a node succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -295,7 +302,7 @@ pub enum Event {
     Waited(Result<Reached, Cause>),
     /// Of [`Step::Run`]. A script that did not report all it should is a warning.
     Ran(Result<Option<Warning>, Cause>),
-    /// Of [`Step::Run`]: the script was not started, so there is nothing of it to undo.
+    /// Of [`Step::Run`] for [`Purpose::Add`]: the script was not started, so there is nothing of it to undo.
     NotRun(Cause),
     /// Of [`Step::Close`].
     Told(Result<Closing, Cause>),

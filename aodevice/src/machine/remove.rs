@@ -223,7 +223,6 @@ impl Machine for Remove {
                     self.script(target, index + 1);
                 }
             },
-            (State::On(target, Known::RunningScript(_)), Event::NotRun(cause)) => self.fail(target, cause),
             (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {
                 Ok(Destroyed::Gone) => self.state = State::Done,
                 Ok(Destroyed::Taken) => self.fail(target, Cause::Taken),

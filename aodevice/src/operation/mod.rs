@@ -9,6 +9,8 @@
 //! | running scripts, and what they need to undo their work | [`script`], [`saved`], [`files`] |
 
 mod cleanup;
+#[cfg(test)]
+mod explore;
 mod files;
 pub(crate) mod observe;
 pub(crate) mod owner;
@@ -251,6 +253,7 @@ impl<'a> Job<'a> {
         let record = &self.record;
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
+        keys.remove(saved::BEFORE);
         let keys = &keys;
         client
             .transaction(|tx| async move {

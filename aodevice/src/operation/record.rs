@@ -158,6 +158,12 @@ pub struct Occupant {
 }
 
 impl Occupant {
+    /// The operation of a record with this text.
+    pub fn new(text: impl Into<String>, alive: bool) -> Self {
+        let text = text.into();
+        Self { record: Record::parse(&text), text, alive }
+    }
+
     /// Whether it is an add that died.
     pub(crate) fn is_dead_add(&self) -> bool {
         !self.alive && self.record.as_ref().is_some_and(|record| record.operation == Operation::Attach)

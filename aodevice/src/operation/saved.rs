@@ -15,16 +15,18 @@ use crate::{Cause, DeviceId, Paths};
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
 
-/// Our own key beside the copies: what was made of the target already before the script ran.
+/// Our own key beside the copies, while the script of an add has not come to its end: what was made of
+/// the target already before it began.
 pub(crate) const BEFORE: &str = "xendev-before";
 
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
 
-/// Writes the copy.
+/// Writes the copy, in place of an older one.
 pub(crate) async fn write(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
     let mut keys = keys.clone();
+    cleanup::remove_only(store, &paths.saved).await?;
     keys.insert(GUEST.to_owned(), guest_of(store, paths).await?.unwrap_or_default());
     write_at(store, &paths.saved, &keys).await
 }

@@ -76,9 +76,7 @@ impl Job<'_> {
         {
             self.before = Some(found.loops.join(" "));
         }
-        if let Some(before) = &self.before {
-            keys.insert(BEFORE.to_owned(), before.clone());
-        }
+        keys.insert(BEFORE.to_owned(), self.before.clone().unwrap_or_default());
         saved::write(&self.toolstack.client, target.paths(), &keys).await
     }
 

@@ -30,6 +30,9 @@ pub(crate) struct Seen {
     pub(crate) be_state: Option<StateValue>,
     /// Whether there is a saved copy of BE's keys.
     pub(crate) saved: bool,
+    /// Whether that is of an add whose script was begun and did not come to its end, so that something
+    /// may have been made that nothing else tells of.
+    pub(crate) unfinished: bool,
     /// Whether there is a copy beside it, which was made for a single run.
     pub(crate) aside: bool,
     /// Whether BE holds what a script made.
@@ -87,7 +90,7 @@ pub(crate) enum Obstacle {
     Occupied(String),
     /// A device without a record, alive by its backend's state.
     Alive(XenbusState),
-    /// A backend that is not alive and holds what a script made.
+    /// What a script made, or may have made, and nobody has undone.
     Stale,
 }
 
@@ -140,7 +143,7 @@ pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
         (Some(record), _) => Err(Obstacle::Occupied(record.clone())),
         _ if seen.lx => Err(Obstacle::Exists),
         (None, Some(state)) => Err(Obstacle::Alive(state)),
-        (None, None) if seen.made => Err(Obstacle::Stale),
+        (None, None) if seen.made || seen.unfinished => Err(Obstacle::Stale),
         (None, None) => Ok(()),
     }
 }
@@ -149,7 +152,9 @@ pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
 /// claimed it goes on only as long as nobody else has.
 pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend) -> (Closing, Vec<Change>) {
     match claim {
-        Claim::First(_) if !seen.lx && !seen.be => return (Closing::Vanished, Vec::new()),
+        Claim::First(_) if !seen.lx && !seen.be && !seen.unfinished => {
+            return (Closing::Vanished, Vec::new());
+        }
         Claim::First(expected) if seen.op != *expected => return (Closing::Changed, Vec::new()),
         Claim::First(_) => {}
         Claim::Kept => match seen.standing(token) {

@@ -26,7 +26,8 @@ pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
 pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<Seen, xs_client::Error> {
     let Paths { home, backend, toolstack, saved, undo, .. } = paths;
     let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
-    keys.extend([backend.clone(), backend.join("state")?, saved.clone(), undo.clone()]);
+    keys.extend([backend.clone(), backend.join("state")?]);
+    keys.extend([saved.clone(), saved.join(saved::BEFORE)?, undo.clone()]);
     for key in kind.info().made {
         keys.push(backend.join(key)?);
     }
@@ -40,6 +41,7 @@ pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<
         be: next().is_some(),
         be_state: next().as_deref().map(StateValue::parse),
         saved: next().is_some(),
+        unfinished: next().is_some() && kind.info().outlives_backend,
         aside: next().is_some(),
         made: values.any(|made| made.is_some()),
     })
@@ -222,6 +224,7 @@ async fn recorded(
         Some(other) => return Err(Cause::ForeignBackend(format!("at {}", shown(other.as_bytes())))),
         // An entry of somebody else; ours has a record if nothing else.
         None if seen.lx && seen.op.is_none() => return Err(Cause::ForeignBackend("not recorded".to_owned())),
+        None if !seen.be && seen.unfinished => recorded = keys_of(store, &paths.saved).await?,
         None if !seen.be && seen.home => return Err(Cause::NoSuchDevice),
         None if !seen.be => return Err(Cause::NoSuchDomain(id.fe.to_string())),
         None => {

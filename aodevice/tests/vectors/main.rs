@@ -5,6 +5,7 @@ mod add;
 mod cancel;
 mod hostile;
 mod lost;
+mod machine;
 mod owners;
 mod races;
 mod remove;
