@@ -65,4 +65,4 @@ mod runner;
 pub use process::{OUTPUT_MAX, Output};
 pub use report::{Ending, Report, SpawnError};
 pub use request::{Action, Kind, Request};
-pub use runner::{Limits, Runner, ScriptRunner};
+pub use runner::{Limits, Permit, Runner, ScriptRunner};

@@ -29,6 +29,9 @@ pub enum Ending {
     /// It waited for its turn for as long as [`Limits::queue`](crate::Limits::queue) allows, and was
     /// never started: other scripts, or one of the same device, ran all the time.
     NotStarted,
+    /// It was not started, since it was not permitted any more when its turn had come: see
+    /// [`Runner::run_if`](crate::Runner::run_if).
+    Withdrawn,
     /// The script could not be started.
     SpawnFailed(SpawnError),
     /// The process that guards the script was killed, and the script's own process with it.
@@ -45,6 +48,7 @@ impl fmt::Display for Ending {
             },
             Self::TimedOut => f.write_str("did not finish in time and was killed with its process group"),
             Self::Aborted => f.write_str("was cancelled"),
+            Self::Withdrawn => f.write_str("was not started: it was not wanted any more"),
             Self::NotStarted => {
                 f.write_str("was not started: other scripts, or one of the same device, ran for too long")
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -77,6 +77,10 @@ impl Default for Limits {
     }
 }
 
+/// What is asked at the last moment, when nothing else can run for the device any more: whether the run is
+/// still wanted.
+pub type Permit<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
 /// Something that does what a hotplug script does: [`ScriptRunner`] executes the script, another
 /// implementation may do its work by itself or simulate it.
 pub trait Runner: Send + Sync {
@@ -95,6 +99,19 @@ pub trait Runner: Send + Sync {
         request: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
+        self.run_if(request, limits, cancel, Box::pin(ready(true)))
+    }
+
+    /// The same, but asks `permit` after all waiting and right before the script starts, while no other
+    /// script of the device can run. If it yields false, the script is not started, and the run ends as
+    /// [`Ending::Withdrawn`].
+    fn run_if<'a>(
+        &'a self,
+        request: &'a Request,
+        limits: &'a Limits,
+        cancel: &'a CancellationToken,
+        permit: Permit<'a>,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>>;
 }
 
@@ -175,7 +192,13 @@ impl ScriptRunner {
         Self { lock_dir: Some(directory.into()), ..self }
     }
 
-    async fn execute(&self, request: &Request, limits: &Limits, cancel: &CancellationToken) -> Report {
+    async fn execute(
+        &self,
+        request: &Request,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        permit: Permit<'_>,
+    ) -> Report {
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
         let lock = match lock::directory(self.lock_dir.as_deref()) {
             Ok(directory) => directory.join(lock::name(request, &variables)),
@@ -191,6 +214,15 @@ impl ScriptRunner {
             Ok(Err(error)) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
             Err(_) => return Report::unstarted(Ending::NotStarted),
         };
+        let permitted = select! {
+            biased;
+            () = cancel.cancelled() => Err(Ending::Aborted),
+            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
+        };
+        if let Err(ending) = permitted {
+            turn.lock.remove();
+            return Report::unstarted(ending);
+        }
         let (mut group, mut capture) = match process::start(request, &variables, turn.lock.as_fd()) {
             Ok(started) => started,
             Err(error) => {
@@ -244,16 +276,17 @@ impl Default for ScriptRunner {
 }
 
 impl Runner for ScriptRunner {
-    fn run<'a>(
+    fn run_if<'a>(
         &'a self,
         request: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
+        permit: Permit<'a>,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
         let span = tracing::debug_span!("hotplug_script", run = %request);
         Box::pin(
             async move {
-                let report = self.execute(request, limits, cancel).await;
+                let report = self.execute(request, limits, cancel, permit).await;
                 tracing::debug!(duration = ?report.duration, "script {}", report.ending);
                 report
             }

@@ -71,6 +71,8 @@ struct Actor {
     running: Option<(Running, Action)>,
     record: Option<Record>,
     script: Option<Script>,
+    /// Whose device it has found.
+    knows: Option<Instance>,
     alive: bool,
 }
 
@@ -111,7 +113,14 @@ fn device() -> Arc<Device> {
 
 impl World {
     fn new(todo: [Vec<Operation>; 2], attached: bool) -> Self {
-        let actors = todo.map(|todo| Actor { todo, running: None, record: None, script: None, alive: true });
+        let actors = todo.map(|todo| Actor {
+            todo,
+            running: None,
+            record: None,
+            script: None,
+            knows: None,
+            alive: true,
+        });
         let mut world = Self {
             actors,
             lx: attached,
@@ -298,7 +307,10 @@ impl World {
             Action::Finish => unreachable!("a machine that has finished does not run"),
             Action::Check(_) => event(&|_| Event::Checked(Ok(()))),
             Action::Create(..) => event(&|world| Event::Created(world.create(&record))),
-            Action::Probe { .. } => event(&|world| Event::Probed(world.probe())),
+            Action::Probe { .. } => event(&|world| {
+                world.actors[index].knows = world.node.or(world.saved);
+                Event::Probed(world.probe())
+            }),
             Action::AwaitOwner { occupant, .. } => {
                 let text = self.op.as_deref().unwrap_or_default();
                 let now = self.occupant(text);
@@ -326,7 +338,7 @@ impl World {
                         Some(_) => event(&|_| Event::Waited(Err(Cause::Vanished(node)))),
                         None => {}
                     }
-                    if let Some(cause) = self.lost(token).filter(|_| running.is_cancellable()) {
+                    if let Some(cause) = self.lost(token) {
                         event(&|_| Event::Waited(Err(cause.clone())));
                     }
                     if self.timeouts > 0 {
@@ -377,34 +389,35 @@ impl World {
     ) {
         let (token, instance) = (record.token, record.token.0);
         let mut world = self.clone();
+        let begin_to_remove = || match purpose {
+            Purpose::Undo => Ok(steps::begin_undo(&self.seen(), token, true)),
+            _ => steps::begin_remove(&self.seen(), token),
+        };
         match (self.actors[index].script, purpose) {
-            (None, Purpose::Add) => match steps::begin_add(&self.seen(), token) {
+            (None, Purpose::Add) => world.actors[index].script = Some(Script::Queued(None)),
+            (None, _) => match begin_to_remove() {
+                Ok((Some(inputs), changes)) => {
+                    world.apply(record, &changes);
+                    world.actors[index].script = Some(Script::Queued(Some(inputs)));
+                }
+                Ok((None, _)) => world.deliver(index, Event::Ran(Ok(None))),
+                Err(cause) => world.deliver(index, Event::Ran(Err(cause))),
+            },
+            (Some(Script::Queued(_)), _) if !self.lock_is_free() => return,
+            (Some(Script::Queued(None)), _) => match steps::begin_add(&self.seen(), token) {
                 Ok(changes) => {
                     world.apply(record, &changes);
                     (world.saved, world.unfinished) = (Some(instance), true);
-                    world.actors[index].script = Some(Script::Queued(None));
+                    world.actors[index].script = Some(Script::Runs(None));
                 }
-                Err(cause) => world.deliver(index, Event::NotRun(cause)),
+                Err(cause) => {
+                    world.actors[index].script = None;
+                    world.deliver(index, Event::NotRun(cause));
+                }
             },
-            (None, _) => {
-                let begun = match purpose {
-                    Purpose::Undo => Ok(steps::begin_undo(&self.seen(), token, true)),
-                    _ => steps::begin_remove(&self.seen(), token),
-                };
-                match begun {
-                    Ok((Some(inputs), changes)) => {
-                        world.apply(record, &changes);
-                        world.actors[index].script = Some(Script::Queued(Some(inputs)));
-                    }
-                    Ok((None, _)) => world.deliver(index, Event::Ran(Ok(None))),
-                    Err(cause) => world.deliver(index, Event::Ran(Err(cause))),
-                }
-            }
-            (Some(Script::Queued(inputs)), _) => {
-                if !self.lock_is_free() {
-                    return;
-                }
-                world.actors[index].script = Some(Script::Runs(inputs));
+            (Some(Script::Queued(Some(inputs))), _) => {
+                let still = matches!(begin_to_remove(), Ok((Some(now), _)) if now == inputs);
+                world.actors[index].script = still.then_some(Script::Runs(Some(inputs)));
             }
             (Some(Script::Runs(None)), _) => {
                 if let Some(cause) = self.lost(token).filter(|_| running.is_cancellable()) {
@@ -425,7 +438,8 @@ impl World {
                 world.deliver(index, Event::Ran(Ok(None)));
             }
             (Some(Script::Runs(Some(inputs))), _) => {
-                world.undo(inputs, instance, purpose);
+                let known = if purpose == Purpose::Undo { Some(instance) } else { self.actors[index].knows };
+                world.undo(inputs, known);
                 world.actors[index].script = None;
                 world.deliver(index, Event::Ran(Ok(None)));
             }
@@ -434,11 +448,11 @@ impl World {
     }
 
     /// The script that removes gives back what its inputs name, or what was made and not reported.
-    fn undo(&mut self, inputs: Inputs, own: Instance, purpose: Purpose) {
-        let named = match (inputs, purpose) {
-            (Inputs::Aside, _) | (_, Purpose::Undo) => Some(own),
-            (Inputs::Backend, _) => self.node.or(self.saved),
-            (Inputs::Saved | Inputs::Leftover, _) => self.saved,
+    fn undo(&mut self, inputs: Inputs, known: Option<Instance>) {
+        let named = match inputs {
+            Inputs::Backend => self.node.or(self.saved),
+            Inputs::Saved => self.saved,
+            Inputs::Vanished | Inputs::Taken | Inputs::Leftover => known,
         };
         if let Some(named) = named {
             self.effects.remove(&named);
@@ -656,6 +670,10 @@ fn xl_beside_an_add_and_a_removal() {
         ([&[ADD], &[REMOVE]], false),
         ([&[REMOVE], &[]], true),
         ([&[REMOVE], &[REMOVE]], true),
+        // In the gap that `xl` leaves another device is added.
+        ([&[REMOVE], &[ADD]], true),
+        ([&[ADD], &[ADD]], false),
+        ([&[ADD], &[REMOVE, ADD]], false),
     ] {
         explore_with_xl(todo, attached);
     }

@@ -1,8 +1,11 @@
 //! Running the scripts of a device: where their inputs are, and what they made.
 
-use hotplug::{Action, Ending, Request};
+use std::sync::{Mutex, PoisonError};
+
+use hotplug::{Action, Ending, Permit, Request};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use xs_client::Path;
 
 use super::saved::BEFORE;
 use super::steps::{self, Inputs};
@@ -11,7 +14,7 @@ use super::wait::Cancel;
 use super::{Job, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
 use crate::machine::{Event, Purpose};
-use crate::{Cause, Warning};
+use crate::{Cause, Toolstack, Warning};
 
 /// Whether a script that failed never ran.
 fn was_not_started(cause: &Cause) -> bool {
@@ -19,65 +22,76 @@ fn was_not_started(cause: &Cause) -> bool {
     matches!(report.ending, Ending::SpawnFailed(_) | Ending::NotStarted)
 }
 
+/// What the script that removes is given.
+#[derive(Debug, PartialEq, Eq)]
+struct Undo {
+    inputs: Inputs,
+    keys: Recorded,
+    /// Where a copy of the keys is made for it.
+    copy: Option<Path>,
+}
+
+/// How often a run of a script that removes is begun anew, because the device changed hands meanwhile.
+const ATTEMPTS: usize = 3;
+
 impl Job<'_> {
-    /// Runs one of the scripts of an add.
+    /// Runs one of the scripts of an add. Whether the device is still ours, and its backend ready, is looked
+    /// at when nothing else can run for the device any more.
     pub(super) async fn run_add(
         &mut self,
         target: &Target,
         index: usize,
         cancel: &CancellationToken,
     ) -> Event {
-        match self.begin_add(target, index, cancel).await {
-            Ok(()) => match self.add(target, index, cancel).await {
-                Err(cause @ Cause::Script { .. }) if was_not_started(&cause) => Event::NotRun(cause),
-                ran => Event::Ran(ran),
-            },
-            Err(cause) => Event::NotRun(cause),
-        }
-    }
-
-    async fn begin_add(
-        &mut self,
-        target: &Target,
-        index: usize,
-        cancel: &CancellationToken,
-    ) -> Result<(), Cause> {
-        if index == 0 {
-            self.save_before(target).await?;
-        }
-        store::step(&self.toolstack.client, target, &self.record, Some(cancel), |seen| {
-            Ok(((), steps::begin_add(seen, self.record.token)?))
-        })
-        .await
-    }
-
-    async fn add(
-        &mut self,
-        target: &Target,
-        index: usize,
-        cancel: &CancellationToken,
-    ) -> Result<Option<Warning>, Cause> {
-        let Some(kind) = target.run_kinds().get(index).copied() else { return Ok(None) };
-        let client = &self.toolstack.client;
+        let Some(kind) = target.run_kinds().get(index).copied() else { return Event::Ran(Ok(None)) };
         let request = self.request(target, kind, Action::Add, target.recorded());
-        self.run(&request, cancel).await?;
-        let reported = keys_of(client, &target.paths().backend).await?;
-        let missing = (target.id().kind.info().unreported)(&reported);
-        self.made = reported;
-        Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
+        let begun = Mutex::new(None);
+        let permit = async {
+            let begin = self.begin_add(target, index).await;
+            let permitted = begin.is_ok();
+            *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(begin);
+            permitted
+        };
+        let ran = self.run(&request, cancel, Box::pin(permit)).await;
+        match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(Ok(before)) => self.before = self.before.take().or(before),
+            Some(Err(cause)) => return Event::NotRun(cause),
+            None => return Event::NotRun(ran.err().unwrap_or(Cause::Aborted)),
+        }
+        match ran {
+            Err(cause @ Cause::Script { .. }) if was_not_started(&cause) => Event::NotRun(cause),
+            Err(cause) => Event::Ran(Err(cause)),
+            Ok(()) => Event::Ran(self.reported(target, request).await),
+        }
     }
 
-    /// Saves the keys that the script is given, and what was made of its target already: who has to
-    /// clean up after a script that was killed must not take that for its work.
-    async fn save_before(&mut self, target: &Target) -> Result<(), Cause> {
-        let mut keys = target.recorded().clone();
+    /// Begins the first or another run. Before the first the keys that the script is given are saved, with
+    /// what was made of its target already: who has to clean up after a script that was killed must not
+    /// take that for its work.
+    async fn begin_add(&self, target: &Target, index: usize) -> Result<Option<String>, Cause> {
+        let client = &self.toolstack.client;
+        let begin = |seen: &steps::Seen| Ok(((), steps::begin_add(seen, self.record.token)?));
+        store::step(client, target, &self.record, None, begin).await?;
+        if index > 0 {
+            return Ok(None);
+        }
+        let mut before = String::new();
         if let Some(path) = (target.id().kind.info().target)(target.recorded())
             && let Some(found) = files::look_at(path, self.toolstack.limits.file).await
         {
-            self.before = Some(found.loops.join(" "));
+            before = found.loops.join(" ");
         }
-        keys.insert(BEFORE.to_owned(), self.before.clone().unwrap_or_default());
-        saved::write(&self.toolstack.client, target.paths(), &keys).await
+        let mut keys = target.recorded().clone();
+        keys.insert(BEFORE.to_owned(), before.clone());
+        saved::write(client, target.paths(), &keys).await?;
+        Ok(Some(before))
+    }
+
+    /// Takes note of what a script that succeeded has reported.
+    async fn reported(&mut self, target: &Target, request: Request) -> Result<Option<Warning>, Cause> {
+        self.made = keys_of(&self.toolstack.client, &target.paths().backend).await?;
+        let missing = (target.id().kind.info().unreported)(&self.made);
+        Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
     }
 
     /// Runs one of the scripts of a removal, in BE or in a copy of it.
@@ -90,7 +104,38 @@ impl Job<'_> {
     ) -> Result<Option<Warning>, Cause> {
         let Some(kind) = target.run_kinds().get(index).copied() else { return Ok(None) };
         let never = CancellationToken::new();
-        let (client, info) = (&self.toolstack.client, target.id().kind.info());
+        for _ in 0..ATTEMPTS {
+            let undo = match self.inputs(target, purpose).await? {
+                Ok(undo) => undo,
+                Err(warning) => return Ok(warning),
+            };
+            let mut request = self.request(target, kind, Action::Remove, &undo.keys);
+            if let Some(directory) = &undo.copy {
+                saved::write_at(&self.toolstack.client, directory, &undo.keys).await?;
+                request = request.copy(directory.to_string());
+            }
+            // The same again, when nothing else can run for the device any more.
+            let permit = async { matches!(self.inputs(target, purpose).await, Ok(Ok(now)) if now == undo) };
+            let ran = self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await;
+            if undo.inputs.is_aside() {
+                saved::remove(&self.toolstack.client, target.paths()).await?;
+            }
+            match ran {
+                Err(Cause::Script { report, .. }) if report.ending == Ending::Withdrawn => {}
+                ran => return ran.map(|()| None),
+            }
+        }
+        Err(Cause::Taken)
+    }
+
+    /// What the script that removes is to be given; or nothing, perhaps with a warning, if there is nothing
+    /// for it to do.
+    async fn inputs(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+    ) -> Result<Result<Undo, Option<Warning>>, Cause> {
+        let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
         let begun = store::step(client, target, &self.record, None, |seen| {
             let token = self.record.token;
             match purpose {
@@ -98,47 +143,36 @@ impl Job<'_> {
                 _ => steps::begin_remove(seen, token),
             }
         });
-        let Some(inputs) = begun.await? else { return Ok(None) };
+        let Some(inputs) = begun.await? else { return Ok(Err(None)) };
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
-        if inputs != Inputs::Aside {
-            keys.extend(keys_of(client, &target.paths().backend).await?);
+        if inputs.reads_backend() {
+            keys.extend(keys_of(client, &paths.backend).await?);
         }
         let around = self.surroundings(target, &keys).await;
         let told = (info.undo)(&keys, &around);
         let rewritten = !told.is_empty();
         keys.extend(told);
-        if inputs != Inputs::Backend
-            && !info.made.is_empty()
-            && !info.made.iter().any(|key| keys.contains_key(*key))
-        {
+        let known = info.made.is_empty() || info.made.iter().any(|key| keys.contains_key(*key));
+        if inputs != Inputs::Backend && !known {
             // Nothing says what it made, if it made anything.
             let skipped = self.made.is_empty() && inputs != Inputs::Leftover;
-            return Ok(skipped.then_some(Warning::ScriptSkipped));
+            return Ok(Err(skipped.then_some(Warning::ScriptSkipped)));
         }
         let undone = match inputs {
             Inputs::Backend => false,
-            Inputs::Saved | Inputs::Aside => around.node_serves == Some(false),
+            Inputs::Saved | Inputs::Vanished | Inputs::Taken => around.node_serves == Some(false),
             Inputs::Leftover => around.node_serves != Some(true),
         };
         if undone {
-            return Ok(None);
+            return Ok(Err(None));
         }
         let copy = match inputs {
             Inputs::Backend if !rewritten => None,
-            Inputs::Backend | Inputs::Saved | Inputs::Leftover => Some(&target.paths().saved),
-            Inputs::Aside => Some(&target.paths().undo),
+            inputs if inputs.is_aside() => Some(paths.undo.clone()),
+            _ => Some(paths.saved.clone()),
         };
-        let mut request = self.request(target, kind, Action::Remove, &keys);
-        if let Some(directory) = copy {
-            saved::write_at(client, directory, &keys).await?;
-            request = request.copy(directory.to_string());
-        }
-        let ran = self.run(&request, cancel.unwrap_or(&never)).await;
-        if inputs == Inputs::Aside {
-            saved::remove(client, target.paths()).await?;
-        }
-        ran.map(|()| None)
+        Ok(Ok(Undo { inputs, keys, copy }))
     }
 
     fn request(&self, target: &Target, kind: hotplug::Kind, action: Action, keys: &Recorded) -> Request {
@@ -148,8 +182,14 @@ impl Job<'_> {
         keys.iter().fold(request, |request, (key, value)| request.recorded(key, value))
     }
 
-    async fn run(&self, request: &Request, cancel: &CancellationToken) -> Result<(), Cause> {
-        let report = self.toolstack.runner.run(request, &self.toolstack.limits.scripts, cancel).await;
+    async fn run(
+        &self,
+        request: &Request,
+        cancel: &CancellationToken,
+        permit: Permit<'_>,
+    ) -> Result<(), Cause> {
+        let Toolstack { runner, limits, .. } = self.toolstack;
+        let report = runner.run_if(request, &limits.scripts, cancel, permit).await;
         debug!(%request, %report, "script");
         match report.ending {
             Ending::Aborted => Err(Cause::Aborted),

@@ -67,18 +67,33 @@ pub(crate) enum Change {
     RemoveTree,
 }
 
-/// Where a script that undoes something finds its inputs.
+/// Where a script that undoes something finds its inputs. Where the device is not ours any more, that is a
+/// copy aside, since the saved one may be another device's by the time when the script runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inputs {
     /// In BE.
     Backend,
     /// In the saved copy of BE.
     Saved,
-    /// In a copy beside it, since the saved one is another device's.
-    Aside,
-    /// In the saved copy, but only if what it tells of is still there: whoever removed the nodes should
-    /// have undone it.
+    /// In a copy aside of what this operation knows, and of what its script has written into BE since.
+    Vanished,
+    /// In a copy aside of what this operation knows: BE is another device's.
+    Taken,
+    /// In a copy aside, but only if what it tells of is still there: whoever removed the nodes should have
+    /// undone it.
     Leftover,
+}
+
+impl Inputs {
+    /// Whether BE, if it is there, tells of this device.
+    pub(crate) fn reads_backend(self) -> bool {
+        matches!(self, Self::Backend | Self::Saved | Self::Vanished)
+    }
+
+    /// Whether the script is run in a copy aside.
+    pub(crate) fn is_aside(self) -> bool {
+        matches!(self, Self::Vanished | Self::Taken | Self::Leftover)
+    }
 }
 
 /// What stands in the way of a new device.
@@ -214,8 +229,8 @@ pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> (
     match seen.standing(token) {
         Standing::Ours if seen.be => (Some(Inputs::Backend), vec![Change::Record(Stage::Undoing)]),
         Standing::Ours => (Some(Inputs::Saved), vec![Change::Record(Stage::Undoing)]),
-        Standing::Vanished => (outlives_backend.then_some(Inputs::Saved), Vec::new()),
-        Standing::Taken => (outlives_backend.then_some(Inputs::Aside), Vec::new()),
+        Standing::Vanished => (outlives_backend.then_some(Inputs::Vanished), Vec::new()),
+        Standing::Taken => (outlives_backend.then_some(Inputs::Taken), Vec::new()),
     }
 }
 

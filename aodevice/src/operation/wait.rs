@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// For how long a store that does not answer is waited for after a cancellation.
 const HUNG: Duration = Duration::from_secs(1);
 
-/// What may end a step early: nothing, if it must not be cancelled.
+/// By which a step is cancelled: by nothing but the loss of the device in a roll-back.
 pub(crate) type Cancel<'a> = Option<&'a CancellationToken>;
 
 async fn cancelled(cancel: Cancel<'_>) {
@@ -61,9 +61,6 @@ fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
 
 /// Resolves when the operation is to end early, with the reason.
 async fn lost(client: &Client, target: &Target, token: Token, cancel: Cancel<'_>) -> Cause {
-    if cancel.is_none() {
-        return std::future::pending().await;
-    }
     let watched = async {
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
@@ -77,7 +74,7 @@ async fn lost(client: &Client, target: &Target, token: Token, cancel: Cancel<'_>
                 return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
             }
             let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
-            if let Some(who) = asked {
+            if let Some(who) = asked.filter(|_| cancel.is_some()) {
                 return Ok(Cause::Asked(who.escape_default().to_string()));
             }
             watch.changed().await?;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use hotplug::{Action, Ending, Kind, Limits, Output, Report, Request, Runner};
+use hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Error, Path};
@@ -42,13 +42,17 @@ impl Scripts {
 }
 
 impl Runner for Scripts {
-    fn run<'a>(
+    fn run_if<'a>(
         &'a self,
         request: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
+        permit: Permit<'a>,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
         Box::pin(async move {
+            if !permit.await {
+                return Report::new(Ending::Withdrawn, Output::default(), Duration::ZERO);
+            }
             let begun = tokio::time::Instant::now();
             let ending = tokio::select! {
                 biased;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aodevice::sim;
-use hotplug::{Ending, Limits, Output, Report, Request, Runner};
+use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Path};
@@ -97,13 +97,17 @@ impl Scripts {
 }
 
 impl Runner for Scripts {
-    fn run<'a>(
+    fn run_if<'a>(
         &'a self,
         run: &'a Request,
         limits: &'a Limits,
         cancel: &'a CancellationToken,
+        permit: Permit<'a>,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
         Box::pin(async move {
+            if !permit.await {
+                return Report::new(Ending::Withdrawn, Output::default(), Duration::ZERO);
+            }
             let at = tenths(self.begun.elapsed());
             let line = {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
