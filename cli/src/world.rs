@@ -72,9 +72,9 @@ impl World {
             .await?
             .map_err(|error| Problem::store(tried, &error))?;
         let mut runner = ScriptRunner::new();
-        if let StoreChoice::Socket(path) = choice {
+        if !matches!(choice, StoreChoice::Default) || std::env::var_os("XENSTORED_PATH").is_some() {
             // The scripts' own xenstore programs are to talk to the same store.
-            runner = runner.env("XENSTORED_PATH", path);
+            runner = runner.env("XENSTORED_PATH", &socket);
         }
         Ok(Self { client, runner: Arc::new(runner), _drivers: Vec::new() })
     }

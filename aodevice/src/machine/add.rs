@@ -82,8 +82,8 @@ enum Known {
 enum Nodes {
     /// They are to be removed.
     Ours,
-    /// The backend could not be told to close, so they stay.
-    NotClosed,
+    /// They stay, with the record: the backend could not be told to close, or a script not be run.
+    Kept,
     /// Somebody else has them.
     Taken,
 }
@@ -195,6 +195,7 @@ impl Add {
     fn rolls_back(&mut self, target: Target, known: Known, event: Event) {
         match (known, event) {
             (Known::Closing, Event::Told(told)) => match told {
+                Ok(Closing::Again) => self.on_target(target, Known::Closing),
                 Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
                 Ok(Closing::Closed | Closing::Missing) => self.undo_script(target, self.begun),
                 Ok(Closing::Destroyed) => self.state = State::Done,
@@ -209,7 +210,7 @@ impl Add {
                     self.undo_script(target, self.begun);
                 }
                 Err(cause) => {
-                    self.nodes = Nodes::NotClosed;
+                    self.nodes = Nodes::Kept;
                     self.left_behind("closing the device", Err(cause));
                     self.undo_script(target, self.begun);
                 }
@@ -228,6 +229,14 @@ impl Add {
                     }
                     Err(cause) => self.left_behind("running the hotplug script", Err(cause)),
                 }
+                self.undo_script(target, index);
+            }
+            (Known::UndoingScript(index), Event::NotRun(cause)) => {
+                // A later removal can still run it.
+                if self.nodes == Nodes::Ours {
+                    self.nodes = Nodes::Kept;
+                }
+                self.left_behind("running the hotplug script", Err(cause));
                 self.undo_script(target, index);
             }
             (Known::Destroying, Event::Destroyed(destroyed)) => {
@@ -252,7 +261,7 @@ impl Add {
             Some(last) => self.on_target(target, Known::UndoingScript(last)),
             None => match self.nodes {
                 Nodes::Ours => self.on_target(target, Known::Destroying),
-                Nodes::NotClosed => self.on_target(target, Known::Leaving),
+                Nodes::Kept => self.on_target(target, Known::Leaving),
                 Nodes::Taken => self.state = State::Done,
             },
         }

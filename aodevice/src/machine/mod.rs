@@ -266,6 +266,9 @@ pub enum Closing {
     Missing,
     /// Nothing had taken it up, and its tree is gone.
     Destroyed,
+    /// Nothing has taken it up, and its guest has no directory for it any more: it can be told to close
+    /// again, which removes it.
+    Again,
     /// Its record changed since it was probed.
     Changed,
     /// Nothing of it is left: somebody removed it.
@@ -302,7 +305,7 @@ pub enum Event {
     Waited(Result<Reached, Cause>),
     /// Of [`Step::Run`]. A script that did not report all it should is a warning.
     Ran(Result<Option<Warning>, Cause>),
-    /// Of [`Step::Run`] for [`Purpose::Add`]: the script was not started, so there is nothing of it to undo.
+    /// Of [`Step::Run`]: the script was not started.
     NotRun(Cause),
     /// Of [`Step::Close`].
     Told(Result<Closing, Cause>),

@@ -136,6 +136,7 @@ impl Remove {
             Ok(Closing::Vanished | Closing::Destroyed) => return self.state = State::Done,
             Ok(Closing::Taken) => return self.fail(target, Cause::Taken),
             Err(cause) => return self.fail(target, cause),
+            Ok(Closing::Again) => self.on_target(target, Known::Closing),
             Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
             Ok(Closing::Closed | Closing::Missing) => self.script(target, 0),
         }
@@ -147,6 +148,9 @@ impl Remove {
     }
 
     fn script(&mut self, target: Target, index: usize) {
+        if target.runs() == 0 && target.has_made() {
+            self.warnings.push(Warning::ScriptSkipped);
+        }
         let next = if index < target.runs() { Known::RunningScript(index) } else { Known::Destroying };
         self.on_target(target, next);
     }
@@ -222,6 +226,14 @@ impl Machine for Remove {
                     self.warnings.extend(warning);
                     self.script(target, index + 1);
                 }
+            },
+            (State::On(target, Known::RunningScript(index)), Event::NotRun(cause)) => match cause {
+                // Who does without the guest does without the script as well.
+                Cause::Script { run, report } if self.removal.force != Force::Never => {
+                    self.warnings.push(Warning::ScriptFailed { run, report });
+                    self.script(target, index + 1);
+                }
+                cause => self.fail(target, cause),
             },
             (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {
                 Ok(Destroyed::Gone) => self.state = State::Done,

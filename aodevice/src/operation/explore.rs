@@ -148,6 +148,7 @@ impl World {
             home: true,
             lx: self.lx,
             op: self.op.clone(),
+            fe: self.fe.is_some(),
             fe_state: self.fe.map(StateValue::State),
             be: self.be.is_some(),
             be_state: self.be.flatten().map(StateValue::State),
@@ -198,7 +199,7 @@ impl World {
                 && actor.record.as_ref().map(|own| own.token) == record.as_ref().map(|record| record.token)
         };
         let left = record.as_ref().is_some_and(|record| record.stage == Stage::Left);
-        Occupant { text: text.to_owned(), alive: !left && self.actors.iter().any(works), record }
+        Occupant { text: text.to_owned(), alive: !left && self.actors.iter().any(works), seen: true, record }
     }
 
     fn lock_is_free(&self) -> bool {

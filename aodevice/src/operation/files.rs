@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use devstate::deadline;
 
+/// Where the kernel tells of block devices.
+const SYS_BLOCK: &str = "/sys/block";
+
 /// Runs `work` in a thread of its own; `None` if it takes too long.
 async fn blocking<T: Send + 'static>(
     limit: Duration,
@@ -50,7 +53,7 @@ pub(crate) async fn look_at(target: &str, limit: Duration) -> Option<Found> {
     let path = PathBuf::from(target);
     blocking(limit, move || Found {
         is_file: path.is_file(),
-        loops: loops_of(Path::new("/sys/block"), &fs::canonicalize(&path).unwrap_or(path)),
+        loops: loops_of(Path::new(SYS_BLOCK), &fs::canonicalize(&path).unwrap_or(path)),
     })
     .await
 }
@@ -70,12 +73,37 @@ fn loops_of(sys_block: &Path, file: &Path) -> Vec<String> {
     loops.into_iter().map(|name| format!("/dev/{name}")).collect()
 }
 
+/// Which use of a loop device this is: the kernel counts each time that one is set up (Linux 5.15). `None` if
+/// it is no loop device of this machine, or the kernel does not count.
+pub(crate) fn sequence(node: &str) -> Option<String> {
+    sequence_in(Path::new(SYS_BLOCK), node)
+}
+
+fn sequence_in(sys_block: &Path, node: &str) -> Option<String> {
+    let name = node.strip_prefix("/dev/").filter(|name| name.starts_with("loop") && !name.contains('/'))?;
+    let device = sys_block.join(name);
+    if !device.join("loop").exists() {
+        return None;
+    }
+    Some(fs::read_to_string(device.join("diskseq")).ok()?.trim().to_owned())
+}
+
 /// Whether a device that was made of a target still serves it; `None` if it is no loop device of this
-/// machine. Numbers of loop devices are used again, so a recorded one says little by itself.
-pub(crate) fn serves(node: &str, found: &Found) -> Option<bool> {
+/// machine. Numbers of loop devices are used again, so it is told by the kernel's count, if that was saved,
+/// and else by the file.
+pub(crate) fn serves(node: &str, saved: Option<&String>, found: &Found) -> Option<bool> {
+    serves_in(Path::new(SYS_BLOCK), node, saved, found)
+}
+
+fn serves_in(sys_block: &Path, node: &str, saved: Option<&String>, found: &Found) -> Option<bool> {
     let name = node.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
-    let here = Path::new("/sys/block").join(name).exists();
-    here.then(|| found.loops.iter().any(|device| device == node))
+    if !sys_block.join(name).exists() {
+        return None;
+    }
+    match saved {
+        Some(saved) => Some(sequence_in(sys_block, node).as_ref() == Some(saved)),
+        None => Some(found.loops.iter().any(|device| device == node)),
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +125,31 @@ mod tests {
         fs::create_dir_all(sys.path().join("loop3")).unwrap();
         assert_eq!(loops_of(sys.path(), Path::new("/srv/d.img")), ["/dev/loop0", "/dev/loop2"]);
         assert_eq!(loops_of(sys.path(), Path::new("/srv/f.img")), [""; 0]);
+    }
+
+    /// A number of a loop device that is used again is not taken for what it was.
+    #[test]
+    fn a_loop_device_is_known_by_the_kernels_count() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("loop0");
+        fs::create_dir_all(device.join("loop")).unwrap();
+        fs::write(device.join("diskseq"), "17\n").unwrap();
+        let (sys, node) = (sys.path(), "/dev/loop0");
+        assert_eq!(sequence_in(sys, node).as_deref(), Some("17"));
+        let renamed = Found { is_file: false, loops: Vec::new() };
+        let serves = |saved: Option<&str>, found: &Found| {
+            serves_in(sys, node, saved.map(str::to_owned).as_ref(), found)
+        };
+        assert_eq!(serves(Some("17"), &renamed), Some(true), "whatever became of the file");
+        assert_eq!(serves(Some("16"), &renamed), Some(false));
+        // Without the count, by the file.
+        assert_eq!(serves(None, &renamed), Some(false));
+        assert_eq!(serves(None, &Found { loops: vec![node.to_owned()], ..renamed.clone() }), Some(true));
+        // Given back since.
+        fs::remove_dir(device.join("loop")).unwrap();
+        assert_eq!(serves(Some("17"), &renamed), Some(false));
+        assert_eq!(serves_in(sys, "/dev/loop1", None, &renamed), None);
+        assert_eq!(serves_in(sys, "/dev/sim0", None, &renamed), None);
     }
 
     /// A6: a target that does not answer, such as a pipe that nobody writes would be if it were opened.

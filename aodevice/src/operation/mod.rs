@@ -32,7 +32,7 @@ use tracing::debug;
 use xs_client::{DomId, Error};
 
 use self::owner::{Owner, UnderWay};
-use self::record::{Occupant, Record};
+use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
 use self::store::Written;
 use self::wait::Cancel;
@@ -62,6 +62,8 @@ pub(crate) struct Job<'a> {
     before: Option<String>,
     /// Since when other owners have been waited for.
     owner_awaited: Option<Instant>,
+    /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
+    given_up: Option<Token>,
     observed: Observation,
     _under_way: UnderWay,
 }
@@ -77,6 +79,7 @@ impl<'a> Job<'a> {
             made: Recorded::new(),
             before: None,
             owner_awaited: None,
+            given_up: None,
             observed: Observation::default(),
             _under_way: UnderWay::new(record.token),
             record,
@@ -157,7 +160,7 @@ impl<'a> Job<'a> {
                 Event::Waited(self.wait(target, node, until, limit, cancel).await)
             }
             Step::Run { purpose: Purpose::Add, index } => self.run_unless_lost(target, index, cancel).await,
-            Step::Run { purpose, index } => Event::Ran(self.run_remove(target, purpose, index, cancel).await),
+            Step::Run { purpose, index } => self.run_remove(target, purpose, index, cancel).await,
             Step::Close(claim, frontend) => {
                 let closing = store::close(client, target, record, (&claim, frontend), cancel);
                 Event::Told(wait::unless_hung(closing, cancel).await)
@@ -240,12 +243,15 @@ impl<'a> Job<'a> {
         let alive = match life {
             None | Some(owner::Life::Dead) => false,
             Some(owner::Life::Alive) => true,
+            Some(_) if record.as_ref().map(|record| record.token) == self.given_up => false,
+            Some(owner::Life::Unseen) => true,
             Some(owner::Life::WithDomain(domid)) => {
                 let home = xs_client::Path::new(format!("/local/domain/{domid}"))?;
                 self.toolstack.client.read_opt(&home).await?.is_some()
             }
         };
-        Ok(Occupant { text, record, alive })
+        let seen = life == Some(owner::Life::Alive);
+        Ok(Occupant { text, record, alive, seen })
     }
 
     async fn settle(&self, target: &Target) -> Result<(), Cause> {

@@ -1,10 +1,10 @@
 //! Who works on a device, named in a way that says whether he is alive.
 //!
 //! A process of this host is named by its pid, the time when it started and the id of this boot: no
-//! other process has all three. The pid counts in a namespace, which is named too: from another one
-//! nobody can see whether the process is alive, so it is taken to be. A process of another domain is
-//! alive as long as its domain is. Within one process many operations may go on, or one may have been
-//! given up, so those that are under way are entered in a list.
+//! other process has all three. Pid and time count in namespaces, which are named too: from others nobody
+//! can see whether the process is alive, so it is taken to be. So it is wherever something cannot be read.
+//! A process of another domain is alive as long as its domain is. Within one process many operations may
+//! go on, or one may have been given up, so those that are under way are entered in a list.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -22,50 +22,51 @@ pub struct Owner {
     pub domid: DomId,
     /// Its process id.
     pub pid: u32,
-    /// When it started, in clock ticks since the boot.
+    /// When it started, in clock ticks since the boot; 0 if that cannot be read.
     pub start: u64,
-    /// Its boot, by the id that the kernel gives it.
+    /// Its boot, by the id that the kernel gives it; empty if that cannot be read.
     pub boot: String,
-    /// The namespace that its pid counts in.
-    pub ns: u64,
+    /// The namespaces that its pid and its start count in.
+    pub ns: String,
 }
 
 impl Owner {
     /// This process, in this domain.
     pub(crate) fn of_this_process(domid: DomId) -> Self {
-        static SELF: LazyLock<(u64, String, u64)> =
-            LazyLock::new(|| (start_time(process::id()).unwrap_or(0), boot_id(), pid_namespace()));
+        static SELF: LazyLock<(u64, String, String)> =
+            LazyLock::new(|| (start_time(process::id()).unwrap_or(0), boot_id(), namespaces()));
         let (start, boot, ns) = &*SELF;
-        Self { domid, pid: process::id(), start: *start, boot: boot.clone(), ns: *ns }
+        Self { domid, pid: process::id(), start: *start, boot: boot.clone(), ns: ns.clone() }
     }
 
     /// Reads the fields of a record; `None` if one is missing.
     pub(crate) fn parse<'a>(words: impl Iterator<Item = &'a str> + Clone) -> Option<Self> {
         let field = |name: &str| {
-            words
-                .clone()
-                .find_map(|word| word.split_once('=').filter(|(key, _)| *key == name))
-                .map(|(_, value)| value)
+            let mut fields = words.clone().filter_map(|word| word.split_once('='));
+            fields.find(|(key, _)| *key == name).map(|(_, value)| value)
         };
         Some(Self {
             domid: field("domid")?.parse().ok()?,
             pid: field("pid")?.parse().ok()?,
             start: field("start")?.parse().ok()?,
             boot: field("boot")?.to_owned(),
-            ns: field("ns")?.parse().ok()?,
+            ns: field("ns")?.to_owned(),
         })
     }
 
-    /// Whether the process is alive, as far as that can be seen from `me`; `None` if it runs in another
-    /// domain, of which the store must tell.
-    fn is_alive(&self, me: &Self) -> Option<bool> {
+    /// Whether it is alive, as far as that can be seen from `me`.
+    fn life(&self, me: &Self) -> Life {
         if self.domid != me.domid {
-            return None;
+            return Life::WithDomain(self.domid);
         }
-        if self.boot != me.boot {
-            return Some(false);
+        let (known, mine) = (!self.boot.is_empty(), !me.boot.is_empty());
+        if known && mine && self.boot != me.boot {
+            return Life::Dead;
         }
-        Some(self.ns != me.ns || start_time(self.pid) == Some(self.start))
+        if !known || !mine || self.start == 0 || me.start == 0 || self.ns != me.ns {
+            return Life::Unseen;
+        }
+        if start_time(self.pid) == Some(self.start) { Life::Alive } else { Life::Dead }
     }
 }
 
@@ -81,6 +82,8 @@ impl fmt::Display for Owner {
 pub(crate) enum Life {
     Alive,
     Dead,
+    /// It cannot be seen from here.
+    Unseen,
     /// As long as this domain is.
     WithDomain(DomId),
 }
@@ -89,12 +92,10 @@ pub(crate) fn life(record: &Record, me: &Owner) -> Life {
     let Some(owner) = record.owner.as_ref().filter(|_| record.stage != Stage::Left) else {
         return Life::Dead;
     };
-    match owner.is_alive(me) {
-        None => Life::WithDomain(owner.domid),
-        Some(true) if owner == me && !under_way().contains(&record.token.0) => Life::Dead,
-        Some(true) => Life::Alive,
-        Some(false) => Life::Dead,
+    if owner == me {
+        return if under_way().contains(&record.token.0) { Life::Alive } else { Life::Dead };
     }
+    owner.life(me)
 }
 
 fn under_way() -> MutexGuard<'static, HashSet<u64>> {
@@ -133,13 +134,15 @@ fn start_time(pid: u32) -> Option<u64> {
 fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     // A record's fields are separated by blanks.
-    id.split_whitespace().next().unwrap_or("unknown").to_owned()
+    id.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-fn pid_namespace() -> u64 {
-    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or(0)
+fn namespaces() -> String {
+    let number = |name: &str| {
+        let link = fs::read_link(format!("/proc/self/ns/{name}")).unwrap_or_default();
+        link.to_string_lossy().chars().filter(char::is_ascii_digit).collect::<String>()
+    };
+    format!("{}.{}", number("pid"), number("time"))
 }
 
 #[cfg(test)]
@@ -164,7 +167,10 @@ mod tests {
         );
         assert_eq!(life_of(&Owner { boot: "x".into(), ..other.clone() }), Life::Dead, "before the boot");
         assert_eq!(life_of(&Owner { pid: u32::MAX, ..other.clone() }), Life::Dead);
-        assert_eq!(life_of(&Owner { ns: me.ns + 1, pid: u32::MAX, ..other.clone() }), Life::Alive, "unseen");
+        assert_eq!(life_of(&Owner { ns: "1.1".into(), pid: u32::MAX, ..other.clone() }), Life::Unseen);
+        // Where /proc hides it, nothing is known.
+        assert_eq!(life_of(&Owner { boot: String::new(), ..other.clone() }), Life::Unseen);
+        assert_eq!(life_of(&Owner { start: 0, ..other.clone() }), Life::Unseen);
         assert_eq!(life_of(&Owner { domid: DomId(7), ..other }), Life::WithDomain(DomId(7)));
     }
 

@@ -153,15 +153,17 @@ pub struct Occupant {
     pub(crate) text: String,
     /// What it says; `None` if it cannot be understood.
     pub record: Option<Record>,
-    /// Whether its owner still works on it.
+    /// Whether its owner still works on it, as far as that can be told.
     pub alive: bool,
+    /// Whether its owner is a process that can be seen from here.
+    pub seen: bool,
 }
 
 impl Occupant {
     /// The operation of a record with this text.
     pub fn new(text: impl Into<String>, alive: bool) -> Self {
         let text = text.into();
-        Self { record: Record::parse(&text), text, alive }
+        Self { record: Record::parse(&text), text, alive, seen: alive }
     }
 
     /// Whether it is an add that died.

@@ -19,6 +19,9 @@ const GUEST: &str = "xendev-guest";
 /// the target already before it began.
 pub(crate) const BEFORE: &str = "xendev-before";
 
+/// Our own key beside the copies: which use of the block device in `node` it was, by the kernel's count.
+pub(crate) const SEQUENCE: &str = "xendev-diskseq";
+
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
@@ -59,7 +62,7 @@ pub(crate) async fn merge(
     if saved.get("params") != recorded.get("params") {
         return Ok(());
     }
-    for key in id.kind.info().made.iter().copied().chain([BEFORE]) {
+    for key in id.kind.info().made.iter().copied().chain([BEFORE, SEQUENCE]) {
         if let Some(value) = saved.get(key) {
             recorded.entry(key.to_owned()).or_insert_with(|| value.clone());
         }
@@ -71,4 +74,18 @@ pub(crate) async fn merge(
 pub(crate) async fn remove(client: &Client, paths: &Paths) -> Result<(), Cause> {
     let root = &Path::new("/tool")?;
     client.transaction(|tx| async move { Ok(cleanup::remove(&tx, &paths.undo, root).await?) }).await
+}
+
+/// Removes the saved copy of a device that is not there any more.
+pub(crate) async fn forget(client: &Client, paths: &Paths) -> Result<(), Cause> {
+    let root = &Path::new("/tool")?;
+    client
+        .transaction(|tx| async move {
+            let there = tx.read_many(&[paths.toolstack.clone(), paths.backend.clone()]).await?;
+            if there.iter().all(Option::is_none) {
+                cleanup::remove(&tx, &paths.saved, root).await?;
+            }
+            Ok(())
+        })
+        .await
 }

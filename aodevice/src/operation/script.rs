@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::Path;
 
-use super::saved::BEFORE;
+use super::saved::{BEFORE, SEQUENCE};
 use super::steps::{self, Inputs};
 use super::store::{self, keys_of};
 use super::wait::Cancel;
@@ -59,7 +59,7 @@ impl Job<'_> {
             None => return Event::NotRun(ran.err().unwrap_or(Cause::Aborted)),
         }
         match ran {
-            Err(cause @ Cause::Script { .. }) if was_not_started(&cause) => Event::NotRun(cause),
+            Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
             Err(cause) => Event::Ran(Err(cause)),
             Ok(()) => Event::Ran(self.reported(target, request).await),
         }
@@ -90,6 +90,9 @@ impl Job<'_> {
     /// Takes note of what a script that succeeded has reported.
     async fn reported(&mut self, target: &Target, request: Request) -> Result<Option<Warning>, Cause> {
         self.made = keys_of(&self.toolstack.client, &target.paths().backend).await?;
+        if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
+            self.made.insert(SEQUENCE.to_owned(), sequence);
+        }
         let missing = (target.id().kind.info().unreported)(&self.made);
         Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
     }
@@ -101,8 +104,21 @@ impl Job<'_> {
         purpose: Purpose,
         index: usize,
         cancel: Cancel<'_>,
+    ) -> Event {
+        let Some(kind) = target.run_kinds().get(index).copied() else { return Event::Ran(Ok(None)) };
+        match self.undo(target, kind, purpose, cancel).await {
+            Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
+            ran => Event::Ran(ran),
+        }
+    }
+
+    async fn undo(
+        &mut self,
+        target: &Target,
+        kind: hotplug::Kind,
+        purpose: Purpose,
+        cancel: Cancel<'_>,
     ) -> Result<Option<Warning>, Cause> {
-        let Some(kind) = target.run_kinds().get(index).copied() else { return Ok(None) };
         let never = CancellationToken::new();
         for _ in 0..ATTEMPTS {
             let undo = match self.inputs(target, purpose).await? {
@@ -146,12 +162,14 @@ impl Job<'_> {
         let Some(inputs) = begun.await? else { return Ok(Err(None)) };
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
-        if inputs.reads_backend() {
-            keys.extend(keys_of(client, &paths.backend).await?);
-        }
-        let around = self.surroundings(target, &keys).await;
+        let backend =
+            if inputs.reads_backend() { keys_of(client, &paths.backend).await? } else { Recorded::new() };
+        keys.extend(backend.clone());
+        let around = self.surroundings(target, inputs, &keys).await?;
         let told = (info.undo)(&keys, &around);
-        let rewritten = !told.is_empty();
+        // What is known and does not stand where the script would look.
+        let unseen = |key: &&&str| keys.contains_key(**key) && !backend.contains_key(**key);
+        let rewritten = !told.is_empty() || info.made.iter().any(|key| unseen(&key));
         keys.extend(told);
         let known = info.made.is_empty() || info.made.iter().any(|key| keys.contains_key(*key));
         if inputs != Inputs::Backend && !known {
@@ -198,36 +216,45 @@ impl Job<'_> {
         }
     }
 
-    async fn surroundings(&self, target: &Target, keys: &Recorded) -> Surroundings {
-        let info = target.id().kind.info();
+    async fn surroundings(
+        &self,
+        target: &Target,
+        inputs: Inputs,
+        keys: &Recorded,
+    ) -> Result<Surroundings, Cause> {
+        let (client, info) = (&self.toolstack.client, target.id().kind.info());
         let found = match (info.target)(keys) {
             Some(path) => files::look_at(path, self.toolstack.limits.file).await,
             None => None,
         };
         // What cannot be looked at is taken to be as it was.
         let Some(found) = found else {
-            return Surroundings { target_is_file: true, ..Surroundings::default() };
+            return Ok(Surroundings { target_is_file: true, ..Surroundings::default() });
         };
-        let before = self.before.as_ref().or(keys.get(BEFORE));
-        let unreported = match before {
-            Some(before) if !keys.contains_key("node") => {
-                let known = |node: &&String| before.split(' ').any(|known| known == node.as_str());
-                let mine = found.loops.iter().filter(|node| !known(node)).cloned().collect();
-                self.not_of_others(target, mine).await
+        let others = async || store::nodes_of_others(client, target, inputs.reads_backend()).await;
+        let mut around = Surroundings { target_is_file: found.is_file, ..Surroundings::default() };
+        match keys.get("node") {
+            Some(node) => {
+                around.node_serves = files::serves(node, keys.get(SEQUENCE), &found);
+                if inputs != Inputs::Backend && others().await?.contains(node) {
+                    around.node_serves = Some(false);
+                }
             }
-            _ => Vec::new(),
-        };
-        let node_serves = keys.get("node").and_then(|node| files::serves(node, &found));
-        Surroundings { target_is_file: found.is_file, unreported, node_serves }
-    }
-
-    /// Leaves out what the backends of other devices name: it was made for them.
-    async fn not_of_others(&self, target: &Target, nodes: Vec<String>) -> Vec<String> {
-        if nodes.is_empty() {
-            return nodes;
+            // Whatever else is made of the target by now may be anybody's.
+            None if inputs == Inputs::Taken || inputs == Inputs::Leftover => {}
+            None => {
+                let before = self.before.as_ref().or(keys.get(BEFORE));
+                let made = |before: &String| {
+                    let known = |node: &&String| before.split(' ').any(|known| known == node.as_str());
+                    found.loops.iter().filter(|node| !known(node)).cloned().collect::<Vec<_>>()
+                };
+                let made = before.map(made).unwrap_or_default();
+                if !made.is_empty() && !store::others_are_unfinished(client, target).await? {
+                    let others = others().await?;
+                    around.unreported = made.into_iter().filter(|node| !others.contains(node)).collect();
+                }
+            }
         }
-        // Without an answer nothing is ours for sure.
-        let Ok(taken) = store::nodes_of_kind(&self.toolstack.client, target).await else { return Vec::new() };
-        nodes.into_iter().filter(|node| !taken.contains(node)).collect()
+        Ok(around)
     }
 }

@@ -9,8 +9,8 @@
 use devstate::{Goal, StateValue, XenbusState};
 
 use super::record::{Record, Stage, Token};
-use crate::Cause;
 use crate::machine::{Claim, Closing, Destroyed, Frontend, Node};
+use crate::{Cause, Operation};
 
 /// What a transaction has seen of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) lx: bool,
     /// The text of the operation record in LX.
     pub(crate) op: Option<String>,
+    /// Whether FE is there; like its state not read in the transaction.
+    pub(crate) fe: bool,
     /// FE's state: the guest's word. It is not read in the transaction, or a guest that writes all the
     /// time would make every attempt conflict (B6).
     pub(crate) fe_state: Option<StateValue>,
@@ -96,6 +98,10 @@ impl Inputs {
     }
 }
 
+fn is_dead_add(record: &str) -> bool {
+    Record::parse(record).is_some_and(|record| record.operation == Operation::Attach)
+}
+
 /// What stands in the way of a new device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
@@ -155,6 +161,8 @@ pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
         return Err(Obstacle::NoHome);
     }
     match (&seen.op, seen.alive()) {
+        // Whoever added it died before he could say so: it is in use.
+        (Some(record), Some(XenbusState::Connected)) if is_dead_add(record) => Err(Obstacle::Exists),
         (Some(record), _) => Err(Obstacle::Occupied(record.clone())),
         _ if seen.lx => Err(Obstacle::Exists),
         (None, Some(state)) => Err(Obstacle::Alive(state)),
@@ -179,11 +187,15 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
         },
     }
     let idle = !seen.frontend_is_live();
-    // No driver has taken it up, and one that does so now makes the transaction conflict. The forced
-    // way does not depend on what a guest does to make it conflict.
+    // No driver has taken it up, and one that does so now makes the transaction conflict. FE goes before,
+    // or its guest could do that too.
     let untouched = seen.be_state() == Some(XenbusState::Initialising) && !seen.made;
-    if untouched && idle && frontend != Frontend::Delete {
-        return (Closing::Destroyed, vec![Change::RemoveTree]);
+    if untouched && idle {
+        return if seen.fe {
+            (Closing::Again, vec![Change::Record(Stage::Closing), Change::DeleteFrontend])
+        } else {
+            (Closing::Destroyed, vec![Change::RemoveTree])
+        };
     }
     let mut changes = vec![Change::Record(Stage::Closing)];
     if frontend == Frontend::Delete || (frontend == Frontend::DeleteIfIdle && idle) {
@@ -204,10 +216,16 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
 /// Whether the script that adds may run: the device is ours, and its backend is as ready as it was
 /// when that was waited for.
 pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
+    is_ready(seen, token)?;
+    Ok(vec![Change::Record(Stage::Script)])
+}
+
+/// Whether the device is ours, and its backend ready.
+fn is_ready(seen: &Seen, token: Token) -> Result<(), Cause> {
     seen.lost(seen.standing(token))?;
     let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
     match seen.be_state() {
-        Some(state) if goal.done.contains(state) => Ok(vec![Change::Record(Stage::Script)]),
+        Some(state) if goal.done.contains(state) => Ok(()),
         Some(state) => Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() }),
         None => Err(Cause::Vanished(node)),
     }
@@ -224,12 +242,13 @@ pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<(Option<Inputs>,
 
 /// Where the script that undoes what our own has made finds its inputs; `None` if that is gone.
 ///
-/// `outlives_backend`: whether what the script of an add made stays when the backend goes.
+/// `outlives_backend`: whether what the script of an add made stays when the backend goes, and so is not
+/// that of the device which has its place now.
 pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> (Option<Inputs>, Vec<Change>) {
     match seen.standing(token) {
         Standing::Ours if seen.be => (Some(Inputs::Backend), vec![Change::Record(Stage::Undoing)]),
         Standing::Ours => (Some(Inputs::Saved), vec![Change::Record(Stage::Undoing)]),
-        Standing::Vanished => (outlives_backend.then_some(Inputs::Vanished), Vec::new()),
+        Standing::Vanished => (Some(Inputs::Vanished), Vec::new()),
         Standing::Taken => (outlives_backend.then_some(Inputs::Taken), Vec::new()),
     }
 }
@@ -248,9 +267,9 @@ pub(crate) fn destroy(seen: &Seen, token: Token) -> (Destroyed, Vec<Change>) {
     }
 }
 
-/// Removes the record: nobody works on the device any more.
+/// Removes the record, if the device is as it should be: nobody works on it any more.
 pub(crate) fn settle(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
-    seen.lost(seen.standing(token))?;
+    is_ready(seen, token)?;
     Ok(vec![Change::Release])
 }
 

@@ -37,6 +37,7 @@ pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<
         home: next().is_some(),
         lx: next().is_some(),
         op: next().map(|op| String::from_utf8_lossy(&op).into_owned()),
+        fe: false,
         fe_state: None,
         be: next().is_some(),
         be_state: next().as_deref().map(StateValue::parse),
@@ -206,6 +207,10 @@ pub(crate) async fn probe(client: &Client, own: DomId, which: Which, adopt: bool
     let id = DeviceId::new(which, own);
     let paths = id.paths()?;
     let seen = look(client, which.kind, &paths).await?;
+    if seen.saved && !seen.unfinished && !seen.lx && !seen.be {
+        // Whoever removed the device knew nothing of the copy.
+        saved::forget(client, &paths).await?;
+    }
     let recorded = recorded(client, &id, &paths, &seen, adopt).await?;
     Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
 }
@@ -250,14 +255,15 @@ pub(crate) async fn close(
     cancel: Cancel<'_>,
 ) -> Result<Closing, Cause> {
     let (id, paths) = (target.id(), target.paths());
-    let fe_state = &client.read_opt(&paths.frontend.join("state")?).await?;
+    let of_guest = &client.read_many(&[paths.frontend.clone(), paths.frontend.join("state")?]).await?;
     let (closing, changes) = client
         .transaction(|tx| async move {
             if cancel.is_some_and(CancellationToken::is_cancelled) {
                 return Err(Cause::Aborted);
             }
             let mut seen = look(&tx, id.kind, paths).await?;
-            seen.fe_state = fe_state.as_deref().map(StateValue::parse);
+            seen.fe = of_guest[0].is_some();
+            seen.fe_state = of_guest[1].as_deref().map(StateValue::parse);
             let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
             if matches!(claim, Claim::First(_)) && !changes.is_empty() {
                 // It was to be removed however it was made, and that was looked at before.
@@ -324,8 +330,13 @@ pub(crate) fn writes(directory: &Path, keys: &Recorded) -> Result<Vec<Request>, 
     keys.iter().map(write).collect()
 }
 
-/// The `node`s of all devices of the target's kind in this backend's domain, but of the target itself.
-pub(crate) async fn nodes_of_kind(client: &Client, target: &Target) -> Result<Vec<String>, Cause> {
+/// The `node`s of the devices of the target's kind in this backend's domain; of the target itself only if
+/// its directory is another's by now.
+pub(crate) async fn nodes_of_others(
+    client: &Client,
+    target: &Target,
+    is_ours: bool,
+) -> Result<Vec<String>, Cause> {
     let id = target.id();
     let parent = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
     let mut paths = Vec::new();
@@ -335,6 +346,28 @@ pub(crate) async fn nodes_of_kind(client: &Client, target: &Target) -> Result<Ve
             paths.push(of_guest.join(format!("{devid}/node"))?);
         }
     }
-    paths.retain(|path| path.parent().as_ref() != Some(&target.paths().backend));
+    paths.retain(|path| !is_ours || path.parent().as_ref() != Some(&target.paths().backend));
     Ok(client.read_many(&paths).await?.into_iter().filter_map(text).collect())
+}
+
+/// Whether the script of another device runs, or died, that may have made something of the same target and
+/// not have told of it yet.
+pub(crate) async fn others_are_unfinished(client: &Client, target: &Target) -> Result<bool, Cause> {
+    let id = target.id();
+    let parent = Path::new(format!("/tool/xendev/backend/{}", id.be_kind))?;
+    for fe in client.directory_or_empty(&parent).await? {
+        let of_guest = parent.join(&fe)?;
+        for devid in client.directory_or_empty(&of_guest).await? {
+            let saved = of_guest.join(devid)?;
+            if saved == target.paths().saved {
+                continue;
+            }
+            let keys = [saved.join(saved::BEFORE)?, saved.join("params")?];
+            let seen = client.read_many(&keys).await?;
+            if seen[0].is_some() && text(seen[1].clone()).as_ref() == target.recorded().get("params") {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }

@@ -53,6 +53,11 @@ impl Target {
         }
     }
 
+    /// Whether a script is recorded to have made something for it.
+    pub(crate) fn has_made(&self) -> bool {
+        self.id().kind.info().made.iter().any(|key| self.recorded().contains_key(*key))
+    }
+
     /// How many script runs it has.
     pub fn runs(&self) -> usize {
         self.run_kinds().len()

@@ -211,7 +211,14 @@ impl Job<'_> {
             biased;
             () = cancelled(cancel) => Err(Cause::Aborted),
             released = released => released,
-            () = deadline(left) => Err(Cause::Busy { occupant: Box::new(occupant.clone()), limit }),
+            () = deadline(left) => {
+                if take_over && !occupant.seen {
+                    // He was asked, and would have answered at once.
+                    self.given_up = token;
+                    return Ok(());
+                }
+                Err(Cause::Busy { occupant: Box::new(occupant.clone()), limit })
+            }
         }
     }
 

@@ -80,7 +80,12 @@ impl Failure {
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::ForeignBackend(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
-                pid: occupant.record.as_ref().and_then(|record| record.owner.as_ref()).map(|owner| owner.pid),
+                pid: occupant
+                    .record
+                    .as_ref()
+                    .and_then(|record| record.owner.as_ref())
+                    .filter(|_| occupant.seen)
+                    .map(|owner| owner.pid),
             },
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
                 Hint::LoadBackend(kind.info().backend_module)

@@ -26,7 +26,7 @@ pub enum Warning {
         /// The key that it did not write.
         missing: &'static str,
     },
-    /// The removal script could not be run, since the nodes that it needs were gone and not saved.
+    /// The removal script could not be run, since it, or what it needs, was not recorded.
     ScriptSkipped,
     /// The backend did not let go; the device was removed without its consent.
     Forced {
@@ -55,8 +55,8 @@ impl fmt::Display for Warning {
                 write!(f, "the hotplug script `{run}` exited with status 0 but did not write {missing}")
             }
             Self::ScriptSkipped => f.write_str(
-                "the backend's nodes were gone, and what the hotplug script had made was not saved, so it \
-                 could not be run; what it was to undo (loop device, bridge port) may be left",
+                "it is not recorded which hotplug script made the device, or what that made, so no script could \
+                 be run; what it was to undo (loop device, bridge port) may be left",
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),

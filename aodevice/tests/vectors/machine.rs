@@ -88,6 +88,7 @@ fn events() -> Vec<Event> {
             Closing::Closed,
             Closing::Missing,
             Closing::Destroyed,
+            Closing::Again,
             Closing::Changed,
             Closing::Vanished,
             Closing::Taken,
@@ -113,8 +114,7 @@ fn answers(action: &Action, event: &Event) -> bool {
         Action::AwaitOwner { .. } => matches!(event, Event::Released(_)),
         Action::On(_, step) => match step {
             Step::Await { .. } => matches!(event, Event::Waited(_)),
-            Step::Run { purpose: Purpose::Add, .. } => matches!(event, Event::Ran(_) | Event::NotRun(_)),
-            Step::Run { .. } => matches!(event, Event::Ran(_)),
+            Step::Run { .. } => matches!(event, Event::Ran(_) | Event::NotRun(_)),
             Step::Close(..) => matches!(event, Event::Told(_)),
             Step::Destroy => matches!(event, Event::Destroyed(_)),
             Step::Settle => matches!(event, Event::Settled(_)),
@@ -394,7 +394,10 @@ fn every_removal_asks_in_the_right_order() {
                 assert!(outcome.is_err() || gone, "gone, it says: {}", brief(path));
                 // Who claimed the device and failed leaves a mark that nobody works on it.
                 let claimed = saw(path, |event| {
-                    matches!(event, Event::Told(Ok(Closing::Told | Closing::Closed | Closing::Missing)))
+                    matches!(
+                        event,
+                        Event::Told(Ok(Closing::Told | Closing::Closed | Closing::Missing | Closing::Again))
+                    )
                 });
                 let kept = path
                     .iter()

@@ -641,7 +641,7 @@ async fn a_copy_of_another_device_is_not_believed() {
     world.dom0.rm(&path(BE)).await.unwrap();
     world.write(&format!("{LX}/script"), "/etc/xen/scripts/block").await;
     let success = world.remove(Force::Never).await.unwrap();
-    assert!(warned(&success)[0].contains("was not saved"), "{:?}", warned(&success));
+    assert!(warned(&success)[0].contains("it is not recorded"), "{:?}", warned(&success));
     assert_eq!(world.scripts.runs(), [""; 0]);
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Line {
     Forgets,
     /// Nothing, for ever.
     Hangs,
+    /// It is not there.
+    CannotStart,
 }
 
 /// All scripts of a world. Who has no line does its work at once.
@@ -73,6 +75,9 @@ impl Scripts {
             match line {
                 Some(Line::Forgets) => Ending::Exited(0),
                 Some(Line::Hangs) => std::future::pending().await,
+                Some(Line::CannotStart) => {
+                    Ending::SpawnFailed(std::io::Error::from(std::io::ErrorKind::NotFound).into())
+                }
                 Some(Line::Fails(error)) => {
                     let node = Path::new(format!("{}/hotplug-error", run.directory())).unwrap();
                     self.client.write(&node, error).await.unwrap();
