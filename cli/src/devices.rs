@@ -93,7 +93,7 @@ pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Re
         };
         let devices = devices(&world.client, fe, kind).await?;
         if args.json {
-            all.extend(devices.iter().map(|device| output::listed(device)));
+            all.extend(devices.iter().map(output::listed));
         } else {
             say(table::rows(&devices));
         }

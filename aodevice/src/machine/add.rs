@@ -201,7 +201,7 @@ impl Add {
                 Ok(Closing::Destroyed) => self.state = State::Done,
                 // It was never written.
                 Ok(Closing::Vanished | Closing::Taken | Closing::Changed) if self.unsure => {
-                    self.state = State::Done
+                    self.state = State::Done;
                 }
                 Ok(Closing::Vanished) => self.undo_script(target, self.begun),
                 Ok(Closing::Taken | Closing::Changed) => {

@@ -204,7 +204,7 @@ impl Machine for Remove {
             },
             // Whoever was waited for has removed it.
             (State::Probing, Event::Probed(Err(Cause::NoSuchDevice))) if self.waited => {
-                self.state = State::Done
+                self.state = State::Done;
             }
             (State::Probing, Event::Probed(Err(cause)))
             | (State::WaitingForOwner(_), Event::Released(Err(cause))) => {

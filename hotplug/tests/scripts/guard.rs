@@ -75,6 +75,20 @@ async fn a_panic_leaves_no_process_of_the_group() {
     the_group_dies(End::Panic, |_| {}).await;
 }
 
+/// A script that gives back what it has made when it is told to end can still do so, though nobody waits
+/// for it any more.
+#[tokio::test]
+async fn a_script_may_clean_up_when_the_program_is_gone() {
+    let scripts = Scripts::new();
+    let body = "trap 'rm $DIR/made; exit' TERM; touch $DIR/made; echo $$ > $DIR/pid; sleep 60 & wait";
+    let script = scripts.run(body).script;
+    let mut program = Program(start(&script, &scripts.path("locks"), End::AfterScript));
+    let leader = scripts.number("pid").await;
+    program.0.kill().unwrap();
+    eventually("the group is dead", || living_members(leader).is_empty()).await;
+    assert!(!scripts.path("made").exists());
+}
+
 /// Two guards at a time: neither may hold the lifeline, the pipe or the lock of the other.
 #[tokio::test]
 async fn runs_at_once_do_not_hold_each_others_lifelines() {

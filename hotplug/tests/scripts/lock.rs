@@ -89,6 +89,33 @@ async fn waiting_for_the_device_can_be_cancelled_and_costs_no_deadline() {
     assert!(soon(other).await.unwrap().success());
 }
 
+/// Whether a run is still wanted is asked when its turn has come, and not before.
+#[tokio::test]
+async fn a_run_is_permitted_under_the_lock_of_its_device() {
+    let scripts = Scripts::new();
+    let locks = scripts.path("locks");
+    let limits = Limits::default();
+    let first = scripts.named_run("first", "echo $$ > $DIR/pid; until [ -e $DIR/go ]; do sleep 0.02; done");
+    let second = scripts.named_run("second", "echo ran >> $DIR/record");
+    let running = {
+        let locks = locks.clone();
+        tokio::spawn(async move { run(&locks, &first, limits).await })
+    };
+    scripts.number("pid").await;
+    let (runner, never) = (ScriptRunner::new().lock_dir(&locks), CancellationToken::new());
+    let go = scripts.path("go");
+    for permitted in [false, true] {
+        let permit = Box::pin(async { go.exists() && permitted });
+        let (report, ()) = tokio::join!(runner.run_if(&second, &limits, &never, permit), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fs::write(&go, "").unwrap();
+        });
+        assert_eq!(report.ending, if permitted { Ending::Exited(0) } else { Ending::Withdrawn });
+    }
+    assert_eq!(scripts.read("record"), "ran\n");
+    assert!(soon(running).await.unwrap().success());
+}
+
 /// The file is locked until the group of the killed program's script is gone, not only until the program
 /// is.
 #[tokio::test]
