@@ -10,5 +10,6 @@ mod outsiders;
 mod owners;
 mod races;
 mod remove;
+mod reports;
 mod tree;
 mod world;

@@ -35,6 +35,7 @@ pub(crate) struct Scripts {
     begun: Instant,
     lines: Mutex<HashMap<&'static str, Line>>,
     runs: Mutex<Vec<String>>,
+    last: Mutex<Option<Request>>,
 }
 
 impl fmt::Debug for Scripts {
@@ -45,7 +46,13 @@ impl fmt::Debug for Scripts {
 
 impl Scripts {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, begun: Instant::now(), lines: Mutex::default(), runs: Mutex::default() }
+        Self {
+            client,
+            begun: Instant::now(),
+            lines: Mutex::default(),
+            runs: Mutex::default(),
+            last: Mutex::default(),
+        }
     }
 
     /// Gives the run of this action (`add`, `remove`, `online`, `offline`) its line.
@@ -56,6 +63,11 @@ impl Scripts {
     /// When which run began and how it ended, in the order in which they ended.
     pub(crate) fn runs(&self) -> Vec<String> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was asked for last.
+    pub(crate) fn last_request(&self) -> Option<Request> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets the runs so far.
@@ -113,6 +125,7 @@ impl Runner for Scripts {
             if !permit.await {
                 return Report::new(Ending::Withdrawn, Output::default(), Duration::ZERO);
             }
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(run.clone());
             let at = tenths(self.begun.elapsed());
             let line = {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
