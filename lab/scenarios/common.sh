@@ -93,3 +93,4 @@ artifact() { # NAME FILE: sends a file out
 . lib/guest.sh
 . lib/store.sh
 . lib/devices.sh
+. lib/hotplug.sh

@@ -34,11 +34,6 @@ json_list() { # COMMAND WORD: the list as JSON contains the word (the lab checks
     check "$1-json" "no $2 in the JSON" grep -q "$2" "$OUT"
 }
 
-hotplug_script() { # NAME: installs a hotplug script from standard input
-    cat > "/etc/xen/scripts/$1"
-    chmod 755 "/etc/xen/scripts/$1"
-}
-
 tidy() { # so that one failure does not make all later checks fail
     store_is "$BEFORE" || { xl block-detach -f g xvda; xl network-detach g 0; } > "$OUT" 2>&1
 }
@@ -82,7 +77,7 @@ expect_no_leftovers xl-then-xendev
 
 attach_both xendev "$DOMID" xendev-then-xl
 detach_both xl g xendev-then-xl
-expect_store "$BEFORE" xendev-then-xl-store-as-before
+expect_store_but_copies "$BEFORE" xendev-then-xl-store-as-before
 expect_no_leftovers xendev-then-xl
 
 ### The trees of both tools.
@@ -155,7 +150,7 @@ expect_no_leftovers forced-detach
 ### Requests that cannot be met.
 
 expect_failure 1 no-such-domain xendev block-attach 77 "$DISK"
-expect_failure 1 bad-disk-spec xendev block-attach g "format=bogus,vdev=xvda,access=rw,target=$IMAGE"
+expect_failure 2 bad-disk-spec xendev block-attach g "format=bogus,vdev=xvda,access=rw,target=$IMAGE"
 expect_failure 1 no-such-disk xendev block-detach g xvda
 expect_failure 1 no-such-nic xendev network-detach g 0
 expect_exit 2 usage xendev block-attach g
