@@ -57,6 +57,14 @@ pub(crate) struct World {
     _drivers: Vec<Drivers>,
 }
 
+/// On a slow host many commands at once make each other's transactions conflict for longer than a library
+/// should wait by default.
+fn config() -> Config {
+    let mut config = Config::default();
+    config.retry.within = Duration::from_secs(60);
+    config
+}
+
 /// The guest that an embedded store has.
 pub(crate) const GUEST: DomId = DomId(1);
 
@@ -68,7 +76,7 @@ impl World {
             StoreChoice::Default => default_socket(),
         };
         let tried = "cannot reach the store";
-        let client = unless_cancelled(tried, Client::connect_unix(&socket, Config::default()))
+        let client = unless_cancelled(tried, Client::connect_unix(&socket, config()))
             .await?
             .map_err(|error| Problem::store(tried, &error))?;
         let mut runner = ScriptRunner::new();

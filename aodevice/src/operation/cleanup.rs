@@ -9,7 +9,6 @@ pub(crate) struct CleanupRoots {
     pub(crate) frontend: Path,
     pub(crate) backend: Path,
     pub(crate) toolstack: Path,
-    pub(crate) saved: Path,
 }
 
 impl CleanupRoots {
@@ -22,7 +21,6 @@ impl CleanupRoots {
             frontend: of_guest("/local/domain")?,
             backend: Path::new(format!("/local/domain/{be}/backend"))?,
             toolstack: of_guest("/libxl")?,
-            saved: Path::new("/tool")?,
         })
     }
 }

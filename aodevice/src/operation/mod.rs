@@ -255,22 +255,20 @@ impl<'a> Job<'a> {
     }
 
     async fn settle(&self, target: &Target) -> Result<(), Cause> {
-        let client = &self.toolstack.client;
-        let record = &self.record;
-        let mut keys = target.recorded().clone();
-        keys.extend(self.made.clone());
-        keys.remove(saved::BEFORE);
-        let keys = &keys;
-        client
-            .transaction(|tx| async move {
-                let seen = store::look(&tx, target.id().kind, target.paths()).await?;
-                let changes = steps::settle(&seen, record.token)?;
-                if target.runs() > 0 {
-                    saved::write(&tx, target.paths(), keys).await?;
-                }
-                store::apply(&tx, target, record, &seen, &changes).await
-            })
-            .await
+        let (client, record) = (&self.toolstack.client, &self.record);
+        if target.runs() > 0 {
+            let mut keys = target.recorded().clone();
+            keys.extend(self.made.clone());
+            keys.remove(saved::BEFORE);
+            saved::write(client, target.paths(), &keys).await?;
+        }
+        let settled =
+            store::step(client, target, record, None, |seen| Ok(((), steps::settle(seen, record.token)?)));
+        settled.await?;
+        if let Err(cause) = saved::sweep(client, target.id().kind).await {
+            debug!(%cause, "copies of devices that are gone cannot be removed");
+        }
+        Ok(())
     }
 
     fn know(&mut self, target: &Target) {

@@ -5,12 +5,12 @@
 //! BE, where it would go with BE. `xl` knows nothing of it, so it may outlive its device: it is
 //! believed only for the guest that it was saved for, and only where the device still is.
 
-use xs_client::{Client, Path, Request, Requests};
+use xs_client::{Client, ErrorCode, Path, Request, Requests};
 
 use super::cleanup;
 use super::store::{keys_of, text, writes};
 use crate::kind::Recorded;
-use crate::{Cause, DeviceId, Paths};
+use crate::{Cause, DeviceId, Kind, Paths};
 
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
@@ -26,9 +26,29 @@ async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cau
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
 
+/// Whether the copy is of an add whose script was begun and has not come to its end, and may have made what
+/// stays without its backend.
+pub(crate) async fn is_unfinished(store: &Requests, kind: Kind, paths: &Paths) -> Result<bool, Cause> {
+    Ok(kind.info().outlives_backend && store.read_opt(&paths.saved.join(BEFORE)?).await?.is_some())
+}
+
+/// Whether a backend's key is the driver's own, of no use to a script.
+fn is_of_driver(key: &str) -> bool {
+    const OWN: [&str; 7] =
+        ["state", "online", "hotplug-status", "hotplug-error", "sectors", "sector-size", "info"];
+    OWN.contains(&key)
+        || ["feature-", "multi-queue-", "max-ring-"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+/// Whether a key says nothing to a script: it is ours, or the driver's.
+pub(crate) fn is_own(key: &str) -> bool {
+    key.starts_with("xendev-") || is_of_driver(key)
+}
+
 /// Writes the copy, in place of an older one.
 pub(crate) async fn write(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
     let mut keys = keys.clone();
+    keys.retain(|key, _| !is_of_driver(key));
     cleanup::remove_only(store, &paths.saved).await?;
     keys.insert(GUEST.to_owned(), guest_of(store, paths).await?.unwrap_or_default());
     write_at(store, &paths.saved, &keys).await
@@ -70,22 +90,57 @@ pub(crate) async fn merge(
     Ok(())
 }
 
-/// Removes the copy that was made for a single run.
-pub(crate) async fn remove(client: &Client, paths: &Paths) -> Result<(), Cause> {
+/// How often the removal of a copy is tried again: a transaction in which others have removed the same
+/// nodes fails in the middle.
+const ATTEMPTS: usize = 16;
+
+/// Removes a copy, and the parents that it leaves empty.
+async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
     let root = &Path::new("/tool")?;
-    client.transaction(|tx| async move { Ok(cleanup::remove(&tx, &paths.undo, root).await?) }).await
+    if client.read_opt(copy).await?.is_none() {
+        return Ok(());
+    }
+    let mut attempts = 0;
+    loop {
+        let removed = client.transaction(|tx| async move { cleanup::remove(&tx, copy, root).await }).await;
+        match removed {
+            // Somebody else removes the same parents.
+            Err(xs_client::Error::Store { code: ErrorCode::EIO, .. }) if attempts < ATTEMPTS => attempts += 1,
+            removed => return Ok(removed?),
+        }
+    }
 }
 
-/// Removes the saved copy of a device that is not there any more.
+/// Removes the copy that was made for a single run.
+pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), Cause> {
+    remove(client, &paths.undo).await
+}
+
+/// Removes the copies of a device that is not there any more.
 pub(crate) async fn forget(client: &Client, paths: &Paths) -> Result<(), Cause> {
-    let root = &Path::new("/tool")?;
-    client
-        .transaction(|tx| async move {
-            let there = tx.read_many(&[paths.toolstack.clone(), paths.backend.clone()]).await?;
-            if there.iter().all(Option::is_none) {
-                cleanup::remove(&tx, &paths.saved, root).await?;
+    let there = client.read_many(&[paths.toolstack.clone(), paths.backend.clone()]).await?;
+    if there.iter().any(Option::is_some) {
+        return Ok(());
+    }
+    remove(client, &paths.saved).await?;
+    remove(client, &paths.undo).await
+}
+
+/// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
+/// Those of an add that did not come to its end stay, for a removal.
+pub(crate) async fn sweep(client: &Client, kind: Kind) -> Result<(), Cause> {
+    let parent = Path::new(format!("/tool/xendev/backend/{kind}"))?;
+    for fe in client.directory_or_empty(&parent).await? {
+        if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {
+            continue;
+        }
+        let of_guest = parent.join(&fe)?;
+        for devid in client.directory_or_empty(&of_guest).await? {
+            let copy = of_guest.join(devid)?;
+            if client.read_opt(&copy.join(BEFORE)?).await?.is_none() {
+                remove(client, &copy).await?;
             }
-            Ok(())
-        })
-        .await
+        }
+    }
+    Ok(())
 }

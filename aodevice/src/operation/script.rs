@@ -134,7 +134,7 @@ impl Job<'_> {
             let permit = async { matches!(self.inputs(target, purpose).await, Ok(Ok(now)) if now == undo) };
             let ran = self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await;
             if undo.inputs.is_aside() {
-                saved::remove(&self.toolstack.client, target.paths()).await?;
+                saved::remove_aside(&self.toolstack.client, target.paths()).await?;
             }
             match ran {
                 Err(Cause::Script { report, .. }) if report.ending == Ending::Withdrawn => {}
@@ -167,15 +167,15 @@ impl Job<'_> {
         keys.extend(backend.clone());
         let around = self.surroundings(target, inputs, &keys).await?;
         let told = (info.undo)(&keys, &around);
-        // What is known and does not stand where the script would look.
-        let unseen = |key: &&&str| keys.contains_key(**key) && !backend.contains_key(**key);
-        let rewritten = !told.is_empty() || info.made.iter().any(|key| unseen(&key));
+        // What is known and does not stand where the script would look: BE was lost and came back.
+        let unseen = |key: &str| !backend.contains_key(key) && !saved::is_own(key);
+        let rewritten = !told.is_empty() || keys.keys().any(|key| unseen(key));
         keys.extend(told);
-        let known = info.made.is_empty() || info.made.iter().any(|key| keys.contains_key(*key));
+        let begun = purpose == Purpose::Undo || keys.contains_key(BEFORE);
+        let known = begun || info.made.is_empty() || info.made.iter().any(|key| keys.contains_key(*key));
         if inputs != Inputs::Backend && !known {
             // Nothing says what it made, if it made anything.
-            let skipped = self.made.is_empty() && inputs != Inputs::Leftover;
-            return Ok(Err(skipped.then_some(Warning::ScriptSkipped)));
+            return Ok(Err((inputs != Inputs::Leftover).then_some(Warning::ScriptSkipped)));
         }
         let undone = match inputs {
             Inputs::Backend => false,

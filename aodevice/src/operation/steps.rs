@@ -30,13 +30,10 @@ pub(crate) struct Seen {
     pub(crate) be: bool,
     /// BE's state.
     pub(crate) be_state: Option<StateValue>,
-    /// Whether there is a saved copy of BE's keys.
-    pub(crate) saved: bool,
-    /// Whether that is of an add whose script was begun and did not come to its end, so that something
-    /// may have been made that nothing else tells of.
+    /// Whether there is a saved copy of BE's keys, of an add whose script was begun and did not come to its
+    /// end, so that something may have been made that nothing else tells of. Not read in the transaction:
+    /// the copies of all devices have common parents, so all operations would conflict.
     pub(crate) unfinished: bool,
-    /// Whether there is a copy beside it, which was made for a single run.
-    pub(crate) aside: bool,
     /// Whether BE holds what a script made.
     pub(crate) made: bool,
 }
@@ -65,7 +62,7 @@ pub(crate) enum Change {
     Offline,
     /// Writes `state`=5 in BE.
     TellToClose,
-    /// Removes FE, LX, BE and the saved copy, with the parents that they leave empty.
+    /// Removes FE, LX and BE, with the parents that they leave empty, and then the copies.
     RemoveTree,
 }
 

@@ -24,10 +24,9 @@ pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
 
 /// Reads what there is of a device, but for what its guest can change.
 pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<Seen, xs_client::Error> {
-    let Paths { home, backend, toolstack, saved, undo, .. } = paths;
+    let Paths { home, backend, toolstack, .. } = paths;
     let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
     keys.extend([backend.clone(), backend.join("state")?]);
-    keys.extend([saved.clone(), saved.join(saved::BEFORE)?, undo.clone()]);
     for key in kind.info().made {
         keys.push(backend.join(key)?);
     }
@@ -41,9 +40,7 @@ pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<
         fe_state: None,
         be: next().is_some(),
         be_state: next().as_deref().map(StateValue::parse),
-        saved: next().is_some(),
-        unfinished: next().is_some() && kind.info().outlives_backend,
-        aside: next().is_some(),
+        unfinished: false,
         made: values.any(|made| made.is_some()),
     })
 }
@@ -56,7 +53,7 @@ pub(crate) async fn apply(
     seen: &Seen,
     changes: &[Change],
 ) -> Result<(), Cause> {
-    let Paths { frontend, backend, toolstack, saved, undo, .. } = target.paths();
+    let Paths { frontend, backend, toolstack, .. } = target.paths();
     let roots = CleanupRoots::new(&target.id(), seen.home)?;
     for change in changes {
         match change {
@@ -69,10 +66,6 @@ pub(crate) async fn apply(
                 cleanup::remove(tx, frontend, &roots.frontend).await?;
                 cleanup::remove(tx, toolstack, &roots.toolstack).await?;
                 cleanup::remove(tx, backend, &roots.backend).await?;
-                for (_, copy) in [(seen.saved, saved), (seen.aside, undo)].iter().filter(|(there, _)| *there)
-                {
-                    cleanup::remove(tx, copy, &roots.saved).await?;
-                }
             }
         }
     }
@@ -99,6 +92,11 @@ pub(crate) async fn create(
     cancel: Cancel<'_>,
 ) -> Result<Written, Cause> {
     let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    let fixed = device.devid().map(|devid| DeviceId::new(Which { fe, kind: device.kind(), devid }, own));
+    let unfinished = match fixed {
+        Some(id) => saved::is_unfinished(client, id.kind, &id.paths()?).await?,
+        None => false,
+    };
     client
         .transaction(|tx| async move {
             set(None);
@@ -113,7 +111,7 @@ pub(crate) async fn create(
             };
             let id = DeviceId::new(Which { fe, kind, devid }, own);
             let paths = id.paths()?;
-            let seen = look(&tx, kind, &paths).await?;
+            let seen = Seen { unfinished, ..look(&tx, kind, &paths).await? };
             if let Err(obstacle) = steps::create(&seen) {
                 return Ok(Written::Blocked(id.which(), obstacle));
             }
@@ -122,7 +120,7 @@ pub(crate) async fn create(
             }
             check_claims(&tx, fe, device).await?;
             let fe = tx.read_opt(&paths.frontend).await?.is_some();
-            let stale = [(fe, &paths.frontend), (seen.be, &paths.backend), (seen.saved, &paths.saved)];
+            let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
             for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
                 cleanup::remove_only(&tx, path).await?;
             }
@@ -206,8 +204,9 @@ pub(crate) struct Probed {
 pub(crate) async fn probe(client: &Client, own: DomId, which: Which, adopt: bool) -> Result<Probed, Cause> {
     let id = DeviceId::new(which, own);
     let paths = id.paths()?;
-    let seen = look(client, which.kind, &paths).await?;
-    if seen.saved && !seen.unfinished && !seen.lx && !seen.be {
+    let unfinished = saved::is_unfinished(client, which.kind, &paths).await?;
+    let seen = Seen { unfinished, ..look(client, which.kind, &paths).await? };
+    if !seen.unfinished && !seen.lx && !seen.be {
         // Whoever removed the device knew nothing of the copy.
         saved::forget(client, &paths).await?;
     }
@@ -255,13 +254,14 @@ pub(crate) async fn close(
     cancel: Cancel<'_>,
 ) -> Result<Closing, Cause> {
     let (id, paths) = (target.id(), target.paths());
+    let unfinished = saved::is_unfinished(client, id.kind, paths).await?;
     let of_guest = &client.read_many(&[paths.frontend.clone(), paths.frontend.join("state")?]).await?;
     let (closing, changes) = client
         .transaction(|tx| async move {
             if cancel.is_some_and(CancellationToken::is_cancelled) {
                 return Err(Cause::Aborted);
             }
-            let mut seen = look(&tx, id.kind, paths).await?;
+            let mut seen = Seen { unfinished, ..look(&tx, id.kind, paths).await? };
             seen.fe = of_guest[0].is_some();
             seen.fe_state = of_guest[1].as_deref().map(StateValue::parse);
             let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
@@ -279,6 +279,9 @@ pub(crate) async fn close(
     if changes.contains(&Change::DeleteFrontend) {
         cleanup::remove_only(client, &paths.frontend).await?;
     }
+    if changes.contains(&Change::RemoveTree) {
+        saved::forget(client, paths).await?;
+    }
     Ok(closing)
 }
 
@@ -289,7 +292,11 @@ pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -
     if steps::destroy(&seen, record.token).0 == Destroyed::Gone {
         cleanup::remove_only(client, &target.paths().frontend).await?;
     }
-    step(client, target, record, None, |seen| Ok(steps::destroy(seen, record.token))).await
+    let destroyed = step(client, target, record, None, |seen| Ok(steps::destroy(seen, record.token))).await?;
+    if destroyed == Destroyed::Gone {
+        saved::forget(client, target.paths()).await?;
+    }
+    Ok(destroyed)
 }
 
 /// The keys of a directory that hold text.

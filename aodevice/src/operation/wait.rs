@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use devstate::{Ended, Outcome, deadline, wait, wait_until};
+use devstate::{Ended, Goal, Outcome, StateValue, deadline, wait, wait_until};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Path};
@@ -59,17 +59,27 @@ fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
     target.join("cancel")
 }
 
-/// Resolves when the operation is to end early, with the reason.
-async fn lost(client: &Client, target: &Target, token: Token, cancel: Cancel<'_>) -> Cause {
+/// Resolves when the operation is to end early, with the reason. `ready`: what the backend is to go on
+/// holding.
+async fn lost(
+    client: &Client,
+    target: &Target,
+    token: Token,
+    cancel: Cancel<'_>,
+    ready: Option<Goal>,
+) -> Cause {
     let watched = async {
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
-        let keys = [op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone()];
+        let state = paths.backend.join("state")?;
+        let keys =
+            [op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone(), state.clone()];
         let mut watch = client.watch(&op).await?;
+        let mut backend = client.watch(&state).await?;
         loop {
             let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
-            let (record, asked, lx, home) = (next(), next(), next(), next());
+            let (record, asked, lx, home, state) = (next(), next(), next(), next(), next());
             if record.as_deref().and_then(Record::parse).map(|record| record.token) != Some(token) {
                 return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
             }
@@ -77,7 +87,19 @@ async fn lost(client: &Client, target: &Target, token: Token, cancel: Cancel<'_>
             if let Some(who) = asked.filter(|_| cancel.is_some()) {
                 return Ok(Cause::Asked(who.escape_default().to_string()));
             }
-            watch.changed().await?;
+            let state = state.map(|state| StateValue::parse(state.as_bytes()));
+            let node = Node::BackendState;
+            match ready.and_then(|goal| Some((goal, goal.decide(state.as_ref())?))) {
+                Some((goal, Outcome::Failed(found))) => {
+                    return Ok(Cause::Refused { node, goal: goal.to_string(), found: found.to_string() });
+                }
+                Some((_, Outcome::Vanished)) => return Ok(Cause::Vanished(node)),
+                _ => {}
+            }
+            tokio::select! {
+                changed = watch.changed() => drop(changed?),
+                changed = backend.changed(), if ready.is_some() => drop(changed?),
+            }
         }
     };
     let watched = async {
@@ -148,7 +170,7 @@ impl Job<'_> {
         tokio::select! {
             biased;
             waited = waited => waited,
-            cause = lost(client, target, self.record.token, cancel) => Err(cause),
+            cause = lost(client, target, self.record.token, cancel, None) => Err(cause),
         }
     }
 
@@ -167,7 +189,7 @@ impl Job<'_> {
         let cause = tokio::select! {
             biased;
             ran = &mut run => return ran,
-            cause = lost(&client, target, token, cancel) => cause,
+            cause = lost(&client, target, token, cancel, Some(Goal::BACKEND_READY)) => cause,
         };
         stop.cancel();
         match run.await {

@@ -143,9 +143,7 @@ impl World {
             fe_state: self.fe.map(StateValue::State),
             be: self.be.is_some(),
             be_state: self.be.flatten().map(StateValue::State),
-            saved: self.saved.is_some(),
             unfinished: self.unfinished,
-            aside: false,
             made: self.node.is_some(),
         }
     }
