@@ -259,8 +259,7 @@ impl<'a> Job<'a> {
         if target.runs() > 0 {
             let mut keys = target.recorded().clone();
             keys.extend(self.made.clone());
-            keys.remove(saved::BEFORE);
-            saved::write(client, target.paths(), &keys).await?;
+            saved::finish(client, target.paths(), &keys).await?;
         }
         let settled =
             store::step(client, target, record, None, |seen| Ok(((), steps::settle(seen, record.token)?)));

@@ -5,7 +5,7 @@
 //! BE, where it would go with BE. `xl` knows nothing of it, so it may outlive its device: it is
 //! believed only for the guest that it was saved for, and only where the device still is.
 
-use xs_client::{Client, ErrorCode, Path, Request, Requests};
+use xs_client::{Client, Path, Request, Requests};
 
 use super::cleanup;
 use super::store::{keys_of, text, writes};
@@ -45,11 +45,30 @@ pub(crate) fn is_own(key: &str) -> bool {
     key.starts_with("xendev-") || is_of_driver(key)
 }
 
-/// Writes the copy, in place of an older one.
-pub(crate) async fn write(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
+/// Writes the copy of an add whose script is about to begin, in place of an older device's.
+pub(crate) async fn begin(
+    store: &Requests,
+    paths: &Paths,
+    keys: &Recorded,
+    before: &str,
+) -> Result<(), Cause> {
+    cleanup::remove_only(store, &paths.saved).await?;
+    let mut keys = keys.clone();
+    keys.insert(BEFORE.to_owned(), before.to_owned());
+    write(store, paths, &keys).await
+}
+
+/// Adds what the script has made, which has come to its end.
+pub(crate) async fn finish(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
+    let mut keys = keys.clone();
+    keys.remove(BEFORE);
+    write(store, paths, &keys).await?;
+    Ok(cleanup::remove_only(store, &paths.saved.join(BEFORE)?).await?)
+}
+
+async fn write(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
     let mut keys = keys.clone();
     keys.retain(|key, _| !is_of_driver(key));
-    cleanup::remove_only(store, &paths.saved).await?;
     keys.insert(GUEST.to_owned(), guest_of(store, paths).await?.unwrap_or_default());
     write_at(store, &paths.saved, &keys).await
 }
@@ -91,24 +110,24 @@ pub(crate) async fn merge(
 }
 
 /// How often the removal of a copy is tried again: a transaction in which others have removed the same
-/// nodes fails in the middle.
+/// parents fails in the middle, each daemon with errors of its own.
 const ATTEMPTS: usize = 16;
 
-/// Removes a copy, and the parents that it leaves empty.
+/// Removes a copy, and the parents that it leaves empty. Nothing depends on it: a copy that stays is not
+/// believed.
 async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
     let root = &Path::new("/tool")?;
-    if client.read_opt(copy).await?.is_none() {
-        return Ok(());
-    }
-    let mut attempts = 0;
-    loop {
-        let removed = client.transaction(|tx| async move { cleanup::remove(&tx, copy, root).await }).await;
-        match removed {
-            // Somebody else removes the same parents.
-            Err(xs_client::Error::Store { code: ErrorCode::EIO, .. }) if attempts < ATTEMPTS => attempts += 1,
+    for _ in 0..ATTEMPTS {
+        let there = client.read_many(&[copy.clone(), copy.parent().unwrap_or_else(Path::root)]).await?;
+        if there.iter().all(Option::is_none) {
+            break;
+        }
+        match client.transaction(|tx| async move { cleanup::remove(&tx, copy, root).await }).await {
+            Err(xs_client::Error::Store { .. }) => {}
             removed => return Ok(removed?),
         }
     }
+    Ok(())
 }
 
 /// Removes the copy that was made for a single run.

@@ -81,9 +81,7 @@ impl Job<'_> {
         {
             before = found.loops.join(" ");
         }
-        let mut keys = target.recorded().clone();
-        keys.insert(BEFORE.to_owned(), before.clone());
-        saved::write(client, target.paths(), &keys).await?;
+        saved::begin(client, target.paths(), target.recorded(), &before).await?;
         Ok(Some(before))
     }
 
@@ -138,6 +136,7 @@ impl Job<'_> {
             }
             match ran {
                 Err(Cause::Script { report, .. }) if report.ending == Ending::Withdrawn => {}
+                Err(Cause::Script { .. }) if self.is_undone(target, &undo.keys).await => return Ok(None),
                 ran => return ran.map(|()| None),
             }
         }
@@ -214,6 +213,15 @@ impl Job<'_> {
             _ if report.success() => Ok(()),
             _ => Err(Cause::Script { run: Box::new(request.clone()), report: Box::new(report) }),
         }
+    }
+
+    /// Whether a script that failed had nothing left to do: `xl` runs its own, and takes no notice of locks.
+    async fn is_undone(&self, target: &Target, keys: &Recorded) -> bool {
+        let (Some(path), Some(node)) = ((target.id().kind.info().target)(keys), keys.get("node")) else {
+            return false;
+        };
+        let found = files::look_at(path, self.toolstack.limits.file).await;
+        found.is_some_and(|found| files::serves(node, keys.get(SEQUENCE), &found) == Some(false))
     }
 
     async fn surroundings(

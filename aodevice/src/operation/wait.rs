@@ -72,14 +72,21 @@ async fn lost(
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
         let state = paths.backend.join("state")?;
-        let keys =
-            [op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone(), state.clone()];
+        let keys = [
+            op.clone(),
+            cancel_node(&op)?,
+            paths.toolstack.clone(),
+            paths.home.clone(),
+            state.clone(),
+            paths.backend.join("online")?,
+        ];
         let mut watch = client.watch(&op).await?;
         let mut backend = client.watch(&state).await?;
         loop {
             let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
-            let (record, asked, lx, home, state) = (next(), next(), next(), next(), next());
+            let (record, asked, lx, home) = (next(), next(), next(), next());
+            let (state, online) = (next(), next());
             if record.as_deref().and_then(Record::parse).map(|record| record.token) != Some(token) {
                 return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
             }
@@ -90,6 +97,10 @@ async fn lost(
             let state = state.map(|state| StateValue::parse(state.as_bytes()));
             let node = Node::BackendState;
             match ready.and_then(|goal| Some((goal, goal.decide(state.as_ref())?))) {
+                // Told so by another toolstack, and not by its driver.
+                Some((_, Outcome::Failed(_))) if online.as_deref() == Some("0") => {
+                    return Ok(Cause::Gone { domain: home.is_none() });
+                }
                 Some((goal, Outcome::Failed(found))) => {
                     return Ok(Cause::Refused { node, goal: goal.to_string(), found: found.to_string() });
                 }

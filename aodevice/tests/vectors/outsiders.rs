@@ -39,6 +39,24 @@ async fn a_backend_that_closes_during_the_script_is_no_success() {
     }
 }
 
+/// `xl` tells the backend to close while our script runs, and waits for the script's lock: the script is
+/// ended at once.
+#[tokio::test(start_paused = true)]
+async fn an_attach_that_xl_closes_ends_its_script() {
+    let world = World::new().await;
+    world.scripts.on("add", Line::Hangs);
+    let (ended, ()) = join!(world.add(disk()), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        world.at(1.0).await;
+        world.write(&format!("{BE}/online"), "0").await;
+        world.backend_says("5").await;
+        world.backend_says("6").await;
+    });
+    assert!(matches!(ended.unwrap_err().cause, Cause::Gone { domain: false }));
+    assert_eq!(world.clock(), 1.0);
+}
+
 /// A guest that writes in its directory all the time, whatever it writes, cannot keep a failed attach from
 /// being undone.
 #[tokio::test(start_paused = true)]
