@@ -3,12 +3,13 @@
 use aodevice::{Failure, Hint, Kind, Operation};
 
 /// The command that lists the devices of a kind, and the one that detaches them.
-fn commands(kind: Kind) -> (&'static str, &'static str) {
-    match kind {
-        Kind::Vbd => ("block-list", "block-detach"),
-        Kind::Vif => ("network-list", "network-detach"),
-        _ => ("--help", "--help"),
-    }
+fn commands(kind: Kind) -> (String, String) {
+    let words = match kind {
+        Kind::Vbd => "block",
+        Kind::Vif => "network",
+        _ => kind.name(),
+    };
+    (format!("{words}-list"), format!("{words}-detach"))
 }
 
 pub(crate) fn words(failure: &Failure) -> String {

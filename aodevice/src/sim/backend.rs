@@ -15,17 +15,22 @@ const VBD_DISK: &[(&str, &str)] =
 const VIF_FEATURES: &[(&str, &str)] =
     &[("feature-sg", "1"), ("feature-rx-copy", "1"), ("feature-rx-flip", "0")];
 
+/// What a driver offers, as far as it matters.
+fn features(kind: Kind) -> &'static [(&'static str, &'static str)] {
+    if kind == Kind::Vbd {
+        VBD_FEATURES
+    } else if kind == Kind::Vif {
+        VIF_FEATURES
+    } else {
+        &[]
+    }
+}
+
 pub(super) fn react(view: &View) -> Option<Reaction> {
     let frontend_gone = matches!(view.other, None | Some(Closed));
     match view.own {
         Initialising if frontend_gone => Reaction::to(Closed),
-        Initialising => Reaction::with(
-            match view.kind {
-                Kind::Vbd => VBD_FEATURES,
-                Kind::Vif => VIF_FEATURES,
-            },
-            InitWait,
-        ),
+        Initialising => Reaction::with(features(view.kind), InitWait),
         InitWait | Initialised | Connected | Closing if frontend_gone => Reaction::to(Closed),
         InitWait | Initialised | Connected if view.other == Some(Closing) => Reaction::to(Closing),
         InitWait if view.script_done && matches!(view.other, Some(Initialised | Connected)) => {

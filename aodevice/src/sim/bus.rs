@@ -175,10 +175,11 @@ impl Device {
         let seen = self.bus.client.read_many(&keys).await?;
         let state =
             |index: usize| -> Option<XenbusState> { StateValue::parse(seen[index].as_deref()?).state() };
-        let script_done = match self.kind {
-            Kind::Vbd => seen[2].is_some(),
-            Kind::Vif => seen[3].as_deref() == Some(b"connected"),
-        };
+        let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[2..]);
+        let reported = reported.filter_map(|(key, value)| {
+            Some((key.to_owned(), String::from_utf8_lossy(value.as_deref()?).into_owned()))
+        });
+        let script_done = (self.kind.info().unreported)(&reported.collect()).is_none();
         Ok(state(0).map(|own| View { kind: self.kind, own, other: state(1), script_done }))
     }
 
