@@ -105,7 +105,8 @@ pub trait Runner: Send + Sync {
 
     /// The same, but asks `permit` after all waiting and right before the script starts, while no other
     /// script of the device can run. If it yields false, the script is not started, and the run ends as
-    /// [`Ending::Withdrawn`].
+    /// [`Ending::Withdrawn`]. An implementation must await `permit` before it does anything: whoever asks for
+    /// the run may claim in it what the run changes.
     fn run_if<'a>(
         &'a self,
         request: &'a Request,

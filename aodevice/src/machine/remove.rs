@@ -233,6 +233,10 @@ impl Machine for Remove {
                     self.warnings.push(Warning::ScriptFailed { run, report });
                     self.script(target, index + 1);
                 }
+                cause @ Cause::Undecided(_) if self.removal.force != Force::Never => {
+                    self.warnings.push(Warning::LeftBehind { step: "running the hotplug script", cause });
+                    self.script(target, index + 1);
+                }
                 cause => self.fail(target, cause),
             },
             (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {

@@ -44,33 +44,67 @@ pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), St
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) is_file: bool,
-    /// The loop devices that serve it, as `/dev/loop0`.
-    pub(crate) loops: Vec<String>,
+    /// The file without links on the way, by which two names of one are known.
+    pub(crate) file: PathBuf,
+    /// The loop devices that serve it, the youngest last.
+    loops: Vec<LoopDevice>,
+    /// The youngest use of any block device by the kernel's count, if it counts.
+    latest: Option<u64>,
+}
+
+/// A loop device in use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LoopDevice {
+    /// Which use of it this is.
+    sequence: Option<u64>,
+    /// As `/dev/loop0`.
+    node: String,
+}
+
+impl Found {
+    /// A text by which is known later what has been made of the target since.
+    pub(crate) fn baseline(&self) -> String {
+        match self.latest {
+            Some(latest) => format!("after {latest}"),
+            None => self.loops.iter().map(|device| &*device.node).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// The loop devices that have been made of the target since, the youngest last.
+    pub(crate) fn made_since(&self, baseline: &str) -> Vec<String> {
+        let after = baseline.strip_prefix("after ").and_then(|latest| latest.parse::<u64>().ok());
+        let is_new = |device: &&LoopDevice| match after {
+            Some(after) => device.sequence.is_some_and(|sequence| sequence > after),
+            None => baseline.split(' ').all(|known| known != device.node),
+        };
+        self.loops.iter().filter(is_new).map(|device| device.node.clone()).collect()
+    }
 }
 
 /// Looks at a target; `None` if it does not answer in time.
 pub(crate) async fn look_at(target: &str, limit: Duration) -> Option<Found> {
     let path = PathBuf::from(target);
-    blocking(limit, move || Found {
-        is_file: path.is_file(),
-        loops: loops_of(Path::new(SYS_BLOCK), &fs::canonicalize(&path).unwrap_or(path)),
-    })
-    .await
+    blocking(limit, move || look_in(Path::new(SYS_BLOCK), path)).await
 }
 
-/// The loop devices whose backing file is this one, deleted or not.
-fn loops_of(sys_block: &Path, file: &Path) -> Vec<String> {
+fn look_in(sys_block: &Path, path: PathBuf) -> Found {
+    let is_file = path.is_file();
+    let file = fs::canonicalize(&path).unwrap_or(path);
     let devices = fs::read_dir(sys_block).into_iter().flatten().flatten();
-    let names = devices.filter_map(|device| device.file_name().into_string().ok());
-    let serves = |name: &String| {
+    let names: Vec<String> = devices.filter_map(|device| device.file_name().into_string().ok()).collect();
+    let sequence = |name: &String| -> Option<u64> {
+        fs::read_to_string(sys_block.join(name).join("diskseq")).ok()?.trim().parse().ok()
+    };
+    let serves = |name: &&String| {
         let backing = fs::read(sys_block.join(name).join("loop/backing_file")).unwrap_or_default();
         let backing = String::from_utf8_lossy(&backing);
         let backing = backing.trim_end_matches('\n');
-        Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing)) == file
+        name.starts_with("loop") && Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing)) == file
     };
-    let mut loops: Vec<String> = names.filter(|name| name.starts_with("loop")).filter(serves).collect();
+    let device = |name: &String| LoopDevice { sequence: sequence(name), node: format!("/dev/{name}") };
+    let mut loops: Vec<LoopDevice> = names.iter().filter(serves).map(device).collect();
     loops.sort();
-    loops.into_iter().map(|name| format!("/dev/{name}")).collect()
+    Found { is_file, file, loops, latest: names.iter().filter_map(sequence).max() }
 }
 
 /// Which use of a loop device this is: the kernel counts each time that one is set up (Linux 5.15). `None` if
@@ -102,7 +136,7 @@ fn serves_in(sys_block: &Path, node: &str, saved: Option<&String>, found: &Found
     }
     match saved {
         Some(saved) => Some(sequence_in(sys_block, node).as_ref() == Some(saved)),
-        None => Some(found.loops.iter().any(|device| device == node)),
+        None => Some(found.loops.iter().any(|device| device.node == node)),
     }
 }
 
@@ -110,21 +144,48 @@ fn serves_in(sys_block: &Path, node: &str, saved: Option<&String>, found: &Found
 mod tests {
     use super::*;
 
+    fn sys_block(devices: &[(&str, &str, &str)]) -> tempfile::TempDir {
+        let sys = tempfile::tempdir().unwrap();
+        for (device, backing, sequence) in devices {
+            let device = sys.path().join(device);
+            fs::create_dir_all(device.join("loop")).unwrap();
+            fs::write(device.join("loop/backing_file"), backing).unwrap();
+            if !sequence.is_empty() {
+                fs::write(device.join("diskseq"), sequence).unwrap();
+            }
+        }
+        sys
+    }
+
     #[test]
     fn loop_devices_are_found_by_their_file() {
-        let sys = tempfile::tempdir().unwrap();
-        for (device, backing) in [
-            ("loop0", "/srv/d.img\n"),
-            ("loop1", "/srv/e.img\n"),
-            ("loop2", "/srv/d.img (deleted)\n"),
-            ("sda", ""),
-        ] {
-            fs::create_dir_all(sys.path().join(device).join("loop")).unwrap();
-            fs::write(sys.path().join(device).join("loop/backing_file"), backing).unwrap();
-        }
+        let sys = sys_block(&[
+            ("loop0", "/srv/d.img\n", "9\n"),
+            ("loop1", "/srv/e.img\n", "3\n"),
+            ("loop2", "/srv/d.img (deleted)\n", "7\n"),
+            ("sda", "/srv/d.img\n", "12\n"),
+        ]);
         fs::create_dir_all(sys.path().join("loop3")).unwrap();
-        assert_eq!(loops_of(sys.path(), Path::new("/srv/d.img")), ["/dev/loop0", "/dev/loop2"]);
-        assert_eq!(loops_of(sys.path(), Path::new("/srv/f.img")), [""; 0]);
+        let found = look_in(sys.path(), "/srv/d.img".into());
+        let nodes: Vec<&str> = found.loops.iter().map(|device| &*device.node).collect();
+        assert_eq!(nodes, ["/dev/loop2", "/dev/loop0"]);
+        assert_eq!(found.baseline(), "after 12");
+        assert_eq!(look_in(sys.path(), "/srv/f.img".into()).loops, []);
+    }
+
+    /// A number that was in use before the script and is used again since is known as new.
+    #[test]
+    fn what_was_made_since_is_known_by_the_kernels_count() {
+        let of = |devices| look_in(sys_block(devices).path(), "/srv/d.img".into());
+        let before = of(&[("loop200", "/srv/d.img", "5")]);
+        let after = of(&[("loop200", "/srv/d.img", "6")]);
+        assert_eq!(before.made_since(&before.baseline()), [""; 0]);
+        assert_eq!(after.made_since(&before.baseline()), ["/dev/loop200"]);
+        // A kernel that does not count.
+        let before = of(&[("loop0", "/srv/d.img", "")]);
+        let after = of(&[("loop0", "/srv/d.img", ""), ("loop1", "/srv/d.img", "")]);
+        assert_eq!(after.made_since(&before.baseline()), ["/dev/loop1"]);
+        assert_eq!(after.made_since(""), ["/dev/loop0", "/dev/loop1"]);
     }
 
     /// A number of a loop device that is used again is not taken for what it was.
@@ -136,7 +197,7 @@ mod tests {
         fs::write(device.join("diskseq"), "17\n").unwrap();
         let (sys, node) = (sys.path(), "/dev/loop0");
         assert_eq!(sequence_in(sys, node).as_deref(), Some("17"));
-        let renamed = Found { is_file: false, loops: Vec::new() };
+        let renamed = Found::default();
         let serves = |saved: Option<&str>, found: &Found| {
             serves_in(sys, node, saved.map(str::to_owned).as_ref(), found)
         };
@@ -144,7 +205,16 @@ mod tests {
         assert_eq!(serves(Some("16"), &renamed), Some(false));
         // Without the count, by the file.
         assert_eq!(serves(None, &renamed), Some(false));
-        assert_eq!(serves(None, &Found { loops: vec![node.to_owned()], ..renamed.clone() }), Some(true));
+        assert_eq!(
+            serves(
+                None,
+                &Found {
+                    loops: vec![LoopDevice { sequence: None, node: node.to_owned() }],
+                    ..renamed.clone()
+                }
+            ),
+            Some(true)
+        );
         // Given back since.
         fs::remove_dir(device.join("loop")).unwrap();
         assert_eq!(serves(Some("17"), &renamed), Some(false));

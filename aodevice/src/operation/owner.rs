@@ -33,10 +33,9 @@ pub struct Owner {
 impl Owner {
     /// This process, in this domain.
     pub(crate) fn of_this_process(domid: DomId) -> Self {
-        static SELF: LazyLock<(u64, String, String)> =
-            LazyLock::new(|| (start_time(process::id()).unwrap_or(0), boot_id(), namespaces()));
-        let (start, boot, ns) = &*SELF;
-        Self { domid, pid: process::id(), start: *start, boot: boot.clone(), ns: ns.clone() }
+        // Read each time: a program may fork.
+        let (pid, start) = (process::id(), start_time(process::id()).unwrap_or(0));
+        Self { domid, pid, start, boot: boot_id(), ns: namespaces() }
     }
 
     /// Reads the fields of a record; `None` if one is missing.
@@ -172,6 +171,18 @@ mod tests {
         assert_eq!(life_of(&Owner { boot: String::new(), ..other.clone() }), Life::Unseen);
         assert_eq!(life_of(&Owner { start: 0, ..other.clone() }), Life::Unseen);
         assert_eq!(life_of(&Owner { domid: DomId(7), ..other }), Life::WithDomain(DomId(7)));
+    }
+
+    /// A program that forks, as daemons do, is another process then.
+    #[test]
+    fn a_process_is_asked_for_its_start_each_time() {
+        let me = Owner::of_this_process(DomId::DOM0);
+        assert_eq!((me.pid, Some(me.start)), (process::id(), start_time(process::id())));
+        // As its parent would find the record of a child that was forked off.
+        let parent = std::os::unix::process::parent_id();
+        let wrong = Owner { pid: parent, ..me.clone() };
+        assert_ne!(start_time(parent), Some(me.start));
+        assert_eq!(life_of(&wrong), Life::Dead, "a start of another process is not believed");
     }
 
     #[test]

@@ -15,9 +15,12 @@ use crate::{Cause, DeviceId, Kind, Paths};
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
 
-/// Our own key beside the copies, while the script of an add has not come to its end: what was made of
-/// the target already before it began.
+/// Our own key beside the copies, while the script of an add has not come to its end: by which is known what
+/// was made of the target already before it began.
 pub(crate) const BEFORE: &str = "xendev-before";
+
+/// Our own key beside the copies: the target's file without links on the way.
+pub(crate) const FILE: &str = "xendev-file";
 
 /// Our own key beside the copies: which use of the block device in `node` it was, by the kernel's count.
 pub(crate) const SEQUENCE: &str = "xendev-diskseq";
@@ -50,12 +53,18 @@ pub(crate) async fn begin(
     store: &Requests,
     paths: &Paths,
     keys: &Recorded,
-    before: &str,
+    (before, file): (&str, &str),
 ) -> Result<(), Cause> {
     cleanup::remove_only(store, &paths.saved).await?;
     let mut keys = keys.clone();
     keys.insert(BEFORE.to_owned(), before.to_owned());
+    keys.insert(FILE.to_owned(), file.to_owned());
     write(store, paths, &keys).await
+}
+
+/// Adds what the script has reported.
+pub(crate) async fn report(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
+    write(store, paths, keys).await
 }
 
 /// Adds what the script has made, which has come to its end.

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use hotplug::{Action, Ending, Permit, Request};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::Path;
@@ -10,7 +11,7 @@ use xs_client::Path;
 use super::saved::{BEFORE, SEQUENCE};
 use super::steps::{self, Inputs};
 use super::store::{self, keys_of};
-use super::wait::Cancel;
+use super::wait::{Cancel, LOOK};
 use super::{Job, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
 use crate::machine::{Event, Purpose};
@@ -18,8 +19,11 @@ use crate::{Cause, Toolstack, Warning};
 
 /// Whether a script that failed never ran.
 fn was_not_started(cause: &Cause) -> bool {
-    let Cause::Script { report, .. } = cause else { return false };
-    matches!(report.ending, Ending::SpawnFailed(_) | Ending::NotStarted)
+    match cause {
+        Cause::Script { report, .. } => matches!(report.ending, Ending::SpawnFailed(_) | Ending::NotStarted),
+        Cause::Undecided(_) => true,
+        _ => false,
+    }
 }
 
 /// What the script that removes is given.
@@ -56,7 +60,11 @@ impl Job<'_> {
         match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(Ok(before)) => self.before = self.before.take().or(before),
             Some(Err(cause)) => return Event::NotRun(cause),
-            None => return Event::NotRun(ran.err().unwrap_or(Cause::Aborted)),
+            None => match &ran {
+                Err(cause @ Cause::Aborted) => return Event::NotRun(cause.clone()),
+                Err(cause) if was_not_started(cause) => return Event::NotRun(cause.clone()),
+                _ => return Event::Ran(Err(Cause::NotPermitted)),
+            },
         }
         match ran {
             Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
@@ -75,13 +83,14 @@ impl Job<'_> {
         if index > 0 {
             return Ok(None);
         }
-        let mut before = String::new();
-        if let Some(path) = (target.id().kind.info().target)(target.recorded())
-            && let Some(found) = files::look_at(path, self.toolstack.limits.file).await
-        {
-            before = found.loops.join(" ");
-        }
-        saved::begin(client, target.paths(), target.recorded(), &before).await?;
+        let found = match (target.id().kind.info().target)(target.recorded()) {
+            Some(path) => files::look_at(path, self.toolstack.limits.file).await,
+            None => None,
+        };
+        let found = found.unwrap_or_default();
+        let before = found.baseline();
+        let file = found.file.to_string_lossy();
+        saved::begin(client, target.paths(), target.recorded(), (&before, &file)).await?;
         Ok(Some(before))
     }
 
@@ -91,6 +100,8 @@ impl Job<'_> {
         if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
+        // Whoever goes on after us is to know it too.
+        saved::report(&self.toolstack.client, target.paths(), &self.made).await?;
         let missing = (target.id().kind.info().unreported)(&self.made);
         Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
     }
@@ -119,7 +130,7 @@ impl Job<'_> {
     ) -> Result<Option<Warning>, Cause> {
         let never = CancellationToken::new();
         for _ in 0..ATTEMPTS {
-            let undo = match self.inputs(target, purpose).await? {
+            let undo = match self.decided_inputs(target, purpose).await? {
                 Ok(undo) => undo,
                 Err(warning) => return Ok(warning),
             };
@@ -143,6 +154,24 @@ impl Job<'_> {
         Err(Cause::Taken)
     }
 
+    /// The same as [`Self::inputs`], but waits as long as the script of another device runs that may have made
+    /// what ours may have made.
+    async fn decided_inputs(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+    ) -> Result<Result<Undo, Option<Warning>>, Cause> {
+        let begun = Instant::now();
+        loop {
+            match self.inputs(target, purpose).await {
+                Err(Cause::Undecided(_)) if begun.elapsed() < self.toolstack.limits.close => {
+                    sleep(LOOK).await
+                }
+                inputs => return inputs,
+            }
+        }
+    }
+
     /// What the script that removes is to be given; or nothing, perhaps with a warning, if there is nothing
     /// for it to do.
     async fn inputs(
@@ -163,7 +192,12 @@ impl Job<'_> {
         keys.extend(self.made.clone());
         let backend =
             if inputs.reads_backend() { keys_of(client, &paths.backend).await? } else { Recorded::new() };
+        let counted = keys.get("node").cloned();
         keys.extend(backend.clone());
+        if keys.get("node") != counted.as_ref() {
+            // It was counted of another one.
+            keys.remove(SEQUENCE);
+        }
         let around = self.surroundings(target, inputs, &keys).await?;
         let told = (info.undo)(&keys, &around);
         // What is known and does not stand where the script would look: BE was lost and came back.
@@ -177,7 +211,8 @@ impl Job<'_> {
             return Ok(Err((inputs != Inputs::Leftover).then_some(Warning::ScriptSkipped)));
         }
         let undone = match inputs {
-            Inputs::Backend => false,
+            // Undone already, by a run that was killed later, if the kernel's count says so.
+            Inputs::Backend => around.node_serves == Some(false) && keys.contains_key(SEQUENCE),
             Inputs::Saved | Inputs::Vanished | Inputs::Taken => around.node_serves == Some(false),
             Inputs::Leftover => around.node_serves != Some(true),
         };
@@ -217,11 +252,10 @@ impl Job<'_> {
 
     /// Whether a script that failed had nothing left to do: `xl` runs its own, and takes no notice of locks.
     async fn is_undone(&self, target: &Target, keys: &Recorded) -> bool {
-        let (Some(path), Some(node)) = ((target.id().kind.info().target)(keys), keys.get("node")) else {
-            return false;
-        };
+        let known = ((target.id().kind.info().target)(keys), keys.get("node"), keys.get(SEQUENCE));
+        let (Some(path), Some(node), sequence @ Some(_)) = known else { return false };
         let found = files::look_at(path, self.toolstack.limits.file).await;
-        found.is_some_and(|found| files::serves(node, keys.get(SEQUENCE), &found) == Some(false))
+        found.is_some_and(|found| files::serves(node, sequence, &found) == Some(false))
     }
 
     async fn surroundings(
@@ -252,17 +286,37 @@ impl Job<'_> {
             None if inputs == Inputs::Taken || inputs == Inputs::Leftover => {}
             None => {
                 let before = self.before.as_ref().or(keys.get(BEFORE));
-                let made = |before: &String| {
-                    let known = |node: &&String| before.split(' ').any(|known| known == node.as_str());
-                    found.loops.iter().filter(|node| !known(node)).cloned().collect::<Vec<_>>()
-                };
-                let made = before.map(made).unwrap_or_default();
-                if !made.is_empty() && !store::others_are_unfinished(client, target).await? {
-                    let others = others().await?;
-                    around.unreported = made.into_iter().filter(|node| !others.contains(node)).collect();
+                let mut made = before.map(|before| found.made_since(before)).unwrap_or_default();
+                if !made.is_empty() {
+                    let named = others().await?;
+                    made.retain(|node| !named.contains(node));
+                    around.unreported = self.decide(target, &found, made).await?;
                 }
             }
         }
         Ok(around)
+    }
+
+    /// Of what was made of a target and is not named by any backend, what may be taken for the work of this
+    /// device's script: a script makes one, and so may the scripts of other devices of the same file.
+    async fn decide(
+        &self,
+        target: &Target,
+        found: &files::Found,
+        made: Vec<String>,
+    ) -> Result<Vec<String>, Cause> {
+        let file = found.file.to_string_lossy();
+        let mut dead = 0;
+        for record in store::unfinished_others(&self.toolstack.client, target, &file).await? {
+            let alive = match record {
+                Some(record) => self.occupant(record).await?.alive,
+                None => false,
+            };
+            if alive && !made.is_empty() {
+                return Err(Cause::Undecided(made));
+            }
+            dead += 1;
+        }
+        if made.len() > 1 + dead { Err(Cause::Undecided(made)) } else { Ok(made) }
     }
 }

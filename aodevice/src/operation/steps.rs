@@ -186,7 +186,7 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
     let idle = !seen.frontend_is_live();
     // No driver has taken it up, and one that does so now makes the transaction conflict. FE goes before,
     // or its guest could do that too.
-    let untouched = seen.be_state() == Some(XenbusState::Initialising) && !seen.made;
+    let untouched = seen.be_state() == Some(XenbusState::Initialising) && !seen.made && !seen.unfinished;
     if untouched && idle {
         return if seen.fe {
             (Closing::Again, vec![Change::Record(Stage::Closing), Change::DeleteFrontend])

@@ -2,10 +2,13 @@
 //! transaction each.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use devstate::{StateValue, XenbusState};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, DomId, Path, Request, Requests, Transaction};
+use tracing::debug;
+use xs_client::{Client, DomId, ErrorCode, Op, Path, Request, Requests, Transaction};
 
 use super::cleanup::{self, CleanupRoots};
 use super::observe::shown;
@@ -97,40 +100,39 @@ pub(crate) async fn create(
         Some(id) => saved::is_unfinished(client, id.kind, &id.paths()?).await?,
         None => false,
     };
-    client
-        .transaction(|tx| async move {
-            set(None);
-            // Between attempts is the one place to stop without a trace.
-            if cancel.is_some_and(CancellationToken::is_cancelled) {
-                return Err(Cause::Aborted);
-            }
-            let kind = device.kind();
-            let devid = match device.devid() {
-                Some(devid) => devid,
-                None => free_devid(&tx, fe, own, kind).await?,
-            };
-            let id = DeviceId::new(Which { fe, kind, devid }, own);
-            let paths = id.paths()?;
-            let seen = Seen { unfinished, ..look(&tx, kind, &paths).await? };
-            if let Err(obstacle) = steps::create(&seen) {
-                return Ok(Written::Blocked(id.which(), obstacle));
-            }
-            if let Some(state) = in_use_elsewhere(&tx, &id, &paths).await? {
-                return Err(Cause::FrontendInUse(state));
-            }
-            check_claims(&tx, fe, device).await?;
-            let fe = tx.read_opt(&paths.frontend).await?.is_some();
-            let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
-            for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
-                cleanup::remove_only(&tx, path).await?;
-            }
-            let tree = device.as_spec().tree(&id, guest);
-            tx.all(tree.requests(&id, &paths, &record.to_string())?).await?;
-            let target = Target::new(id, tree.backend.recorded())?;
-            set(Some(target.clone()));
-            Ok(Written::Done(target))
-        })
-        .await
+    transact(client, |tx| async move {
+        set(None);
+        // Between attempts is the one place to stop without a trace.
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let kind = device.kind();
+        let devid = match device.devid() {
+            Some(devid) => devid,
+            None => free_devid(&tx, fe, own, kind).await?,
+        };
+        let id = DeviceId::new(Which { fe, kind, devid }, own);
+        let paths = id.paths()?;
+        let seen = Seen { unfinished, ..look(&tx, kind, &paths).await? };
+        if let Err(obstacle) = steps::create(&seen) {
+            return Ok(Written::Blocked(id.which(), obstacle));
+        }
+        if let Some(state) = in_use_elsewhere(&tx, &id, &paths).await? {
+            return Err(Cause::FrontendInUse(state));
+        }
+        check_claims(&tx, fe, device).await?;
+        let fe = tx.read_opt(&paths.frontend).await?.is_some();
+        let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
+        for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
+            cleanup::remove_only(&tx, path).await?;
+        }
+        let tree = device.as_spec().tree(&id, guest);
+        tx.all(tree.requests(&id, &paths, &record.to_string())?).await?;
+        let target = Target::new(id, tree.backend.recorded())?;
+        set(Some(target.clone()));
+        Ok(Written::Done(target))
+    })
+    .await
 }
 
 /// The smallest id that no device of the kind has, by the toolstack's record, the guest's directory
@@ -256,26 +258,25 @@ pub(crate) async fn close(
     let (id, paths) = (target.id(), target.paths());
     let unfinished = saved::is_unfinished(client, id.kind, paths).await?;
     let of_guest = &client.read_many(&[paths.frontend.clone(), paths.frontend.join("state")?]).await?;
-    let (closing, changes) = client
-        .transaction(|tx| async move {
-            if cancel.is_some_and(CancellationToken::is_cancelled) {
-                return Err(Cause::Aborted);
+    let (closing, changes) = transact(client, |tx| async move {
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let mut seen = Seen { unfinished, ..look(&tx, id.kind, paths).await? };
+        seen.fe = of_guest[0].is_some();
+        seen.fe_state = of_guest[1].as_deref().map(StateValue::parse);
+        let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
+        if matches!(claim, Claim::First(_)) && !changes.is_empty() {
+            // It was to be removed however it was made, and that was looked at before.
+            let adopt = true;
+            if recorded(&tx, &id, paths, &seen, adopt).await? != *target.recorded() {
+                return Ok((Closing::Changed, Vec::new()));
             }
-            let mut seen = Seen { unfinished, ..look(&tx, id.kind, paths).await? };
-            seen.fe = of_guest[0].is_some();
-            seen.fe_state = of_guest[1].as_deref().map(StateValue::parse);
-            let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
-            if matches!(claim, Claim::First(_)) && !changes.is_empty() {
-                // It was to be removed however it was made, and that was looked at before.
-                let adopt = true;
-                if recorded(&tx, &id, paths, &seen, adopt).await? != *target.recorded() {
-                    return Ok((Closing::Changed, Vec::new()));
-                }
-            }
-            apply(&tx, target, record, &seen, &changes).await?;
-            Ok::<_, Cause>((closing, changes))
-        })
-        .await?;
+        }
+        apply(&tx, target, record, &seen, &changes).await?;
+        Ok::<_, Cause>((closing, changes))
+    })
+    .await?;
     if changes.contains(&Change::DeleteFrontend) {
         cleanup::remove_only(client, &paths.frontend).await?;
     }
@@ -316,17 +317,16 @@ pub(crate) async fn step<T>(
     decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
 ) -> Result<T, Cause> {
     let decide = &decide;
-    client
-        .transaction(|tx| async move {
-            if cancel.is_some_and(CancellationToken::is_cancelled) {
-                return Err(Cause::Aborted);
-            }
-            let seen = look(&tx, target.id().kind, target.paths()).await?;
-            let (result, changes) = decide(&seen)?;
-            apply(&tx, target, record, &seen, &changes).await?;
-            Ok(result)
-        })
-        .await
+    transact(client, |tx| async move {
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let seen = look(&tx, target.id().kind, target.paths()).await?;
+        let (result, changes) = decide(&seen)?;
+        apply(&tx, target, record, &seen, &changes).await?;
+        Ok(result)
+    })
+    .await
 }
 
 /// A batch of writes of one directory's keys.
@@ -357,24 +357,62 @@ pub(crate) async fn nodes_of_others(
     Ok(client.read_many(&paths).await?.into_iter().filter_map(text).collect())
 }
 
-/// Whether the script of another device runs, or died, that may have made something of the same target and
-/// not have told of it yet.
-pub(crate) async fn others_are_unfinished(client: &Client, target: &Target) -> Result<bool, Cause> {
+/// The operation records of other devices whose scripts run, or died, that may have made something of the
+/// same file and not have told of it yet.
+pub(crate) async fn unfinished_others(
+    client: &Client,
+    target: &Target,
+    file: &str,
+) -> Result<Vec<Option<String>>, Cause> {
     let id = target.id();
     let parent = Path::new(format!("/tool/xendev/backend/{}", id.be_kind))?;
+    let mut records = Vec::new();
     for fe in client.directory_or_empty(&parent).await? {
         let of_guest = parent.join(&fe)?;
         for devid in client.directory_or_empty(&of_guest).await? {
-            let saved = of_guest.join(devid)?;
+            let saved = of_guest.join(&devid)?;
             if saved == target.paths().saved {
                 continue;
             }
-            let keys = [saved.join(saved::BEFORE)?, saved.join("params")?];
-            let seen = client.read_many(&keys).await?;
-            if seen[0].is_some() && text(seen[1].clone()).as_ref() == target.recorded().get("params") {
-                return Ok(true);
+            let op = Path::new(format!("/libxl/{fe}/device/{}/{devid}/op", id.kind))?;
+            let keys = [saved.join(saved::BEFORE)?, saved.join(saved::FILE)?, op];
+            let mut seen = client.read_many(&keys).await?.into_iter().map(text);
+            if let (Some(Some(_)), Some(Some(of)), Some(op)) = (seen.next(), seen.next(), seen.next())
+                && of == file
+            {
+                records.push(op);
             }
         }
     }
-    Ok(false)
+    Ok(records)
+}
+
+/// How often a transaction is tried again that failed in the middle, and not at its commit.
+const ATTEMPTS: u32 = 24;
+
+/// A transaction that is also tried again when it failed in the middle: a store refuses a removal in a
+/// transaction whose view others have changed, with errors that elsewhere mean something else.
+pub(crate) async fn transact<T, F: Future<Output = Result<T, Cause>>>(
+    client: &Client,
+    body: impl Fn(Transaction) -> F,
+) -> Result<T, Cause> {
+    for attempt in 0..ATTEMPTS {
+        match client.transaction(&body).await {
+            Err(Cause::Store(error)) if is_half_frozen(&error) => {
+                debug!(%error, attempt, "the transaction failed in the middle");
+                sleep(Duration::from_millis(fastrand::u64(1..=1 << attempt.min(7)))).await;
+            }
+            result => return result,
+        }
+    }
+    client.transaction(&body).await
+}
+
+fn is_half_frozen(error: &xs_client::Error) -> bool {
+    match error {
+        xs_client::Error::Store { op, code, .. } => {
+            *code == ErrorCode::EIO || (*op == Op::RM && *code == ErrorCode::EINVAL)
+        }
+        _ => false,
+    }
 }

@@ -14,7 +14,7 @@ use crate::machine::{Event, Node, Reached, Until};
 use crate::{Cause, Which};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// For how long a store that does not answer is waited for after a cancellation.
 const HUNG: Duration = Duration::from_secs(1);

@@ -93,6 +93,12 @@ pub enum Cause {
         /// How it ended.
         report: Box<Report>,
     },
+    /// A script was killed that may have made one of these, and it cannot be told which.
+    #[error("it cannot be told which of {} the hotplug script made that was killed", .0.join(", "))]
+    Undecided(Vec<String>),
+    /// The runner started a script without having asked whether it may.
+    #[error("the runner ran the hotplug script without asking whether it may")]
+    NotPermitted,
     /// The device was removed under the operation: by another toolstack, or with its domain.
     #[error("{}", if *.domain { "the device is gone with its domain" } else { "the device was removed by another toolstack" })]
     Gone {

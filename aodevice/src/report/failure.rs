@@ -100,6 +100,8 @@ impl Failure {
                 Ending::TimedOut => Hint::GiveScriptTime(report.duration),
                 _ => Hint::ReadScriptLog,
             },
+            Cause::Undecided(_) => Hint::RemoveAgain,
+            Cause::NotPermitted => Hint::MendRunner,
             Cause::Gone { domain: true } => Hint::ListDomains,
             Cause::Taken | Cause::Gone { .. } | Cause::Asked(_) => Hint::SeeWhoElse,
             Cause::Store(error) => Hint::Store(error.hint()),

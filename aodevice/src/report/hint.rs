@@ -44,6 +44,8 @@ pub enum Hint {
     ReadScriptLog,
     /// See what else works on the guest's devices, then try again.
     SeeWhoElse,
+    /// Mend the program's own runner: `Runner::run_if` awaits its permit.
+    MendRunner,
     /// The store's own advice.
     Store(&'static str),
     /// Remove it again to go on.

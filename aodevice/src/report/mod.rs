@@ -26,7 +26,7 @@ use crate::{DeviceId, Kind};
 #[non_exhaustive]
 pub struct Named {
     /// The guest.
-    #[serde(rename = "domid", serialize_with = "domid_number")]
+    #[serde(serialize_with = "domid_number")]
     pub fe: DomId,
     /// Its kind.
     pub kind: Kind,

@@ -60,7 +60,7 @@ impl fmt::Display for Warning {
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
-            Self::LeftBehind { step, cause } => write!(f, "rolling back, {step} failed: {cause}"),
+            Self::LeftBehind { step, cause } => write!(f, "{step} failed: {cause}"),
         }
     }
 }

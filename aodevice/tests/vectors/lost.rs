@@ -39,7 +39,7 @@ async fn the_connection_ends_while_an_add_waits() {
     let failure = ended.unwrap_err();
     assert_eq!(world.clock(), 2.0, "at once");
     assert_eq!(failure.to_string(), format!("cannot attach vbd xvda to domain 1: {GONE}"));
-    assert_eq!(warnings(&failure), [format!("rolling back, closing the device failed: {GONE}")]);
+    assert_eq!(warnings(&failure), [format!("closing the device failed: {GONE}")]);
     assert_eq!(failure.hint(), Hint::Store("see whether xenstored still runs, then try again"));
     assert!(
         world.read(&format!("{LX}/op")).await.starts_with("add:"),
@@ -98,7 +98,7 @@ async fn the_store_falls_silent() {
     assert_eq!(
         warnings(&failure),
         [
-            "rolling back, closing the device failed: READ of /tool/xendev/backend/vbd/1/51712/xendev-before was not answered within 10s"
+            "closing the device failed: READ of /tool/xendev/backend/vbd/1/51712/xendev-before was not answered within 10s"
         ]
     );
     assert_eq!(world.clock(), 24.0);

@@ -1,13 +1,17 @@
 //! What outsiders broke once: each test failed before its fault was mended.
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::{Cause, Force, Kind, Limits, Record, Removal, WaitFor};
+use aodevice::{Cause, Force, Kind, Limits, Record, Removal, Toolstack, WaitFor, multi, sim};
+use hotplug::{Permit, Report, Request, Runner};
 use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xs_client::DomId;
 
-use crate::world::{BE, FE, GUEST, LX, Line, World, disk, path, warned};
+use crate::world::{BE, FE, GUEST, LX, Line, World, disk, disk_named, path, warned};
 
 const SAVED: &str = "/tool/xendev/backend/vbd/1/51712";
 
@@ -222,6 +226,64 @@ async fn an_owner_who_cannot_be_seen_has_to_answer() {
     assert!(format!("{:?}", failure.hint()).contains("pid: None"), "whose process 1 is that?");
     toolstack.remove(GUEST, xvda, Removal::default().take_over(true), &never).await.unwrap();
     assert_eq!(world.clock(), 10.0);
+}
+
+/// Many devices of one guest at once, by two toolstacks: a transaction whose view others have changed fails in
+/// the middle, which is tried again like a conflict.
+#[tokio::test(start_paused = true)]
+async fn many_devices_come_and_go_at_once() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let latency = Duration::from_millis(5);
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, latency).unwrap();
+    let _frontends = sim::Drivers::frontends(world.guest.clone(), GUEST, latency).unwrap();
+    let (first, second) = (world.toolstack.clone(), world.another_toolstack().await);
+    let never = CancellationToken::new();
+    for round in 0..5 {
+        let disks: Vec<_> = (0..16).map(|disk| disk_named(&format!("d{disk}p0"))).collect();
+        let toolstack = |index: usize| if index % 2 == 0 { &first } else { &second };
+        let adding = disks.iter().enumerate();
+        let adding =
+            adding.map(|(index, disk)| toolstack(index).add(GUEST, disk, WaitFor::Connected, &never));
+        let added = multi::all(adding).await.into_result().unwrap();
+        let removing = added.iter().enumerate().map(|(index, device)| {
+            toolstack(index + round).remove(GUEST, (Kind::Vbd, device.id.devid), Force::Never, &never)
+        });
+        multi::all(removing).await.into_result().unwrap();
+        assert_eq!(world.dump().await, before, "round {round}");
+    }
+}
+
+/// A runner that does not ask whether it may: what it did is undone, and the report says whose fault it is.
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_does_not_ask_is_found_out() {
+    struct Naive(sim::Scripts, Mutex<Vec<String>>);
+    impl Runner for Naive {
+        fn run_if<'a>(
+            &'a self,
+            request: &'a Request,
+            limits: &'a hotplug::Limits,
+            cancel: &'a CancellationToken,
+            _: Permit<'a>,
+        ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
+            self.1.lock().unwrap().push(request.to_string());
+            self.0.run(request, limits, cancel)
+        }
+    }
+    let world = World::new().await;
+    let before = world.dump().await;
+    let runner = Arc::new(Naive(sim::Scripts::new(world.dom0.clone(), Duration::ZERO), Mutex::default()));
+    let toolstack = Toolstack::new(world.dom0.clone(), runner.clone()).await.unwrap();
+    let (device, never) = (disk(), CancellationToken::new());
+    let (ended, ()) = join!(toolstack.add(GUEST, &device, WaitFor::Script, &never), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        world.is_told_to_close().await;
+        world.backend_says("6").await;
+    });
+    assert!(matches!(ended.unwrap_err().cause, Cause::NotPermitted));
+    assert_eq!(*runner.1.lock().unwrap(), ["/etc/xen/scripts/block add", "/etc/xen/scripts/block remove"]);
+    assert_eq!(world.dump().await, before);
 }
 
 /// Nobody is said to have attached what waits for a guest that never comes.

@@ -22,7 +22,7 @@ async fn f6_steps_and_outcomes_carry_the_identity_of_the_device() {
         world.exists(BE).await;
         world.backend_says("2").await;
     });
-    let named = json!({"domid": 1, "kind": "vbd", "devid": 51712, "name": "xvda"});
+    let named = json!({"fe": 1, "kind": "vbd", "devid": 51712, "name": "xvda"});
     let steps = std::mem::take(&mut *steps.lock().unwrap());
     assert!(steps.iter().all(|step| step["device"] == named && step["operation"] == "attach"), "{steps:#?}");
     assert_eq!(
