@@ -9,7 +9,7 @@ use hotplug::{Permit, Report, Request, Runner};
 use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use xs_client::DomId;
+use xs_client::{DomId, ErrorCode, Op};
 
 use crate::world::{BE, FE, GUEST, LX, Line, World, disk, disk_named, path, warned};
 
@@ -251,6 +251,20 @@ async fn many_devices_come_and_go_at_once() {
         });
         multi::all(removing).await.into_result().unwrap();
         assert_eq!(world.dump().await, before, "round {round}");
+    }
+}
+
+/// What a store says in the middle of a transaction whose view others have changed is no outcome.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_fails_in_the_middle_is_tried_again() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    for code in [ErrorCode::EIO, ErrorCode::EINVAL] {
+        world.add_connected().await;
+        world.backend_says("6").await;
+        world.proxy.refuse(Op::RM, "/local/domain/1/device/vbd", code.clone());
+        world.remove(Force::Never).await.unwrap();
+        assert_eq!(world.dump().await, before, "{code:?}");
     }
 }
 
