@@ -35,6 +35,18 @@ struct Undo {
     copy: Option<Path>,
 }
 
+/// What there is to do for a script that removes.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Run(Undo),
+    /// Nothing is left to undo, as far as that is known.
+    Nothing(Option<Unknown>),
+}
+
+/// It is not known what the script would have to undo.
+#[derive(Debug, PartialEq, Eq)]
+struct Unknown;
+
 /// How often a run of a script that removes is begun anew, because the device changed hands meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -130,9 +142,9 @@ impl Job<'_> {
     ) -> Result<Option<Warning>, Cause> {
         let never = CancellationToken::new();
         for _ in 0..ATTEMPTS {
-            let undo = match self.decided_inputs(target, purpose).await? {
-                Ok(undo) => undo,
-                Err(warning) => return Ok(warning),
+            let undo = match self.decided_task(target, purpose).await? {
+                Task::Run(undo) => undo,
+                Task::Nothing(unknown) => return Ok(unknown.map(|Unknown| Warning::ScriptSkipped)),
             };
             let mut request = self.request(target, kind, Action::Remove, &undo.keys);
             if let Some(directory) = &undo.copy {
@@ -140,7 +152,8 @@ impl Job<'_> {
                 request = request.copy(directory.to_string());
             }
             // The same again, when nothing else can run for the device any more.
-            let permit = async { matches!(self.inputs(target, purpose).await, Ok(Ok(now)) if now == undo) };
+            let permit =
+                async { matches!(self.task(target, purpose).await, Ok(Task::Run(now)) if now == undo) };
             let ran = self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await;
             if undo.inputs.is_aside() {
                 saved::remove_aside(&self.toolstack.client, target.paths()).await?;
@@ -154,31 +167,22 @@ impl Job<'_> {
         Err(Cause::Taken)
     }
 
-    /// The same as [`Self::inputs`], but waits as long as the script of another device runs that may have made
+    /// The same as [`Self::task`], but waits as long as the script of another device runs that may have made
     /// what ours may have made.
-    async fn decided_inputs(
-        &self,
-        target: &Target,
-        purpose: Purpose,
-    ) -> Result<Result<Undo, Option<Warning>>, Cause> {
+    async fn decided_task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
         let begun = Instant::now();
         loop {
-            match self.inputs(target, purpose).await {
+            match self.task(target, purpose).await {
                 Err(Cause::Undecided(_)) if begun.elapsed() < self.toolstack.limits.close => {
-                    sleep(LOOK).await
+                    sleep(LOOK).await;
                 }
-                inputs => return inputs,
+                task => return task,
             }
         }
     }
 
-    /// What the script that removes is to be given; or nothing, perhaps with a warning, if there is nothing
-    /// for it to do.
-    async fn inputs(
-        &self,
-        target: &Target,
-        purpose: Purpose,
-    ) -> Result<Result<Undo, Option<Warning>>, Cause> {
+    /// What there is to do for the script that removes, and what it is to be given for it.
+    async fn task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
         let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
         let begun = store::step(client, target, &self.record, None, |seen| {
             let token = self.record.token;
@@ -187,7 +191,7 @@ impl Job<'_> {
                 _ => steps::begin_remove(seen, token),
             }
         });
-        let Some(inputs) = begun.await? else { return Ok(Err(None)) };
+        let Some(inputs) = begun.await? else { return Ok(Task::Nothing(None)) };
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
         let backend =
@@ -208,7 +212,7 @@ impl Job<'_> {
         let known = begun || info.made.is_empty() || info.made.iter().any(|key| keys.contains_key(*key));
         if inputs != Inputs::Backend && !known {
             // Nothing says what it made, if it made anything.
-            return Ok(Err((inputs != Inputs::Leftover).then_some(Warning::ScriptSkipped)));
+            return Ok(Task::Nothing((inputs != Inputs::Leftover).then_some(Unknown)));
         }
         let undone = match inputs {
             // Undone already, by a run that was killed later, if the kernel's count says so.
@@ -217,14 +221,14 @@ impl Job<'_> {
             Inputs::Leftover => around.node_serves != Some(true),
         };
         if undone {
-            return Ok(Err(None));
+            return Ok(Task::Nothing(None));
         }
         let copy = match inputs {
             Inputs::Backend if !rewritten => None,
             inputs if inputs.is_aside() => Some(paths.undo.clone()),
             _ => Some(paths.saved.clone()),
         };
-        Ok(Ok(Undo { inputs, keys, copy }))
+        Ok(Task::Run(Undo { inputs, keys, copy }))
     }
 
     fn request(&self, target: &Target, kind: hotplug::Kind, action: Action, keys: &Recorded) -> Request {

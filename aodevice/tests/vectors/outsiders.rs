@@ -241,7 +241,7 @@ async fn many_devices_come_and_go_at_once() {
     let never = CancellationToken::new();
     for round in 0..5 {
         let disks: Vec<_> = (0..16).map(|disk| disk_named(&format!("d{disk}p0"))).collect();
-        let toolstack = |index: usize| if index % 2 == 0 { &first } else { &second };
+        let toolstack = |index: usize| if index.is_multiple_of(2) { &first } else { &second };
         let adding = disks.iter().enumerate();
         let adding =
             adding.map(|(index, disk)| toolstack(index).add(GUEST, disk, WaitFor::Connected, &never));
