@@ -4,6 +4,9 @@
 //! can be run in it. It is not below LX, where `xl` would see keys that it does not write, and not in
 //! BE, where it would go with BE. `xl` knows nothing of it, so it may outlive its device: it is
 //! believed only for the guest that it was saved for, and only where the device still is.
+//!
+//! Copies are read and written outside of the steps' transactions: those of all devices have common
+//! parents, so every operation would make every other one conflict.
 
 use xs_client::{Client, Path, Request, Requests};
 
