@@ -49,7 +49,9 @@ pub(crate) fn words(failure: &Failure) -> String {
             "detach it again to go on; if it had begun to close, it is left closing".to_owned()
         }
         Hint::AddAgain if failure.warnings.is_empty() => "nothing is left of it; attach it again".to_owned(),
-        Hint::AddAgain => "see the warnings for what may be left; detach it to clean that up".to_owned(),
+        Hint::AddAgain => {
+            "see the warnings for what may be left; if the device is still listed, detach it".to_owned()
+        }
         _ if failure.operation == Operation::Attach => "attach it again".to_owned(),
         _ => "detach it again".to_owned(),
     }

@@ -87,6 +87,10 @@ pub(crate) struct Surroundings {
     pub(crate) target_is_file: bool,
     /// Block devices that this device's script made of the target and did not report.
     pub(crate) unreported: Vec<String>,
+    /// More such devices, which may be anybody's.
+    pub(crate) surplus: Vec<String>,
+    /// Whether it is known that the script, whatever it was to make, had made no block device of the target.
+    pub(crate) made_none: bool,
     /// Whether the block device that is recorded still serves the target; `None` if that cannot be seen.
     pub(crate) node_serves: Option<bool>,
 }

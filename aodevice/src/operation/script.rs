@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::Path;
 
+use super::record::Stage;
 use super::saved::{BEFORE, SEQUENCE};
 use super::steps::{self, Inputs};
 use super::store::{self, keys_of};
@@ -33,6 +34,8 @@ struct Undo {
     keys: Recorded,
     /// Where a copy of the keys is made for it.
     copy: Option<Path>,
+    /// What may be left beside what it undoes.
+    surplus: Vec<String>,
 }
 
 /// What there is to do for a script that removes.
@@ -161,7 +164,10 @@ impl Job<'_> {
             match ran {
                 Err(Cause::Script { report, .. }) if report.ending == Ending::Withdrawn => {}
                 Err(Cause::Script { .. }) if self.is_undone(target, &undo.keys).await => return Ok(None),
-                ran => return ran.map(|()| None),
+                ran => {
+                    let surplus = (!undo.surplus.is_empty()).then_some(Warning::Surplus(undo.surplus));
+                    return ran.map(|()| surplus);
+                }
             }
         }
         Err(Cause::Taken)
@@ -216,6 +222,7 @@ impl Job<'_> {
         }
         let undone = match inputs {
             // Undone already, by a run that was killed later, if the kernel's count says so.
+            Inputs::Backend if around.made_none => true,
             Inputs::Backend => around.node_serves == Some(false) && keys.contains_key(SEQUENCE),
             Inputs::Saved | Inputs::Vanished | Inputs::Taken => around.node_serves == Some(false),
             Inputs::Leftover => around.node_serves != Some(true),
@@ -228,7 +235,7 @@ impl Job<'_> {
             inputs if inputs.is_aside() => Some(paths.undo.clone()),
             _ => Some(paths.saved.clone()),
         };
-        Ok(Task::Run(Undo { inputs, keys, copy }))
+        Ok(Task::Run(Undo { inputs, keys, copy, surplus: around.surplus }))
     }
 
     fn request(&self, target: &Target, kind: hotplug::Kind, action: Action, keys: &Recorded) -> Request {
@@ -279,9 +286,14 @@ impl Job<'_> {
         };
         let others = async || store::nodes_of_others(client, target, inputs.reads_backend()).await;
         let mut around = Surroundings { target_is_file: found.is_file, ..Surroundings::default() };
+        let before = self.before.as_ref().or(keys.get(BEFORE));
+        let since = before.map(|before| found.made_since(before));
         match keys.get("node") {
             Some(node) => {
                 around.node_serves = files::serves(node, keys.get(SEQUENCE), &found);
+                // Of an add that did not come to its end, whose loop device was not counted.
+                let gone = |made: &Vec<String>| !made.contains(node) && around.node_serves.is_some();
+                around.made_none = !keys.contains_key(SEQUENCE) && since.as_ref().is_some_and(gone);
                 if inputs != Inputs::Backend && others().await?.contains(node) {
                     around.node_serves = Some(false);
                 }
@@ -289,38 +301,72 @@ impl Job<'_> {
             // Whatever else is made of the target by now may be anybody's.
             None if inputs == Inputs::Taken || inputs == Inputs::Leftover => {}
             None => {
-                let before = self.before.as_ref().or(keys.get(BEFORE));
-                let mut made = before.map(|before| found.made_since(before)).unwrap_or_default();
+                let mut made = since.clone().unwrap_or_default();
                 if !made.is_empty() {
                     let named = others().await?;
                     made.retain(|node| !named.contains(node));
-                    around.unreported = self.decide(target, &found, made).await?;
+                    (around.unreported, around.surplus) = self.decide(target, &found, made).await?;
                 }
+                // All that the stock script makes is a loop device.
+                let script = keys.get("script").and_then(|script| script.rsplit('/').next());
+                around.made_none = since.is_some()
+                    && around.unreported.is_empty()
+                    && found.is_file
+                    && script == Some("block");
             }
         }
         Ok(around)
     }
 
-    /// Of what was made of a target and is not named by any backend, what may be taken for the work of this
-    /// device's script: a script makes one, and so may the scripts of other devices of the same file.
+    /// Shares what was made of a target since a script of it began, and is not named by any backend, among
+    /// the devices whose scripts may have made it. One of them may be running, and tell of its own soon.
     async fn decide(
         &self,
         target: &Target,
         found: &files::Found,
         made: Vec<String>,
-    ) -> Result<Vec<String>, Cause> {
+    ) -> Result<(Vec<String>, Vec<String>), Cause> {
         let file = found.file.to_string_lossy();
-        let mut dead = 0;
-        for record in store::unfinished_others(&self.toolstack.client, target, &file).await? {
-            let alive = match record {
-                Some(record) => self.occupant(record).await?.alive,
-                None => false,
-            };
-            if alive && !made.is_empty() {
+        let others = store::unfinished_others(&self.toolstack.client, target, &file).await?;
+        for (_, record) in &others {
+            let Some(record) = record else { continue };
+            let occupant = self.occupant(record.clone()).await?;
+            let stage = occupant.record.as_ref().map(|record| record.stage);
+            if occupant.alive && matches!(stage, Some(Stage::Backend | Stage::Script)) && !made.is_empty() {
                 return Err(Cause::Undecided(made));
             }
-            dead += 1;
         }
-        if made.len() > 1 + dead { Err(Cause::Undecided(made)) } else { Ok(made) }
+        let copies: Vec<&Path> = others.iter().map(|(copy, _)| copy).collect();
+        Ok(share(made, &target.paths().saved, &copies))
+    }
+}
+
+/// The share of the device with the copy `own`, and what is nobody's. The script of each device made one at
+/// most; nobody can tell whose is whose, so the first device, by the paths of their copies, takes the oldest.
+fn share(made: Vec<String>, own: &Path, others: &[&Path]) -> (Vec<String>, Vec<String>) {
+    let rank = others.iter().filter(|other| **other < own).count();
+    let surplus = made.iter().skip(1 + others.len()).cloned().collect();
+    (made.into_iter().skip(rank).take(1).collect(), surplus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_takes_one_of_what_was_made_and_no_two_the_same() {
+        let paths: Vec<Path> = ["/a", "/b"].iter().map(|path| Path::new(*path).expect("a path")).collect();
+        let (a, b) = (&paths[0], &paths[1]);
+        let made = |numbers: &[u32]| numbers.iter().map(|number| format!("/dev/loop{number}")).collect();
+        let shared = |numbers: &[u32], own, others: &[&Path]| share(made(numbers), own, others);
+
+        assert_eq!(shared(&[5, 6], a, &[b]), (made(&[5]), made(&[])));
+        assert_eq!(shared(&[5, 6], b, &[a]), (made(&[6]), made(&[])));
+        // One of the two had made none yet: the first takes what there is, and the second follows it.
+        assert_eq!(shared(&[5], a, &[b]), (made(&[5]), made(&[])));
+        assert_eq!(shared(&[5], b, &[a]), (made(&[]), made(&[])));
+        // More than they can have made is left, and told of.
+        assert_eq!(shared(&[5, 6, 7], b, &[a]), (made(&[6]), made(&[7])));
+        assert_eq!(shared(&[5, 6], a, &[]), (made(&[5]), made(&[6])));
     }
 }

@@ -15,7 +15,7 @@ use super::observe::shown;
 use super::record::Record;
 use super::steps::{self, Change, Obstacle, Seen};
 use super::wait::Cancel;
-use super::{Target, saved};
+use super::{Target, files, saved};
 use crate::id::lx_parent;
 use crate::kind::Recorded;
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
@@ -338,32 +338,42 @@ pub(crate) fn writes(directory: &Path, keys: &Recorded) -> Result<Vec<Request>, 
 }
 
 /// The `node`s of the devices of the target's kind in this backend's domain; of the target itself only if
-/// its directory is another's by now.
+/// its directory is another's by now. One that was saved with the kernel's count names that use alone.
 pub(crate) async fn nodes_of_others(
     client: &Client,
     target: &Target,
     is_ours: bool,
 ) -> Result<Vec<String>, Cause> {
     let id = target.id();
-    let parent = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
+    let kind = id.be_kind;
+    let parent = Path::new(format!("/local/domain/{}/backend/{kind}", id.be))?;
     let mut paths = Vec::new();
     for fe in client.directory_or_empty(&parent).await? {
-        let of_guest = parent.join(&fe)?;
-        for devid in client.directory_or_empty(&of_guest).await? {
-            paths.push(of_guest.join(format!("{devid}/node"))?);
+        for devid in client.directory_or_empty(&parent.join(&fe)?).await? {
+            let backend = parent.join(format!("{fe}/{devid}"))?;
+            if !is_ours || backend != target.paths().backend {
+                let saved = Path::new(format!("/tool/xendev/backend/{kind}/{fe}/{devid}"))?;
+                paths.extend([backend.join("node")?, saved.join("node")?, saved.join(saved::SEQUENCE)?]);
+            }
         }
     }
-    paths.retain(|path| !is_ours || path.parent().as_ref() != Some(&target.paths().backend));
-    Ok(client.read_many(&paths).await?.into_iter().filter_map(text).collect())
+    let seen: Vec<Option<String>> = client.read_many(&paths).await?.into_iter().map(text).collect();
+    let names = seen.chunks(3).filter_map(|device| {
+        let node = device[0].clone()?;
+        let counted = device[2].as_ref().filter(|_| device[1].as_ref() == Some(&node));
+        let current = counted.is_none_or(|counted| files::sequence(&node).is_none_or(|now| now == *counted));
+        current.then_some(node)
+    });
+    Ok(names.collect())
 }
 
-/// The operation records of other devices whose scripts run, or died, that may have made something of the
-/// same file and not have told of it yet.
+/// The copies, and the operation records, of other devices whose scripts run, or died, that may have made
+/// something of the same file and not have told of it yet.
 pub(crate) async fn unfinished_others(
     client: &Client,
     target: &Target,
     file: &str,
-) -> Result<Vec<Option<String>>, Cause> {
+) -> Result<Vec<(Path, Option<String>)>, Cause> {
     let id = target.id();
     let parent = Path::new(format!("/tool/xendev/backend/{}", id.be_kind))?;
     let mut records = Vec::new();
@@ -380,7 +390,7 @@ pub(crate) async fn unfinished_others(
             if let (Some(Some(_)), Some(Some(of)), Some(op)) = (seen.next(), seen.next(), seen.next())
                 && of == file
             {
-                records.push(op);
+                records.push((saved, op));
             }
         }
     }

@@ -35,6 +35,9 @@ pub enum Warning {
     },
     /// Another toolstack has the device now; it was left to it.
     Taken,
+    /// A script was killed, and these were made of its target since it began and are nobody's: one was given
+    /// back, and the others were left.
+    Surplus(Vec<String>),
     /// A step of a roll-back failed, so something may be left.
     LeftBehind {
         /// The step.
@@ -59,6 +62,11 @@ impl fmt::Display for Warning {
                  be run; what it was to undo (loop device, bridge port) may be left",
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
+            Self::Surplus(devices) => write!(
+                f,
+                "a hotplug script was killed, and {} was made of the device's target since it began and may be left",
+                devices.join(", ")
+            ),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
             Self::LeftBehind { step, cause } => write!(f, "{step} failed: {cause}"),
         }
