@@ -76,8 +76,8 @@ pub struct KindInfo {
     pub(crate) unreported: fn(&Recorded) -> Option<&'static str>,
     /// The path in the toolstack's domain that the script acts on, if it is recorded.
     pub(crate) target: fn(&Recorded) -> Option<&str>,
-    /// What a script has to be told besides what is recorded, to undo its work.
-    pub(crate) undo: fn(&Recorded, &Surroundings) -> Recorded,
+    /// What a script has to be told besides what is recorded, to undo its work; `None` if it has none to undo.
+    pub(crate) undo: fn(&Recorded, &Surroundings) -> Option<Recorded>,
 }
 
 /// What a kind may know of the toolstack's domain when a script's work is undone.
@@ -89,7 +89,7 @@ pub(crate) struct Surroundings {
     pub(crate) unreported: Vec<String>,
     /// More such devices, which may be anybody's.
     pub(crate) surplus: Vec<String>,
-    /// Whether it is known that the script, whatever it was to make, had made no block device of the target.
+    /// Whether it is known that no block device that is made of the target now is the script's.
     pub(crate) made_none: bool,
     /// Whether the block device that is recorded still serves the target; `None` if that cannot be seen.
     pub(crate) node_serves: Option<bool>,

@@ -81,15 +81,17 @@ impl Found {
     }
 }
 
-/// Looks at a target; `None` if it does not answer in time.
-pub(crate) async fn look_at(target: &str, limit: Duration) -> Option<Found> {
+/// Looks at a target, and at what is made of the file that it led to when it was added, or leads to now;
+/// `None` if it does not answer in time.
+pub(crate) async fn look_at(target: &str, file: Option<&String>, limit: Duration) -> Option<Found> {
     let path = PathBuf::from(target);
-    blocking(limit, move || look_in(Path::new(SYS_BLOCK), path)).await
+    let file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
+    blocking(limit, move || look_in(Path::new(SYS_BLOCK), path, file)).await
 }
 
-fn look_in(sys_block: &Path, path: PathBuf) -> Found {
+fn look_in(sys_block: &Path, path: PathBuf, file: Option<PathBuf>) -> Found {
     let is_file = path.is_file();
-    let file = fs::canonicalize(&path).unwrap_or(path);
+    let file = file.unwrap_or_else(|| fs::canonicalize(&path).unwrap_or(path));
     let devices = fs::read_dir(sys_block).into_iter().flatten().flatten();
     let names: Vec<String> = devices.filter_map(|device| device.file_name().into_string().ok()).collect();
     let sequence = |name: &String| -> Option<u64> {
@@ -166,17 +168,20 @@ mod tests {
             ("sda", "/srv/d.img\n", "12\n"),
         ]);
         fs::create_dir_all(sys.path().join("loop3")).unwrap();
-        let found = look_in(sys.path(), "/srv/d.img".into());
+        let found = look_in(sys.path(), "/srv/d.img".into(), None);
         let nodes: Vec<&str> = found.loops.iter().map(|device| &*device.node).collect();
         assert_eq!(nodes, ["/dev/loop2", "/dev/loop0"]);
         assert_eq!(found.baseline(), "after 12");
-        assert_eq!(look_in(sys.path(), "/srv/f.img".into()).loops, []);
+        assert_eq!(look_in(sys.path(), "/srv/f.img".into(), None).loops, []);
+        // A link that leads elsewhere since.
+        let moved = look_in(sys.path(), "/srv/f.img".into(), Some("/srv/d.img".into()));
+        assert_eq!((moved.is_file, moved.loops), (false, found.loops));
     }
 
     /// A number that was in use before the script and is used again since is known as new.
     #[test]
     fn what_was_made_since_is_known_by_the_kernels_count() {
-        let of = |devices| look_in(sys_block(devices).path(), "/srv/d.img".into());
+        let of = |devices| look_in(sys_block(devices).path(), "/srv/d.img".into(), None);
         let before = of(&[("loop200", "/srv/d.img", "5")]);
         let after = of(&[("loop200", "/srv/d.img", "6")]);
         assert_eq!(before.made_since(&before.baseline()), [""; 0]);

@@ -9,7 +9,7 @@ use tracing::debug;
 use xs_client::Path;
 
 use super::record::Stage;
-use super::saved::{BEFORE, SEQUENCE};
+use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs};
 use super::store::{self, keys_of};
 use super::wait::{Cancel, LOOK};
@@ -99,7 +99,7 @@ impl Job<'_> {
             return Ok(None);
         }
         let found = match (target.id().kind.info().target)(target.recorded()) {
-            Some(path) => files::look_at(path, self.toolstack.limits.file).await,
+            Some(path) => files::look_at(path, None, self.toolstack.limits.file).await,
             None => None,
         };
         let found = found.unwrap_or_default();
@@ -209,7 +209,7 @@ impl Job<'_> {
             keys.remove(SEQUENCE);
         }
         let around = self.surroundings(target, inputs, &keys).await?;
-        let told = (info.undo)(&keys, &around);
+        let Some(told) = (info.undo)(&keys, &around) else { return Ok(Task::Nothing(None)) };
         // What is known and does not stand where the script would look: BE was lost and came back.
         let unseen = |key: &str| !backend.contains_key(key) && !saved::is_own(key);
         let rewritten = !told.is_empty() || keys.keys().any(|key| unseen(key));
@@ -222,7 +222,6 @@ impl Job<'_> {
         }
         let undone = match inputs {
             // Undone already, by a run that was killed later, if the kernel's count says so.
-            Inputs::Backend if around.made_none => true,
             Inputs::Backend => around.node_serves == Some(false) && keys.contains_key(SEQUENCE),
             Inputs::Saved | Inputs::Vanished | Inputs::Taken => around.node_serves == Some(false),
             Inputs::Leftover => around.node_serves != Some(true),
@@ -265,7 +264,7 @@ impl Job<'_> {
     async fn is_undone(&self, target: &Target, keys: &Recorded) -> bool {
         let known = ((target.id().kind.info().target)(keys), keys.get("node"), keys.get(SEQUENCE));
         let (Some(path), Some(node), sequence @ Some(_)) = known else { return false };
-        let found = files::look_at(path, self.toolstack.limits.file).await;
+        let found = files::look_at(path, keys.get(FILE), self.toolstack.limits.file).await;
         found.is_some_and(|found| files::serves(node, sequence, &found) == Some(false))
     }
 
@@ -277,7 +276,7 @@ impl Job<'_> {
     ) -> Result<Surroundings, Cause> {
         let (client, info) = (&self.toolstack.client, target.id().kind.info());
         let found = match (info.target)(keys) {
-            Some(path) => files::look_at(path, self.toolstack.limits.file).await,
+            Some(path) => files::look_at(path, keys.get(FILE), self.toolstack.limits.file).await,
             None => None,
         };
         // What cannot be looked at is taken to be as it was.
@@ -307,12 +306,7 @@ impl Job<'_> {
                     made.retain(|node| !named.contains(node));
                     (around.unreported, around.surplus) = self.decide(target, &found, made).await?;
                 }
-                // All that the stock script makes is a loop device.
-                let script = keys.get("script").and_then(|script| script.rsplit('/').next());
-                around.made_none = since.is_some()
-                    && around.unreported.is_empty()
-                    && found.is_file
-                    && script == Some("block");
+                around.made_none = since.is_some() && around.unreported.is_empty();
             }
         }
         Ok(around)

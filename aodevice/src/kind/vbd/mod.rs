@@ -41,21 +41,26 @@ pub(crate) const INFO: KindInfo = KindInfo {
 ///
 /// It reads the device from `node`, which a script that was killed has not written. And the stock script
 /// `block` takes the way for files only if `params` names a file *now* (defect B-47).
-fn undo(recorded: &Recorded, around: &Surroundings) -> Recorded {
+fn undo(recorded: &Recorded, around: &Surroundings) -> Option<Recorded> {
+    let stock = recorded.get("script").filter(|script| Path::new(script).ends_with("scripts/block"));
+    // All that the stock script makes of a file is a loop device. Another script that was killed before it
+    // told of anything may have made what cannot be seen.
+    if around.made_none && (recorded.contains_key("node") || stock.is_some() && around.target_is_file) {
+        return None;
+    }
     let mut told = Recorded::new();
     let node = recorded.get("node").or(around.unreported.first());
     let Some(node) = node.filter(|node| node.starts_with("/dev/loop")) else {
-        return told;
+        return Some(told);
     };
     if !recorded.contains_key("node") {
         told.insert("node".to_owned(), node.clone());
     }
-    let stock = |script: &&String| Path::new(script).file_name() == Some("block".as_ref());
-    if let Some(script) = recorded.get("script").filter(stock).filter(|_| !around.target_is_file) {
+    if let Some(script) = stock.filter(|_| !around.target_is_file) {
         // Any file will do: the script does nothing with it.
         told.insert("params".to_owned(), script.clone());
     }
-    told
+    Some(told)
 }
 
 /// The format of a disk's image.
@@ -194,20 +199,32 @@ mod tests {
         let file = Surroundings { target_is_file: true, ..Surroundings::default() };
         let gone = Surroundings::default();
         let with_node = recorded(&[script, ("params", "/d.img"), ("node", "/dev/loop3")]);
-        assert_eq!(undo(&with_node, &file), recorded(&[]));
-        assert_eq!(undo(&with_node, &gone), recorded(&[("params", script.1)]));
+        assert_eq!(undo(&with_node, &file), Some(recorded(&[])));
+        assert_eq!(undo(&with_node, &gone), Some(recorded(&[("params", script.1)])));
         // A script that was killed before it could tell.
         let unreported = vec!["/dev/loop4".to_owned()];
         let killed = Surroundings { target_is_file: true, unreported, ..gone.clone() };
         assert_eq!(
             undo(&recorded(&[script, ("params", "/d.img")]), &killed),
-            recorded(&[("node", "/dev/loop4")])
+            Some(recorded(&[("node", "/dev/loop4")]))
         );
         // Other scripts have their own ways, and other targets no loop device.
         assert_eq!(
             undo(&recorded(&[("script", "/opt/block-x"), ("node", "/dev/loop3")]), &gone),
-            recorded(&[])
+            Some(recorded(&[]))
         );
-        assert_eq!(undo(&recorded(&[script, ("physical-device", "8:1")]), &gone), recorded(&[]));
+        assert_eq!(undo(&recorded(&[script, ("physical-device", "8:1")]), &gone), Some(recorded(&[])));
+    }
+
+    #[test]
+    fn a_script_that_made_nothing_has_nothing_to_undo() {
+        let none = Surroundings { target_is_file: true, made_none: true, ..Surroundings::default() };
+        let stock = ("script", "/etc/xen/scripts/block");
+        assert_eq!(undo(&recorded(&[stock, ("params", "/d.img")]), &none), None);
+        // The number of what it made is another's by now.
+        let (other, node) = (("script", "/opt/block"), ("node", "/dev/loop3"));
+        assert_eq!(undo(&recorded(&[other, node]), &none), None);
+        // What another script makes before it tells of a node may be no loop device.
+        assert_eq!(undo(&recorded(&[other, ("params", "/d.img")]), &none), Some(recorded(&[])));
     }
 }

@@ -39,7 +39,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         (status != Some("connected")).then_some("hotplug-status=connected")
     },
     target: |_| None,
-    undo: |_, _| Recorded::new(),
+    undo: |_, _| Some(Recorded::new()),
 };
 
 /// A network interface, served by netback.
