@@ -93,8 +93,13 @@ pub enum Cause {
         /// How it ended.
         report: Box<Report>,
     },
-    /// A script was killed that may have made one of these, and it cannot be told which.
-    #[error("it cannot be told which of {} the hotplug script made that was killed", .0.join(", "))]
+    /// A script was killed that may have made one of these, and so may a script of another device of the same
+    /// file that is running.
+    #[error(
+        "a hotplug script was killed, and it cannot be told which of {} it made while a script of another \
+         device of the same file is running",
+        .0.join(", ")
+    )]
     Undecided(Vec<String>),
     /// The runner started a script without having asked whether it may.
     #[error("the runner ran the hotplug script without asking whether it may")]
