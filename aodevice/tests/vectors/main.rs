@@ -6,6 +6,7 @@ mod cancel;
 mod hostile;
 mod lost;
 mod machine;
+mod not_ours;
 mod outsiders;
 mod owners;
 mod races;
