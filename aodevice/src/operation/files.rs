@@ -3,10 +3,11 @@
 //! A file on dead network storage does not answer, so all of this happens in a thread of its own, has
 //! a deadline and can be given up; the thread stays until the storage answers.
 
-use std::fs;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use devstate::deadline;
 
@@ -44,12 +45,59 @@ pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), St
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) is_file: bool,
-    /// The file without links on the way, by which two names of one are known.
-    pub(crate) file: PathBuf,
+    /// The file that it leads to.
+    pub(crate) origin: Origin,
     /// The loop devices that serve it, the youngest last.
     loops: Vec<LoopDevice>,
     /// The youngest use of any block device by the kernel's count, if it counts.
     latest: Option<u64>,
+}
+
+/// A file as it is known again: renamed, replaced, or with the link to it pointed elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Its device and number in that, if it is there.
+    inode: Option<(u64, u64)>,
+    /// Its path, without links on the way.
+    path: PathBuf,
+}
+
+impl Origin {
+    fn of(path: PathBuf) -> Self {
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        Self { inode: inode(&path), path }
+    }
+
+    /// Reads what `Display` writes.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (inode, path) = text.split_once(' ')?;
+        let inode = inode.split_once(':').and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
+        Some(Self { inode, path: path.into() })
+    }
+
+    /// Whether a loop device whose `backing_file` reads so serves the file. That path follows renames, and
+    /// ends in a remark once the file has no name.
+    fn is_in(&self, backing: &str) -> bool {
+        let same = |own| inode(Path::new(backing)).map(|found| found == own);
+        self.inode.and_then(same).unwrap_or_else(|| {
+            [backing, backing.strip_suffix(" (deleted)").unwrap_or(backing)]
+                .iter()
+                .any(|backing| Path::new(backing) == self.path)
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.inode {
+            Some((dev, ino)) => write!(f, "{dev}:{ino} {}", self.path.display()),
+            None => write!(f, "- {}", self.path.display()),
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// A loop device in use.
@@ -83,15 +131,18 @@ impl Found {
 
 /// Looks at a target, and at what is made of the file that it led to when it was added, or leads to now;
 /// `None` if it does not answer in time.
-pub(crate) async fn look_at(target: &str, file: Option<&String>, limit: Duration) -> Option<Found> {
+pub(crate) async fn look_at(target: &str, origin: Option<&String>, limit: Duration) -> Option<Found> {
     let path = PathBuf::from(target);
-    let file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
-    blocking(limit, move || look_in(Path::new(SYS_BLOCK), path, file)).await
+    let origin = origin.and_then(|origin| Origin::parse(origin));
+    blocking(limit, move || look_in(Path::new(SYS_BLOCK), path, origin)).await
 }
 
-fn look_in(sys_block: &Path, path: PathBuf, file: Option<PathBuf>) -> Found {
+fn look_in(sys_block: &Path, path: PathBuf, origin: Option<Origin>) -> Found {
     let is_file = path.is_file();
-    let file = file.unwrap_or_else(|| fs::canonicalize(&path).unwrap_or(path));
+    let now = Origin::of(path);
+    // The files of all loop devices are looked at only where one that nobody reported is searched for: each
+    // may be on storage that does not answer.
+    let wanted = origin.clone().unwrap_or_else(|| Origin { inode: None, ..now.clone() });
     let devices = fs::read_dir(sys_block).into_iter().flatten().flatten();
     let names: Vec<String> = devices.filter_map(|device| device.file_name().into_string().ok()).collect();
     let sequence = |name: &String| -> Option<u64> {
@@ -100,13 +151,12 @@ fn look_in(sys_block: &Path, path: PathBuf, file: Option<PathBuf>) -> Found {
     let serves = |name: &&String| {
         let backing = fs::read(sys_block.join(name).join("loop/backing_file")).unwrap_or_default();
         let backing = String::from_utf8_lossy(&backing);
-        let backing = backing.trim_end_matches('\n');
-        name.starts_with("loop") && Path::new(backing.strip_suffix(" (deleted)").unwrap_or(backing)) == file
+        name.starts_with("loop") && wanted.is_in(backing.strip_suffix('\n').unwrap_or(&backing))
     };
     let device = |name: &String| LoopDevice { sequence: sequence(name), node: format!("/dev/{name}") };
     let mut loops: Vec<LoopDevice> = names.iter().filter(serves).map(device).collect();
     loops.sort();
-    Found { is_file, file, loops, latest: names.iter().filter_map(sequence).max() }
+    Found { is_file, origin: origin.unwrap_or(now), loops, latest: names.iter().filter_map(sequence).max() }
 }
 
 /// Which use of a loop device this is: the kernel counts each time that one is set up (Linux 5.15). `None` if
@@ -173,9 +223,19 @@ mod tests {
         assert_eq!(nodes, ["/dev/loop2", "/dev/loop0"]);
         assert_eq!(found.baseline(), "after 12");
         assert_eq!(look_in(sys.path(), "/srv/f.img".into(), None).loops, []);
-        // A link that leads elsewhere since.
-        let moved = look_in(sys.path(), "/srv/f.img".into(), Some("/srv/d.img".into()));
+        // A link that leads elsewhere since, and a file that was renamed.
+        let moved = look_in(sys.path(), "/srv/f.img".into(), Some(found.origin.clone()));
         assert_eq!((moved.is_file, moved.loops), (false, found.loops));
+        let file = sys.path().join("was.img");
+        fs::write(&file, "").unwrap();
+        let origin = Origin::of(file.clone());
+        assert_eq!(Origin::parse(&origin.to_string()), Some(origin.clone()));
+        let renamed = sys.path().join("is.img (deleted)");
+        fs::rename(&file, &renamed).unwrap();
+        fs::write(&file, "").unwrap();
+        fs::write(sys.path().join("loop0/loop/backing_file"), format!("{}\n", renamed.display())).unwrap();
+        let of = |origin| look_in(sys.path(), file.clone(), origin).loops.len();
+        assert_eq!((of(Some(origin)), of(None)), (1, 0));
     }
 
     /// A number that was in use before the script and is used again since is known as new.

@@ -60,6 +60,8 @@ pub(crate) struct Job<'a> {
     made: Recorded,
     /// What was made of the target already before the scripts ran, separated by blanks.
     before: Option<String>,
+    /// Whether an operation is on record that did not come to its end.
+    resumes: bool,
     /// Since when other owners have been waited for.
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
@@ -78,6 +80,7 @@ impl<'a> Job<'a> {
             id: None,
             made: Recorded::new(),
             before: None,
+            resumes: false,
             owner_awaited: None,
             given_up: None,
             observed: Observation::default(),
@@ -134,6 +137,7 @@ impl<'a> Job<'a> {
             Action::Probe { which, adopt } => {
                 let probed = async {
                     let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
+                    self.resumes = probed.op.is_some();
                     let occupant = match probed.op {
                         Some(op) => Some(self.occupant(op).await?),
                         None => None,

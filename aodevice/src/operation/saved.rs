@@ -22,7 +22,7 @@ const GUEST: &str = "xendev-guest";
 /// was made of the target already before it began.
 pub(crate) const BEFORE: &str = "xendev-before";
 
-/// Our own key beside the copies: the target's file without links on the way.
+/// Our own key beside the copies: the target's file, by which it is known again.
 pub(crate) const FILE: &str = "xendev-file";
 
 /// Our own key beside the copies: which use of the block device in `node` it was, by the kernel's count.
@@ -113,7 +113,7 @@ pub(crate) async fn merge(
     if saved.get("params") != recorded.get("params") {
         return Ok(());
     }
-    for key in id.kind.info().made.iter().copied().chain([BEFORE, SEQUENCE]) {
+    for key in id.kind.info().made.iter().copied().chain([BEFORE, FILE, SEQUENCE]) {
         if let Some(value) = saved.get(key) {
             recorded.entry(key.to_owned()).or_insert_with(|| value.clone());
         }

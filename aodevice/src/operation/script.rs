@@ -104,8 +104,8 @@ impl Job<'_> {
         };
         let found = found.unwrap_or_default();
         let before = found.baseline();
-        let file = found.file.to_string_lossy();
-        saved::begin(client, target.paths(), target.recorded(), (&before, &file)).await?;
+        let origin = found.origin.to_string();
+        saved::begin(client, target.paths(), target.recorded(), (&before, &origin)).await?;
         Ok(Some(before))
     }
 
@@ -204,8 +204,12 @@ impl Job<'_> {
             if inputs.reads_backend() { keys_of(client, &paths.backend).await? } else { Recorded::new() };
         let counted = keys.get("node").cloned();
         keys.extend(backend.clone());
-        if keys.get("node") != counted.as_ref() {
-            // It was counted of another one.
+        let node = keys.get("node");
+        // Nobody began to undo it, so the backend's word holds: `xl` may have removed the device that was
+        // saved, and have added this one.
+        let is_begun = purpose == Purpose::Undo || self.resumes;
+        let is_other = |node: &String| keys.get(SEQUENCE) != files::sequence(node).as_ref();
+        if node != counted.as_ref() || inputs == Inputs::Backend && !is_begun && node.is_some_and(is_other) {
             keys.remove(SEQUENCE);
         }
         let around = self.surroundings(target, inputs, &keys).await?;
@@ -264,7 +268,7 @@ impl Job<'_> {
     async fn is_undone(&self, target: &Target, keys: &Recorded) -> bool {
         let known = ((target.id().kind.info().target)(keys), keys.get("node"), keys.get(SEQUENCE));
         let (Some(path), Some(node), sequence @ Some(_)) = known else { return false };
-        let found = files::look_at(path, keys.get(FILE), self.toolstack.limits.file).await;
+        let found = files::look_at(path, None, self.toolstack.limits.file).await;
         found.is_some_and(|found| files::serves(node, sequence, &found) == Some(false))
     }
 
@@ -275,8 +279,11 @@ impl Job<'_> {
         keys: &Recorded,
     ) -> Result<Surroundings, Cause> {
         let (client, info) = (&self.toolstack.client, target.id().kind.info());
+        // What was reported is known by its count.
+        let unreported = keys.contains_key(BEFORE) && !keys.contains_key(SEQUENCE);
+        let origin = keys.get(FILE).filter(|_| unreported);
         let found = match (info.target)(keys) {
-            Some(path) => files::look_at(path, keys.get(FILE), self.toolstack.limits.file).await,
+            Some(path) => files::look_at(path, origin, self.toolstack.limits.file).await,
             None => None,
         };
         // What cannot be looked at is taken to be as it was.
@@ -320,8 +327,8 @@ impl Job<'_> {
         found: &files::Found,
         made: Vec<String>,
     ) -> Result<(Vec<String>, Vec<String>), Cause> {
-        let file = found.file.to_string_lossy();
-        let others = store::unfinished_others(&self.toolstack.client, target, &file).await?;
+        let origin = found.origin.to_string();
+        let others = store::unfinished_others(&self.toolstack.client, target, &origin).await?;
         for (_, record) in &others {
             let Some(record) = record else { continue };
             let occupant = self.occupant(record.clone()).await?;

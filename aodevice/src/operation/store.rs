@@ -1,6 +1,7 @@
 //! The store's side of the steps: reads what a decision needs and writes what it says, in one
 //! transaction each.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -346,25 +347,35 @@ pub(crate) async fn nodes_of_others(
 ) -> Result<Vec<String>, Cause> {
     let id = target.id();
     let kind = id.be_kind;
-    let parent = Path::new(format!("/local/domain/{}/backend/{kind}", id.be))?;
+    let backends = Path::new(format!("/local/domain/{}/backend/{kind}", id.be))?;
+    let copies = Path::new(format!("/tool/xendev/backend/{kind}"))?;
+    let mut devices = BTreeSet::new();
+    for parent in [&backends, &copies] {
+        for fe in client.directory_or_empty(parent).await? {
+            let devids = client.directory_or_empty(&parent.join(&fe)?).await?;
+            devices.extend(devids.into_iter().map(|devid| format!("{fe}/{devid}")));
+        }
+    }
     let mut paths = Vec::new();
-    for fe in client.directory_or_empty(&parent).await? {
-        for devid in client.directory_or_empty(&parent.join(&fe)?).await? {
-            let backend = parent.join(format!("{fe}/{devid}"))?;
-            if !is_ours || backend != target.paths().backend {
-                let saved = Path::new(format!("/tool/xendev/backend/{kind}/{fe}/{devid}"))?;
-                paths.extend([backend.join("node")?, saved.join("node")?, saved.join(saved::SEQUENCE)?]);
-            }
+    for device in devices {
+        let (backend, saved) = (backends.join(&device)?, copies.join(&device)?);
+        if backend != target.paths().backend {
+            paths.extend([backend.join("node")?, saved.join("node")?, saved.join(saved::SEQUENCE)?]);
         }
     }
     let seen: Vec<Option<String>> = client.read_many(&paths).await?.into_iter().map(text).collect();
-    let names = seen.chunks(3).filter_map(|device| {
-        let node = device[0].clone()?;
-        let counted = device[2].as_ref().filter(|_| device[1].as_ref() == Some(&node));
-        let current = counted.is_none_or(|counted| files::sequence(&node).is_none_or(|now| now == *counted));
-        current.then_some(node)
+    let other =
+        if is_ours { None } else { text(client.read_opt(&target.paths().backend.join("node")?).await?) };
+    let names = seen.chunks(3).filter_map(|device| match device {
+        [Some(node), Some(saved), Some(counted)] if node == saved => {
+            files::sequence(node).is_none_or(|now| now == *counted).then_some(node)
+        }
+        [Some(node), ..] => Some(node),
+        // Its backend is gone, and what its script made is not.
+        [None, Some(saved), Some(counted)] => (files::sequence(saved)? == *counted).then_some(saved),
+        _ => None,
     });
-    Ok(names.collect())
+    Ok(names.cloned().chain(other).collect())
 }
 
 /// The copies, and the operation records, of other devices whose scripts run, or died, that may have made

@@ -42,7 +42,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
 /// It reads the device from `node`, which a script that was killed has not written. And the stock script
 /// `block` takes the way for files only if `params` names a file *now* (defect B-47).
 fn undo(recorded: &Recorded, around: &Surroundings) -> Option<Recorded> {
-    let stock = recorded.get("script").filter(|script| Path::new(script).ends_with("scripts/block"));
+    let stock = recorded.get("script").filter(|script| Path::new(script).ends_with("xen/scripts/block"));
     // All that the stock script makes of a file is a loop device. Another script that was killed before it
     // told of anything may have made what cannot be seen.
     if around.made_none && (recorded.contains_key("node") || stock.is_some() && around.target_is_file) {
@@ -222,7 +222,7 @@ mod tests {
         let stock = ("script", "/etc/xen/scripts/block");
         assert_eq!(undo(&recorded(&[stock, ("params", "/d.img")]), &none), None);
         // The number of what it made is another's by now.
-        let (other, node) = (("script", "/opt/block"), ("node", "/dev/loop3"));
+        let (other, node) = (("script", "/opt/scripts/block"), ("node", "/dev/loop3"));
         assert_eq!(undo(&recorded(&[other, node]), &none), None);
         // What another script makes before it tells of a node may be no loop device.
         assert_eq!(undo(&recorded(&[other, ("params", "/d.img")]), &none), Some(recorded(&[])));
