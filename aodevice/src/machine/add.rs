@@ -211,7 +211,7 @@ impl Add {
                 }
                 Err(cause) => {
                     self.nodes = Nodes::Kept;
-                    self.left_behind("closing the device", Err(cause));
+                    self.left_behind("closing the device", cause);
                     self.undo_script(target, self.begun);
                 }
             },
@@ -227,7 +227,7 @@ impl Add {
                     Err(Cause::Script { run, report }) => {
                         self.warnings.push(Warning::ScriptFailed { run, report });
                     }
-                    Err(cause) => self.left_behind("running the hotplug script", Err(cause)),
+                    Err(cause) => self.left_behind("running the hotplug script", cause),
                 }
                 self.undo_script(target, index);
             }
@@ -236,7 +236,7 @@ impl Add {
                 if self.nodes == Nodes::Ours {
                     self.nodes = Nodes::Kept;
                 }
-                self.left_behind("running the hotplug script", Err(cause));
+                self.left_behind("running the hotplug script", cause);
                 self.undo_script(target, index);
             }
             (Known::Destroying, Event::Destroyed(destroyed)) => {
@@ -244,7 +244,7 @@ impl Add {
                     Ok(Destroyed::Gone) => {}
                     Ok(Destroyed::Taken) => self.warnings.push(Warning::Taken),
                     Err(cause) => {
-                        self.left_behind("removing the tree", Err(cause));
+                        self.left_behind("removing the tree", cause);
                         return self.on_target(target, Known::Leaving);
                     }
                 }
@@ -267,10 +267,8 @@ impl Add {
         }
     }
 
-    fn left_behind(&mut self, step: &'static str, outcome: Result<(), Cause>) {
-        if let Err(cause) = outcome {
-            self.warnings.push(Warning::LeftBehind { step, cause });
-        }
+    fn left_behind(&mut self, step: &'static str, cause: Cause) {
+        self.warnings.push(Warning::LeftBehind { step, cause });
     }
 
     /// The action of its state.

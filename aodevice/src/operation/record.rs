@@ -103,6 +103,11 @@ impl Record {
         now.saturating_sub(Duration::from_secs(self.since))
     }
 
+    /// Whether an `op` node, if it is there, is the record of this operation.
+    pub(crate) fn is_of(text: Option<&str>, token: Token) -> bool {
+        text.and_then(Self::parse).is_some_and(|record| record.token == token)
+    }
+
     /// Reads the value of an `op` node. Fields that are not known are passed by.
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');

@@ -8,7 +8,7 @@
 //! Copies are read and written outside of the steps' transactions: those of all devices have common
 //! parents, so every operation would make every other one conflict.
 
-use xs_client::{Client, Path, Request, Requests};
+use xs_client::{Client, Path, PathError, Request, Requests};
 
 use super::cleanup;
 use super::store::{keys_of, text, writes};
@@ -27,6 +27,11 @@ pub(crate) const FILE: &str = "xendev-file";
 
 /// Our own key beside the copies: which use of the block device in `node` it was, by the kernel's count.
 pub(crate) const SEQUENCE: &str = "xendev-diskseq";
+
+/// Where the copies of a kind of backends are.
+pub(crate) fn of_kind(kind: Kind) -> Result<Path, PathError> {
+    Path::new(format!("/tool/xendev/backend/{kind}"))
+}
 
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
@@ -56,12 +61,12 @@ pub(crate) async fn begin(
     store: &Requests,
     paths: &Paths,
     keys: &Recorded,
-    (before, file): (&str, &str),
+    (before, origin): (&str, &str),
 ) -> Result<(), Cause> {
     cleanup::remove_only(store, &paths.saved).await?;
     let mut keys = keys.clone();
     keys.insert(BEFORE.to_owned(), before.to_owned());
-    keys.insert(FILE.to_owned(), file.to_owned());
+    keys.insert(FILE.to_owned(), origin.to_owned());
     write(store, paths, &keys).await
 }
 
@@ -160,7 +165,7 @@ pub(crate) async fn forget(client: &Client, paths: &Paths) -> Result<(), Cause> 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
 /// Those of an add that did not come to its end stay, for a removal.
 pub(crate) async fn sweep(client: &Client, kind: Kind) -> Result<(), Cause> {
-    let parent = Path::new(format!("/tool/xendev/backend/{kind}"))?;
+    let parent = of_kind(kind)?;
     for fe in client.directory_or_empty(&parent).await? {
         if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {
             continue;

@@ -129,11 +129,12 @@ impl Seen {
     }
 
     pub(crate) fn standing(&self, token: Token) -> Standing {
-        let record = self.op.as_deref().and_then(Record::parse);
-        match record {
-            Some(record) if record.token == token => Standing::Ours,
-            _ if !self.lx => Standing::Vanished,
-            _ => Standing::Taken,
+        if Record::is_of(self.op.as_deref(), token) {
+            Standing::Ours
+        } else if self.lx {
+            Standing::Taken
+        } else {
+            Standing::Vanished
         }
     }
 

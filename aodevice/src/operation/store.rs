@@ -338,6 +338,16 @@ pub(crate) fn writes(directory: &Path, keys: &Recorded) -> Result<Vec<Request>, 
     keys.iter().map(write).collect()
 }
 
+/// The devices that have directories below this one of their kind, as `<fe>/<devid>`.
+async fn devices_below(client: &Client, parent: &Path) -> Result<Vec<String>, Cause> {
+    let mut devices = Vec::new();
+    for fe in client.directory_or_empty(parent).await? {
+        let devids = client.directory_or_empty(&parent.join(&fe)?).await?;
+        devices.extend(devids.into_iter().map(|devid| format!("{fe}/{devid}")));
+    }
+    Ok(devices)
+}
+
 /// The `node`s of the devices of the target's kind in this backend's domain; of the target itself only if
 /// its directory is another's by now. One that was saved with the kernel's count names that use alone.
 pub(crate) async fn nodes_of_others(
@@ -348,14 +358,9 @@ pub(crate) async fn nodes_of_others(
     let id = target.id();
     let kind = id.be_kind;
     let backends = Path::new(format!("/local/domain/{}/backend/{kind}", id.be))?;
-    let copies = Path::new(format!("/tool/xendev/backend/{kind}"))?;
-    let mut devices = BTreeSet::new();
-    for parent in [&backends, &copies] {
-        for fe in client.directory_or_empty(parent).await? {
-            let devids = client.directory_or_empty(&parent.join(&fe)?).await?;
-            devices.extend(devids.into_iter().map(|devid| format!("{fe}/{devid}")));
-        }
-    }
+    let copies = saved::of_kind(kind)?;
+    let mut devices = BTreeSet::from_iter(devices_below(client, &backends).await?);
+    devices.extend(devices_below(client, &copies).await?);
     let mut paths = Vec::new();
     for device in devices {
         let (backend, saved) = (backends.join(&device)?, copies.join(&device)?);
@@ -383,26 +388,23 @@ pub(crate) async fn nodes_of_others(
 pub(crate) async fn unfinished_others(
     client: &Client,
     target: &Target,
-    file: &str,
+    origin: &str,
 ) -> Result<Vec<(Path, Option<String>)>, Cause> {
     let id = target.id();
-    let parent = Path::new(format!("/tool/xendev/backend/{}", id.be_kind))?;
+    let copies = saved::of_kind(id.be_kind)?;
     let mut records = Vec::new();
-    for fe in client.directory_or_empty(&parent).await? {
-        let of_guest = parent.join(&fe)?;
-        for devid in client.directory_or_empty(&of_guest).await? {
-            let saved = of_guest.join(&devid)?;
-            if saved == target.paths().saved {
-                continue;
-            }
-            let op = Path::new(format!("/libxl/{fe}/device/{}/{devid}/op", id.kind))?;
-            let keys = [saved.join(saved::BEFORE)?, saved.join(saved::FILE)?, op];
-            let mut seen = client.read_many(&keys).await?.into_iter().map(text);
-            if let (Some(Some(_)), Some(Some(of)), Some(op)) = (seen.next(), seen.next(), seen.next())
-                && of == file
-            {
-                records.push((saved, op));
-            }
+    for device in devices_below(client, &copies).await? {
+        let saved = copies.join(&device)?;
+        let Some((fe, devid)) = device.split_once('/').filter(|_| saved != target.paths().saved) else {
+            continue;
+        };
+        let op = Path::new(format!("/libxl/{fe}/device/{}/{devid}/op", id.kind))?;
+        let keys = [saved.join(saved::BEFORE)?, saved.join(saved::FILE)?, op];
+        let mut seen = client.read_many(&keys).await?.into_iter().map(text);
+        if let (Some(Some(_)), Some(Some(of)), Some(op)) = (seen.next(), seen.next(), seen.next())
+            && of == origin
+        {
+            records.push((saved, op));
         }
     }
     Ok(records)

@@ -87,7 +87,7 @@ async fn lost(
             let mut next = || seen.next().flatten();
             let (record, asked, lx, home) = (next(), next(), next(), next());
             let (state, online) = (next(), next());
-            if record.as_deref().and_then(Record::parse).map(|record| record.token) != Some(token) {
+            if !Record::is_of(record.as_deref(), token) {
                 return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
             }
             let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
@@ -267,7 +267,7 @@ impl Job<'_> {
             .client
             .transaction(|tx| async move {
                 let record = store::text(tx.read_opt(op).await?);
-                if record.as_deref().and_then(Record::parse).map(|record| record.token) == Some(token) {
+                if Record::is_of(record.as_deref(), token) {
                     tx.write(&cancel_node(op)?, asked.clone()).await?;
                 }
                 Ok(())
