@@ -152,13 +152,17 @@ pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), C
     remove(client, &paths.undo).await
 }
 
-/// Removes the copies of a device that is not there any more.
-pub(crate) async fn forget(client: &Client, paths: &Paths) -> Result<(), Cause> {
+/// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
+/// of another device than the one `recorded`, stays for a removal: `xl` has put its own in that one's place.
+pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) -> Result<(), Cause> {
     let there = client.read_many(&[paths.toolstack.clone(), paths.backend.clone()]).await?;
     if there.iter().any(Option::is_some) {
         return Ok(());
     }
-    remove(client, &paths.saved).await?;
+    let saved = keys_of(client, &paths.saved).await?;
+    if !saved.contains_key(BEFORE) || saved.get("params") == recorded.get("params") {
+        remove(client, &paths.saved).await?;
+    }
     remove(client, &paths.undo).await
 }
 

@@ -211,7 +211,7 @@ pub(crate) async fn probe(client: &Client, own: DomId, which: Which, adopt: bool
     let seen = Seen { unfinished, ..look(client, which.kind, &paths).await? };
     if !seen.unfinished && !seen.lx && !seen.be {
         // Whoever removed the device knew nothing of the copy.
-        saved::forget(client, &paths).await?;
+        saved::forget(client, &paths, &Recorded::new()).await?;
     }
     let recorded = recorded(client, &id, &paths, &seen, adopt).await?;
     Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
@@ -282,7 +282,7 @@ pub(crate) async fn close(
         cleanup::remove_only(client, &paths.frontend).await?;
     }
     if changes.contains(&Change::RemoveTree) {
-        saved::forget(client, paths).await?;
+        saved::forget(client, paths, target.recorded()).await?;
     }
     Ok(closing)
 }
@@ -296,7 +296,7 @@ pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -
     }
     let destroyed = step(client, target, record, None, |seen| Ok(steps::destroy(seen, record.token))).await?;
     if destroyed == Destroyed::Gone {
-        saved::forget(client, target.paths()).await?;
+        saved::forget(client, target.paths(), target.recorded()).await?;
     }
     Ok(destroyed)
 }

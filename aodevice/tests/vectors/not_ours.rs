@@ -1,8 +1,11 @@
 //! What is not ours beside what is: `xl`, which knows nothing of records, a domain that goes, and devices and
 //! copies that somebody else left. Findings B1, B3 and B4.
 
+use std::time::Duration;
+
 use aodevice::{Cause, Force, Hint, Kind, Removal, WaitFor};
 use tokio::join;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::owners::remove;
@@ -270,4 +273,26 @@ async fn an_automatic_id_is_free_in_all_three_places() {
         world.write("/local/domain/0/backend/vif/1/3/state", "2").await;
     });
     assert_eq!(ended.unwrap().id.devid, 3);
+}
+
+/// An add died in its script, and `xl` has put a device with another image in its place: the removal of that
+/// forgets nothing of the other one, and the next removal undoes it.
+#[tokio::test(start_paused = true)]
+async fn a_dead_add_below_a_device_of_xl_is_undone_by_the_next_removal() {
+    let world = World::new().await;
+    world.scripts.on("add", Line::Hangs);
+    let (died, ()) = join!(timeout(Duration::from_secs(1), world.add(disk())), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+    });
+    died.unwrap_err();
+    world.write(&format!("{SAVED}/node"), "/dev/sim0").await;
+    world.xl_removes().await;
+    world.xl_adds().await;
+    world.remove(Force::AtOnce).await.unwrap();
+    let runs = world.scripts.runs().len();
+    world.remove(Force::Never).await.unwrap();
+    assert_eq!(world.scripts.runs()[runs..], ["at 11 s: block remove in a copy exited with status 0"]);
+    assert!(!world.dump().await.iter().any(|node| format!("{node:?}").contains("xendev")));
+    assert!(matches!(world.remove(Force::Never).await.unwrap_err().cause, Cause::NoSuchDevice));
 }
