@@ -1,5 +1,7 @@
 //! A device as it is asked for.
 
+use serde_json::{Map, Value};
+
 use crate::Kind;
 use crate::kind::Spec;
 use crate::kind::vbd::Vbd;
@@ -27,6 +29,12 @@ impl Device {
     /// Its device id, if that is fixed.
     pub fn devid(&self) -> Option<u32> {
         self.as_spec().devid()
+    }
+
+    /// What libxl keeps of it: an entry of `disks` or `nics` in a domain's configuration, with what was said,
+    /// in libxl's names and order. `xl -N` prints the same.
+    pub fn libxl(&self) -> Map<String, Value> {
+        self.as_spec().libxl()
     }
 
     /// The same device with what was left open settled, so that every attempt writes the same.

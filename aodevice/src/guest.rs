@@ -2,22 +2,46 @@
 
 use std::path::PathBuf;
 
-use xs_client::{Client, DomId, Error, Path};
+use xs_client::{Client, DomId, Error, ErrorCode, Path};
 
 use crate::Cause;
+use crate::operation::text;
 
 /// What a tree depends on besides its device.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
-    pub(crate) paravirtual: bool,
+    pub(crate) fe: DomId,
+    /// `pv`, `pvh` or `hvm`.
+    pub(crate) kind: Option<String>,
+    /// The toolstack's own domain, where the backends are.
+    pub(crate) own: DomId,
+    pub(crate) own_name: Option<String>,
     pub(crate) script_dir: PathBuf,
 }
 
 impl Guest {
     /// Reads what kind of guest it is from the toolstack's own tree.
-    pub(crate) async fn look(client: &Client, fe: DomId, script_dir: PathBuf) -> Result<Self, Error> {
-        let kind = client.read_opt(&Path::new(format!("/libxl/{fe}/type"))?).await?;
-        Ok(Self { paravirtual: kind.as_deref() == Some(b"pv"), script_dir })
+    pub(crate) async fn look(
+        client: &Client,
+        (fe, own): (DomId, DomId),
+        script_dir: PathBuf,
+    ) -> Result<Self, Error> {
+        let nodes = [format!("/libxl/{fe}/type"), format!("/local/domain/{own}/name")];
+        let nodes = nodes.map(Path::new).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut seen = client.read_many(&nodes).await?.into_iter().map(text);
+        let (kind, own_name) = (seen.next().flatten(), seen.next().flatten());
+        Ok(Self { fe, kind, own, own_name, script_dir })
+    }
+
+    /// Whether QEMU emulates a machine for it.
+    pub(crate) fn is_hvm(&self) -> bool {
+        self.kind.as_deref() == Some("hvm")
+    }
+
+    /// Whether a backend's domain, by name or number, is the toolstack's own; so it is if none is named.
+    pub(crate) fn is_own_domain(&self, backend: Option<&str>) -> bool {
+        let named = backend.unwrap_or_default();
+        named.is_empty() || named == self.own.to_string() || Some(named) == self.own_name.as_deref()
     }
 
     /// The ABI that a PV frontend's ring starts with, by libxl's name for it. A frontend of
@@ -29,7 +53,7 @@ impl Guest {
             "arm" | "aarch64" => Some("arm-abi"),
             _ => None,
         };
-        native.filter(|_| self.paravirtual)
+        native.filter(|_| self.kind.as_deref() == Some("pv"))
     }
 
     /// The absolute path of a script.
@@ -38,27 +62,66 @@ impl Guest {
     }
 }
 
-/// Finds a domain by its number or its name.
+/// Finds a domain that runs, by its number or its name.
 ///
-/// Fails with [`Cause::NoSuchDomain`] if the store knows none, and with [`Cause::Store`].
+/// As for `xl`, what has digits alone is a number, whatever name a domain may have, and anything else is a
+/// name. A domain runs if the store's daemon has been introduced to it; homes that dead domains have left in the
+/// store do not count.
+///
+/// # Errors
+///
+/// [`Cause::NoSuchDomain`] if there is none, [`Cause::DomainGone`] if all that is left of it is its home,
+/// [`Cause::AmbiguousName`] if several have the name, and [`Cause::Store`].
 pub async fn find_domain(client: &Client, text: &str) -> Result<DomId, Cause> {
-    let domains = Path::new("/local/domain").map_err(Error::from)?;
-    if let Ok(domid) = text.parse::<DomId>() {
-        let home = domains.join(domid.to_string()).map_err(Error::from)?;
-        return match client.read_opt(&home).await? {
-            Some(_) => Ok(domid),
-            None => Err(Cause::NoSuchDomain(text.to_owned())),
-        };
+    let unknown = || Cause::NoSuchDomain(text.to_owned());
+    if text.is_empty() {
+        return Err(unknown());
     }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let domid = text.parse().map_err(|_| unknown())?;
+        return must_run(client, domid).await.map(|()| domid);
+    }
+    let domains = Path::new("/local/domain").map_err(Error::from)?;
     let domids = client.directory_or_empty(&domains).await?;
     let names = domids.iter().map(|domid| domains.join(format!("{domid}/name")));
     let names: Vec<Path> = names.collect::<Result<_, _>>().map_err(Error::from)?;
+    let (mut running, mut gone) = (Vec::new(), None);
     for (domid, name) in domids.iter().zip(client.read_many(&names).await?) {
         if let (Some(name), Ok(domid)) = (name, domid.parse())
             && name == text.as_bytes()
         {
-            return Ok(domid);
+            if is_running(client, domid).await? {
+                running.push(domid);
+            } else {
+                gone = Some(domid);
+            }
         }
     }
-    Err(Cause::NoSuchDomain(text.to_owned()))
+    running.sort_unstable();
+    match (&running[..], gone) {
+        ([domid], _) => Ok(*domid),
+        ([], Some(domid)) => Err(Cause::DomainGone(domid)),
+        ([], None) => Err(unknown()),
+        _ => Err(Cause::AmbiguousName { name: text.to_owned(), domids: running }),
+    }
+}
+
+/// A domain that gets a device has a home and runs.
+pub(crate) async fn must_run(client: &Client, domid: DomId) -> Result<(), Cause> {
+    let home = Path::new(format!("/local/domain/{domid}"))?;
+    if client.read_opt(&home).await?.is_none() {
+        return Err(Cause::NoSuchDomain(domid.to_string()));
+    }
+    if is_running(client, domid).await? { Ok(()) } else { Err(Cause::DomainGone(domid)) }
+}
+
+/// Whether a domain that has a home runs, as far as the store's daemon tells: a toolstack that may not ask has
+/// only the home to go by.
+async fn is_running(client: &Client, domid: DomId) -> Result<bool, Error> {
+    match client.is_introduced(domid).await {
+        Err(Error::Store { code: ErrorCode::EACCES | ErrorCode::ENOSYS, .. }) => Ok(true),
+        // A store of its own may never have been told of its own domain.
+        Ok(false) if domid == DomId::DOM0 => Ok(true),
+        introduced => introduced,
+    }
 }

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod fakexen;
 pub mod faults;
 pub mod fuzz;
+pub mod grammar;
 pub mod guest;
 pub mod peers;
 pub mod suite;

@@ -10,6 +10,7 @@ use lab::differential::{self, DifferentialArgs};
 use lab::ends::{self, EndsArgs};
 use lab::faults::{self, FaultsArgs};
 use lab::fuzz::{self, FuzzArgs};
+use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
@@ -31,6 +32,7 @@ enum Command {
     Ends(EndsArgs),
     Faults(FaultsArgs),
     Fuzz(FuzzArgs),
+    Grammar(GrammarArgs),
     Xen(XenArgs),
     Guest(GuestArgs),
     Peers(PeersArgs),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ends(args) => ends::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Grammar(args) => grammar::run(&args),
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Peers(args) => peers::run(&args),

@@ -12,11 +12,12 @@ use crate::apt::Apt;
 use crate::cargo::{cargo, install, succeed};
 use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
+use crate::grammar::{self, GrammarArgs};
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 6] =
-    ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "python3-pyxs", "gcc", "libc6-dev"];
+const PEERS: [&str; 7] =
+    ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "libyajl-dev", "python3-pyxs", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and
 /// three scenarios on a real Xen host under emulation. Takes about 13 minutes on two cores
@@ -48,6 +49,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
+        ("grammar", Box::new(move || grammar::run(&GrammarArgs::for_ci(may_install)))),
         ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),

@@ -2,6 +2,7 @@
 //! [`crate::Device`]: whatever the rest of the crate needs to know of it is in its [`KindInfo`] and
 //! its [`Spec`].
 
+mod members;
 pub mod vbd;
 pub mod vif;
 
@@ -9,8 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::{DeviceId, Guest, Tree};
+use crate::{Cause, DeviceId, Guest, Tree};
 
 /// The kind of a device, as it stands in store paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -117,6 +119,15 @@ impl ListedKey {
     }
 }
 
+/// A value of a key of the backend that a device must have for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unique {
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+    /// Whether also devices of other guests may not hold it.
+    pub(crate) of_all_guests: bool,
+}
+
 /// A device of some kind as it is asked for: plain values, no I/O.
 pub(crate) trait Spec {
     /// Its device id, if that is fixed.
@@ -128,15 +139,26 @@ pub(crate) trait Spec {
     /// Settles what was left open and must be the same in every attempt to write it.
     fn settle(&mut self) {}
 
+    /// Fills in what follows from the device id that it got, as libxl keeps it.
+    fn place(&mut self, devid: u32) {
+        _ = devid;
+    }
+
     /// A path that must be a file or block device of the toolstack's domain.
     fn must_exist(&self) -> Option<&str> {
         None
     }
 
-    /// Keys of the toolstack's record that no other device of the guest may hold the same value of.
-    fn claims(&self) -> Vec<(&'static str, String)> {
+    /// Whether this version can serve it for this guest.
+    fn check(&self, guest: &Guest) -> Result<(), Cause>;
+
+    /// Keys of the backend whose values no other device may hold.
+    fn uniques(&self) -> Vec<Unique> {
         Vec::new()
     }
+
+    /// What libxl keeps of it in the domain's configuration: what was said, in libxl's names and order.
+    fn libxl(&self) -> Map<String, Value>;
 
     /// What is written for it.
     fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree;

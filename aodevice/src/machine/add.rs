@@ -275,7 +275,7 @@ impl Add {
     fn asks(&self) -> Action {
         match &self.state {
             State::Idle | State::Done => Action::Finish,
-            State::Checking => Action::Check(self.device.clone()),
+            State::Checking => Action::Check(self.fe, self.device.clone()),
             State::Creating => Action::Create(self.fe, self.device.clone()),
             State::WaitingForOwner(which, occupant) => Action::AwaitOwner {
                 which: *which,

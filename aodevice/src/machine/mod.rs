@@ -142,7 +142,7 @@ impl fmt::Display for Until {
 #[non_exhaustive]
 pub enum Action {
     /// See that what the device needs in this domain is there.
-    Check(Arc<Device>),
+    Check(DomId, Arc<Device>),
     /// Write the device's tree, in one transaction, if nothing stands in the way.
     Create(DomId, Arc<Device>),
     /// Find out what is known of the device.

@@ -36,6 +36,7 @@ use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
 use self::store::Written;
 use self::wait::Cancel;
+use crate::guest;
 use crate::kind::Recorded;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
@@ -43,6 +44,7 @@ use crate::{
     Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Success, Toolstack, Warning, Which,
 };
 
+pub(crate) use self::store::text;
 pub use self::target::Target;
 
 /// How long looking at a device that failed may take, and noting that it was left: the store may be
@@ -122,8 +124,12 @@ impl<'a> Job<'a> {
     async fn carry_out(&mut self, action: Action, cancel: Cancel<'_>) -> Event {
         let (client, limits) = (&self.toolstack.client, self.toolstack.limits);
         match action {
-            Action::Check(device) => {
+            Action::Check(fe, device) => {
+                let Toolstack { own, script_dir, .. } = self.toolstack;
                 let checked = async {
+                    guest::must_run(client, fe).await?;
+                    let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
+                    device.as_spec().check(&guest)?;
                     match device.as_spec().must_exist() {
                         Some(target) => {
                             files::check_target(target, limits.file).await.map_err(Cause::Invalid)
@@ -195,7 +201,7 @@ impl<'a> Job<'a> {
         self.before = None;
         let written = Mutex::new(None);
         let created = async {
-            let guest = Guest::look(client, fe, script_dir.clone()).await?;
+            let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
             store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
         };
         let created = wait::unless_hung(created, cancel).await;

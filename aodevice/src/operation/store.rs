@@ -18,7 +18,7 @@ use super::steps::{self, Change, Obstacle, Seen};
 use super::wait::Cancel;
 use super::{Target, files, saved};
 use crate::id::lx_parent;
-use crate::kind::Recorded;
+use crate::kind::{Recorded, Unique};
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
 use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 
@@ -121,7 +121,7 @@ pub(crate) async fn create(
         if let Some(state) = in_use_elsewhere(&tx, &id, &paths).await? {
             return Err(Cause::FrontendInUse(state));
         }
-        check_claims(&tx, fe, device).await?;
+        check_unique(&tx, &id, device).await?;
         let fe = tx.read_opt(&paths.frontend).await?.is_some();
         let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
         for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
@@ -173,23 +173,25 @@ async fn in_use_elsewhere(
     Ok(state.filter(|state| steps::is_alive(*state)))
 }
 
-/// Refuses what another device of the guest has claimed, such as an address.
-async fn check_claims(tx: &Transaction, fe: DomId, device: &Device) -> Result<(), Cause> {
-    let claims = device.as_spec().claims();
-    if claims.is_empty() {
-        return Ok(());
-    }
-    let kind = device.kind();
-    let parent = lx_parent(fe, kind)?;
-    let devids = tx.directory_or_empty(&parent).await?;
-    for (key, wanted) in claims {
-        let held: Vec<Path> =
-            devids.iter().map(|devid| parent.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
-        for (devid, held) in devids.iter().zip(tx.read_many(&held).await?) {
-            if text(held).as_ref() == Some(&wanted) {
-                return Err(Cause::Invalid(format!(
-                    "{kind} {devid} of the guest has the {key} {wanted} already"
-                )));
+/// Refuses what another device has claimed, such as an address or a name.
+async fn check_unique(tx: &Transaction, id: &DeviceId, device: &Device) -> Result<(), Cause> {
+    for Unique { key, value, of_all_guests } in device.as_spec().uniques() {
+        let parent = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
+        let guests =
+            if of_all_guests { tx.directory_or_empty(&parent).await? } else { vec![id.fe.to_string()] };
+        for fe in guests {
+            let parent = parent.join(&fe)?;
+            let mut devids = tx.directory_or_empty(&parent).await?;
+            devids.retain(|devid| fe != id.fe.to_string() || *devid != id.devid.to_string());
+            let held: Vec<Path> =
+                devids.iter().map(|devid| parent.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
+            for (devid, held) in devids.iter().zip(tx.read_many(&held).await?) {
+                if text(held).as_ref() == Some(&value) {
+                    let kind = id.kind;
+                    return Err(Cause::Invalid(format!(
+                        "{kind} {devid} of domain {fe} has the {key} {value} already"
+                    )));
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use devstate::XenbusState;
 use hotplug::{Ending, Report, Request};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
+use xs_client::DomId;
 
 use crate::machine::Node;
 use crate::operation::record::Occupant;
@@ -36,6 +37,17 @@ pub enum Cause {
     /// The store knows no such domain.
     #[error("the store knows no domain {0}")]
     NoSuchDomain(String),
+    /// All that is left of a domain is its home in the store.
+    #[error("domain {0} does not run any more; the store only holds what is left of it")]
+    DomainGone(DomId),
+    /// Several domains that run have the name.
+    #[error("domains {} all have the name {name}", list(domids))]
+    AmbiguousName {
+        /// The name.
+        name: String,
+        /// The domains.
+        domids: Vec<DomId>,
+    },
     /// The guest has no such device.
     #[error("the guest has no such device")]
     NoSuchDevice,
@@ -51,6 +63,9 @@ pub enum Cause {
     /// The device cannot be had as it was described.
     #[error("{0}")]
     Invalid(String),
+    /// The device is one that xl knows and this version does not serve yet.
+    #[error("{0} is not served yet")]
+    Unsupported(String),
     /// The device's backend is in another domain, or of a kind that this version does not know.
     #[error("its backend is {0}; only vbd and vif backends of this domain are served")]
     ForeignBackend(String),
@@ -122,6 +137,17 @@ pub enum Cause {
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
+}
+
+/// As in `3, 5 and 7`.
+fn list(domids: &[DomId]) -> String {
+    match domids {
+        [first @ .., last] if !first.is_empty() => {
+            let first: Vec<String> = first.iter().map(ToString::to_string).collect();
+            format!("{} and {last}", first.join(", "))
+        }
+        _ => domids.iter().map(ToString::to_string).collect(),
+    }
 }
 
 impl From<xs_client::PathError> for Cause {

@@ -73,12 +73,13 @@ impl Failure {
     pub fn hint(&self) -> Hint {
         let kind = self.device.kind;
         match &self.cause {
-            Cause::NoSuchDomain(_) => Hint::ListDomains,
+            Cause::NoSuchDomain(_) | Cause::AmbiguousName { .. } => Hint::ListDomains,
+            Cause::DomainGone(domid) => Hint::CleanUpById(*domid),
             Cause::NoSuchDevice | Cause::Exists => Hint::ListDevices(kind),
             Cause::Unrecorded(_) => Hint::RemoveOrAdopt(kind),
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
-            Cause::ForeignBackend(_) => Hint::UseOtherToolstack,
+            Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant
                     .record

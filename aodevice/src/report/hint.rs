@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Kind;
+use crate::id::domid_number;
+use xs_client::DomId;
 
 /// What to do about a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,6 +15,8 @@ use crate::Kind;
 pub enum Hint {
     /// See which domains there are.
     ListDomains,
+    /// See what is left of this domain's devices, and remove it, by its number.
+    CleanUpById(#[serde(serialize_with = "domid_number")] DomId),
     /// See which devices of this kind the guest has.
     ListDevices(Kind),
     /// The device was made by hand or by another toolstack: remove it there, or adopt it.

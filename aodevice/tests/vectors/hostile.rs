@@ -226,8 +226,11 @@ async fn a_guest_is_no_toolstack() {
 async fn a_strange_target() {
     let world = World::new().await;
     let target = "/srv/ä \"x\"\n=,.img";
-    let device =
-        || aodevice::Device::Vbd(vbd::parse(&[format!("vdev=xvda,script=block,target={target}")]).unwrap());
+    let device = || {
+        let mut disk = vbd::Vbd::new(target, vbd::Vdev::new("xvda").unwrap());
+        disk.script = Some("block".to_owned());
+        aodevice::Device::Vbd(disk)
+    };
     let (ended, ()) = join!(world.add(device()), async {
         world.exists(BE).await;
         world.backend_says("2").await;

@@ -108,7 +108,7 @@ fn events() -> Vec<Event> {
 /// Whether an event is what an action results in.
 fn answers(action: &Action, event: &Event) -> bool {
     match action {
-        Action::Check(_) => matches!(event, Event::Checked(_)),
+        Action::Check(..) => matches!(event, Event::Checked(_)),
         Action::Create(..) => matches!(event, Event::Created(_)),
         Action::Probe { .. } => matches!(event, Event::Probed(_)),
         Action::AwaitOwner { .. } => matches!(event, Event::Released(_)),

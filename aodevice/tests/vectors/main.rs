@@ -3,6 +3,7 @@
 
 mod add;
 mod cancel;
+mod front;
 mod hostile;
 mod lost;
 mod machine;

@@ -128,7 +128,7 @@ async fn two_add_interfaces_with_one_address() {
         both => panic!("{both:?}"),
     };
     assert!(
-        failure.to_string().ends_with("vif 0 of the guest has the mac 00:16:3e:01:02:03 already"),
+        failure.to_string().ends_with("vif 0 of domain 1 has the mac 00:16:3e:01:02:03 already"),
         "{failure}"
     );
 }

@@ -1,19 +1,26 @@
 //! Disks.
 //!
 //! Source of the keys: `xen/include/public/io/blkif.h`, and what `xl` of Xen 4.17 was seen to
-//! write, in this order.
+//! write, in this order. That of the specification: `docs/man/xl-disk-configuration.5.pod.in`, and what
+//! `xlu_disk_parse` of libxlutil 4.17 was seen to make of it.
+//!
+#![doc = include_str!("grammar.md")]
 
+mod grammar;
 mod spec;
 mod vdev;
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 pub use spec::{DiskSpecError, parse};
 pub use vdev::{Vdev, VdevError};
 
+use super::members::Members;
 use super::{KindInfo, ListedKey, Recorded, Spec, Surroundings};
 use crate::tree::Keys;
-use crate::{DeviceId, Guest, Tree};
+use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vbd",
@@ -63,68 +70,129 @@ fn undo(recorded: &Recorded, around: &Surroundings) -> Option<Recorded> {
     Some(told)
 }
 
-/// The format of a disk's image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A choice of a disk by its names in a specification.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$what])* $variant,)*
+        }
+
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name in a disk specification and in libxl's JSON.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+
+            fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|choice| choice.name() == name)
+            }
+        }
+    };
+}
+
+choice! {
+    /// The format of a disk's image.
+    Format {
+        /// The bytes of the disk.
+        Raw = "raw",
+        /// QEMU's first format.
+        Qcow = "qcow",
+        /// QEMU's second format.
+        Qcow2 = "qcow2",
+        /// QEMU's enhanced disk.
+        Qed = "qed",
+        /// Virtual hard disk.
+        Vhd = "vhd",
+        /// No medium.
+        Empty = "empty",
+    }
+}
+
+choice! {
+    /// What serves a disk.
+    Backend {
+        /// The kernel's blkback.
+        Phy = "phy",
+        /// blktap.
+        Tap = "tap",
+        /// QEMU.
+        Qdisk = "qdisk",
+        /// A program of its own, for virtio.
+        Standalone = "standalone",
+    }
+}
+
+choice! {
+    /// The protocol between the guest and the backend.
+    Specification {
+        /// Xen's block interface.
+        Xen = "xen",
+        /// virtio.
+        Virtio = "virtio",
+    }
+}
+
+/// What a specification says of COLO, which keeps two copies of a guest in step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Format {
-    /// The bytes of the disk.
-    Raw,
-    /// QEMU's first format.
-    Qcow,
-    /// QEMU's second format.
-    Qcow2,
-    /// QEMU's enhanced disk.
-    Qed,
-    /// Virtual hard disk.
-    Vhd,
-    /// No medium.
-    Empty,
+pub struct Colo {
+    /// `colo` or `no-colo`.
+    pub enable: Option<bool>,
+    /// `colo-host=`.
+    pub host: Option<String>,
+    /// `colo-port=`.
+    pub port: Option<u16>,
+    /// `colo-export=`.
+    pub export: Option<String>,
+    /// `active-disk=`.
+    pub active_disk: Option<String>,
+    /// `hidden-disk=`.
+    pub hidden_disk: Option<String>,
 }
 
-impl Format {
-    const ALL: [Self; 6] = [Self::Raw, Self::Qcow, Self::Qcow2, Self::Qed, Self::Vhd, Self::Empty];
-
-    /// Its name in a disk specification.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow => "qcow",
-            Self::Qcow2 => "qcow2",
-            Self::Qed => "qed",
-            Self::Vhd => "vhd",
-            Self::Empty => "empty",
-        }
-    }
-
-    fn from_name(name: &str) -> Option<Self> {
-        if name.is_empty() {
-            Some(Self::Raw)
-        } else {
-            Self::ALL.into_iter().find(|format| format.name() == name)
-        }
-    }
-}
-
-/// A disk of the phy backend: a block device, or a file that its script puts behind one.
+/// A disk as it is asked for. `None` is what was not said: whoever adds it fills in the default.
+///
+/// All that xl's grammar can say is here; what this version serves is a block device, or a file that its
+/// script puts behind one, by the kernel's blkback in the toolstack's own domain. Adding anything else
+/// fails with [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Vbd {
-    /// What is served: an absolute path, or whatever the script understands.
-    pub target: String,
+    /// The name of the domain that serves it, or its domid; the toolstack's own if it is empty.
+    pub backend_name: Option<String>,
+    /// What is served: an absolute path, or whatever the script understands. A CD-ROM needs none.
+    pub target: Option<String>,
     /// What the guest sees.
     pub vdev: Vdev,
+    /// What serves it; if not said, what can.
+    pub backend: Option<Backend>,
+    /// The format of the image.
+    pub format: Format,
+    /// The hotplug script, absolute or in the script directory; `block` if none, or if it is empty.
+    pub script: Option<String>,
     /// Whether the guest may write.
     pub writable: bool,
     /// Whether it is a CD-ROM.
     pub cdrom: bool,
-    /// The hotplug script, absolute or in the script directory; `block` if none.
-    pub script: Option<String>,
-    /// Whether the guest may discard sectors; if not said, when it may write.
-    pub discard: Option<bool>,
     /// Whether the backend may use direct I/O on any target.
     pub direct_io_safe: bool,
-    /// Whether the guest is to trust the backend.
-    pub trusted: bool,
+    /// Whether the guest may discard sectors; if not said, when it may write.
+    pub discard: Option<bool>,
+    /// The protocol; Xen's if not said.
+    pub specification: Option<Specification>,
+    /// COLO.
+    pub colo: Colo,
+    /// Whether the guest is to trust the backend; it is if not said.
+    pub trusted: Option<bool>,
+    /// Whether a virtio backend is to use grants.
+    pub grant_usage: Option<bool>,
     /// Whether the target must be a file or block device of the toolstack's domain when the stock
     /// script serves it. A runner that knows other targets sets it to false.
     pub target_is_local: bool,
@@ -134,16 +202,30 @@ impl Vbd {
     /// A writable disk.
     pub fn new(target: impl Into<String>, vdev: Vdev) -> Self {
         Self {
-            target: target.into(),
+            backend_name: None,
+            target: Some(target.into()),
             vdev,
+            backend: None,
+            format: Format::Raw,
+            script: None,
             writable: true,
             cdrom: false,
-            script: None,
-            discard: None,
             direct_io_safe: false,
-            trusted: true,
+            discard: None,
+            specification: None,
+            colo: Colo::default(),
+            trusted: None,
+            grant_usage: None,
             target_is_local: true,
         }
+    }
+
+    fn script(&self) -> Option<&str> {
+        self.script.as_deref().filter(|script| !script.is_empty())
+    }
+
+    fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or_default()
     }
 }
 
@@ -157,15 +239,68 @@ impl Spec for Vbd {
     }
 
     fn must_exist(&self) -> Option<&str> {
-        (self.script.is_none() && self.target_is_local).then_some(&self.target)
+        (self.script().is_none() && self.target_is_local).then(|| self.target())
+    }
+
+    fn check(&self, guest: &Guest) -> Result<(), Cause> {
+        let unsupported = |what: String| Err(Cause::Unsupported(what));
+        match (self.specification, self.backend) {
+            (Some(specification @ Specification::Virtio), _) => {
+                return unsupported(format!("specification={}", specification.name()));
+            }
+            (_, Some(backend)) if backend != Backend::Phy => {
+                return unsupported(format!("backendtype={}", backend.name()));
+            }
+            _ => {}
+        }
+        if !guest.is_own_domain(self.backend_name.as_deref()) {
+            return unsupported(format!("backend={}", self.backend_name.as_deref().unwrap_or_default()));
+        }
+        if self.colo != Colo::default() {
+            return unsupported("COLO".to_owned());
+        }
+        if self.grant_usage.is_some() {
+            return unsupported("grant_usage=".to_owned());
+        }
+        match self.format {
+            Format::Raw => {}
+            Format::Empty if self.cdrom && self.target().is_empty() => {
+                return unsupported("a CD-ROM drive without a medium (backendtype=qdisk)".to_owned());
+            }
+            Format::Empty => {
+                return Err(Cause::Invalid("only a CD-ROM without a target has the format empty".to_owned()));
+            }
+            format => return unsupported(format!("format={} (backendtype=qdisk)", format.name())),
+        }
+        // xl has QEMU serve it, which emulates the drive too.
+        if self.cdrom && guest.is_hvm() && self.backend.is_none() {
+            return unsupported("a CD-ROM of an HVM guest (backendtype=qdisk)".to_owned());
+        }
+        Ok(())
+    }
+
+    fn libxl(&self) -> Map<String, Value> {
+        let Self { backend_name, target, vdev, backend, format, script, colo, .. } = self;
+        let mut members = Members::new();
+        members.text("backend_domname", backend_name).text("pdev_path", target).add("vdev", vdev.name());
+        members.option("backend", backend.map(Backend::name)).add("format", format.name());
+        members.text("script", script).flag("removable", self.cdrom).flag("readwrite", self.writable);
+        members.flag("is_cdrom", self.cdrom).option("direct_io_safe", self.direct_io_safe.then_some(true));
+        members.choice("discard_enable", self.discard);
+        members.option("specification", self.specification.map(Specification::name));
+        members.choice("colo_enable", colo.enable).text("colo_host", &colo.host);
+        members.option("colo_port", colo.port).text("colo_export", &colo.export);
+        members.text("active_disk", &colo.active_disk).text("hidden_disk", &colo.hidden_disk);
+        members.choice("trusted", self.trusted).choice("grant_usage", self.grant_usage);
+        members.into()
     }
 
     fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {
         let flag = |yes: bool| if yes { "1" } else { "0" };
         let device_type = if self.cdrom { "cdrom" } else { "disk" };
         let mut be = Keys::new();
-        be.add("params", &self.target);
-        be.add("script", guest.script(self.script.as_deref().unwrap_or("block")));
+        be.add("params", self.target());
+        be.add("script", guest.script(self.script().unwrap_or("block")));
         be.add("frontend-id", id.fe).add("online", 1);
         be.add("removable", flag(self.cdrom)).add("bootable", 1);
         be.add("state", 1).add("dev", &self.vdev).add("type", "phy");
@@ -176,7 +311,7 @@ impl Spec for Vbd {
         be.add("discard-enable", flag(self.discard.unwrap_or(self.writable))).add("specification", "xen");
         let mut fe = Keys::new();
         fe.add("backend-id", id.be).add("state", 1).add("virtual-device", id.devid);
-        fe.add("device-type", device_type).add("trusted", flag(self.trusted));
+        fe.add("device-type", device_type).add("trusted", flag(self.trusted.unwrap_or(true)));
         if let Some(abi) = guest.protocol() {
             fe.add("protocol", abi);
         }

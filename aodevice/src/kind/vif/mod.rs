@@ -9,11 +9,16 @@ mod spec;
 
 pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
-pub use spec::{NicSpecError, parse};
+use std::collections::BTreeMap;
 
-use super::{KindInfo, ListedKey, Recorded, Spec};
+use serde_json::{Map, Value};
+
+pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
+
+use super::members::Members;
+use super::{KindInfo, ListedKey, Recorded, Spec, Unique};
 use crate::tree::Keys;
-use crate::{DeviceId, Guest, Tree};
+use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vif",
@@ -42,51 +47,90 @@ pub(crate) const INFO: KindInfo = KindInfo {
     undo: |_, _| Some(Recorded::new()),
 };
 
-/// A network interface, served by netback.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The type of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Vif {
-    /// Its address; a random one of Xen's range if none.
-    pub mac: Option<Mac>,
-    /// The bridge that its script puts it on.
-    pub bridge: String,
-    /// The hotplug script, absolute or in the script directory; `vif-bridge` if none.
-    pub script: Option<String>,
-    /// Its device id; the smallest free one if none.
-    pub devid: Option<u32>,
-    /// Addresses that the script allows, separated by blanks.
-    pub ip: Option<String>,
-    /// The name that the script gives to the interface in the backend's domain.
-    pub vifname: Option<String>,
-    /// The device that the script routes over.
-    pub gatewaydev: Option<String>,
-    /// How much it may send.
-    pub rate: Option<Rate>,
-    /// The largest packet, in bytes.
-    pub mtu: u32,
-    /// The VLAN that the script puts it on.
-    pub vlan: Option<String>,
-    /// Whether the guest is to trust the backend.
-    pub trusted: bool,
+pub enum NicType {
+    /// Paravirtual.
+    Vif,
+    /// Paravirtual, with an emulated twin.
+    VifIoemu,
 }
 
-impl Default for Vif {
-    /// On `xenbr0`, with a random address.
-    fn default() -> Self {
-        Self {
-            mac: None,
-            bridge: "xenbr0".to_owned(),
-            script: None,
-            devid: None,
-            ip: None,
-            vifname: None,
-            gatewaydev: None,
-            rate: None,
-            mtu: 1500,
-            vlan: None,
-            trusted: true,
+impl NicType {
+    /// Its name in the store and in libxl's JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vif => "vif",
+            Self::VifIoemu => "vif_ioemu",
         }
     }
+}
+
+/// A network interface as it is asked for. `None` is what was not said: whoever adds it fills in the default.
+///
+/// All that xl understands is here; what this version serves is an interface of type `vif` whose backend
+/// is netback in the toolstack's own domain. Adding anything else fails with
+/// [`Cause::Unsupported`](crate::Cause::Unsupported).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Vif {
+    /// The name of the domain that serves it, or its domid; the toolstack's own if it is empty.
+    pub backend_name: Option<String>,
+    /// Its device id; the smallest free one if none.
+    pub devid: Option<u32>,
+    /// The largest packet, in bytes. If not said it is 1500, and the stock script takes the bridge's instead.
+    pub mtu: Option<u32>,
+    /// The model that QEMU emulates.
+    pub model: Option<String>,
+    /// Its address; a random one of Xen's range if none.
+    pub mac: Option<Mac>,
+    /// Addresses that the script allows, separated by blanks.
+    pub ip: Option<String>,
+    /// The bridge that its script puts it on, `xenbr0` if none; if it is empty, the script looks for one.
+    pub bridge: Option<String>,
+    /// The name that the script gives to the interface in the backend's domain.
+    pub vifname: Option<String>,
+    /// The hotplug script, absolute or in the script directory; `vif-bridge` if none, or if it is empty.
+    pub script: Option<String>,
+    /// Its type; `vif` if none.
+    pub nic_type: Option<NicType>,
+    /// How much it may send.
+    pub rate: Option<Rate>,
+    /// The device that the script routes over.
+    pub gatewaydev: Option<String>,
+    /// The VLAN that the script puts it on.
+    pub vlan: Option<String>,
+    /// What is said of COLO, by libxl's names.
+    pub colo: BTreeMap<String, String>,
+    /// Whether the guest is to trust the backend; it is if not said.
+    pub trusted: Option<bool>,
+}
+
+impl Vif {
+    fn bridge(&self) -> &str {
+        self.bridge.as_deref().unwrap_or("xenbr0")
+    }
+
+    fn script(&self) -> &str {
+        self.script.as_deref().filter(|script| !script.is_empty()).unwrap_or("vif-bridge")
+    }
+
+    /// The name of the interface in the backend's domain, if that is asked for.
+    fn vifname(&self) -> Option<&str> {
+        self.vifname.as_deref().filter(|name| !name.is_empty())
+    }
+}
+
+/// The longest name of a network interface on Linux, in bytes.
+const LONGEST_NAME: usize = 15;
+
+/// The guest and the device id whose backend has this name unless it is renamed: `vif3.0`.
+fn default_name_of(name: &str) -> Option<(u32, u32)> {
+    let (fe, devid) = name.strip_prefix("vif")?.split_once('.')?;
+    let devid = devid.strip_suffix("-emu").unwrap_or(devid);
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+    Some((number(fe)?, number(devid)?))
 }
 
 impl Spec for Vif {
@@ -95,15 +139,72 @@ impl Spec for Vif {
     }
 
     fn label(&self) -> String {
-        self.devid.map_or_else(|| format!("on {}", self.bridge), |devid| devid.to_string())
+        self.devid.map_or_else(|| format!("on {}", self.bridge()), |devid| devid.to_string())
     }
 
     fn settle(&mut self) {
         self.mac.get_or_insert_with(Mac::random);
     }
 
-    fn claims(&self) -> Vec<(&'static str, String)> {
-        self.mac.iter().map(|mac| ("mac", mac.to_string())).collect()
+    fn place(&mut self, devid: u32) {
+        self.devid = Some(devid);
+        self.nic_type.get_or_insert(NicType::Vif);
+    }
+
+    fn check(&self, guest: &Guest) -> Result<(), Cause> {
+        let invalid = |what: String| Err(Cause::Invalid(what));
+        if self.nic_type == Some(NicType::VifIoemu) {
+            return Err(Cause::Unsupported("an emulated interface (type=ioemu)".to_owned()));
+        }
+        if !guest.is_own_domain(self.backend_name.as_deref()) {
+            let backend = self.backend_name.as_deref().unwrap_or_default();
+            return Err(Cause::Unsupported(format!("backend={backend}")));
+        }
+        if !self.colo.is_empty() {
+            return Err(Cause::Unsupported("COLO".to_owned()));
+        }
+        if let Some(devid) = self.devid {
+            let name = format!("vif{}.{devid}", guest.fe);
+            if name.len() > LONGEST_NAME || i32::try_from(devid).is_err() {
+                return invalid(format!(
+                    "no interface can be called {name}: the name has at most {LONGEST_NAME} bytes, and the \
+                     device id at most 31 bits"
+                ));
+            }
+        }
+        match self.vifname().and_then(default_name_of) {
+            Some((fe, devid)) if fe != guest.fe.0 || self.devid.is_some_and(|own| own != devid) => {
+                invalid(format!(
+                    "vifname={} is the name of interface {devid} of domain {fe}",
+                    self.vifname().unwrap_or_default()
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn uniques(&self) -> Vec<Unique> {
+        let claim = |key, value, of_all_guests| Unique { key, value, of_all_guests };
+        let mac = self.mac.map(|mac| claim("mac", mac.to_string(), false));
+        let name = self.vifname().map(|name| claim("vifname", name.to_owned(), true));
+        mac.into_iter().chain(name).collect()
+    }
+
+    fn libxl(&self) -> Map<String, Value> {
+        let mut members = Members::new();
+        members.text("backend_domname", &self.backend_name).option("devid", self.devid);
+        members.option("mtu", self.mtu).text("model", &self.model);
+        members.option("mac", self.mac.map(|mac| mac.to_string())).text("ip", &self.ip);
+        members.text("bridge", &self.bridge).text("ifname", &self.vifname).text("script", &self.script);
+        members.option("nictype", self.nic_type.map(NicType::name));
+        members.option("rate_bytes_per_interval", self.rate.map(|rate| rate.bytes));
+        members.option("rate_interval_usecs", self.rate.map(|rate| rate.interval_us));
+        members.text("gatewaydev", &self.gatewaydev).text("vlan", &self.vlan);
+        for name in spec::COLO.iter().filter(|name| self.colo.contains_key(**name)) {
+            members.option(name, self.colo.get(*name).cloned());
+        }
+        members.choice("trusted", self.trusted);
+        members.into()
     }
 
     fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {
@@ -111,27 +212,42 @@ impl Spec for Vif {
         let mac = self.mac.unwrap_or(Mac([0; 6]));
         let mut be = Keys::new();
         be.add("frontend-id", id.fe).add("online", 1).add("state", 1);
-        be.add("script", guest.script(self.script.as_deref().unwrap_or("vif-bridge")));
-        let optional = |be: &mut Keys, key, value: &Option<String>| {
+        be.add("script", guest.script(self.script()));
+        let optional = |be: &mut Keys, key, value: Option<&str>| {
             if let Some(value) = value {
                 be.add(key, value);
             }
         };
-        optional(&mut be, "vifname", &self.vifname);
+        optional(&mut be, "vifname", self.vifname());
         be.add("mac", mac);
-        optional(&mut be, "ip", &self.ip);
-        optional(&mut be, "gatewaydev", &self.gatewaydev);
-        optional(&mut be, "rate", &self.rate.map(|rate| rate.to_string()));
-        optional(&mut be, "mtu", &Some(self.mtu.to_string()).filter(|_| self.mtu != 1500));
-        optional(&mut be, "vlan", &self.vlan);
-        be.add("bridge", &self.bridge).add("handle", id.devid).add("type", "vif");
+        optional(&mut be, "ip", self.ip.as_deref());
+        optional(&mut be, "gatewaydev", self.gatewaydev.as_deref());
+        optional(&mut be, "rate", self.rate.map(|rate| rate.to_string()).as_deref());
+        // libxl leaves out 1500, so that a bridge's MTU wins over one that was asked for.
+        optional(&mut be, "mtu", self.mtu.map(|mtu| mtu.to_string()).as_deref());
+        optional(&mut be, "vlan", self.vlan.as_deref());
+        be.add("bridge", self.bridge()).add("handle", id.devid).add("type", "vif");
         // That it exists makes netback wait for the script.
         be.add("hotplug-status", "");
         let mut fe = Keys::new();
         fe.add("backend-id", id.be).add("state", 1).add("handle", id.devid).add("mac", mac);
-        fe.add("trusted", u8::from(self.trusted));
+        fe.add("trusted", u8::from(self.trusted.unwrap_or(true)));
         let mut read_only = Keys::new();
-        read_only.add("mtu", self.mtu);
+        read_only.add("mtu", self.mtu.unwrap_or(1500));
         Tree { frontend: fe, frontend_read_only: read_only, backend: be }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_interfaces_have_by_default() {
+        assert_eq!(default_name_of("vif3.0"), Some((3, 0)));
+        assert_eq!(default_name_of("vif3.12-emu"), Some((3, 12)));
+        for other in ["vif", "vif3", "vif.0", "vif3.", "vif3.x", "xvif3.0", "eth0", "vif3.+1"] {
+            assert_eq!(default_name_of(other), None, "{other}");
+        }
     }
 }

@@ -50,9 +50,9 @@ fn parse(text: &str) -> Option<Rate> {
         Some(text) => {
             let (number, unit) = number_and_unit(text)?;
             let scale = match unit {
-                "us" => 1,
-                "ms" => 1_000,
-                "s" => 1_000_000,
+                "u" | "us" => 1,
+                "m" | "ms" => 1_000,
+                "" | "s" => 1_000_000,
                 _ => return None,
             };
             u32::try_from(number.checked_mul(scale)?).ok()?
@@ -65,8 +65,11 @@ fn parse(text: &str) -> Option<Rate> {
 impl FromStr for Rate {
     type Err = RateError;
 
-    /// `<number>[G|M|K](B|b)/s[@<number>[m|u]s]`, decimal; `b` are bits. The interval is 50 ms
+    /// `<number>[G|M|K](B|b)/s[@<number>[m|u][s]]`, decimal; `b` are bits. The interval is 50 ms
     /// if none is given.
+    ///
+    /// It differs from xl in three points: a zero in front does not make a number octal; a rate below one
+    /// byte in an interval is refused; the number may have more than 32 bits.
     fn from_str(text: &str) -> Result<Self, RateError> {
         parse(text).ok_or_else(|| RateError(text.chars().take(40).collect()))
     }
@@ -89,6 +92,9 @@ mod tests {
             ("250KB/s", "12500,50000"),
             ("1MB/s@20ms", "20000,20000"),
             ("1GB/s@1s", "1000000000,1000000"),
+            ("1MB/s@1", "1000000,1000000"),
+            ("1MB/s@20m", "20000,20000"),
+            ("1MB/s@5u", "5,5"),
             ("8000b/s@500us", "0"),
             ("010MB/s", "500000,50000"),
         ] {

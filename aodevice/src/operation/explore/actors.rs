@@ -49,7 +49,7 @@ impl World {
         let token = record.token;
         match action {
             Action::Finish => unreachable!("a machine that has finished does not run"),
-            Action::Check(_) => event(&|_| Event::Checked(Ok(()))),
+            Action::Check(..) => event(&|_| Event::Checked(Ok(()))),
             Action::Create(..) => event(&|world| Event::Created(world.create(&record))),
             Action::Probe { .. } => event(&|world| {
                 world.actors[index].knows = world.node.or(world.saved);
