@@ -55,9 +55,9 @@ pub use id::{DeviceId, Paths, Which};
 pub use kind::{Kind, KindInfo, ListedKey, vbd, vif};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
-pub use operation::Target;
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
+pub use operation::{Plan, PlannedScript, PlannedWrite, Target};
 pub use report::{
     Cause, End, Failure, FailureKind, Hint, Named, Observation, Operation, Step, Success, Warning,
 };

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aodevice::{Addition, Force, Limits, Removal, WaitFor};
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
 use crate::output::Role;
+use crate::problem::Problem;
 use crate::world::StoreChoice;
+use crate::xl_conf::XlConf;
 
 /// Adds, removes, lists and waits for the paravirtual devices of Xen domains.
 ///
@@ -16,18 +18,42 @@ use crate::world::StoreChoice;
 /// 4 cancelled by a signal (HUP, INT, QUIT or TERM). The first signal cancels and cleans up; a
 /// second one gives that up.
 #[derive(Debug, Parser)]
-#[command(name = "xendev", version, max_term_width = 100)]
+#[command(name = "xendev", version, max_term_width = 100, infer_subcommands = true)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Options of xl that have no effect here: it takes no lock to force, and its progress has no carriage
+    /// returns or time stamps.
+    #[arg(short = 'f', short_aliases = ['t', 'T'], hide = true, action = ArgAction::Count)]
+    of_xl: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What can be said before and after every command.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Common {
     /// The store: a socket, or `embedded` for one in this process with a simulated guest 1
     /// [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket or /run/xenstored/socket]
     #[arg(long, global = true, value_name = "PATH|embedded", default_value_t)]
     #[arg(hide_default_value = true)]
     pub(crate) store: StoreChoice,
+    /// Print what would be attached, as xl -N does, and change nothing. With --json also everything that
+    /// would be written and run
+    #[arg(short = 'N', long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Tell every step on standard error
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Tell nothing but errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print the outcome as JSON, one value
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
     /// Exit with 1 instead of 3 on a timeout, as xl does
     #[arg(long, global = true)]
     pub(crate) compat_exit: bool,
-    #[command(subcommand)]
-    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,40 +79,17 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether standard output is to be JSON.
-    pub(crate) fn json(&self) -> bool {
-        match self {
-            Self::BlockAttach(args) => args.attaching.telling.json,
-            Self::NetworkAttach(args) => args.attaching.telling.json,
-            Self::BlockDetach(args) => args.detaching.telling.json,
-            Self::NetworkDetach(args) => args.detaching.telling.json,
-            Self::BlockList(args) | Self::NetworkList(args) => args.json,
-            Self::Wait(args) => args.json,
-            Self::Demo(_) => false,
-            Self::Store(args) => args.json,
-        }
-    }
-
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
             Self::BlockList(_) | Self::NetworkList(_) | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
         }
     }
-}
 
-/// How much is told of what goes on.
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct Telling {
-    /// Tell every step on standard error
-    #[arg(short, long, conflicts_with = "quiet")]
-    pub(crate) verbose: bool,
-    /// Tell nothing but errors
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// Whether `-N` can be said with it.
+    pub(crate) fn has_dry_run(&self) -> bool {
+        matches!(self, Self::BlockAttach(_) | Self::NetworkAttach(_))
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -132,10 +135,14 @@ pub(crate) struct Attaching {
     /// How long the guest may take to connect, with --wait connected
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
     connect_timeout: Duration,
+    /// Take nothing from xl.conf
+    #[arg(long)]
+    no_xl_conf: bool,
+    /// Where the defaults of interfaces come from (vif.default.*), as for xl
+    #[arg(long, value_name = "FILE", default_value = "/etc/xen/xl.conf", conflicts_with = "no_xl_conf")]
+    xl_conf: PathBuf,
     #[command(flatten)]
     others: Others,
-    #[command(flatten)]
-    pub(crate) telling: Telling,
 }
 
 impl Attaching {
@@ -145,6 +152,11 @@ impl Attaching {
             Until::Connected => WaitFor::Connected,
         };
         Addition::from(wait_for).take_over(self.others.take_over)
+    }
+
+    /// What xl.conf says, if it is to be read.
+    pub(crate) fn xl_conf(&self) -> Result<XlConf, Problem> {
+        if self.no_xl_conf { Ok(XlConf::default()) } else { XlConf::read(&self.xl_conf) }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -174,7 +186,7 @@ pub(crate) struct NetworkAttachArgs {
     /// The guest, by domid or name
     pub(crate) domain: String,
     /// The interface, as in xl-network-configuration(5): `bridge=xenbr0`, `mac=...`,
-    /// `script=...`
+    /// `script=...`, as words or with commas between them
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) nic: Vec<String>,
     #[command(flatten)]
@@ -195,8 +207,6 @@ pub(crate) struct Detaching {
     adopt: bool,
     #[command(flatten)]
     others: Others,
-    #[command(flatten)]
-    pub(crate) telling: Telling,
 }
 
 impl Detaching {
@@ -248,9 +258,6 @@ pub(crate) struct ListArgs {
     /// The guests, by domid or name
     #[arg(required = true, value_name = "DOMAIN")]
     pub(crate) domains: Vec<String>,
-    /// Print JSON, with more than the table has
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -263,9 +270,6 @@ pub(crate) struct WaitArgs {
     /// How long to wait
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
     pub(crate) timeout: Duration,
-    /// Print the outcome as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -296,12 +300,6 @@ pub(crate) struct StoreArgs {
     /// File mode of the socket, in octal
     #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0600")]
     pub(crate) mode: u32,
-    /// Do not tell that the store is ready
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Tell it as JSON
-    #[arg(long, conflicts_with = "quiet")]
-    pub(crate) json: bool,
 }
 
 #[cfg(test)]

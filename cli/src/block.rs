@@ -3,26 +3,28 @@
 use aodevice::vbd::{self, Vdev};
 use aodevice::{Device, Force, Kind};
 
-use crate::args::{AttachArgs, BlockDetachArgs};
+use crate::args::{AttachArgs, BlockDetachArgs, Common};
 use crate::devices;
-use crate::problem::{Exit, Problem};
-use crate::world::{StoreChoice, World};
+use crate::problem::{Code, Exit, Problem};
+use crate::world::World;
 
-pub(crate) async fn attach(store: &StoreChoice, args: &AttachArgs) -> Result<Exit, Problem> {
+pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, Problem> {
     let disk = vbd::parse(&args.disk).map_err(|error| {
         let hint = "say for example /srv/d.img,raw,xvda,w; xl-disk-configuration(5) has all of it";
-        Problem::usage(format!("cannot understand the disk {:?}", args.disk.join(" ")), error, hint)
+        let tried = format!("cannot understand the disk {:?}", args.disk.join(" "));
+        Problem::new(Code::BadDevice, tried, error, hint)
     })?;
-    devices::attach(store, &args.domain, &Device::Vbd(disk), &args.attaching).await
+    devices::scripts_run(common, &args.attaching.xl_conf()?);
+    devices::attach(common, &args.domain, &Device::Vbd(disk), &args.attaching).await
 }
 
-pub(crate) async fn detach(store: &StoreChoice, args: &BlockDetachArgs) -> Result<Exit, Problem> {
+pub(crate) async fn detach(common: &Common, args: &BlockDetachArgs) -> Result<Exit, Problem> {
     let vdev = Vdev::new(&args.device).map_err(|error| {
         let tried = format!("cannot detach {} from domain {}", args.device, args.domain);
-        Problem::usage(tried, error, "xendev block-list shows the guest's disks")
+        Problem::new(Code::BadDevice, tried, error, "xendev block-list shows the guest's disks")
     })?;
-    let world = World::open(store).await?;
+    let world = World::open(&common.store).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let force = if args.force { Force::AtOnce } else { Force::Never };
-    devices::detach(&world, fe, (Kind::Vbd, vdev.devid()), force, &args.detaching).await
+    devices::detach(common, &world, fe, (Kind::Vbd, vdev.devid()), force, &args.detaching).await
 }

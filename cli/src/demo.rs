@@ -12,10 +12,10 @@ use xs_client::{Client, DomId, Error, Path};
 
 use crate::args::DemoArgs;
 use crate::output::say;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 use crate::signals::cancel_on_signal;
+use crate::table;
 use crate::world::{GUEST, World};
-use crate::{output, table};
 
 /// Tells lines with the time since the demo began.
 #[derive(Clone, Copy)]
@@ -58,14 +58,13 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
     };
     states.abort();
     let after = dump(client).await.map_err(unreadable)?;
-    let telling = crate::args::Telling { verbose: false, quiet: false, json: false };
     match outcome {
         Ok(_) => prove(story, &before, &after),
         Err(failure) => {
             let left =
                 if before == after { "nothing of the devices is left" } else { "the store has changed" };
             story.tell("demo", left);
-            output::report(&telling, Err(failure))
+            Err(failure.into())
         }
     }
 }
@@ -95,7 +94,7 @@ fn prove(story: Story, before: &Dump, after: &Dump) -> Result<Exit, Problem> {
     let differs = |path: &&Path| before.get(*path) != after.get(*path);
     let changed: Vec<&str> = before.keys().chain(after.keys()).filter(differs).map(Path::as_str).collect();
     let tried = "cannot show that the devices are gone from the store";
-    Err(Problem::new(tried, format!("changed: {}", changed.join(", ")), "report this as a bug"))
+    Err(Problem::new(Code::Demo, tried, format!("changed: {}", changed.join(", ")), "report this as a bug"))
 }
 
 /// Every node with its value and permissions.

@@ -1,20 +1,22 @@
 //! What the commands for disks and for network interfaces have in common.
 
-use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain};
-use serde_json::Value;
+use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
+use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
-use crate::args::{Attaching, Detaching, ListArgs, Telling};
+use crate::args::{Attaching, Common, Detaching, ListArgs};
 use crate::output::say;
-use crate::problem::{Exit, Problem, unless_cancelled};
+use crate::problem::{Code, Exit, Problem, unless_cancelled};
 use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
-use crate::world::{StoreChoice, World};
+use crate::world::World;
+use crate::xl_conf::XlConf;
 use crate::{output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
-    let found = unless_cancelled(format!("cannot find domain {text}"), find_domain(client, text)).await?;
-    found.map_err(|cause| Problem::domain(text, cause))
+    let tried = format!("cannot find domain {text}");
+    let found = unless_cancelled(&*tried, find_domain(client, text)).await?;
+    found.map_err(|cause| Problem::of_cause(tried, cause))
 }
 
 /// The same for a removal: a domain that is gone may have left devices behind, which are found by its
@@ -26,31 +28,74 @@ pub(crate) async fn domain_or_id(client: &Client, text: &str) -> Result<DomId, P
     }
 }
 
+/// Tells who set `run_hotplug_scripts=0` that it has no effect.
+pub(crate) fn scripts_run(common: &Common, conf: &XlConf) {
+    if conf.forbids_scripts {
+        let text =
+            "xl.conf says run_hotplug_scripts=0, which has no effect, here as with xl: scripts are run";
+        output::warn(common, &text);
+    }
+}
+
 /// A toolstack whose steps are told, and who tells them.
-async fn watched(world: &World, limits: Limits, telling: &Telling) -> Result<(Toolstack, Progress), Problem> {
+async fn watched(world: &World, limits: Limits, common: &Common) -> Result<(Toolstack, Progress), Problem> {
     let toolstack = world.toolstack(limits).await?;
-    let progress = Progress::new(telling);
+    let progress = Progress::new(common);
     Ok((toolstack.with_observer(move |step| progress.step(step)), progress))
 }
 
-/// Adds a device.
+/// Adds a device, or tells what that would do.
 pub(crate) async fn attach(
-    store: &StoreChoice,
+    common: &Common,
     guest: &str,
     device: &Device,
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
-    let world = World::open(store).await?;
+    let world = World::open(&common.store).await?;
+    if common.dry_run {
+        return dry_run(common, &world, guest, device, attaching).await;
+    }
     let fe = domain(&world.client, guest).await?;
-    let (toolstack, progress) = watched(&world, attaching.limits(), &attaching.telling).await?;
+    let (toolstack, progress) = watched(&world, attaching.limits(), common).await?;
     let outcome = toolstack.add(fe, device, attaching.addition(), &cancel).await;
     progress.done();
-    output::report(&attaching.telling, outcome)
+    output::report(common, outcome)
+}
+
+/// Prints what `xl -N` prints; with `--json` what an attach would do.
+async fn dry_run(
+    common: &Common,
+    world: &World,
+    guest: &str,
+    device: &Device,
+    attaching: &Attaching,
+) -> Result<Exit, Problem> {
+    let name = match device.kind() {
+        Kind::Vbd => "disk",
+        kind => kind.name(),
+    };
+    if !common.json {
+        // As for xl, a number is not looked up.
+        domain_or_id(&world.client, guest).await?;
+        say(format!("{name}: {}\n", libxl::pretty(&device.libxl().into())));
+        return Ok(Exit::Done);
+    }
+    let fe = domain(&world.client, guest).await?;
+    let toolstack = world.toolstack(attaching.limits()).await?;
+    let tried = format!("cannot tell what attaching to domain {fe} would do");
+    let plan = unless_cancelled(tried, toolstack.plan(fe, device)).await??;
+    let mut value = json!(plan);
+    for (member, content) in [("ok", true.into()), ("dry_run", true.into()), (name, device.libxl().into())] {
+        value[member] = content;
+    }
+    say(format!("{value}\n"));
+    Ok(Exit::Done)
 }
 
 /// Removes a device of an open world.
 pub(crate) async fn detach(
+    common: &Common,
     world: &World,
     fe: DomId,
     which: (Kind, u32),
@@ -58,10 +103,10 @@ pub(crate) async fn detach(
     detaching: &Detaching,
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
-    let (toolstack, progress) = watched(world, detaching.limits(), &detaching.telling).await?;
+    let (toolstack, progress) = watched(world, detaching.limits(), common).await?;
     let outcome = toolstack.remove(fe, which, detaching.removal(force), &cancel).await;
     progress.done();
-    output::report(&detaching.telling, outcome)
+    output::report(common, outcome)
 }
 
 /// The devices of a guest.
@@ -71,17 +116,28 @@ pub(crate) async fn devices(client: &Client, fe: DomId, kind: Kind) -> Result<Ve
     devices.map_err(|error| Problem::store(tried, &error))
 }
 
+/// A domain whose devices are listed: by its number also one that is gone and has left some.
+async fn listed_domain(client: &Client, text: &str) -> Result<DomId, Problem> {
+    match domain(client, text).await {
+        Err(problem) if problem.code == Code::Of("domain_gone") => {
+            // By its name it could be mistaken for one that runs.
+            text.parse().map_err(|_| problem)
+        }
+        found => found,
+    }
+}
+
 /// Lists the devices of guests. If several guests are named, one that is not found is told, in
 /// JSON as an object in its place, and the others are listed.
-pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Result<Exit, Problem> {
-    let world = World::open(store).await?;
+pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Kind) -> Result<Exit, Problem> {
+    let world = World::open(&common.store).await?;
     let mut all: Vec<Value> = Vec::new();
     let mut exit = Exit::Done;
-    if !args.json {
+    if !common.json {
         say(table::header(kind));
     }
     for text in &args.domains {
-        let fe = match domain(&world.client, text).await {
+        let fe = match listed_domain(&world.client, text).await {
             Ok(fe) => fe,
             Err(problem) if args.domains.len() == 1 || problem.exit == Exit::Aborted => return Err(problem),
             Err(problem) => {
@@ -92,13 +148,13 @@ pub(crate) async fn list(store: &StoreChoice, args: &ListArgs, kind: Kind) -> Re
             }
         };
         let devices = devices(&world.client, fe, kind).await?;
-        if args.json {
+        if common.json {
             all.extend(devices.iter().map(output::listed));
         } else {
             say(table::rows(&devices));
         }
     }
-    if args.json {
+    if common.json {
         say(format!("{}\n", Value::Array(all)));
     }
     Ok(exit)

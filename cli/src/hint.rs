@@ -1,6 +1,7 @@
 //! What to do about a failure, in this command's words.
 
 use aodevice::{Failure, Hint, Kind, Operation};
+use xs_client::DomId;
 
 /// The command that lists the devices of a kind, and the one that detaches them.
 fn commands(kind: Kind) -> (String, String) {
@@ -12,9 +13,17 @@ fn commands(kind: Kind) -> (String, String) {
     (format!("{words}-list"), format!("{words}-detach"))
 }
 
+/// What to do about a domain that is gone.
+pub(crate) fn clean_up(domid: DomId) -> String {
+    format!(
+        "xl list shows the domains; what domain {domid} has left is listed and detached by its domid, {domid}"
+    )
+}
+
 pub(crate) fn words(failure: &Failure) -> String {
     match failure.hint() {
         Hint::ListDomains => "xl list shows the domains".to_owned(),
+        Hint::CleanUpById(domid) => clean_up(domid),
         Hint::ListDevices(kind) => format!("xendev {} shows the guest's devices", commands(kind).0),
         Hint::RemoveOrAdopt(kind) => format!(
             "if it is to go, remove it with the tool that made it, or with xendev {} --adopt",

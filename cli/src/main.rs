@@ -18,6 +18,7 @@ mod store;
 mod table;
 mod wait;
 mod world;
+mod xl_conf;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -26,16 +27,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::runtime::Builder;
 
-use args::{Args, Command};
+use args::{Args, Command, Common};
 use output::{Role, finish};
 use printer::{stderr, stdout};
-use problem::{Exit, Problem};
+use problem::{Code, Exit, Problem};
 
 fn main() -> ExitCode {
     let status = match Args::try_parse() {
         Ok(args) => {
-            let (json, role, compat) = (args.command.json(), args.command.role_of_stdout(), args.compat_exit);
-            finish(start(args), json, role, compat)
+            let Common { json, compat_exit, .. } = args.common;
+            let role = args.command.role_of_stdout();
+            finish(start(args), json, role, compat_exit)
         }
         Err(error) => {
             let role = if error.use_stderr() { Role::Report } else { Role::Purpose };
@@ -62,17 +64,16 @@ fn told(error: &clap::Error) -> Result<Exit, Problem> {
         let hint = "xendev --help tells the commands and their options";
         output::say(format!(
             "{}\n",
-            Problem::new("cannot understand the command line", observed, hint).json()
+            Problem::new(Code::Usage, "cannot understand the command line", observed, hint).json()
         ));
     }
     Ok(Exit::Usage)
 }
 
 fn start(args: Args) -> Result<Exit, Problem> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::new("cannot start", error, "see the limits of this process (ulimit -a)"))?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Problem::new(Code::Start, "cannot start", error, "see the limits of this process (ulimit -a)")
+    })?;
     let outcome = runtime.block_on(run(args));
     // A call that is blocked in a thread does not hold up the end.
     runtime.shutdown_background();
@@ -80,16 +81,24 @@ fn start(args: Args) -> Result<Exit, Problem> {
 }
 
 async fn run(args: Args) -> Result<Exit, Problem> {
-    let store = &args.store;
+    let common = &args.common;
+    if common.dry_run && !args.command.has_dry_run() {
+        let observed = "only block-attach and network-attach have one";
+        return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
+    }
     match args.command {
-        Command::BlockAttach(args) => block::attach(store, &args).await,
-        Command::BlockDetach(args) => block::detach(store, &args).await,
-        Command::BlockList(args) => devices::list(store, &args, aodevice::Kind::Vbd).await,
-        Command::NetworkAttach(args) => network::attach(store, &args).await,
-        Command::NetworkDetach(args) => network::detach(store, &args).await,
-        Command::NetworkList(args) => devices::list(store, &args, aodevice::Kind::Vif).await,
-        Command::Wait(args) => wait::run(store, &args).await,
+        Command::BlockAttach(args) => block::attach(common, &args).await,
+        Command::BlockDetach(args) => block::detach(common, &args).await,
+        Command::BlockList(args) => devices::list(common, &args, aodevice::Kind::Vbd).await,
+        Command::NetworkAttach(args) => network::attach(common, &args).await,
+        Command::NetworkDetach(args) => network::detach(common, &args).await,
+        Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
+        Command::Wait(args) => wait::run(common, &args).await,
+        Command::Demo(_) if common.json => {
+            let observed = "the demo tells a story, which has no JSON";
+            Err(Problem::new(Code::Usage, "cannot show the demo", observed, "leave out --json"))
+        }
         Command::Demo(args) => demo::run(&args).await,
-        Command::Store(args) => store::run(&args).await,
+        Command::Store(args) => store::run(common, &args).await,
     }
 }

@@ -1,14 +1,15 @@
 //! Standard output, and outcomes as JSON: the same values that are printed for people.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use aodevice::{Failure, Listed, Success};
 use serde_json::{Value, json};
 
-use crate::args::Telling;
+use crate::args::Common;
 use crate::printer::{stderr, stdout};
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 use crate::signals;
 
 /// How long a report waits for a reader that takes nothing.
@@ -42,21 +43,25 @@ pub(crate) fn listed(device: &Listed) -> Value {
     value
 }
 
+/// Puts a warning on standard error, if that is wanted.
+pub(crate) fn warn(common: &Common, warning: &dyn Display) {
+    if !common.quiet {
+        stderr().put(format!("warning: {warning}\n"));
+    }
+}
+
 /// Reports how an operation ended: warnings on standard error, a success as JSON on standard
 /// output if asked. A success without warnings prints nothing else; [`finish`] tells a failure.
-pub(crate) fn report(telling: &Telling, outcome: Result<Success, Box<Failure>>) -> Result<Exit, Problem> {
+pub(crate) fn report(common: &Common, outcome: Result<Success, Box<Failure>>) -> Result<Exit, Problem> {
     let warnings = match &outcome {
         Ok(success) => &success.warnings,
         Err(failure) => &failure.warnings,
     };
-    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-    if !telling.quiet {
-        for warning in &warnings {
-            stderr().put(format!("warning: {warning}\n"));
-        }
+    for warning in warnings {
+        warn(common, warning);
     }
     let success = outcome.map_err(Problem::from)?;
-    if telling.json {
+    if common.json {
         let mut value = json!(success);
         value["ok"] = Value::Bool(true);
         say(format!("{value}\n"));
@@ -88,7 +93,7 @@ pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, com
     signals::conclude(stopped);
     if let Err(problem) = outcome {
         problem.print();
-        if json {
+        if json && !problem.told {
             say(format!("{}\n", problem.json()));
         }
     }
@@ -101,7 +106,7 @@ pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, com
                 kind => kind.to_string(),
             };
             let hint = "see where standard output leads";
-            Problem::new("cannot write to standard output", observed, hint).print();
+            Problem::new(Code::Output, "cannot write to standard output", observed, hint).print();
             if role == Role::Purpose && exit == Exit::Done {
                 status = Exit::Failed.status(compat);
             }

@@ -44,41 +44,94 @@ impl From<FailureKind> for Exit {
     }
 }
 
+/// What kind of problem it is, beside those of aodevice: its text stands in the JSON and does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// The command line cannot be understood, or asks for what there is not.
+    Usage,
+    /// A disk or an interface that cannot be understood.
+    BadDevice,
+    /// `xl.conf` cannot be read or understood.
+    BadXlConf,
+    /// The program could not be set up.
+    Start,
+    /// A store could not be served.
+    Serve,
+    /// A wait for a state that ended otherwise.
+    Wait,
+    /// Standard output could not be written.
+    Output,
+    /// The demo found something left.
+    Demo,
+    /// A signal came.
+    Cancelled,
+    /// The code of a cause.
+    Of(&'static str),
+}
+
+impl Code {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::BadDevice => "bad_device",
+            Self::BadXlConf => "bad_xl_conf",
+            Self::Start => "start",
+            Self::Serve => "serve",
+            Self::Wait => "wait",
+            Self::Output => "output",
+            Self::Demo => "demo",
+            Self::Cancelled => "cancelled",
+            Self::Of(text) => text,
+        }
+    }
+}
+
 /// An error as a person is told it: what was tried, what was observed, what to do.
 #[derive(Debug)]
 pub(crate) struct Problem {
+    pub(crate) code: Code,
     pub(crate) tried: String,
     pub(crate) observed: Vec<String>,
     pub(crate) hint: String,
     pub(crate) exit: Exit,
+    /// Whether standard output holds its one value of JSON already.
+    pub(crate) told: bool,
     /// What its JSON object holds besides these.
     details: Map<String, Value>,
 }
 
 impl Problem {
-    pub(crate) fn new(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        code: Code,
+        tried: impl Into<String>,
+        observed: impl ToString,
+        hint: impl Into<String>,
+    ) -> Self {
         let (tried, hint) = (tried.into(), hint.into());
-        Self { tried, observed: vec![observed.to_string()], hint, exit: Exit::Failed, details: Map::new() }
-    }
-
-    /// An argument that is malformed.
-    pub(crate) fn usage(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
-        Self::new(tried, observed, hint).with_exit(Exit::Usage)
+        let observed = vec![observed.to_string()];
+        let exit = match code {
+            Code::Usage | Code::BadDevice => Exit::Usage,
+            Code::Cancelled => Exit::Aborted,
+            _ => Exit::Failed,
+        };
+        Self { code, tried, observed, hint, exit, told: false, details: Map::new() }
     }
 
     /// A store that failed while something was tried.
     pub(crate) fn store(tried: impl Into<String>, error: &Error) -> Self {
         let exit = if matches!(error, Error::Timeout { .. }) { Exit::TimedOut } else { Exit::Failed };
-        Self::new(tried, error, error.hint()).with_exit(exit)
+        Self::new(Code::Of("store"), tried, error, error.hint()).with_exit(exit)
     }
 
-    /// A domain that cannot be found.
-    pub(crate) fn domain(text: &str, cause: Cause) -> Self {
-        let tried = format!("cannot find domain {text}");
-        match cause {
-            Cause::Store(error) => Self::store(tried, &error),
-            cause => Self::new(tried, cause, "xl list shows the domains"),
-        }
+    /// Something that failed before an operation began.
+    pub(crate) fn of_cause(tried: impl Into<String>, cause: Cause) -> Self {
+        let hint = match &cause {
+            Cause::Store(error) => return Self::store(tried, error),
+            Cause::DomainGone(domid) => hint::clean_up(*domid),
+            Cause::AmbiguousName { .. } => "name it by its domid".to_owned(),
+            _ => "xl list shows the domains".to_owned(),
+        };
+        Self::new(Code::Of(cause.code()), tried, cause, hint)
     }
 
     /// The same problem with another exit status.
@@ -110,6 +163,7 @@ impl Problem {
         let mut object = details.clone();
         for (name, value) in [
             ("ok", json!(false)),
+            ("code", json!(self.code.text())),
             ("error", json!(tried)),
             ("observed", json!(observed)),
             ("hint", json!(hint)),
@@ -127,10 +181,12 @@ impl From<Box<Failure>> for Problem {
             _ => Map::new(),
         };
         Self {
+            code: Code::Of(failure.cause.code()),
             tried: failure.tried(),
             observed: failure.observations(),
             hint: hint::words(&failure),
             exit: failure.cause.kind().into(),
+            told: false,
             details,
         }
     }
@@ -147,7 +203,7 @@ pub(crate) async fn unless_cancelled<T>(
         biased;
         () = cancel.cancelled() => {
             let hint = "nothing was changed; if the store did not answer, see whether xenstored is stopped";
-            Err(Problem::new(tried, "cancelled by a signal", hint).with_exit(Exit::Aborted))
+            Err(Problem::new(Code::Cancelled, tried, "cancelled by a signal", hint))
         }
         value = call => Ok(value),
     }

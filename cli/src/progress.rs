@@ -4,7 +4,7 @@
 use aodevice::Step;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::Telling;
+use crate::args::Common;
 use crate::printer::stderr;
 use crate::signals;
 
@@ -17,11 +17,11 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Tells the steps of an operation that begins now, and what a signal does to it.
-    pub(crate) fn new(telling: &Telling) -> Self {
-        if !telling.quiet {
+    pub(crate) fn new(common: &Common) -> Self {
+        if !common.quiet {
             signals::announce_roll_back();
         }
-        Self { verbose: telling.verbose, quiet: telling.quiet }
+        Self { verbose: common.verbose > 0, quiet: common.quiet }
     }
 
     pub(crate) fn step(&self, step: &Step) {

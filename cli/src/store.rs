@@ -13,29 +13,34 @@ use serde_json::json;
 use tokio::net::UnixListener;
 use xs_store::{Store, TestDomains};
 
-use crate::args::StoreArgs;
+use crate::args::{Common, StoreArgs};
 use crate::output::say;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 use crate::signals::cancel_on_signal;
 
-pub(crate) async fn run(args: &StoreArgs) -> Result<Exit, Problem> {
+pub(crate) async fn run(common: &Common, args: &StoreArgs) -> Result<Exit, Problem> {
     let tried = format!("cannot serve a store at {}", args.socket.display());
     // First, so that a signal never leaves the socket behind.
     let cancel = cancel_on_signal();
-    let (listener, _bound) =
-        bind(&args.socket, args.mode).map_err(|(observed, hint)| Problem::new(&*tried, observed, hint))?;
+    let (listener, _bound) = bind(&args.socket, args.mode)
+        .map_err(|(observed, hint)| Problem::new(Code::Serve, &*tried, observed, hint))?;
     let store = Store::new();
     let domains = args.test_domains.as_ref().map(|folder| TestDomains::new(&store, folder)).transpose();
     let domains = domains.map_err(|error| {
         Problem::new(
+            Code::Serve,
             &*tried,
             error,
             "name a folder that exists and that you may write to with --test-domains",
         )
     })?;
-    if !args.quiet {
-        tell(args);
+    if !common.quiet {
+        tell(common, args);
     }
+    let ended = |error: std::io::Error| {
+        let problem = Problem::new(Code::Serve, &*tried, error, "start it again; its contents are lost");
+        Problem { told: !common.quiet, ..problem }
+    };
     let serve_domains = async {
         match domains {
             Some(domains) => domains.serve().await,
@@ -43,21 +48,17 @@ pub(crate) async fn run(args: &StoreArgs) -> Result<Exit, Problem> {
         }
     };
     tokio::select! {
-        error = serve_domains => {
-            Err(Problem::new(tried, error, "start it again; its contents are lost"))
-        }
-        error = store.serve(listener) => {
-            Err(Problem::new(tried, error, "start it again; its contents are lost"))
-        }
+        error = serve_domains => Err(ended(error)),
+        error = store.serve(listener) => Err(ended(error)),
         () = cancel.cancelled() => Ok(Exit::Done),
     }
 }
 
 /// One line for whoever waits for the store. If nobody reads it, the store is there all the same.
-fn tell(args: &StoreArgs) {
+fn tell(common: &Common, args: &StoreArgs) {
     let path = args.socket.display();
-    let line = if args.json {
-        json!({"socket": path.to_string(), "pid": process::id()}).to_string()
+    let line = if common.json {
+        json!({"ok": true, "socket": path.to_string(), "pid": process::id()}).to_string()
     } else {
         format!("serving a store at {path}")
     };

@@ -4,30 +4,30 @@ use devstate::{Absent, Goal, Outcome, StateSet};
 use serde_json::{Value, json};
 use xs_client::Path;
 
-use crate::args::WaitArgs;
+use crate::args::{Common, WaitArgs};
 use crate::output::say;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 use crate::signals::cancel_on_signal;
-use crate::world::{StoreChoice, World};
+use crate::world::World;
 
-pub(crate) async fn run(store: &StoreChoice, args: &WaitArgs) -> Result<Exit, Problem> {
+pub(crate) async fn run(common: &Common, args: &WaitArgs) -> Result<Exit, Problem> {
     let goal = Goal { done: StateSet::of(&args.states), fail: StateSet::EMPTY, absent: Absent::Ignore };
     let tried = format!("cannot wait for {goal} at {}", args.path);
     let hint = "name a device's directory, such as /local/domain/1/device/vbd/51712";
-    let bad_path = |error| Problem::usage(tried.clone(), error, hint);
+    let bad_path = |error| Problem::new(Code::Usage, tried.clone(), error, hint);
     let mut path = Path::new(&args.path).map_err(bad_path)?;
     if path.name() != "state" {
         path = path.join("state").map_err(bad_path)?;
     }
     let cancel = cancel_on_signal();
-    let world = World::open(store).await?;
+    let world = World::open(&common.store).await?;
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
     let failed = |observed: String, hint: &str| {
-        let problem = Problem::new(tried.clone(), observed, hint);
+        let problem = Problem::new(Code::Wait, tried.clone(), observed, hint);
         problem.with_detail("path", path.as_str()).with_detail("state", Value::Null)
     };
     match outcome {
-        Outcome::Reached(state) if args.json => {
+        Outcome::Reached(state) if common.json => {
             let state = json!(state);
             say(format!("{}\n", json!({"ok": true, "path": path.as_str(), "state": state})));
             Ok(Exit::Done)

@@ -139,11 +139,6 @@ pub(crate) trait Spec {
     /// Settles what was left open and must be the same in every attempt to write it.
     fn settle(&mut self) {}
 
-    /// Fills in what follows from the device id that it got, as libxl keeps it.
-    fn place(&mut self, devid: u32) {
-        _ = devid;
-    }
-
     /// A path that must be a file or block device of the toolstack's domain.
     fn must_exist(&self) -> Option<&str> {
         None

@@ -14,6 +14,7 @@ mod explore;
 mod files;
 pub(crate) mod observe;
 pub(crate) mod owner;
+mod plan;
 pub(crate) mod record;
 mod saved;
 mod script;
@@ -36,7 +37,6 @@ use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
 use self::store::Written;
 use self::wait::Cancel;
-use crate::guest;
 use crate::kind::Recorded;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
@@ -44,6 +44,7 @@ use crate::{
     Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Success, Toolstack, Warning, Which,
 };
 
+pub use self::plan::{Plan, PlannedScript, PlannedWrite};
 pub(crate) use self::store::text;
 pub use self::target::Target;
 
@@ -122,21 +123,10 @@ impl<'a> Job<'a> {
     }
 
     async fn carry_out(&mut self, action: Action, cancel: Cancel<'_>) -> Event {
-        let (client, limits) = (&self.toolstack.client, self.toolstack.limits);
+        let client = &self.toolstack.client;
         match action {
             Action::Check(fe, device) => {
-                let Toolstack { own, script_dir, .. } = self.toolstack;
-                let checked = async {
-                    guest::must_run(client, fe).await?;
-                    let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
-                    device.as_spec().check(&guest)?;
-                    match device.as_spec().must_exist() {
-                        Some(target) => {
-                            files::check_target(target, limits.file).await.map_err(Cause::Invalid)
-                        }
-                        None => Ok(()),
-                    }
-                };
+                let checked = async { self.toolstack.check(fe, &device).await.map(drop) };
                 Event::Checked(wait::unless_cancelled(checked, cancel).await)
             }
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),

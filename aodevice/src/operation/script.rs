@@ -63,7 +63,7 @@ impl Job<'_> {
         cancel: &CancellationToken,
     ) -> Event {
         let Some(kind) = target.run_kinds().get(index).copied() else { return Event::Ran(Ok(None)) };
-        let request = self.request(target, kind, Action::Add, target.recorded());
+        let request = target.request(self.toolstack.own, kind, Action::Add, target.recorded());
         let begun = Mutex::new(None);
         let permit = async {
             let begin = self.begin_add(target, index).await;
@@ -149,7 +149,7 @@ impl Job<'_> {
                 Task::Run(undo) => undo,
                 Task::Nothing(unknown) => return Ok(unknown.map(|Unknown| Warning::ScriptSkipped)),
             };
-            let mut request = self.request(target, kind, Action::Remove, &undo.keys);
+            let mut request = target.request(self.toolstack.own, kind, Action::Remove, &undo.keys);
             if let Some(directory) = &undo.copy {
                 saved::write_at(&self.toolstack.client, directory, &undo.keys).await?;
                 request = request.copy(directory.to_string());
@@ -239,13 +239,6 @@ impl Job<'_> {
             _ => Some(paths.saved.clone()),
         };
         Ok(Task::Run(Undo { inputs, keys, copy, surplus: around.surplus }))
-    }
-
-    fn request(&self, target: &Target, kind: hotplug::Kind, action: Action, keys: &Recorded) -> Request {
-        let id = target.id();
-        let script = target.recorded().get("script").cloned().unwrap_or_default();
-        let request = Request::new(kind, action, id.fe.0, id.devid, script).own(self.toolstack.own.0);
-        keys.iter().fold(request, |request, (key, value)| request.recorded(key, value))
     }
 
     async fn run(

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use xs_client::PathError;
+use hotplug::{Action, Request};
+use xs_client::{DomId, PathError};
 
 use crate::kind::Recorded;
 use crate::{DeviceId, Paths};
@@ -51,6 +52,20 @@ impl Target {
         } else {
             &[]
         }
+    }
+
+    /// A run of its script, which is given these keys.
+    pub(crate) fn request(
+        &self,
+        own: DomId,
+        kind: hotplug::Kind,
+        action: Action,
+        keys: &Recorded,
+    ) -> Request {
+        let id = self.id();
+        let script = self.recorded().get("script").cloned().unwrap_or_default();
+        let request = Request::new(kind, action, id.fe.0, id.devid, script).own(own.0);
+        keys.iter().fold(request, |request, (key, value)| request.recorded(key, value))
     }
 
     /// Whether a script is recorded to have made something for it.

@@ -177,6 +177,35 @@ pub enum FailureKind {
 }
 
 impl Cause {
+    /// A word for it that programs can rely on: it stays the same from version to version, whatever becomes of
+    /// the text.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoSuchDomain(_) => "no_such_domain",
+            Self::DomainGone(_) => "domain_gone",
+            Self::AmbiguousName { .. } => "ambiguous_name",
+            Self::NoSuchDevice => "no_such_device",
+            Self::Exists => "exists",
+            Self::Unrecorded(_) => "unrecorded",
+            Self::FrontendInUse(_) => "frontend_in_use",
+            Self::Invalid(_) => "invalid",
+            Self::Unsupported(_) => "unsupported",
+            Self::ForeignBackend(_) => "foreign_backend",
+            Self::Busy { .. } => "busy",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Refused { .. } => "refused",
+            Self::Vanished(_) => "vanished",
+            Self::Script { .. } => "script",
+            Self::Undecided(_) => "undecided",
+            Self::NotPermitted => "not_permitted",
+            Self::Gone { .. } => "gone",
+            Self::Taken => "taken",
+            Self::Asked(_) => "asked",
+            Self::Store(_) => "store",
+            Self::Aborted => "cancelled",
+        }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> FailureKind {
         match self {

@@ -115,9 +115,10 @@ impl Failure {
 /// Its parts, as far as they are data: the cause as a text.
 impl Serialize for Failure {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut fields = to.serialize_struct("Failure", 8)?;
+        let mut fields = to.serialize_struct("Failure", 9)?;
         fields.serialize_field("operation", &self.operation)?;
         fields.serialize_field("device", &self.device)?;
+        fields.serialize_field("code", self.cause.code())?;
         fields.serialize_field("kind", &self.cause.kind())?;
         fields.serialize_field("cause", &self.cause)?;
         fields.serialize_field("observed", &self.observed)?;

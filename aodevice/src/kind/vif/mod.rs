@@ -146,11 +146,6 @@ impl Spec for Vif {
         self.mac.get_or_insert_with(Mac::random);
     }
 
-    fn place(&mut self, devid: u32) {
-        self.devid = Some(devid);
-        self.nic_type.get_or_insert(NicType::Vif);
-    }
-
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         let invalid = |what: String| Err(Cause::Invalid(what));
         if self.nic_type == Some(NicType::VifIoemu) {

@@ -1,0 +1,149 @@
+//! What an add would do, without doing it: for a dry run.
+
+use std::collections::BTreeMap;
+
+use hotplug::Action;
+use serde::Serialize;
+use xs_client::{DomId, Request};
+
+use super::steps::Obstacle;
+use super::{Target, files, steps, store};
+use crate::report::Named;
+use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Toolstack, guest};
+
+/// What an add would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The device, with the id that it would get now.
+    pub device: DeviceId,
+    /// What would be written into the store, in this order and in one transaction. The record of the
+    /// operation, which is gone when it is done, is not among it.
+    pub writes: Vec<PlannedWrite>,
+    /// The hotplug scripts that would be run then.
+    pub scripts: Vec<PlannedScript>,
+}
+
+/// A change of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PlannedWrite {
+    /// A value is written.
+    Write {
+        /// Where.
+        path: String,
+        /// What.
+        value: String,
+    },
+    /// An empty node is made.
+    Mkdir {
+        /// Where.
+        path: String,
+    },
+    /// The permissions of a node are set.
+    SetPerms {
+        /// Where.
+        path: String,
+        /// The owner and what others may do, as in `n1,r0`.
+        permissions: String,
+    },
+}
+
+/// A run of a hotplug script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PlannedScript {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// What its environment has besides the runner's own.
+    pub environment: BTreeMap<&'static str, String>,
+}
+
+impl PlannedWrite {
+    fn of(request: Request) -> Option<Self> {
+        Some(match request {
+            Request::Write { path, value } => {
+                let value = String::from_utf8_lossy(&value).into_owned();
+                Self::Write { path: path.to_string(), value }
+            }
+            Request::Mkdir(path) => Self::Mkdir { path: path.to_string() },
+            Request::SetPerms { path, perms } => {
+                Self::SetPerms { path: path.to_string(), permissions: perms.to_string() }
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Toolstack {
+    /// What [`Self::add`] would do now. Nothing is changed.
+    ///
+    /// An address or an id that is not fixed is chosen anew each time.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `add` would fail with before it writes anything. What only others could make it fail with,
+    /// such as an operation that is under way, is not among it.
+    pub async fn plan(&self, fe: DomId, device: &Device) -> Result<Plan, Box<Failure>> {
+        let device = device.settled();
+        self.plan_settled(fe, &device).await.map_err(|cause| {
+            let (kind, devid, name) = (device.kind(), device.devid(), device.as_spec().label());
+            Box::new(Failure {
+                operation: Operation::Attach,
+                device: Named { fe, kind, devid, name },
+                cause,
+                observed: Observation::default(),
+                warnings: Vec::new(),
+                elapsed: std::time::Duration::ZERO,
+            })
+        })
+    }
+
+    async fn plan_settled(&self, fe: DomId, device: &Device) -> Result<Plan, Cause> {
+        let guest = self.check(fe, device).await?;
+        let (id, seen) = store::find_place(&self.client, (fe, self.own), device).await?;
+        match steps::create(&seen) {
+            Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
+            Err(Obstacle::Exists) => return Err(Cause::Exists),
+            Err(Obstacle::Alive(state)) => return Err(Cause::Unrecorded(state)),
+            // Gone by then, or not: that is for the add to see.
+            Err(Obstacle::Stale | Obstacle::Occupied(_)) | Ok(()) => {}
+        }
+        store::check_room(&self.client, &id, &id.paths()?, device).await?;
+        let tree = device.as_spec().tree(&id, &guest);
+        let target = Target::new(id, tree.backend.recorded())?;
+        let record = target.paths().toolstack.join("op")?;
+        let requests = tree.requests(&id, target.paths(), "")?;
+        let is_record = |request: &Request| matches!(request, Request::Write { path, .. } if *path == record);
+        let scripts = target.run_kinds().iter().map(|kind| {
+            let request = target.request(self.own, *kind, Action::Add, target.recorded());
+            let program = request.script.display().to_string();
+            let arguments = request.args().into_iter().map(str::to_owned);
+            PlannedScript {
+                command: std::iter::once(program).chain(arguments).collect(),
+                environment: request.variables().into_iter().collect(),
+            }
+        });
+        Ok(Plan {
+            device: id,
+            writes: requests
+                .into_iter()
+                .filter(|request| !is_record(request))
+                .filter_map(PlannedWrite::of)
+                .collect(),
+            scripts: scripts.collect(),
+        })
+    }
+
+    /// Sees that a domain runs and can have a device, and that what the device needs in this domain is there.
+    pub(crate) async fn check(&self, fe: DomId, device: &Device) -> Result<Guest, Cause> {
+        guest::must_run(&self.client, fe).await?;
+        let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
+        device.as_spec().check(&guest)?;
+        if let Some(target) = device.as_spec().must_exist() {
+            files::check_target(target, self.limits.file).await.map_err(Cause::Invalid)?;
+        }
+        Ok(guest)
+    }
+}

@@ -1,0 +1,187 @@
+//! `xl.conf`: what `xl` takes for interfaces where their specification says nothing.
+//!
+//! Source: xl.conf(5), and xl.cfg(5) for the syntax. Settings of other subjects are passed over.
+
+use std::path::Path;
+use std::{fs, io};
+
+use aodevice::vif::Defaults;
+use nom::branch::alt;
+use nom::bytes::complete::{take_till, take_while, take_while1};
+use nom::character::complete::{char, multispace0, none_of, one_of, satisfy};
+use nom::combinator::{eof, map, opt, recognize, value};
+use nom::multi::{many0, separated_list0};
+use nom::sequence::{delimited, preceded, terminated};
+use nom::{IResult, Parser};
+
+use crate::problem::{Code, Problem};
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// What `xl.conf` says, as far as it matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct XlConf {
+    pub(crate) vif: Defaults,
+    /// Whether it has `run_hotplug_scripts=0`, which has had no effect since Xen 4.5 or so.
+    pub(crate) forbids_scripts: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Setting {
+    Text(String),
+    Number(String),
+    List,
+}
+
+/// Blanks and comments, within a line or over several.
+fn blanks(input: &str) -> IResult<&str, ()> {
+    value((), take_while(|c| matches!(c, ' ' | '\t' | '\r'))).parse(input)
+}
+
+fn comment(input: &str) -> IResult<&str, ()> {
+    value((), (char('#'), take_till(|c| c == '\n'))).parse(input)
+}
+
+fn gap(input: &str) -> IResult<&str, ()> {
+    value((), many0(alt((value((), one_of(" \t\r\n")), comment)))).parse(input)
+}
+
+fn quoted(quote: char) -> impl Fn(&str) -> IResult<&str, String> {
+    move |input| {
+        let stop = if quote == '"' { "\"\\\n" } else { "'\\\n" };
+        let piece = alt((none_of(stop), preceded(char('\\'), satisfy(|c| c != '\n'))));
+        delimited(char(quote), map(many0(piece), |text| text.into_iter().collect()), char(quote)).parse(input)
+    }
+}
+
+fn atom(input: &str) -> IResult<&str, Setting> {
+    let number =
+        recognize((satisfy(|c| c.is_ascii_digit()), take_while(|c: char| c.is_ascii_alphanumeric())));
+    alt((
+        map(quoted('"'), Setting::Text),
+        map(quoted('\''), Setting::Text),
+        map(number, |number: &str| Setting::Number(number.to_owned())),
+    ))
+    .parse(input)
+}
+
+fn setting(input: &str) -> IResult<&str, Setting> {
+    let items = separated_list0((gap, char(','), gap), atom);
+    let list = delimited((char('['), gap), terminated(items, (gap, opt((char(','), gap)))), char(']'));
+    alt((atom, value(Setting::List, list))).parse(input)
+}
+
+/// A line such as `vif.default.bridge = "xenbr0"`.
+fn statement(input: &str) -> IResult<&str, (&str, Setting)> {
+    let name = take_while1(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+    let end = (blanks, opt(comment), alt((value((), one_of(";\n")), value((), eof))));
+    terminated((terminated(name, (blanks, char('='), gap)), setting), end).parse(input)
+}
+
+/// What stands between statements.
+fn between(input: &str) -> IResult<&str, ()> {
+    value((), many0(alt((value((), one_of(" \t\r\n;")), comment)))).parse(input)
+}
+
+fn statements(input: &str) -> IResult<&str, Vec<(&str, Setting)>> {
+    preceded(between, many0(terminated(statement, between))).parse(input)
+}
+
+impl XlConf {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (left, settings) = statements(text).map_err(|error| error.to_string())?;
+        if !left.is_empty() {
+            let number = text[..text.len() - left.len()].matches('\n').count() + 1;
+            let line: String = left.lines().next().unwrap_or_default().chars().take(80).collect();
+            return Err(format!("line {number}: {line:?}"));
+        }
+        let mut conf = Self::default();
+        for (name, setting) in settings {
+            let text = match (name, &setting) {
+                ("run_hotplug_scripts", setting) => {
+                    conf.forbids_scripts = *setting == Setting::Number("0".to_owned());
+                    continue;
+                }
+                (_, Setting::Text(text)) => Some(text.clone()),
+                _ => None,
+            };
+            let slot = match name {
+                "vif.default.bridge" | "defaultbridge" => &mut conf.vif.bridge,
+                "vif.default.script" | "vifscript" => &mut conf.vif.script,
+                "vif.default.gatewaydev" => &mut conf.vif.gatewaydev,
+                "vif.default.backend" => &mut conf.vif.backend,
+                _ => continue,
+            };
+            *slot = Some(text.ok_or_else(|| format!("{name} is no text in quotes"))?);
+        }
+        Ok(conf)
+    }
+
+    /// Reads the file; one that is not there says nothing.
+    pub(crate) fn read(file: &Path) -> Result<Self, Problem> {
+        let bad = |observed: String| {
+            let hint = "mend it, name another file with --xl-conf, or do without with --no-xl-conf";
+            Problem::new(Code::BadXlConf, format!("cannot understand {}", file.display()), observed, hint)
+        };
+        let text = match read_bounded(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.map_err(|error| bad(error.to_string()))?,
+        };
+        Self::parse(&text).map_err(bad)
+    }
+}
+
+fn read_bounded(file: &Path) -> io::Result<String> {
+    use std::io::Read;
+
+    let mut text = String::new();
+    fs::File::open(file)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it has more than {LARGEST} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings() {
+        let text = "\
+## Global XL config file ##\n\
+#vif.default.bridge=\"no\"\n\
+autoballoon=\"off\" # a comment\n\
+vm.cpumask = [ \"0-1\", '2',\n  3 ]\n\
+vif.default.bridge = 'br\\'1'; vif.default.script=\"vif-route\"\n\
+\r\n  vif.default.gatewaydev =\n \"eth0\"\n\
+vif.default.backend=\"\"\n\
+run_hotplug_scripts=0";
+        let conf = XlConf::parse(text).unwrap();
+        assert_eq!(conf.vif.bridge.as_deref(), Some("br'1"));
+        assert_eq!(conf.vif.script.as_deref(), Some("vif-route"));
+        assert_eq!(conf.vif.gatewaydev.as_deref(), Some("eth0"));
+        assert_eq!(conf.vif.backend.as_deref(), Some(""));
+        assert!(conf.forbids_scripts);
+        assert_eq!(XlConf::parse(""), Ok(XlConf::default()));
+        assert_eq!(
+            XlConf::parse("defaultbridge=\"a\"\nrun_hotplug_scripts=1").unwrap().vif.bridge.as_deref(),
+            Some("a")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_line() {
+        for (text, wrong) in [
+            ("a=1\nb==2\n", "line 2: \"b==2\""),
+            ("a=1 b=2", "line 1: \"a=1 b=2\""),
+            ("a=\"open\nb=1", "line 1: \"a=\\\"open\""),
+            ("a=1\n\nvif.default.bridge", "line 3: \"vif.default.bridge\""),
+            ("x=[1,\n", "line 1: \"x=[1,\""),
+            ("vif.default.bridge=7", "vif.default.bridge is no text in quotes"),
+        ] {
+            assert_eq!(XlConf::parse(text), Err(wrong.to_owned()), "{text}");
+        }
+    }
+}
