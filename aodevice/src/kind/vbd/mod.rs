@@ -8,10 +8,13 @@ mod vdev;
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 pub use spec::{DiskSpecError, parse};
 pub use vdev::{Vdev, VdevError};
 
 use super::{KindInfo, ListedKey, Recorded, Spec, Surroundings};
+use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{DeviceId, Guest, Tree};
 
@@ -28,6 +31,11 @@ pub(crate) const INFO: KindInfo = KindInfo {
     ],
     made: &["node", "physical-device", "physical-device-path", "pid", "minor"],
     outlives_backend: true,
+    libxl: Listing {
+        array: "disks",
+        devid: |entry| Some(Vdev::new(entry.get("vdev")?.as_str()?).ok()?.devid()),
+        complete: |_, _| {},
+    },
     runs: |_| &[hotplug::Kind::Vbd],
     unreported: |keys| {
         let has = |key| keys.contains_key(key);
@@ -158,6 +166,22 @@ impl Spec for Vbd {
 
     fn must_exist(&self) -> Option<&str> {
         (self.script.is_none() && self.target_is_local).then_some(&self.target)
+    }
+
+    fn libxl(&self) -> Map<String, Value> {
+        let mut entry = Map::new();
+        let mut add = |name: &str, value: Value| entry.insert(name.to_owned(), value);
+        add("pdev_path", self.target.clone().into());
+        add("vdev", self.vdev.name().into());
+        add("format", Format::Raw.name().into());
+        if let Some(script) = &self.script {
+            add("script", script.clone().into());
+        }
+        let flags = [("removable", self.cdrom), ("readwrite", self.writable), ("is_cdrom", self.cdrom)];
+        for (name, _) in flags.into_iter().filter(|(_, yes)| *yes) {
+            add(name, 1.into());
+        }
+        entry
     }
 
     fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {

@@ -7,11 +7,14 @@ mod mac;
 mod rate;
 mod spec;
 
+use serde_json::{Map, Value};
+
 pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
 pub use spec::{NicSpecError, parse};
 
 use super::{KindInfo, ListedKey, Recorded, Spec};
+use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{DeviceId, Guest, Tree};
 
@@ -30,6 +33,17 @@ pub(crate) const INFO: KindInfo = KindInfo {
     // netback's interface, which the script set up, goes with the backend.
     made: &[],
     outlives_backend: false,
+    libxl: Listing {
+        array: "nics",
+        devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
+        complete: |devid, entry| {
+            if entry.insert("devid".to_owned(), devid.into()).is_none() {
+                // It was not said. libxl has it first.
+                entry.shift_insert(0, "devid".to_owned(), devid.into());
+            }
+            entry.entry("nictype").or_insert_with(|| "vif".into());
+        },
+    },
     runs: |keys| match keys.get("type").map(String::as_str) {
         Some("vif_ioemu") => &[hotplug::Kind::VifIoemu, hotplug::Kind::Tap],
         _ => &[hotplug::Kind::Vif],
@@ -104,6 +118,24 @@ impl Spec for Vif {
 
     fn claims(&self) -> Vec<(&'static str, String)> {
         self.mac.iter().map(|mac| ("mac", mac.to_string())).collect()
+    }
+
+    fn libxl(&self) -> Map<String, Value> {
+        let mut entry = Map::new();
+        let said = [
+            ("devid", self.devid.map(Value::from)),
+            ("mtu", (self.mtu != 1500).then(|| self.mtu.into())),
+            ("mac", self.mac.map(|mac| mac.to_string().into())),
+            ("ip", self.ip.clone().map(Value::from)),
+            ("bridge", Some(self.bridge.clone().into())),
+            ("ifname", self.vifname.clone().map(Value::from)),
+            ("script", self.script.clone().map(Value::from)),
+            ("nictype", Some("vif".into())),
+        ];
+        for (name, value) in said {
+            entry.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        entry
     }
 
     fn tree(&self, id: &DeviceId, guest: &Guest) -> Tree {
