@@ -58,7 +58,11 @@ pub fn enter(
     let entries = match config.get_mut(listing.array) {
         Some(member) => member.as_array_mut().ok_or(ConfigError::NotAnArray(listing.array))?,
         None => {
-            config.shift_insert(place(config, listing.array), listing.array.to_owned(), entry.take().into_iter().collect());
+            config.shift_insert(
+                place(config, listing.array),
+                listing.array.to_owned(),
+                entry.take().into_iter().collect(),
+            );
             return Ok(());
         }
     };
@@ -234,7 +238,8 @@ mod tests {
 
     #[test]
     fn interfaces_are_known_by_their_number() {
-        let config = json!({"nics": [{"devid": 0}, {"devid": 1}, {"mac": "00:16:3e:00:00:01"}, {"devid": 1}]});
+        let config =
+            json!({"nics": [{"devid": 0}, {"devid": 1}, {"mac": "00:16:3e:00:00:01"}, {"devid": 1}]});
         let rest = json!({"nics": [{"devid": 0}, {"mac": "00:16:3e:00:00:01"}]});
         assert_eq!(struck(config.clone(), NIC_1), rest);
         let new = json!({"devid": 1, "bridge": "br1"});
@@ -244,8 +249,10 @@ mod tests {
 
     #[test]
     fn a_new_array_goes_where_libxl_puts_it() {
-        let names = |config: &Value| config.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-        let config = json!({"c_info": 1, "b_info": 2, "new": 3, "vfbs": [], "on_reboot": "restart", "newer": 4});
+        let names =
+            |config: &Value| config.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        let config =
+            json!({"c_info": 1, "b_info": 2, "new": 3, "vfbs": [], "on_reboot": "restart", "newer": 4});
         let with_nic = entered(config, NIC_1, json!({"devid": 1}));
         assert_eq!(names(&with_nic), "c_info b_info new nics vfbs on_reboot newer");
         let with_both = entered(with_nic, XVDA, disk("xvda", "/d"));
@@ -258,7 +265,8 @@ mod tests {
     /// What this version does not know stays as it is, numbers too.
     #[test]
     fn unknown_members_stay() {
-        let known = r#""big": 18446744073709551615, "small": -9223372036854775808, "z": null, "a": "\u0001\/é""#;
+        let known =
+            r#""big": 18446744073709551615, "small": -9223372036854775808, "z": null, "a": "\u0001\/é""#;
         let config = parse(format!("{{{known}, \"disks\": [{{{known}}}]}}").as_bytes()).unwrap();
         let with_disk = entered(Value::Object(config.clone()), XVDA, disk("xvda", "/d"));
         let shown = text::pretty(&with_disk);

@@ -77,9 +77,9 @@ impl Userdata {
     /// Puts a new file in its place, if that is permitted in the end.
     fn replace(&self, text: &[u8], permit: impl FnOnce() -> bool) -> io::Result<()> {
         let new = self.sibling('n', "libxl-json");
-        let replaced = write_new(&new, text).map_err(|error| at(&new, &error)).and_then(|()| {
-            if permit() { fs::rename(&new, self.path()) } else { fs::remove_file(&new) }
-        });
+        let replaced = write_new(&new, text)
+            .map_err(|error| at(&new, &error))
+            .and_then(|()| if permit() { fs::rename(&new, self.path()) } else { fs::remove_file(&new) });
         if replaced.is_err() {
             // What cannot be removed is harmless: the next who writes begins with it.
             let _ = fs::remove_file(&new);
@@ -165,5 +165,185 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         Ok(found) => Ok(id(found) == id(file.metadata()?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const UUID: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
+
+    fn domain(directory: &Path) -> Userdata {
+        Userdata::new(directory, DomId(7), &format!("/vm/{UUID}")).unwrap()
+    }
+
+    /// A directory with the file of a domain that has no devices.
+    fn world() -> (tempfile::TempDir, Userdata) {
+        let directory = tempfile::tempdir().unwrap();
+        let userdata = domain(directory.path());
+        fs::write(userdata.path(), "{\n    \"c_info\": {\n\n    }\n}\n\0").unwrap();
+        (directory, userdata)
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = fs::read_dir(directory).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    fn content(userdata: &Userdata) -> Map<String, Value> {
+        config::parse(&userdata.read().unwrap().unwrap()).unwrap()
+    }
+
+    /// Waits for the lock.
+    fn lock(userdata: &Userdata) -> Locked {
+        loop {
+            if let Some(locked) = userdata.try_lock().unwrap() {
+                return locked;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn set(name: &str) -> impl FnOnce(&mut Map<String, Value>) -> Result<(), ConfigError> {
+        let name = name.to_owned();
+        move |config| {
+            config.insert(name, json!(1));
+            Ok(())
+        }
+    }
+
+    /// What libxl does to set a member: it waits in `flock`, and writes by way of the same new file.
+    fn set_as_libxl(userdata: &Userdata, name: &str) {
+        let path = userdata.sibling('l', "domain-userdata-lock");
+        let lock = loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+            match fs::metadata(&path) {
+                Ok(found) if found.ino() == file.metadata().unwrap().ino() => break file,
+                _ => {}
+            }
+        };
+        let mut config = content(userdata);
+        config.insert(name.to_owned(), json!(1));
+        let new = userdata.sibling('n', "libxl-json");
+        fs::write(&new, config::print(&config)).unwrap();
+        fs::rename(&new, userdata.path()).unwrap();
+        fs::remove_file(&path).unwrap();
+        drop(lock);
+    }
+
+    #[test]
+    fn paths_are_libxls() {
+        let userdata = domain(Path::new("/var/lib/xen"));
+        let path = format!("/var/lib/xen/userdata-d.7.{UUID}.libxl-json");
+        assert_eq!(userdata.path().to_str(), Some(&*path));
+        for vm in ["", "/vm/", UUID, "/vm/../../etc/passwd", "/vm/0a1b2c3d-0000-4000-8000-0123456789a/"] {
+            assert_eq!(Userdata::new("/", DomId(7), vm), None, "{vm}");
+        }
+    }
+
+    #[test]
+    fn a_change_replaces_the_file() {
+        let (directory, userdata) = world();
+        // What a crash has left.
+        fs::write(userdata.sibling('n', "libxl-json"), "half of").unwrap();
+        fs::write(userdata.sibling('l', "domain-userdata-lock"), "").unwrap();
+        lock(&userdata).change(set("x"), || true).unwrap();
+        let text = fs::read_to_string(userdata.path()).unwrap();
+        assert_eq!(text, "{\n    \"c_info\": {\n\n    },\n    \"x\": 1\n}\n\0");
+        assert_eq!(fs::metadata(userdata.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(names(directory.path()), [format!("userdata-d.7.{UUID}.libxl-json")]);
+    }
+
+    #[test]
+    fn what_is_not_permitted_or_changes_nothing_is_not_written() {
+        let (directory, userdata) = world();
+        let inode = || fs::metadata(userdata.path()).unwrap().ino();
+        let before = (inode(), content(&userdata));
+        lock(&userdata).change(set("x"), || false).unwrap();
+        lock(&userdata).change(|_| Ok(()), || panic!("there is nothing to permit")).unwrap();
+        assert_eq!((inode(), content(&userdata)), before);
+        assert_eq!(names(directory.path()).len(), 1);
+    }
+
+    #[test]
+    fn no_file_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let userdata = domain(directory.path());
+        assert!(!userdata.exists());
+        lock(&userdata).change(set("x"), || true).unwrap();
+        assert_eq!(names(directory.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_or_replaced_stays() {
+        let (directory, userdata) = world();
+        let new = userdata.sibling('n', "libxl-json");
+        // As a full disk does it: the new file cannot be made.
+        fs::create_dir(&new).unwrap();
+        let before = content(&userdata);
+        let error = lock(&userdata).change(set("x"), || true).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", new.display())), "{error}");
+        assert_eq!(content(&userdata), before);
+        fs::remove_dir(&new).unwrap();
+        fs::write(userdata.path(), "[]").unwrap();
+        let error = lock(&userdata).change(set("x"), || true).unwrap_err();
+        assert!(matches!(error, ConfigError::Syntax(_)), "{error}");
+        // Sparse: it has no bytes to be read before that is known.
+        let large = File::create(userdata.path()).unwrap();
+        large.set_len(MAX + 1).unwrap();
+        let error = lock(&userdata).change(set("x"), || true).unwrap_err();
+        assert!(matches!(error, ConfigError::TooLarge(MAX)), "{error}");
+        assert_eq!(names(directory.path()).len(), 1);
+        // Nothing to read.
+        fs::remove_file(userdata.path()).unwrap();
+        fs::create_dir(userdata.path()).unwrap();
+        assert!(userdata.exists());
+        assert!(matches!(lock(&userdata).change(set("x"), || true), Err(ConfigError::Io(_))));
+    }
+
+    #[test]
+    fn the_lock_is_one_programs() {
+        let (_directory, userdata) = world();
+        let first = userdata.try_lock().unwrap().unwrap();
+        assert!(userdata.try_lock().unwrap().is_none());
+        drop(first);
+        assert!(userdata.try_lock().unwrap().is_some());
+        // Its directory is gone.
+        let error = domain(Path::new("/nowhere")).try_lock().unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/userdata-l.7."), "{error}");
+    }
+
+    /// Threads that follow our protocol beside threads that follow libxl's: `flock` is of the open file, so
+    /// threads get into each other's way as processes do.
+    #[test]
+    fn no_entry_is_lost_between_many_writers() {
+        const EACH: usize = 40;
+        let (directory, userdata) = world();
+        std::thread::scope(|scope| {
+            for writer in 0..3 {
+                let userdata = &userdata;
+                scope.spawn(move || {
+                    for entry in 0..EACH {
+                        lock(userdata).change(set(&format!("ours {writer} {entry}")), || true).unwrap();
+                    }
+                });
+                scope.spawn(move || {
+                    for entry in 0..EACH {
+                        set_as_libxl(userdata, &format!("libxl {writer} {entry}"));
+                    }
+                });
+            }
+        });
+        assert_eq!(content(&userdata).len(), 1 + 6 * EACH);
+        assert_eq!(names(directory.path()).len(), 1);
     }
 }

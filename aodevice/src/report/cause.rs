@@ -1,6 +1,7 @@
 //! Why an operation failed.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use devstate::XenbusState;
@@ -8,6 +9,7 @@ use hotplug::{Ending, Report, Request};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
+use crate::libxl::ConfigError;
 use crate::machine::Node;
 use crate::operation::record::Occupant;
 
@@ -116,6 +118,14 @@ pub enum Cause {
     /// Another operation asked for the device.
     #[error("cancelled, since {0} asked for the device")]
     Asked(String),
+    /// libxl's configuration of the domain cannot be changed.
+    #[error("libxl's configuration of the domain, {}, cannot be changed: {problem}", .file.display())]
+    Config {
+        /// The file that holds it.
+        file: PathBuf,
+        /// Why.
+        problem: ConfigError,
+    },
     /// The store failed.
     #[error("{0}")]
     Store(#[from] xs_client::Error),
@@ -154,7 +164,10 @@ impl Cause {
     /// What kind of failure it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::TimedOut { .. } | Self::Busy { .. } | Self::Store(xs_client::Error::Timeout { .. }) => {
+            Self::TimedOut { .. }
+            | Self::Busy { .. }
+            | Self::Store(xs_client::Error::Timeout { .. })
+            | Self::Config { problem: ConfigError::Busy(_) | ConfigError::NoAnswer(_), .. } => {
                 FailureKind::TimedOut
             }
             Self::Script { report, .. } if report.ending == Ending::TimedOut => FailureKind::TimedOut,

@@ -4,6 +4,7 @@
 mod add;
 mod cancel;
 mod hostile;
+mod libxl;
 mod lost;
 mod machine;
 mod not_ours;
