@@ -38,6 +38,7 @@ mod device;
 mod guest;
 mod id;
 mod kind;
+pub mod libxl;
 mod list;
 pub mod machine;
 pub mod multi;

@@ -83,15 +83,18 @@ pub struct Toolstack {
     pub(crate) runner: Arc<dyn Runner>,
     pub(crate) own: DomId,
     pub(crate) script_dir: PathBuf,
+    /// Where libxl keeps its configurations of domains, if devices are to be entered there.
+    pub(crate) libxl_dir: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
 }
 
 impl fmt::Debug for Toolstack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { own, script_dir, limits, .. } = self;
+        let Self { own, script_dir, libxl_dir, limits, .. } = self;
         let mut debug = f.debug_struct("Toolstack");
-        debug.field("own", own).field("script_dir", script_dir).field("limits", limits);
+        debug.field("own", own).field("script_dir", script_dir).field("libxl_dir", libxl_dir);
+        debug.field("limits", limits);
         debug.finish_non_exhaustive()
     }
 }
@@ -113,6 +116,7 @@ impl Toolstack {
             runner,
             own: domid.unwrap_or(DomId::DOM0),
             script_dir: "/etc/xen/scripts".into(),
+            libxl_dir: Some("/var/lib/xen".into()),
             limits: Limits::default(),
             observer: None,
         })
@@ -132,6 +136,23 @@ impl Toolstack {
         self
     }
 
+    /// With libxl's configurations of domains in this directory, `/var/lib/xen` if not said.
+    ///
+    /// A device of a domain that has one there is entered into it, so that it is still there after `xl` has
+    /// rebooted, restored or migrated the domain.
+    #[must_use]
+    pub fn with_libxl_dir(mut self, libxl_dir: impl Into<PathBuf>) -> Self {
+        self.libxl_dir = Some(libxl_dir.into());
+        self
+    }
+
+    /// Leaves libxl's configurations of domains alone: devices are gone after a reboot.
+    #[must_use]
+    pub fn without_libxl_config(mut self) -> Self {
+        self.libxl_dir = None;
+        self
+    }
+
     /// With someone to be told of every step. It is called from within operations: it must not
     /// block.
     #[must_use]
@@ -148,7 +169,8 @@ impl Toolstack {
     /// Adds a device to a guest.
     ///
     /// Done when the backend is ready and the scripts have run, or when the guest has connected:
-    /// see [`WaitFor`]. Whatever an operation that died left in its place is removed first; an
+    /// see [`WaitFor`]. Where libxl keeps a configuration of the guest, the device is entered into it then:
+    /// see [`libxl`](crate::libxl). Whatever an operation that died left in its place is removed first; an
     /// operation that is under way is waited for, up to [`Limits::owner`].
     ///
     /// # Errors

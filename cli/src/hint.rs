@@ -53,6 +53,11 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::ReadScriptLog => "the log of the stock scripts is /var/log/xen/xen-hotplug.log".to_owned(),
         Hint::SeeWhoElse => "see what else works on the guest's devices, then try again".to_owned(),
         Hint::Store(hint) => hint.to_owned(),
+        Hint::AddWithoutConfig => {
+            "mend that, or attach it with --no-record; then it is gone when xl reboots, \
+                                   restores or migrates the guest"
+                .to_owned()
+        }
         Hint::MendRunner => "report this as a bug".to_owned(),
         Hint::RemoveAgain => {
             "detach it again to go on; if it had begun to close, it is left closing".to_owned()

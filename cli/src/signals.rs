@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::printer::stderr;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 
 /// Signals that follow the first one so soon are the same request: `timeout` sends TERM to a
 /// process and to its group, and a shell whose terminal is closed passes the terminal's HUP on.
@@ -116,7 +116,7 @@ fn arrived(cancel: &CancellationToken) {
         return;
     }
     let hint = "what was begun is left: list the guest's devices, and detach it";
-    Problem::new("stopped at once", "a second signal came", hint).print();
+    Problem::new(Code::Cancelled, "stopped at once", "a second signal came", hint).print();
     // What is not read by then is lost.
     _ = stderr().flush_within(LAST_WORDS);
     process::exit(Exit::Aborted.status(false).into());

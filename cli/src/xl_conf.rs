@@ -8,7 +8,7 @@ use std::{fs, io};
 use aodevice::vif::Defaults;
 use nom::branch::alt;
 use nom::bytes::complete::{take_till, take_while, take_while1};
-use nom::character::complete::{char, multispace0, none_of, one_of, satisfy};
+use nom::character::complete::{char, none_of, one_of, satisfy};
 use nom::combinator::{eof, map, opt, recognize, value};
 use nom::multi::{many0, separated_list0};
 use nom::sequence::{delimited, preceded, terminated};

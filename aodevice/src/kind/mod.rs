@@ -12,6 +12,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::libxl::Listing;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 /// The kind of a device, as it stands in store paths.
@@ -72,6 +73,8 @@ pub struct KindInfo {
     /// Whether what a script made stays when the backend goes (a loop device), or goes with it (a
     /// port of a bridge).
     pub outlives_backend: bool,
+    /// Where libxl's configuration of a domain has devices of the kind.
+    pub(crate) libxl: Listing,
     /// The script runs of a device with these keys, in the order in which an add makes them.
     pub(crate) runs: fn(&Recorded) -> &'static [hotplug::Kind],
     /// The key that a script which exited with 0 should have written and did not.
@@ -152,7 +155,8 @@ pub(crate) trait Spec {
         Vec::new()
     }
 
-    /// What libxl keeps of it in the domain's configuration: what was said, in libxl's names and order.
+    /// What was said of it, as libxl enters it into the configuration of a domain: in libxl's names and
+    /// order, without what has its default.
     fn libxl(&self) -> Map<String, Value>;
 
     /// What is written for it.

@@ -1,17 +1,17 @@
 //! Adding a device.
 //!
 //! ```text
-//!  Checking --> Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Settling --> Done
-//!     |          ^  |  ^             |                            |                 v        ^
-//!     |          |  |  |             | 5, 6, gone,                | failed,    WaitingForGuest
-//!     |          |  |  |             | timeout                    | timeout         | timeout
-//!     |          |  |  |             v                            v                 v
-//!     |          |  |  |         Observing <----------------------+-----------------+
+//!  Checking --> Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Entering --> Settling --> Done
+//!     |          ^  |  ^             |                            |                 v        ^ |           |
+//!     |          |  |  |             | 5, 6, gone,                | failed,    WaitingForGuest | failed    | failed
+//!     |          |  |  |             | timeout                    | timeout         | timeout  |           |
+//!     |          |  |  |             v                            v                 v          v           v
+//!     |          |  |  |         Observing <----------------------+-----------------+----------+-----------+
 //!     |          |  |  |             |
 //!     |          |  |  |             v      roll-back; cannot be cancelled
-//!     |          |  |  |          Closing --> WaitingForClose --> UndoingScript(n..0) --> Destroying --> Done
-//!     |          |  |  |             | never taken up: gone at once                                       ^
-//!     |          |  |  |             +--------------------------------------------------------------------+
+//!     |          |  |  |          Closing --> WaitingForClose --> UndoingScript(n..0) --> Destroying --> Striking --> Done
+//!     |          |  |  |             | never taken up: gone at once                          |   gone   ^
+//!     |          |  |  |             +-------------------------------------------------------+----------+
 //!     |          |  |  +-- ended -- WaitingForOwner   an operation on the device is under way
 //!     |          |  +-- gone ------ Recovering        an operation died, or a device is not alive: a removal
 //!     v          v
@@ -24,6 +24,9 @@
 //! backend closes before the scripts undo their work, or a guest that connects late would lose a
 //! device that it uses. A device that somebody else has by now is left to him, but what the scripts
 //! of this add made is still undone.
+//!
+//! Where libxl keeps a configuration of the domain, the device is entered into it last, while it is still
+//! this add's. Without a configuration, the states Entering and Striking are left out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,12 +71,14 @@ enum Known {
     WaitingForBackend,
     RunningScript(usize),
     WaitingForGuest,
+    Entering,
     Settling,
     Observing,
     Closing,
     WaitingForClose,
     UndoingScript(usize),
     Destroying,
+    Striking,
     Leaving,
 }
 
@@ -176,8 +181,14 @@ impl Add {
         } else if self.addition.wait_for == WaitFor::Connected {
             Known::WaitingForGuest
         } else {
-            Known::Settling
+            return self.enter(target);
         };
+        self.on_target(target, next);
+    }
+
+    /// The device is as it should be: it is entered where there is a configuration to enter it into.
+    fn enter(&mut self, target: Target) {
+        let next = if target.config().is_some() { Known::Entering } else { Known::Settling };
         self.on_target(target, next);
     }
 
@@ -198,7 +209,7 @@ impl Add {
                 Ok(Closing::Again) => self.on_target(target, Known::Closing),
                 Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
                 Ok(Closing::Closed | Closing::Missing) => self.undo_script(target, self.begun),
-                Ok(Closing::Destroyed) => self.state = State::Done,
+                Ok(Closing::Destroyed) => self.strike(target),
                 // It was never written.
                 Ok(Closing::Vanished | Closing::Taken | Closing::Changed) if self.unsure => {
                     self.state = State::Done;
@@ -241,7 +252,7 @@ impl Add {
             }
             (Known::Destroying, Event::Destroyed(destroyed)) => {
                 match destroyed {
-                    Ok(Destroyed::Gone) => {}
+                    Ok(Destroyed::Gone) => return self.strike(target),
                     Ok(Destroyed::Taken) => self.warnings.push(Warning::Taken),
                     Err(cause) => {
                         self.left_behind("removing the tree", cause);
@@ -250,8 +261,22 @@ impl Add {
                 }
                 self.state = State::Done;
             }
+            (Known::Striking, Event::Struck(struck)) => {
+                self.warnings.extend(struck.err().map(Warning::NotStruck));
+                self.state = State::Done;
+            }
             (Known::Leaving, Event::Left) => self.state = State::Done,
             _ => {}
+        }
+    }
+
+    /// The device is gone, and so is to be its entry, also if this add has made none: a removal of the device
+    /// that was there before leaves its entry to the add that has taken its place by then.
+    fn strike(&mut self, target: Target) {
+        if target.config().is_some() {
+            self.on_target(target, Known::Striking);
+        } else {
+            self.state = State::Done;
         }
     }
 
@@ -288,12 +313,14 @@ impl Add {
                     Known::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Add, index: *index },
                     Known::WaitingForGuest => await_backend(Goal::CONNECTED, self.limits.connect),
+                    Known::Entering => Step::Enter(self.device.clone()),
                     Known::Settling => Step::Settle,
                     Known::Observing => Step::Observe,
                     Known::Closing => Step::Close(Claim::Kept, Frontend::DeleteIfIdle),
                     Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
                     Known::UndoingScript(index) => Step::Run { purpose: Purpose::Undo, index: *index },
                     Known::Destroying => Step::Destroy,
+                    Known::Striking => Step::Strike,
                     Known::Leaving => Step::Leave,
                 };
                 Action::On(target.clone(), step)
@@ -331,7 +358,11 @@ impl Machine for Add {
                 self.fail(target, cause);
             }
             (State::On(target, Known::WaitingForGuest), Event::Waited(waited)) => match waited {
-                Ok(Reached::Value | Reached::Gone) => self.on_target(target, Known::Settling),
+                Ok(Reached::Value | Reached::Gone) => self.enter(target),
+                Err(cause) => self.fail(target, cause),
+            },
+            (State::On(target, Known::Entering), Event::Entered(entered)) => match entered {
+                Ok(()) => self.on_target(target, Known::Settling),
                 Err(cause) => self.fail(target, cause),
             },
             (State::On(target, Known::Settling), Event::Settled(settled)) => match settled {
@@ -369,6 +400,9 @@ impl fmt::Display for Add {
                 Known::WaitingForBackend => Awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
                 Known::RunningScript(_) => f.write_str("running the hotplug script"),
                 Known::WaitingForGuest => Awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
+                Known::Entering => {
+                    f.write_str("entering the device into libxl's configuration of the domain")
+                }
                 Known::Settling => f.write_str("removing the operation record"),
                 Known::Observing => f.write_str("failed; looking at both ends"),
                 Known::Closing => f.write_str("rolling back: telling the backend to close"),
@@ -377,6 +411,9 @@ impl fmt::Display for Add {
                 }
                 Known::UndoingScript(_) => f.write_str("rolling back: running the hotplug script"),
                 Known::Destroying => f.write_str("rolling back: removing the device's nodes"),
+                Known::Striking => f.write_str(
+                    "rolling back: striking the device out of libxl's configuration of the domain",
+                ),
                 Known::Leaving => f.write_str("rolling back failed; leaving the device to whoever goes on"),
             },
             State::Done => f.write_str(if self.failure.is_some() { "failed" } else { "attached" }),

@@ -48,6 +48,8 @@ pub struct Limits {
     pub owner: Duration,
     /// Looking at a file of this domain: 10 s by default. Dead network storage does not answer.
     pub file: Duration,
+    /// Another program to give back the lock of libxl's configuration of the guest: 10 s by default.
+    pub config: Duration,
     /// Hotplug scripts: 40 s each by default.
     pub scripts: hotplug::Limits,
 }
@@ -61,6 +63,7 @@ impl Default for Limits {
             close: wait,
             owner: Duration::from_secs(60),
             file: wait,
+            config: wait,
             scripts: hotplug::Limits::default(),
         }
     }
@@ -191,6 +194,10 @@ pub enum Step {
     Close(Claim, Frontend),
     /// Remove the device's tree, in one transaction, if it is still ours.
     Destroy,
+    /// Enter the device into libxl's configuration of its domain, if it is still ours.
+    Enter(Arc<Device>),
+    /// Strike the device out of libxl's configuration of its domain, unless it is back.
+    Strike,
     /// Remove the operation record: the device is as it should be.
     Settle,
     /// Look at both ends, for the report.
@@ -311,6 +318,10 @@ pub enum Event {
     Told(Result<Closing, Cause>),
     /// Of [`Step::Destroy`].
     Destroyed(Result<Destroyed, Cause>),
+    /// Of [`Step::Enter`]. An error means that it was not entered.
+    Entered(Result<(), Cause>),
+    /// Of [`Step::Strike`].
+    Struck(Result<(), Cause>),
     /// Of [`Step::Settle`].
     Settled(Result<(), Cause>),
     /// Of [`Step::Observe`].

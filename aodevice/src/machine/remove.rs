@@ -1,15 +1,15 @@
 //! Removing a device.
 //!
 //! ```text
-//!             owner dead, or none                         6, or gone
-//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying --> Done
+//!             owner dead, or none                         6, or gone                                         gone
+//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying ----> Striking --> Done
 //!   |   ^  \                        |  ^  |             |   |                   ^                    ^
 //!   |   |   owner alive             |  |  | closed already, |                   |                    |
 //!   |   |       \                   |  |  | or no backend --|-------------------+                    |
 //!   |   +-- WaitingForOwner         |  |                |   | timeout, AtOnce (with a warning)       |
 //!   |   ended        | timeout      |  |                |   +-------------------+                    |
 //!   |                |              |  +- timeout, AfterTimeout: now without the guest               |
-//!   |                |              | record changed: Probing; nothing is left: Done                 |
+//!   |                |              | record changed: Probing; nothing is left: Striking                |
 //!   v                v              v
 //!  Observing (it failed) --> Leaving, if the device was claimed: left closing --> Done
 //! ```
@@ -17,7 +17,8 @@
 //! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
 //! or timed out after the device was told to close leaves it closing, and a later one goes on from
-//! there. An add that died is undone without the guest where no frontend is at work.
+//! there. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
+//! if that fails, it is a warning. An add that died is undone without the guest where no frontend is at work.
 
 use std::fmt;
 
@@ -60,6 +61,7 @@ enum Known {
     WaitingForClose,
     RunningScript(usize),
     Destroying,
+    Striking,
     Observing,
     Leaving,
 }
@@ -133,7 +135,7 @@ impl Remove {
     fn told(&mut self, target: Target, told: Result<Closing, Cause>) {
         match told {
             Ok(Closing::Changed) => return self.state = State::Probing,
-            Ok(Closing::Vanished | Closing::Destroyed) => return self.state = State::Done,
+            Ok(Closing::Vanished | Closing::Destroyed) => return self.strike(target),
             Ok(Closing::Taken) => return self.fail(target, Cause::Taken),
             Err(cause) => return self.fail(target, cause),
             Ok(Closing::Again) => self.on_target(target, Known::Closing),
@@ -153,6 +155,15 @@ impl Remove {
         }
         let next = if index < target.runs() { Known::RunningScript(index) } else { Known::Destroying };
         self.on_target(target, next);
+    }
+
+    /// The device is gone, and so is to be its entry.
+    fn strike(&mut self, target: Target) {
+        if target.config().is_some() {
+            self.on_target(target, Known::Striking);
+        } else {
+            self.state = State::Done;
+        }
     }
 
     fn fail(&mut self, target: Target, cause: Cause) {
@@ -175,6 +186,7 @@ impl Remove {
                     Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Remove, index: *index },
                     Known::Destroying => Step::Destroy,
+                    Known::Striking => Step::Strike,
                     Known::Observing => Step::Observe,
                     Known::Leaving => Step::Leave,
                 };
@@ -240,10 +252,14 @@ impl Machine for Remove {
                 cause => self.fail(target, cause),
             },
             (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {
-                Ok(Destroyed::Gone) => self.state = State::Done,
+                Ok(Destroyed::Gone) => self.strike(target),
                 Ok(Destroyed::Taken) => self.fail(target, Cause::Taken),
                 Err(cause) => self.fail(target, cause),
             },
+            (State::On(_, Known::Striking), Event::Struck(struck)) => {
+                self.warnings.extend(struck.err().map(Warning::NotStruck));
+                self.state = State::Done;
+            }
             (State::On(target, Known::Observing), Event::Observed) if self.claim == Claim::Kept => {
                 self.on_target(target, Known::Leaving);
             }
@@ -280,6 +296,9 @@ impl fmt::Display for Remove {
                 Known::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
                 Known::RunningScript(_) => f.write_str("running the hotplug script"),
                 Known::Destroying => f.write_str("removing the device's nodes"),
+                Known::Striking => {
+                    f.write_str("striking the device out of libxl's configuration of the domain")
+                }
                 Known::Observing => f.write_str("failed; looking at both ends"),
                 Known::Leaving => f.write_str("failed; leaving the device to whoever goes on"),
             },

@@ -15,7 +15,7 @@ use devstate::deadline;
 const SYS_BLOCK: &str = "/sys/block";
 
 /// Runs `work` in a thread of its own; `None` if it takes too long.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

@@ -7,8 +7,10 @@
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, and what they need to undo their work | [`script`], [`saved`], [`files`] |
+//! | libxl's configuration of the domain | [`entry`] |
 
 mod cleanup;
+mod entry;
 #[cfg(test)]
 mod explore;
 mod files;
@@ -133,12 +135,13 @@ impl<'a> Job<'a> {
             Action::Probe { which, adopt } => {
                 let probed = async {
                     let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
+                    let target = probed.target.with_config(self.config_of(which.fe).await?);
                     self.resumes = probed.op.is_some();
                     let occupant = match probed.op {
                         Some(op) => Some(self.occupant(op).await?),
                         None => None,
                     };
-                    Ok(Found { target: probed.target, occupant })
+                    Ok(Found { target, occupant })
                 };
                 let probed = wait::unless_cancelled(probed, cancel).await;
                 Event::Probed(probed.inspect(|found| self.know(&found.target)))
@@ -166,6 +169,8 @@ impl<'a> Job<'a> {
                 Event::Told(wait::unless_hung(closing, cancel).await)
             }
             Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),
+            Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
+            Step::Strike => Event::Struck(self.strike(target, cancel).await),
             Step::Settle => Event::Settled(self.settle(target).await),
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
@@ -191,8 +196,14 @@ impl<'a> Job<'a> {
         self.before = None;
         let written = Mutex::new(None);
         let created = async {
+            let config = self.config_of(fe).await?;
             let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
-            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
+            let created =
+                store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await?;
+            Ok(match created {
+                Written::Done(target) => Written::Done(target.with_config(config)),
+                blocked @ Written::Blocked(..) => blocked,
+            })
         };
         let created = wait::unless_hung(created, cancel).await;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);

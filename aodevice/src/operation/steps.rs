@@ -271,6 +271,16 @@ pub(crate) fn settle(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
     Ok(vec![Change::Release])
 }
 
+/// Whether the device may be entered into libxl's configuration of its domain: it is ours.
+pub(crate) fn enter(seen: &Seen, token: Token) -> Result<(), Cause> {
+    seen.lost(seen.standing(token))
+}
+
+/// Whether the entry of a device that was removed is to go: nobody has added it again.
+pub(crate) fn is_to_be_struck(seen: &Seen) -> bool {
+    !seen.lx
+}
+
 /// Notes that the operation ended here.
 pub(crate) fn leave(seen: &Seen, token: Token) -> Vec<Change> {
     let ours = seen.standing(token) == Standing::Ours;

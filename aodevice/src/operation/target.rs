@@ -6,17 +6,19 @@ use hotplug::{Action, Request};
 use xs_client::{DomId, PathError};
 
 use crate::kind::Recorded;
+use crate::libxl::Userdata;
 use crate::{DeviceId, Paths};
 
 /// A device that an operation works on. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target(Arc<Inner>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Inner {
     id: DeviceId,
     paths: Paths,
     recorded: Recorded,
+    config: Option<Userdata>,
 }
 
 impl Target {
@@ -27,7 +29,14 @@ impl Target {
         recorded: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, PathError> {
         let paths = id.paths()?;
-        Ok(Self(Arc::new(Inner { id, paths, recorded: recorded.into_iter().collect() })))
+        Ok(Self(Arc::new(Inner { id, paths, recorded: recorded.into_iter().collect(), config: None })))
+    }
+
+    /// The same device of a domain with this configuration of libxl, in which an add enters it and a removal
+    /// strikes it out.
+    #[must_use]
+    pub fn with_config(self, config: Option<Userdata>) -> Self {
+        Self(Arc::new(Inner { config, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// Its identity.
@@ -38,6 +47,11 @@ impl Target {
     /// Its directories.
     pub fn paths(&self) -> &Paths {
         &self.0.paths
+    }
+
+    /// libxl's configuration of its domain, if there is one and it is to be kept up to date.
+    pub fn config(&self) -> Option<&Userdata> {
+        self.0.config.as_ref()
     }
 
     /// What is recorded of it.

@@ -22,7 +22,7 @@ const HUNG: Duration = Duration::from_secs(1);
 /// By which a step is cancelled: by nothing but the loss of the device in a roll-back.
 pub(crate) type Cancel<'a> = Option<&'a CancellationToken>;
 
-async fn cancelled(cancel: Cancel<'_>) {
+pub(crate) async fn cancelled(cancel: Cancel<'_>) {
     match cancel {
         Some(cancel) => cancel.cancelled().await,
         None => std::future::pending().await,

@@ -1,6 +1,7 @@
 //! Why an operation failed.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use devstate::XenbusState;
@@ -9,6 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 use xs_client::DomId;
 
+use crate::libxl::ConfigError;
 use crate::machine::Node;
 use crate::operation::record::Occupant;
 
@@ -131,6 +133,14 @@ pub enum Cause {
     /// Another operation asked for the device.
     #[error("cancelled, since {0} asked for the device")]
     Asked(String),
+    /// libxl's configuration of the domain cannot be changed.
+    #[error("libxl's configuration of the domain, {}, cannot be changed: {problem}", .file.display())]
+    Config {
+        /// The file that holds it.
+        file: PathBuf,
+        /// Why.
+        problem: ConfigError,
+    },
     /// The store failed.
     #[error("{0}")]
     Store(#[from] xs_client::Error),
@@ -201,6 +211,7 @@ impl Cause {
             Self::Gone { .. } => "gone",
             Self::Taken => "taken",
             Self::Asked(_) => "asked",
+            Self::Config { .. } => "libxl_config",
             Self::Store(_) => "store",
             Self::Aborted => "cancelled",
         }
@@ -209,7 +220,10 @@ impl Cause {
     /// What kind of failure it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::TimedOut { .. } | Self::Busy { .. } | Self::Store(xs_client::Error::Timeout { .. }) => {
+            Self::TimedOut { .. }
+            | Self::Busy { .. }
+            | Self::Store(xs_client::Error::Timeout { .. })
+            | Self::Config { problem: ConfigError::Busy(_) | ConfigError::NoAnswer(_), .. } => {
                 FailureKind::TimedOut
             }
             Self::Script { report, .. } if report.ending == Ending::TimedOut => FailureKind::TimedOut,

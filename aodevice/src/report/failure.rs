@@ -105,6 +105,7 @@ impl Failure {
             Cause::NotPermitted => Hint::MendRunner,
             Cause::Gone { domain: true } => Hint::ListDomains,
             Cause::Taken | Cause::Gone { .. } | Cause::Asked(_) => Hint::SeeWhoElse,
+            Cause::Config { .. } => Hint::AddWithoutConfig,
             Cause::Store(error) => Hint::Store(error.hint()),
             Cause::Aborted if self.operation == Operation::Detach => Hint::RemoveAgain,
             Cause::Aborted => Hint::AddAgain,

@@ -50,6 +50,9 @@ pub enum Hint {
     SeeWhoElse,
     /// Mend the program's own runner: `Runner::run_if` awaits its permit.
     MendRunner,
+    /// Mend libxl's configuration of the domain, or add the device without an entry in it; then it is gone
+    /// after a reboot, a restore or a migration.
+    AddWithoutConfig,
     /// The store's own advice.
     Store(&'static str),
     /// Remove it again to go on.

@@ -38,6 +38,8 @@ pub enum Warning {
     /// A script was killed, and these were made of its target since it began and are nobody's: one was given
     /// back, and the others were left.
     Surplus(Vec<String>),
+    /// The device is gone, but could not be struck out of libxl's configuration of its domain.
+    NotStruck(Cause),
     /// A step of a roll-back failed, so something may be left.
     LeftBehind {
         /// The step.
@@ -68,6 +70,10 @@ impl fmt::Display for Warning {
                 devices.join(", ")
             ),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
+            Self::NotStruck(cause) => write!(
+                f,
+                "the device is gone, but if libxl's configuration of the domain has an entry of it, that stays: {cause}"
+            ),
             Self::LeftBehind { step, cause } => write!(f, "{step} failed: {cause}"),
         }
     }

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aodevice::libxl::{ConfigError, Userdata};
 use aodevice::machine::{
     Action, Add, Claim, Closing, Created, Destroyed, Event, Found, Frontend, Machine, Node, Purpose, Reached,
     Remove, Step,
@@ -30,8 +31,14 @@ fn target(kind: &str) -> Target {
     Target::new(DeviceId::new(which, DomId::DOM0), recorded).unwrap()
 }
 
+/// The second is of a domain that libxl made.
 fn targets() -> [Target; 2] {
-    [target("phy"), target("vif_ioemu")]
+    let config = Userdata::new("/var/lib/xen", GUEST, "/vm/00000000-0000-4000-8000-000000000001");
+    [target("phy"), target("vif_ioemu").with_config(Some(config.unwrap()))]
+}
+
+fn locked() -> Cause {
+    Cause::Config { file: "/x".into(), problem: ConfigError::Busy(Duration::from_secs(10)) }
 }
 
 fn script_failed() -> Cause {
@@ -98,6 +105,8 @@ fn events() -> Vec<Event> {
     events.extend([store(), Cause::Aborted].map(|cause| Event::Told(Err(cause))));
     events.extend([Destroyed::Gone, Destroyed::Taken].map(|destroyed| Event::Destroyed(Ok(destroyed))));
     events.push(Event::Destroyed(Err(store())));
+    events.extend([Event::Entered(Ok(())), Event::Struck(Ok(())), Event::Struck(Err(locked()))]);
+    events.push(Event::Entered(Err(locked())));
     events.push(Event::Settled(Ok(())));
     events.extend(
         [store(), Cause::Taken, Cause::Gone { domain: false }].map(|cause| Event::Settled(Err(cause))),
@@ -117,6 +126,8 @@ fn answers(action: &Action, event: &Event) -> bool {
             Step::Run { .. } => matches!(event, Event::Ran(_) | Event::NotRun(_)),
             Step::Close(..) => matches!(event, Event::Told(_)),
             Step::Destroy => matches!(event, Event::Destroyed(_)),
+            Step::Enter(_) => matches!(event, Event::Entered(_)),
+            Step::Strike => matches!(event, Event::Struck(_)),
             Step::Settle => matches!(event, Event::Settled(_)),
             Step::Observe => matches!(event, Event::Observed),
             Step::Leave => matches!(event, Event::Left),
@@ -345,6 +356,7 @@ fn the_cause_of_a_failed_add_is_what_went_wrong_first() {
             | Event::NotRun(first)
             | Event::Told(Err(first))
             | Event::Destroyed(Err(first))
+            | Event::Entered(Err(first))
             | Event::Settled(Err(first)) => first.to_string(),
             Event::Told(Ok(Closing::Taken)) | Event::Destroyed(Ok(Destroyed::Taken)) => {
                 Cause::Taken.to_string()

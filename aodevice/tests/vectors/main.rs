@@ -5,6 +5,7 @@ mod add;
 mod cancel;
 mod front;
 mod hostile;
+mod libxl;
 mod lost;
 mod machine;
 mod not_ours;

@@ -19,6 +19,7 @@ pub use vdev::{Vdev, VdevError};
 
 use super::members::Members;
 use super::{KindInfo, ListedKey, Recorded, Spec, Surroundings};
+use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
@@ -35,6 +36,11 @@ pub(crate) const INFO: KindInfo = KindInfo {
     ],
     made: &["node", "physical-device", "physical-device-path", "pid", "minor"],
     outlives_backend: true,
+    libxl: Listing {
+        array: "disks",
+        devid: |entry| Some(Vdev::new(entry.get("vdev")?.as_str()?).ok()?.devid()),
+        complete: |_, _| {},
+    },
     runs: |_| &[hotplug::Kind::Vbd],
     unreported: |keys| {
         let has = |key| keys.contains_key(key);

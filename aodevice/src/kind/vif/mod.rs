@@ -7,16 +7,17 @@ mod mac;
 mod rate;
 mod spec;
 
-pub use mac::{Mac, MacError};
-pub use rate::{Rate, RateError};
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+pub use mac::{Mac, MacError};
+pub use rate::{Rate, RateError};
 pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
 
 use super::members::Members;
 use super::{KindInfo, ListedKey, Recorded, Spec, Unique};
+use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
@@ -35,6 +36,17 @@ pub(crate) const INFO: KindInfo = KindInfo {
     // netback's interface, which the script set up, goes with the backend.
     made: &[],
     outlives_backend: false,
+    libxl: Listing {
+        array: "nics",
+        devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
+        complete: |devid, entry| {
+            if entry.insert("devid".to_owned(), devid.into()).is_none() {
+                // It was not said. libxl has it first.
+                entry.shift_insert(0, "devid".to_owned(), devid.into());
+            }
+            entry.entry("nictype").or_insert_with(|| "vif".into());
+        },
+    },
     runs: |keys| match keys.get("type").map(String::as_str) {
         Some("vif_ioemu") => &[hotplug::Kind::VifIoemu, hotplug::Kind::Tap],
         _ => &[hotplug::Kind::Vif],

@@ -8,6 +8,7 @@ use super::super::record::{Record, Token};
 use super::super::steps::{self, Inputs, Obstacle, Standing};
 use super::way;
 use super::world::{Instance, Running, Script, WHICH, World, device, target};
+use crate::libxl::ConfigError;
 use crate::machine::{
     Action, Add, Created, Event, Found, Limits, Node, Purpose, Reached, Remove, Step, Until,
 };
@@ -18,9 +19,9 @@ impl World {
         if self.deaths == 0 || self.actors[index].running.is_none() {
             return;
         }
-        let mut world = Self { deaths: 0, ..self.clone() };
+        let mut world = Self { deaths: 0, entry_may_be_left: true, ..self.clone() };
         let actor = &mut world.actors[index];
-        actor.alive = false;
+        (actor.alive, actor.changes_config) = (false, false);
         let script = actor.script.take();
         if let (Some(Script::Runs(_)), Some((_, Action::On(_, Step::Run { purpose, .. }))), Some(record)) =
             (script, &actor.running, &actor.record)
@@ -105,6 +106,7 @@ impl World {
                     world.apply(&record, &changes);
                     Event::Destroyed(Ok(destroyed))
                 }),
+                Step::Enter(_) | Step::Strike => self.config_moves(index, &record, &step, next),
                 Step::Settle => event(&|world| match steps::settle(&world.seen(), token) {
                     Ok(changes) => {
                         world.apply(&record, &changes);
@@ -121,6 +123,39 @@ impl World {
                 }),
             },
         }
+    }
+
+    /// Takes the lock of libxl's configuration and looks, or changes it and gives the lock back.
+    fn config_moves(&self, index: usize, record: &Record, step: &Step, next: &mut Vec<Self>) {
+        let enters = matches!(step, Step::Enter(_));
+        let ends = |outcome| if enters { Event::Entered(outcome) } else { Event::Struck(outcome) };
+        let mut world = self.clone();
+        if self.actors[index].changes_config {
+            world.actors[index].changes_config = false;
+            world.entry = enters.then_some(record.token.0);
+            world.deliver(index, ends(Ok(())));
+            return next.push(world);
+        }
+        if self.timeouts > 0 {
+            let mut late = Self { timeouts: 0, ..self.clone() };
+            late.entry_may_be_left |= !enters;
+            let problem = ConfigError::Busy(Default::default());
+            late.deliver(index, ends(Err(Cause::Config { file: Default::default(), problem })));
+            next.push(late);
+        }
+        if !self.config_is_free() {
+            return;
+        }
+        let wanted = match enters {
+            true => steps::enter(&self.seen(), record.token).map(|()| true),
+            false => Ok(steps::is_to_be_struck(&self.seen())),
+        };
+        match wanted {
+            Ok(true) => world.actors[index].changes_config = true,
+            Ok(false) => world.deliver(index, ends(Ok(()))),
+            Err(cause) => world.deliver(index, ends(Err(cause))),
+        }
+        next.push(world);
     }
 
     pub(super) fn script_moves(
@@ -262,20 +297,22 @@ impl World {
     pub(super) fn deliver(&mut self, index: usize, event: Event) {
         let Some((mut running, _)) = self.actors[index].running.take() else { return };
         let action = running.on(event);
+        if matches!(action, Action::On(_, Step::Strike)) {
+            assert!(!self.lx && self.be.is_none(), "gone, it says: {self}\n{}", way());
+        }
         if action != Action::Finish {
             self.actors[index].running = Some((running, action));
             return;
         }
-        self.actors[index].record = None;
-        self.judge(&running);
+        let instance = self.actors[index].record.take().map(|record| record.token.0);
+        self.judge(&running, instance);
     }
 
     /// What an operation says at its end is so.
-    pub(super) fn judge(&self, running: &Running) {
+    pub(super) fn judge(&self, running: &Running, instance: Option<Instance>) {
         match (running, running.outcome()) {
-            (Running::Add(_), Ok(())) => assert!(self.stands(), "added, it says: {self}\n{}", way()),
-            (Running::Remove(_), Ok(())) => {
-                assert!(!self.lx && self.be.is_none(), "removed, it says: {self}\n{}", way());
+            (Running::Add(_), Ok(())) => {
+                assert!(self.stands() && self.entry == instance, "added, it says: {self}\n{}", way());
             }
             (Running::Add(_), Err(Cause::Exists)) => {
                 assert!(self.lx, "it exists, it says: {self}\n{}", way());

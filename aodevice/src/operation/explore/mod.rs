@@ -3,7 +3,8 @@
 //! `xl`, which knows nothing of records, may tear the device down at any moment.
 //!
 //! Nothing here is simulated that the driver decides: what a step writes is what `steps.rs` says. The
-//! world is one device: its nodes, its backend's driver, a guest that answers, and what scripts made.
+//! world is one device: its nodes, its backend's driver, a guest that answers, what scripts made, and its
+//! entry in libxl's configuration of the guest.
 
 mod actors;
 mod world;
@@ -49,11 +50,11 @@ impl fmt::Display for World {
                 None => write!(f, "[{} to do] ", actor.todo.len())?,
             }
         }
-        let Self { lx, op, fe, be, node, saved, effects, orphan, .. } = self;
+        let Self { lx, op, fe, be, node, saved, effects, orphan, entry, .. } = self;
         let op = op.as_deref().map(|op| op.split(" since").next());
         write!(
             f,
-            "lx {lx} op {op:?} fe {fe:?} be {be:?} node {node:?} saved {saved:?} made {effects:?} orphan {orphan:?}"
+            "lx {lx} op {op:?} fe {fe:?} be {be:?} node {node:?} saved {saved:?} made {effects:?} orphan {orphan:?} entry {entry:?}"
         )
     }
 }
@@ -84,6 +85,8 @@ fn explore_from(world: World) -> usize {
         let next = world.next();
         if next.is_empty() || world.is_over() {
             assert!(world.is_over(), "somebody waits for ever\n{}", way());
+            let settled = world.lx && world.op.is_none();
+            assert!(!settled || world.entry == world.node, "it is not entered as it is: {world}\n{}", way());
             let after = if world.is_clean() { world.clone() } else { world.clone().removed_later() };
             // What `xl` removed leaves its saved copy, which nobody believes.
             let after = World { saved: after.saved.filter(|_| !xl), ..after };

@@ -10,6 +10,7 @@ use xs_client::DomId;
 use super::super::Target;
 use super::super::record::{Occupant, Record, Stage};
 use super::super::steps::{self, Change, Inputs, Seen};
+use crate::libxl::Userdata;
 use crate::machine::{Action, Add, Event, Machine, Purpose, Remove};
 use crate::{Cause, Device, DeviceId, Kind, Operation, Which, vbd};
 
@@ -62,6 +63,8 @@ pub(super) struct Actor {
     pub(super) running: Option<(Running, Action)>,
     pub(super) record: Option<Record>,
     pub(super) script: Option<Script>,
+    /// Whether it has the lock of libxl's configuration, and is about to change it.
+    pub(super) changes_config: bool,
     /// Whose device it has found.
     pub(super) knows: Option<Instance>,
     pub(super) alive: bool,
@@ -81,6 +84,11 @@ pub(super) struct World {
     pub(super) saved: Option<Instance>,
     /// Whether the saved copy is of an add whose script has not come to its end.
     pub(super) unfinished: bool,
+    /// Whose entry is in libxl's configuration of the guest.
+    pub(super) entry: Option<Instance>,
+    /// Whether an entry may be left of a device that is gone: somebody died, `xl` removed the device, or it
+    /// was told that it could not be struck out.
+    pub(super) entry_may_be_left: bool,
     /// What the scripts have made and not undone.
     pub(super) effects: BTreeSet<Instance>,
     /// A script of a dead actor that the guard has not killed yet.
@@ -95,7 +103,8 @@ pub(super) struct World {
 pub(super) fn target() -> Target {
     let keys = [("script", "/etc/xen/scripts/block"), ("params", "/srv/d.img")];
     let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    Target::new(DeviceId::new(WHICH, DomId::DOM0), keys).unwrap()
+    let config = Userdata::new("/var/lib/xen", WHICH.fe, "/vm/00000000-0000-4000-8000-000000000001");
+    Target::new(DeviceId::new(WHICH, DomId::DOM0), keys).unwrap().with_config(Some(config.unwrap()))
 }
 
 pub(super) fn device() -> Arc<Device> {
@@ -109,6 +118,7 @@ impl World {
             running: None,
             record: None,
             script: None,
+            changes_config: false,
             knows: None,
             alive: true,
         });
@@ -121,6 +131,8 @@ impl World {
             node: attached.then_some(0),
             saved: attached.then_some(0),
             unfinished: false,
+            entry: attached.then_some(0),
+            entry_may_be_left: false,
             effects: BTreeSet::new(),
             orphan: None,
             deaths: 0,
@@ -167,7 +179,9 @@ impl World {
     }
 
     pub(super) fn is_clean(&self) -> bool {
-        !self.lx && self.be.is_none() && self.fe.is_none() && self.saved.is_none() && self.effects.is_empty()
+        let nodes = self.lx || self.be.is_some() || self.fe.is_some() || self.saved.is_some();
+        let struck = self.entry.is_none() || self.entry_may_be_left;
+        !nodes && self.effects.is_empty() && struck
     }
 
     /// The device is as an add leaves it.
@@ -189,6 +203,10 @@ impl World {
         };
         let left = record.as_ref().is_some_and(|record| record.stage == Stage::Left);
         Occupant { text: text.to_owned(), alive: !left && self.actors.iter().any(works), seen: true, record }
+    }
+
+    pub(super) fn config_is_free(&self) -> bool {
+        !self.actors.iter().any(|actor| actor.changes_config)
     }
 
     pub(super) fn lock_is_free(&self) -> bool {
@@ -243,7 +261,7 @@ impl World {
             }
         }
         if self.teardowns > 0 && self.lx {
-            let mut torn_down = Self { teardowns: 0, ..self.clone() };
+            let mut torn_down = Self { teardowns: 0, entry_may_be_left: true, ..self.clone() };
             if let Some(instance) = torn_down.node {
                 torn_down.effects.remove(&instance);
             }
