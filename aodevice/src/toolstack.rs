@@ -194,7 +194,8 @@ impl Toolstack {
         let device = Arc::new(device.settled());
         let named = Named { fe, kind: device.kind(), devid: device.devid(), name: device.as_spec().label() };
         let machine = Add::new(fe, device, addition.into(), self.limits);
-        Job::new(self, Operation::Attach, named).drive(machine, cancel).await
+        // Boxed, since it is large and several may run in one task.
+        Box::pin(Job::new(self, Operation::Attach, named).drive(machine, cancel)).await
     }
 
     /// Removes a device from a guest.
@@ -223,6 +224,6 @@ impl Toolstack {
     ) -> Result<Success, Box<Failure>> {
         let named = Named { fe, kind, devid: Some(devid), name: (kind.info().id_name)(devid) };
         let machine = Remove::new(Which { fe, kind, devid }, removal.into(), self.limits);
-        Job::new(self, Operation::Detach, named).drive(machine, cancel).await
+        Box::pin(Job::new(self, Operation::Detach, named).drive(machine, cancel)).await
     }
 }

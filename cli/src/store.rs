@@ -38,8 +38,9 @@ pub(crate) async fn run(common: &Common, args: &StoreArgs) -> Result<Exit, Probl
         tell(common, args);
     }
     let ended = |error: std::io::Error| {
-        let problem = Problem::new(Code::Serve, &*tried, error, "start it again; its contents are lost");
-        Problem { told: !common.quiet, ..problem }
+        let mut problem = Problem::new(Code::Serve, &*tried, error, "start it again; its contents are lost");
+        problem.told = !common.quiet;
+        problem
     };
     let serve_domains = async {
         match domains {
