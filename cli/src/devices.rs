@@ -85,11 +85,7 @@ async fn dry_run(
     let toolstack = world.toolstack(attaching.limits()).await?;
     let tried = format!("cannot tell what attaching to domain {fe} would do");
     let plan = unless_cancelled(tried, toolstack.plan(fe, device)).await??;
-    let mut value = json!(plan);
-    for (member, content) in [("ok", true.into()), ("dry_run", true.into()), (name, device.libxl().into())] {
-        value[member] = content;
-    }
-    say(format!("{value}\n"));
+    output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(plan));
     Ok(Exit::Done)
 }
 

@@ -31,6 +31,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         ),
         Hint::FreeFrontend => "let the guest close it, or remove it with the tool that made it".to_owned(),
         Hint::CorrectDevice => "correct the description of the device".to_owned(),
+        Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
+                             the script that makes one of the target"
+            .to_owned(),
         Hint::UseOtherToolstack => "use xl for it".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();

@@ -23,6 +23,14 @@ pub(crate) fn say(text: impl Into<String>) {
     stdout().put(text);
 }
 
+/// Puts a value on standard output: the first members, and then those of the outcome.
+pub(crate) fn say_json(mut first: Value, outcome: Value) {
+    if let (Value::Object(value), Value::Object(outcome)) = (&mut first, outcome) {
+        value.extend(outcome);
+    }
+    say(format!("{first}\n"));
+}
+
 /// A device of a listing.
 pub(crate) fn listed(device: &Listed) -> Value {
     let mut value = json!({
@@ -62,9 +70,7 @@ pub(crate) fn report(common: &Common, outcome: Result<Success, Box<Failure>>) ->
     }
     let success = outcome.map_err(Problem::from)?;
     if common.json {
-        let mut value = json!(success);
-        value["ok"] = Value::Bool(true);
-        say(format!("{value}\n"));
+        say_json(json!({"ok": true}), json!(success));
     }
     Ok(Exit::Done)
 }

@@ -160,17 +160,19 @@ impl Problem {
 
     pub(crate) fn json(&self) -> Value {
         let Self { tried, observed, hint, details, .. } = self;
-        let mut object = details.clone();
-        for (name, value) in [
-            ("ok", json!(false)),
-            ("code", json!(self.code.text())),
-            ("error", json!(tried)),
-            ("observed", json!(observed)),
-            ("hint", json!(hint)),
-        ] {
-            object.insert(name.to_owned(), value);
+        let mut value = json!({
+            "ok": false,
+            "code": self.code.text(),
+            "error": tried,
+            "observed": observed,
+            "hint": hint,
+        });
+        for (name, detail) in details {
+            if value.get(name).is_none() {
+                value[name] = detail.clone();
+            }
         }
-        Value::Object(object)
+        value
     }
 }
 

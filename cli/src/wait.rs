@@ -22,8 +22,8 @@ pub(crate) async fn run(common: &Common, args: &WaitArgs) -> Result<Exit, Proble
     let cancel = cancel_on_signal();
     let world = World::open(&common.store).await?;
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
-    let failed = |observed: String, hint: &str| {
-        let problem = Problem::new(Code::Wait, tried.clone(), observed, hint);
+    let failed = |code, observed: String, hint: &str| {
+        let problem = Problem::new(code, tried.clone(), observed, hint);
         problem.with_detail("path", path.as_str()).with_detail("state", Value::Null)
     };
     match outcome {
@@ -37,17 +37,17 @@ pub(crate) async fn run(common: &Common, args: &WaitArgs) -> Result<Exit, Proble
             Ok(Exit::Done)
         }
         Outcome::TimedOut { last } => {
+            let seconds = args.timeout.as_secs_f64();
             let observed = match &last {
-                Some(last) => format!("{path} holds {last} after {:?}", args.timeout),
-                None => format!("{path} is not there after {:?}", args.timeout),
+                Some(last) => format!("{path} holds {last} after {seconds} s"),
+                None => format!("{path} is not there after {seconds} s"),
             };
             let hint = "wait longer with --timeout, or see what the other end of the device does";
-            Err(failed(observed, hint).with_detail("state", json!(last)).with_exit(Exit::TimedOut))
+            let code = Code::Of("timed_out");
+            Err(failed(code, observed, hint).with_detail("state", json!(last)).with_exit(Exit::TimedOut))
         }
-        Outcome::Aborted => {
-            Err(failed("cancelled by a signal".to_owned(), "wait again").with_exit(Exit::Aborted))
-        }
+        Outcome::Aborted => Err(failed(Code::Cancelled, "cancelled by a signal".to_owned(), "wait again")),
         Outcome::Io(error) => Err(Problem::store(tried, &error)),
-        other => Err(failed(format!("{other:?}"), hint)),
+        other => Err(failed(Code::Wait, format!("{other:?}"), hint)),
     }
 }

@@ -21,4 +21,10 @@ while sleep 1; do
     blk=$list
     names '/sys/class/net/*'
     echo "GUEST-SEES blk=[$blk] net=[$list]"
+    # Only where a scenario asks for it, since a disk that is read is in use.
+    if grep -q read-disks /proc/cmdline; then
+        for disk in $blk; do
+            echo "GUEST-READS $disk=[$(dd if="/dev/$disk" bs=16 count=1 iflag=direct 2> /dev/null | tr -d '\0')]"
+        done
+    fi
 done

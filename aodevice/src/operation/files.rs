@@ -28,17 +28,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Whether a target can be served: an absolute path to a file or block device.
 pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), String> {
     if !target.starts_with('/') {
-        return Err(format!("the target {target:?} is not an absolute path"));
+        return Err(format!("{target:?} is not an absolute path"));
     }
     let path = PathBuf::from(target);
     let Some(metadata) = blocking(limit, move || fs::metadata(path)).await else {
-        return Err(format!("the target {target} does not answer within {limit:?}"));
+        return Err(format!("{target} does not answer within {limit:?}"));
     };
-    let kind = metadata.map_err(|error| format!("the target {target}: {error}"))?;
+    let kind = metadata.map_err(|error| format!("{target}: {error}"))?;
     if kind.is_file() || kind.file_type().is_block_device() {
         return Ok(());
     }
-    Err(format!("the target {target} is neither a file nor a block device"))
+    Err(format!("{target} is neither a file nor a block device"))
 }
 
 /// What there is of a target now.

@@ -142,7 +142,7 @@ impl Toolstack {
         let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
         device.as_spec().check(&guest)?;
         if let Some(target) = device.as_spec().must_exist() {
-            files::check_target(target, self.limits.file).await.map_err(Cause::Invalid)?;
+            files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
         }
         Ok(guest)
     }

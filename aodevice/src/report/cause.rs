@@ -65,6 +65,9 @@ pub enum Cause {
     /// The device cannot be had as it was described.
     #[error("{0}")]
     Invalid(String),
+    /// What is to be served is not there, or is nothing that can be served.
+    #[error("the target {0}")]
+    Target(String),
     /// The device is one that xl knows and this version does not serve yet.
     #[error("{0} is not served yet")]
     Unsupported(String),
@@ -199,6 +202,7 @@ impl Cause {
             Self::Unrecorded(_) => "unrecorded",
             Self::FrontendInUse(_) => "frontend_in_use",
             Self::Invalid(_) => "invalid",
+            Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",

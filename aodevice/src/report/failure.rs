@@ -79,6 +79,7 @@ impl Failure {
             Cause::Unrecorded(_) => Hint::RemoveOrAdopt(kind),
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
+            Cause::Target(_) => Hint::NameTarget,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant

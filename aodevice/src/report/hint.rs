@@ -25,6 +25,8 @@ pub enum Hint {
     FreeFrontend,
     /// Describe the device correctly.
     CorrectDevice,
+    /// Name a file or block device that is there, or the script that makes one of the target.
+    NameTarget,
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.

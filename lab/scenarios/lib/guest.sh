@@ -2,14 +2,14 @@
 
 guest_log() { echo "/var/log/xen/guest-$1.log"; }
 
-guest_start() { # NAME [RAMDISK]: creates a guest and waits until its first process has come up
+guest_start() { # NAME [RAMDISK [EXTRA]]: creates a guest and waits until its first process has come up
     local name=$1
     cat > "$LAB/$name.cfg" << EOT
 name = "$name"
 type = "pv"
 kernel = "/guest/vmlinuz"
 ramdisk = "${2:-/guest/initrd}"
-extra = "console=hvc0 quiet"
+extra = "console=hvc0 quiet${3:+ $3}"
 memory = 256
 vcpus = 1
 EOT
@@ -57,6 +57,21 @@ guest_verdict() { # GUEST KIND NAME present|absent VERDICT-NAME
 
 guest_sees() { # GUEST blk|net DEVICE VERDICT-NAME: the guest has the device, at the latest after 20 s
     guest_verdict "$1" "$2" "$3" present "$4"
+}
+
+guest_reads() { # GUEST DISK BYTES VERDICT-NAME: the guest reads these bytes at the disk's beginning
+    local since
+    since=$(wc -l < "$(guest_log "$1")")
+    if wait_until 40 guest_has_read "$1" "$since" "$2=[$3]"; then
+        ok "$4"
+    else
+        tail -n 3 "$(guest_log "$1")" | indent
+        fail "$4" "after 40 s, guest $1 has not read $3 from $2"
+    fi
+}
+
+guest_has_read() { # GUEST SINCE WORDS
+    tail -n "+$(($2 + 1))" "$(guest_log "$1")" | grep -aqF "GUEST-READS $3"
 }
 
 guest_lacks() { # GUEST blk|net DEVICE VERDICT-NAME

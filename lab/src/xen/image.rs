@@ -27,9 +27,10 @@ const GUEST_INIT: &str = include_str!("../../guest/guest-init.sh");
 const GUEST_CLIENTS_INIT: &str = include_str!("../../guest/clients-init.sh");
 
 /// Looked for in [`PROGRAM_FOLDERS`].
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     "bash",
     "flock",
+    "libxl-save-helper",
     "ip",
     "bridge",
     "logger",

@@ -1,0 +1,109 @@
+//! With `--json`, standard output holds exactly one JSON value whatever the outcome, and it follows the
+//! published schema.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use snapbox::{assert_data_eq, file};
+
+/// Runs `xendev --json` on an embedded store: its exit status, and the one value that it printed.
+fn run(arguments: &[&str]) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_xendev")).arg("--json").args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value: Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text:?}"));
+    assert!(text.ends_with('\n'), "{text:?}");
+    let schema =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/output.schema.json")).unwrap();
+    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    if let Err(error) = schema.validate(&value) {
+        panic!("{arguments:?} printed what the schema does not have: {error}: {value}");
+    }
+    (output.status.code().unwrap(), value)
+}
+
+fn on_embedded<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["--store", "embedded"], arguments].concat()
+}
+
+/// The value with what varies masked, as it is compared with the files of `tests/json`.
+fn masked(mut value: Value) -> String {
+    if let Some(seconds) = value.get_mut("seconds") {
+        *seconds = 0.into();
+    }
+    format!("{value:#}\n")
+}
+
+#[test]
+fn outcomes() {
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["block-attach", "guest", "/etc/passwd,raw"], 2, "bad_device"),
+        (&["block-attach", "guest", "/etc/passwd,raw,xvd"], 2, "bad_device"),
+        (&["block-attach", "nobody", "/etc/passwd,raw,xvda"], 1, "no_such_domain"),
+        (&["block-attach", "77", "/etc/passwd,raw,xvda"], 1, "no_such_domain"),
+        (&["block-attach", "guest", "/nonexistent,raw,xvda"], 1, "target"),
+        (&["block-attach", "guest", "/etc/passwd,raw,xvda,colo"], 1, "unsupported"),
+        (&["block-attach", "guest", "/etc/passwd,raw,xvda", "--xl-conf", "/"], 1, "bad_xl_conf"),
+        (&["block-detach", "guest", "xvda"], 1, "no_such_device"),
+        (&["block-detach", "guest", "nonsense"], 2, "bad_device"),
+        (&["block-detach", "77", "xvda"], 1, "no_such_domain"),
+        (&["network-attach", "guest", "colour=red"], 2, "bad_device"),
+        (&["network-attach", "guest", "type=ioemu"], 1, "unsupported"),
+        (&["network-detach", "guest", "7"], 1, "no_such_device"),
+        (&["network-detach", "guest", "eth0"], 2, "bad_device"),
+        (&["network-detach", "guest", "00:16:3e:01:02:03"], 1, "no_such_device"),
+        (&["block-list", "nobody"], 1, "no_such_domain"),
+        (&["wait", "/local/domain/1/device/vbd/51712", "4", "--timeout", "0"], 3, "timed_out"),
+        (&["wait", "no path", "4"], 2, "usage"),
+        (&["wait", "/local", "nonsense"], 2, "usage"),
+        (&["-N", "block-detach", "guest", "xvda"], 2, "usage"),
+        (&["-N", "block-attach", "guest", "/etc/passwd,qcow2,xvda"], 1, "unsupported"),
+        (&["demo"], 2, "usage"),
+        (&["bogus"], 2, "usage"),
+        (&["block-attach"], 2, "usage"),
+        (&["--store", "/nonexistent/socket", "block-list", "1"], 1, "store"),
+        (&["store", "--socket", "/nonexistent/folder/socket"], 1, "serve"),
+    ];
+    let mut codes = String::new();
+    for (arguments, exit, code) in cases {
+        let arguments = if arguments[0] == "--store" { arguments.to_vec() } else { on_embedded(arguments) };
+        let (status, value) = run(&arguments);
+        assert_eq!((status, value["code"].as_str()), (*exit, Some(*code)), "{arguments:?}: {value}");
+        assert_eq!(value["ok"], Value::Bool(false));
+        codes +=
+            &format!("{}: {} | {} | {}\n", value["code"], value["error"], value["observed"], value["hint"]);
+    }
+    assert_data_eq!(codes, file!["json/problems.txt"]);
+}
+
+#[test]
+fn attached() {
+    let (status, value) = run(&on_embedded(&["block-attach", "guest", "/etc/passwd,raw,xvda,w"]));
+    assert_eq!(status, 0);
+    assert_data_eq!(masked(value), file!["json/attached.json"]);
+}
+
+#[test]
+fn failed() {
+    let (status, value) = run(&on_embedded(&["block-attach", "guest", "/etc/passwd,raw,xvda,colo"]));
+    assert_eq!(status, 1);
+    assert_data_eq!(masked(value), file!["json/failed.json"]);
+}
+
+#[test]
+fn a_dry_run() {
+    let disk = on_embedded(&["-N", "block-attach", "guest", "/etc/passwd,raw,xvda,w"]);
+    assert_data_eq!(masked(run(&disk).1), file!["json/dry-run-disk.json"]);
+    let nic = ["mac=00:16:3e:01:02:03,gatewaydev=eth0"];
+    let nic = [&["-N", "network-attach", "guest", "--no-xl-conf"], &nic[..]].concat();
+    assert_data_eq!(masked(run(&on_embedded(&nic)).1), file!["json/dry-run-vif.json"]);
+}
+
+#[test]
+fn a_listing_has_a_value_for_each_guest() {
+    let (status, value) = run(&on_embedded(&["block-list", "guest", "nobody"]));
+    assert_eq!((status, value.as_array().unwrap().len()), (1, 1));
+    assert_eq!(run(&on_embedded(&["network-list", "guest"])), (0, Value::Array(Vec::new())));
+}
