@@ -57,12 +57,16 @@
 
 mod contract;
 mod lock;
+mod printable;
 mod process;
 mod report;
 mod request;
 mod runner;
+mod spawn;
 
+pub use printable::{LINE_SHOWN, printable};
 pub use process::{OUTPUT_MAX, Output};
-pub use report::{Ending, Report, SpawnError};
+pub use report::{Ending, Report};
 pub use request::{Action, Kind, Request};
 pub use runner::{Limits, Permit, Runner, ScriptRunner};
+pub use spawn::{SpawnError, SpawnFault};
