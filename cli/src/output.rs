@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::Telling;
 use crate::printer::{stderr, stdout};
-use crate::problem::{Exit, Problem};
+use crate::problem::{Exit, Problem, line};
 use crate::signals;
 
 /// How long a report waits for a reader that takes nothing.
@@ -52,7 +52,7 @@ pub(crate) fn report(telling: &Telling, outcome: Result<Success, Box<Failure>>) 
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     if !telling.quiet {
         for warning in &warnings {
-            stderr().put(format!("warning: {warning}\n"));
+            stderr().put(format!("warning: {}\n", line(warning)));
         }
     }
     let success = outcome.map_err(Problem::from)?;

@@ -53,7 +53,7 @@ async fn every_failure_has_three_parts_and_leaves_the_store_as_it_was() {
 xenstore-write "$XENBUS_PATH/hotplug-error" "the array is degraded"; exit 1"#,
     );
     let ran = host.xendev(&["block-attach", "1", &host.disk(&failing)]).await;
-    ran.failed(1, &["exited with status 1", "the script says: the array is degraded"]);
+    ran.failed(1, &["exited with status 1: the array is degraded"]);
     assert_eq!(host.dump().await, before);
 
     let hanging = host.script("hanging", "[ $1 = add ] || exit 0\nsleep 987 & sleep 987");

@@ -6,7 +6,8 @@
 //! | what a step does to the store, as a pure decision | [`steps`] |
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
-//! | running scripts, and what they need to undo their work | [`script`], [`saved`], [`files`] |
+//! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
+//! | what both ends say, for reports | [`observe`] |
 
 mod cleanup;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod files;
 pub(crate) mod observe;
 pub(crate) mod owner;
 pub(crate) mod record;
+mod said;
 mod saved;
 mod script;
 pub(crate) mod steps;
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{DomId, Error};
 
+use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
 use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
@@ -66,6 +69,8 @@ pub(crate) struct Job<'a> {
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
     given_up: Option<Token>,
+    /// The device's error texts as they stood before the operation began.
+    stood: Texts,
     observed: Observation,
     _under_way: UnderWay,
 }
@@ -83,6 +88,7 @@ impl<'a> Job<'a> {
             resumes: false,
             owner_awaited: None,
             given_up: None,
+            stood: Texts::default(),
             observed: Observation::default(),
             _under_way: UnderWay::new(record.token),
             record,
@@ -138,6 +144,8 @@ impl<'a> Job<'a> {
                 let probed = async {
                     let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
                     self.resumes = probed.op.is_some();
+                    let (id, paths) = (probed.target.id(), probed.target.paths());
+                    self.stood = Texts::read(client, &id, paths).await?;
                     let occupant = match probed.op {
                         Some(op) => Some(self.occupant(op).await?),
                         None => None,
@@ -174,7 +182,7 @@ impl<'a> Job<'a> {
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 let client = client.with_deadline(LAST_WORDS);
-                self.observed = observe::observe(&client, target).await.unwrap_or_default();
+                self.observed = observe::observe(&client, target, &self.stood).await.unwrap_or_default();
                 Event::Observed
             }
             Step::Leave => {
@@ -199,7 +207,8 @@ impl<'a> Job<'a> {
             store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
         };
         let created = wait::unless_hung(created, cancel).await;
-        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.stood = written.as_mut().map(|(_, stood)| std::mem::take(stood)).unwrap_or_default();
         match (created, written) {
             (Ok(Written::Done(target)), _) => {
                 self.know(&target);
@@ -211,7 +220,7 @@ impl<'a> Job<'a> {
                     cause @ (Cause::Store(Error::Timeout { .. } | Error::Disconnected { .. })
                     | Cause::Aborted),
                 ),
-                Some(target),
+                Some((target, _)),
             ) => {
                 self.know(&target);
                 Created::Unsure(target, cause)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use hotplug::{Ending, Report, Request};
+use hotplug::{Ending, Report, Request, printable};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
@@ -29,12 +29,22 @@ impl fmt::Display for End {
     }
 }
 
+/// How many characters are shown of a text that names what a caller has passed, such as a file.
+const TEXT_SHOWN: usize = 1000;
+
+/// As in `reported a failure (hotplug-status is busy): /dev/sdb is mounted`.
+fn in_words(report: &Report) -> String {
+    let status = report.hotplug_status.as_deref().unwrap_or("error");
+    let words = report.last_words().map(|words| format!(": {words}")).unwrap_or_default();
+    format!("reported a failure (hotplug-status is {status}){words}")
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// The store knows no such domain.
-    #[error("the store knows no domain {0}")]
+    #[error("the store knows no domain {}", printable(.0, TEXT_SHOWN))]
     NoSuchDomain(String),
     /// The guest has no such device.
     #[error("the guest has no such device")]
@@ -49,7 +59,7 @@ pub enum Cause {
     #[error("the guest's frontend is served by another backend, whose state is {0}")]
     FrontendInUse(XenbusState),
     /// The device cannot be had as it was described.
-    #[error("{0}")]
+    #[error("{}", printable(.0, TEXT_SHOWN))]
     Invalid(String),
     /// The device's backend is in another domain, or of a kind that this version does not know.
     #[error("its backend is {0}; only vbd and vif backends of this domain are served")]
@@ -91,6 +101,15 @@ pub enum Cause {
         /// What was run.
         run: Box<Request>,
         /// How it ended.
+        report: Box<Report>,
+    },
+    /// A hotplug script exited with 0, and reported to its backend that it failed: the report's
+    /// `hotplug_status` is `error`, or `busy` if its target is in use.
+    #[error("the hotplug script `{run}` {}", in_words(report))]
+    Reported {
+        /// What was run.
+        run: Box<Request>,
+        /// How it ended, and what it reported.
         report: Box<Report>,
     },
     /// A script was killed that may have made one of these, and so may a script of another device of the same

@@ -13,4 +13,5 @@ mod races;
 mod remove;
 mod reports;
 mod tree;
+mod words;
 mod world;

@@ -29,10 +29,8 @@ pub(crate) const INFO: KindInfo = KindInfo {
     made: &["node", "physical-device", "physical-device-path", "pid", "minor"],
     outlives_backend: true,
     runs: |_| &[hotplug::Kind::Vbd],
-    unreported: |keys| {
-        let has = |key| keys.contains_key(key);
-        (!has("physical-device") && !has("physical-device-path")).then_some("physical-device")
-    },
+    unreported: |keys| (!keys.contains_key("physical-device")).then_some("physical-device"),
+    numbers: Some(("physical-device-path", "physical-device")),
     target: |keys| keys.get("params").map(String::as_str).filter(|params| params.starts_with('/')),
     undo,
 };
