@@ -123,6 +123,12 @@ fn diagnose(script: &Path, error: &io::Error) -> Option<(SpawnFault, String)> {
     let said = |fault, words: &str| Some((fault, words.to_owned()));
     match (error.kind(), found) {
         (io::ErrorKind::NotFound, None) => said(SpawnFault::NotFound, "there is no such file"),
+        (io::ErrorKind::NotADirectory, _) => {
+            said(SpawnFault::NotFound, "there is no such file: a part of its path is no directory")
+        }
+        (io::ErrorKind::PermissionDenied, None) => {
+            said(SpawnFault::NotExecutable, "this user may not execute it, or not enter a directory above it")
+        }
         (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, Some(found)) if !found.is_file() => {
             let what = if found.is_dir() { "it is a directory" } else { "it is no file" };
             said(SpawnFault::NotAFile, what)
@@ -174,4 +180,25 @@ fn interpreter(script: &Path) -> Option<PathBuf> {
     let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
     words.find(|word| !word.is_empty()).map(|word| PathBuf::from(OsStr::from_bytes(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_of_the_lock() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let error = SpawnError::lock(Path::new("/run/xendev/default-vbd-1-51712"), &full);
+        assert_eq!((error.fault(), error.kind()), (SpawnFault::Lock, io::ErrorKind::StorageFull));
+        let words = "the device's lock /run/xendev/default-vbd-1-51712: No space left on device";
+        assert!(error.to_string().starts_with(words), "{error}");
+    }
+
+    #[test]
+    fn what_only_a_c_library_without_a_shell_to_fall_back_on_tells() {
+        let error = SpawnError::explain(Path::new("/x"), &io::Error::from_raw_os_error(libc::ENOEXEC));
+        assert_eq!(error.fault(), SpawnFault::Format);
+        assert!(error.to_string().contains("does not name an interpreter (#!)"), "{error}");
+    }
 }

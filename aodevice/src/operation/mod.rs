@@ -229,7 +229,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    async fn blocked(&self, which: Which, obstacle: Obstacle) -> Created {
+    async fn blocked(&mut self, which: Which, obstacle: Obstacle) -> Created {
         let Toolstack { client, own, .. } = self.toolstack;
         let cause = match obstacle {
             Obstacle::NoHome => return Created::Failed(Cause::NoSuchDomain(which.fe.to_string()), None),
@@ -244,8 +244,12 @@ impl<'a> Job<'a> {
             Obstacle::Alive(state) => Cause::Unrecorded(state),
         };
         // The device that is there is what the report is about.
-        let there = store::probe(client, *own, which, true).await;
-        Created::Failed(cause, there.ok().map(|probed| probed.target))
+        let there = store::probe(client, *own, which, true).await.ok().map(|probed| probed.target);
+        if let Some(there) = &there {
+            // Nothing was done to it, so no error there is of this operation.
+            self.stood = Texts::read(client, &there.id(), there.paths()).await.unwrap_or_default();
+        }
+        Created::Failed(cause, there)
     }
 
     /// Whose record this is, and whether he is alive.

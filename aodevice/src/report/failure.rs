@@ -60,11 +60,11 @@ impl Failure {
     pub fn observations(&self) -> Vec<String> {
         let mut sentences = vec![self.cause.to_string()];
         let mut observed = self.observed.clone();
-        if let Cause::Script { report, .. } | Cause::Reported { report, .. } = &self.cause
-            && report.hotplug_error.is_some()
-        {
-            // The cause says it.
-            observed.hotplug_error = None;
+        // What the cause says already.
+        match &self.cause {
+            Cause::Script { report, .. } if report.hotplug_error.is_some() => observed.hotplug_error = None,
+            Cause::Reported { .. } => (observed.hotplug_status, observed.hotplug_error) = (None, None),
+            _ => {}
         }
         sentences.extend(observed.sentences());
         if self.observed.backend_is(XenbusState::Initialising) {

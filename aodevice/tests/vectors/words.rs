@@ -145,6 +145,9 @@ async fn an_old_error_of_the_guest_is_not_todays_cause() {
     assert!(told_today.contains(&"the guest says: of today".to_owned()), "{told_today:?}");
 
     world.add_connected().await;
+    let failure = world.add(disk()).await.unwrap_err();
+    assert!(matches!(failure.cause, Cause::Exists), "{failure}");
+    assert!(!told(&failure).concat().contains("the guest says"), "{:?}", told(&failure));
     let failure = world.remove(Force::Never).await.unwrap_err();
     assert!(!told(&failure).concat().contains("the guest says"), "{:?}", told(&failure));
 }
@@ -179,7 +182,7 @@ fn block_device() -> Option<(&'static str, String)> {
 }
 
 /// A script that names its block device: what blkback needs is its numbers.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c2_the_numbers_of_a_device_that_a_script_names_are_written() {
     let Some((device, numbers)) = block_device() else { return };
     let world = World::new().await;
@@ -190,7 +193,7 @@ async fn c2_the_numbers_of_a_device_that_a_script_names_are_written() {
     world.remove(Force::AtOnce).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c2_what_is_no_block_device_has_no_numbers() {
     let world = World::new().await;
     for path in ["/dev/null", "/no/such/device", "relative"] {
@@ -207,7 +210,7 @@ async fn c2_what_is_no_block_device_has_no_numbers() {
 }
 
 /// The device is another's by the time when the script has ended.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c2_nothing_is_written_for_a_device_that_is_lost() {
     let Some((device, _)) = block_device() else { return };
     let world = World::new().await;

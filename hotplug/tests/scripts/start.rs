@@ -26,7 +26,9 @@ async fn failures_to_start_say_what_is_wrong() {
     let dull = scripts.file("dull", "755", &format!("#!{}\n", plain.display()));
     let dos = scripts.file("dos", "755", "#!/bin/bash\r\nexit 0\r\n");
     let empty = scripts.file("empty", "755", "");
-    let expected: [(PathBuf, SpawnFault, &str); 8] = [
+    let below = plain.join("script");
+    let expected: [(PathBuf, SpawnFault, &str); 9] = [
+        (below, SpawnFault::NotFound, "there is no such file: a part of its path is no directory"),
         (missing, SpawnFault::NotFound, "there is no such file"),
         ("no-such-hotplug-script".into(), SpawnFault::NotFound, "there is no such file"),
         (directory, SpawnFault::NotAFile, "it is a directory"),
