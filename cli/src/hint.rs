@@ -75,7 +75,7 @@ pub(crate) fn words(failure: &Failure) -> String {
                 .to_owned()
         }
         Hint::FreeTarget => {
-            "free it where it is in use, or attach it read-only if only readers are to share it".to_owned()
+            "free it where it is in use; a disk that only readers share can be attached read-only".to_owned()
         }
         Hint::GiveScriptTime(_) => "run the script by hand, or give it longer with --script-timeout; \
                                     its log is /var/log/xen/xen-hotplug.log"

@@ -206,7 +206,8 @@ impl Job<'_> {
                 request = request.copy(directory.to_string());
             }
             // What stands there by now is of the add, or of an earlier attempt.
-            let said = Said::read(&self.toolstack.client, &Path::new(request.directory())?).await?;
+            let directory = Path::new(request.directory())?;
+            let said = Said::read(&self.toolstack.client, &directory).await.unwrap_or_default();
             // The same again, when nothing else can run for the device any more.
             let permit =
                 async { matches!(self.task(target, purpose).await, Ok(Task::Run(now)) if now == undo) };
