@@ -35,7 +35,16 @@ fn mend(script: &str, fault: SpawnFault) -> String {
             format!("begin {script} with #!/bin/sh or #!/bin/bash, or name a program of this machine")
         }
         SpawnFault::Empty => format!("write {script} again, or name another script"),
-        _ => "see to what it says, and try again".to_owned(),
+        _ => "see to what it says".to_owned(),
+    }
+}
+
+/// What to do once a script can be started.
+fn again(failure: &Failure) -> &'static str {
+    if failure.operation == Operation::Attach {
+        "attach the device again"
+    } else {
+        "detach the device again, or detach it with --force, which leaves what the script made"
     }
 }
 
@@ -65,7 +74,10 @@ pub(crate) fn words(failure: &Failure) -> String {
         }
         Hint::ReadKernelLog => "the kernel log of the backend's domain (dmesg) tells why".to_owned(),
         Hint::NameScript => "name a script that exists and is executable".to_owned(),
-        Hint::MendScript { script, fault } => mend(&quoted(&script), fault),
+        Hint::RestoreScript(script) => format!("put {} back and {}", quoted(&script), again(failure)),
+        Hint::MendScript { script, fault } => {
+            format!("{}; then {}", mend(&quoted(&script), fault), again(failure))
+        }
         Hint::MendLocks => "see that the directory for locks belongs to this user, and that its file system \
                             has room and can be written (df, mount)"
             .to_owned(),
@@ -78,7 +90,7 @@ pub(crate) fn words(failure: &Failure) -> String {
             "free it where it is in use; a disk that only readers share can be attached read-only".to_owned()
         }
         Hint::GiveScriptTime(_) => "run the script by hand, or give it longer with --script-timeout; \
-                                    its log is /var/log/xen/xen-hotplug.log"
+                                    the stock scripts log to /var/log/xen/xen-hotplug.log"
             .to_owned(),
         Hint::ReadScriptLog => "mend what the script reports, and try again; the stock scripts also log to \
                                 /var/log/xen/xen-hotplug.log"

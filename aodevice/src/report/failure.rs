@@ -120,14 +120,18 @@ impl Failure {
     /// What to do about a script that did not end well, or did not begin.
     fn hint_on_script(&self, run: &Request, report: &Report) -> Hint {
         match &report.ending {
-            Ending::SpawnFailed(error) => match error.fault() {
-                SpawnFault::NotFound | SpawnFault::NotAFile => Hint::NameScript,
-                SpawnFault::Lock => Hint::MendLocks,
-                fault => Hint::MendScript {
-                    script: printable(run.script.as_os_str().as_encoded_bytes(), usize::MAX),
-                    fault,
-                },
-            },
+            Ending::SpawnFailed(error) => {
+                let script = printable(run.script.as_os_str().as_encoded_bytes(), usize::MAX);
+                match error.fault() {
+                    // Which script removes a device was settled when that was added.
+                    SpawnFault::NotFound | SpawnFault::NotAFile if self.operation == Operation::Detach => {
+                        Hint::RestoreScript(script)
+                    }
+                    SpawnFault::NotFound | SpawnFault::NotAFile => Hint::NameScript,
+                    SpawnFault::Lock => Hint::MendLocks,
+                    fault => Hint::MendScript { script, fault },
+                }
+            }
             Ending::TimedOut => Hint::GiveScriptTime(report.duration),
             Ending::Exited(126 | 127) => Hint::InstallProgram,
             Ending::Exited(_) => on_reported(report),

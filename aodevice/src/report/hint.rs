@@ -39,6 +39,8 @@ pub enum Hint {
     ReadKernelLog,
     /// Name a script that exists and can be executed.
     NameScript,
+    /// Put the script back that is recorded of the device, or remove the device without it.
+    RestoreScript(String),
     /// Mend the file of the script.
     MendScript {
         /// Its path, in a form that can be shown.
