@@ -1,6 +1,7 @@
 //! What to do about a failure, in this command's words.
 
 use aodevice::{Failure, Hint, Kind, Operation};
+use hotplug::SpawnFault;
 use xs_client::DomId;
 
 /// The command that lists the devices of a kind, and the one that detaches them.
@@ -18,6 +19,41 @@ pub(crate) fn clean_up(domid: DomId) -> String {
     format!(
         "xl list shows the domains; what domain {domid} has left is listed and detached by its domid, {domid}"
     )
+}
+
+/// A path as a word of a shell's command line.
+fn quoted(path: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%,".contains(letter);
+    if path.chars().all(is_plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// What to do about the file of a script.
+fn mend(script: &str, fault: SpawnFault) -> String {
+    match fault {
+        SpawnFault::NotExecutable => format!(
+            "make it executable (chmod +x {script}), and see that its file system is not mounted noexec"
+        ),
+        SpawnFault::LineEnds => {
+            format!("give it the line ends of Unix: dos2unix {script}, or sed -i 's/\\r$//' {script}")
+        }
+        SpawnFault::Interpreter => {
+            format!("install the interpreter, or name another one in the first line (head -1 {script})")
+        }
+        SpawnFault::Format => {
+            format!("begin {script} with #!/bin/sh or #!/bin/bash, or name a program of this machine")
+        }
+        SpawnFault::Empty => format!("write {script} again, or name another script"),
+        _ => "see to what it says".to_owned(),
+    }
+}
+
+/// What to do once a script can be started.
+fn again(failure: &Failure) -> &'static str {
+    if failure.operation == Operation::Attach {
+        "attach the device again"
+    } else {
+        "detach the device again, or detach it with --force, which leaves what the script made"
+    }
 }
 
 pub(crate) fn words(failure: &Failure) -> String {
@@ -50,10 +86,27 @@ pub(crate) fn words(failure: &Failure) -> String {
         }
         Hint::ReadKernelLog => "the kernel log of the backend's domain (dmesg) tells why".to_owned(),
         Hint::NameScript => "name a script that exists and is executable".to_owned(),
-        Hint::GiveScriptTime(_) => "run the script by hand, or give it longer with --script-timeout; \
-                                    its log is /var/log/xen/xen-hotplug.log"
+        Hint::RestoreScript(script) => format!("put {} back and {}", quoted(&script), again(failure)),
+        Hint::MendScript { script, fault } => {
+            format!("{}; then {}", mend(&quoted(&script), fault), again(failure))
+        }
+        Hint::MendLocks => "see that the directory for locks belongs to this user, and that its file system \
+                            has room and can be written (df, mount)"
             .to_owned(),
-        Hint::ReadScriptLog => "the log of the stock scripts is /var/log/xen/xen-hotplug.log".to_owned(),
+        Hint::InstallProgram => {
+            "the script's last line names the program: install it, or make it executable \
+                                 (a name that ends with \\r comes of the line ends of DOS)"
+                .to_owned()
+        }
+        Hint::FreeTarget => {
+            "free it where it is in use; a disk that only readers share can be attached read-only".to_owned()
+        }
+        Hint::GiveScriptTime(_) => "run the script by hand, or give it longer with --script-timeout; \
+                                    the stock scripts log to /var/log/xen/xen-hotplug.log"
+            .to_owned(),
+        Hint::ReadScriptLog => "mend what the script reports, and try again; the stock scripts also log to \
+                                /var/log/xen/xen-hotplug.log"
+            .to_owned(),
         Hint::SeeWhoElse => "see what else works on the guest's devices, then try again".to_owned(),
         Hint::Store(hint) => hint.to_owned(),
         Hint::AddWithoutConfig => {
@@ -71,5 +124,21 @@ pub(crate) fn words(failure: &Failure) -> String {
         }
         _ if failure.operation == Operation::Attach => "attach it again".to_owned(),
         _ => "detach it again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_about_a_script_can_be_pasted() {
+        let dos = mend(&quoted("/etc/xen/scripts/block-x"), SpawnFault::LineEnds);
+        assert!(
+            dos.ends_with(r"dos2unix /etc/xen/scripts/block-x, or sed -i 's/\r$//' /etc/xen/scripts/block-x"),
+            "{dos}"
+        );
+        let plain = mend(&quoted("/srv/my scripts/it's"), SpawnFault::NotExecutable);
+        assert!(plain.contains(r"chmod +x '/srv/my scripts/it'\''s'"), "{plain}");
     }
 }

@@ -21,6 +21,7 @@ mod world;
 mod xl_conf;
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
@@ -56,7 +57,13 @@ fn told(error: &clap::Error) -> Result<Exit, Problem> {
         stdout().put(styled(io::stdout().is_terminal()));
         return Ok(Exit::Done);
     }
-    stderr().put(styled(io::stderr().is_terminal()));
+    // It repeats arguments, which may be names that others have made.
+    let is_printable = |arg: OsString| problem::line(&arg.to_string_lossy()) == arg.to_string_lossy();
+    if env::args_os().all(is_printable) {
+        stderr().put(styled(io::stderr().is_terminal()));
+    } else {
+        stderr().put(text.to_string().lines().map(|text| problem::line(text) + "\n").collect::<String>());
+    }
     if env::args_os().any(|arg| arg == "--json") {
         let text = text.to_string();
         let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::Common;
 use crate::printer::{stderr, stdout};
-use crate::problem::{Code, Exit, Problem};
+use crate::problem::{Code, Exit, Problem, line};
 use crate::signals;
 
 /// How long a report waits for a reader that takes nothing.
@@ -54,7 +54,7 @@ pub(crate) fn listed(device: &Listed) -> Value {
 /// Puts a warning on standard error, if that is wanted.
 pub(crate) fn warn(common: &Common, warning: &dyn Display) {
     if !common.quiet {
-        stderr().put(format!("warning: {warning}\n"));
+        stderr().put(format!("warning: {}\n", line(&warning.to_string())));
     }
 }
 

@@ -11,6 +11,10 @@ use crate::hint;
 use crate::printer::stderr;
 use crate::signals::cancel_on_signal;
 
+/// How many characters of a line are shown. The texts of others in it have lower bounds of their own; this one
+/// is for what a caller has passed.
+const LINE_MAX: usize = 2000;
+
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -150,22 +154,23 @@ impl Problem {
     /// Everything on standard error, each line marked with its part.
     pub(crate) fn print(&self) {
         let Self { tried, observed, hint, .. } = self;
-        let mut text = format!("error: {tried}\n");
+        let mut text = format!("error: {}\n", line(tried));
         for observed in observed {
             // Writing to a String cannot fail.
-            _ = writeln!(text, "  observed: {observed}");
+            _ = writeln!(text, "  observed: {}", line(observed));
         }
-        stderr().put(text + &format!("  hint: {hint}\n"));
+        stderr().put(text + &format!("  hint: {}\n", line(hint)));
     }
 
     pub(crate) fn json(&self) -> Value {
         let Self { tried, observed, hint, details, .. } = self;
+        let observed: Vec<String> = observed.iter().map(|observed| line(observed)).collect();
         let mut value = json!({
             "ok": false,
             "code": self.code.text(),
-            "error": tried,
+            "error": line(tried),
             "observed": observed,
-            "hint": hint,
+            "hint": line(hint),
         });
         for (name, detail) in details {
             if value.get(name).is_none() {
@@ -174,6 +179,11 @@ impl Problem {
         }
         value
     }
+}
+
+/// A text as a line of a terminal: it may name what others have called files, domains and devices.
+pub(crate) fn line(text: &str) -> String {
+    hotplug::printable(text, LINE_MAX)
 }
 
 impl From<Box<Failure>> for Problem {

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::Common;
 use crate::printer::stderr;
+use crate::problem::line;
 use crate::signals;
 
 /// Tells steps on standard error.
@@ -25,10 +26,11 @@ impl Progress {
     }
 
     pub(crate) fn step(&self, step: &Step) {
+        let told = line(&step.to_string());
         if self.verbose {
-            stderr().put(format!("{:8.3} s  {step}\n", step.elapsed.as_secs_f64()));
+            stderr().put(format!("{:8.3} s  {told}\n", step.elapsed.as_secs_f64()));
         } else if !self.quiet {
-            stderr().status(Some(step.to_string()));
+            stderr().status(Some(told));
         }
     }
 

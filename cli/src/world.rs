@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,11 +79,8 @@ impl World {
         let client = unless_cancelled(tried, Client::connect_unix(&socket, config()))
             .await?
             .map_err(|error| Problem::store(tried, &error))?;
-        let mut runner = ScriptRunner::new();
-        if !matches!(choice, StoreChoice::Default) || std::env::var_os("XENSTORED_PATH").is_some() {
-            // The scripts' own xenstore programs are to talk to the same store.
-            runner = runner.env("XENSTORED_PATH", &socket);
-        }
+        // The scripts' own xenstore programs are to talk to the same store, wherever they are run.
+        let runner = ScriptRunner::new().env("XENSTORED_PATH", path::absolute(&socket).unwrap_or(socket));
         Ok(Self { client, runner: Arc::new(runner), _drivers: Vec::new() })
     }
 

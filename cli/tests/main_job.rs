@@ -2,6 +2,8 @@
 
 mod host;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use host::{GUEST, Host};
@@ -53,7 +55,7 @@ async fn every_failure_has_three_parts_and_leaves_the_store_as_it_was() {
 xenstore-write "$XENBUS_PATH/hotplug-error" "the array is degraded"; exit 1"#,
     );
     let ran = host.xendev(&["block-attach", "1", &host.disk(&failing)]).await;
-    ran.failed(1, &["exited with status 1", "the script says: the array is degraded"]);
+    ran.failed(1, &["exited with status 1: the array is degraded"]);
     assert_eq!(host.dump().await, before);
 
     let hanging = host.script("hanging", "[ $1 = add ] || exit 0\nsleep 987 & sleep 987");
@@ -131,4 +133,25 @@ async fn an_interrupt_rolls_back() {
     let ran = host::Ran::from(child.wait_with_output().await.unwrap());
     ran.failed(4, &["cancelled", "cancelling, and cleaning up"]);
     assert_eq!(host.dump().await, before);
+}
+
+/// A device whose script cannot be started any more when it is to be removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_is_lost_can_be_put_back() {
+    let host = Host::start(DaemonKind::Xenstored).await;
+    let before = host.dump().await;
+    let script = host.good_script();
+    let lose = || fs::remove_file(&script).unwrap();
+    let lock = || fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();
+    let ways: [(&dyn Fn(), &str); 2] =
+        [(&lose, "hint: put /"), (&lock, "hint: make it executable (chmod +x /")];
+    for (spoil, hint) in ways {
+        host.xendev(&["block-attach", "1", &host.disk(&script), "--wait", "connected"]).await.quietly();
+        spoil();
+        let ran = host.xendev(&["block-detach", "1", "xvda"]).await;
+        ran.failed(1, &[hint, "detach the device again, or detach it with --force"]);
+        assert_eq!(host.good_script(), script);
+        host.xendev(&["block-detach", "1", "xvda"]).await.quietly();
+        assert_eq!(host.dump().await, before);
+    }
 }

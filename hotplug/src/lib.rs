@@ -46,6 +46,9 @@
 //! the store. A daemon that has left the group (`setsid`) has said that it wants to outlive the script,
 //! and is let live.
 //!
+//! What a script printed is kept as it is ([`Output`]), and shown escaped and short ([`printable`]). A script
+//! that cannot be started is looked at, so that the error names what is to be mended ([`SpawnFault`]).
+//!
 //! Dropping the future of a run kills the group at once. The end of the program that runs it, whatever
 //! ends it, `SIGKILL` and a panic that aborts included, ends the group too: a process of this crate stands
 //! between the program and its script, the *guard* (`hotplug-guard` in a list of processes). When the
@@ -57,12 +60,16 @@
 
 mod contract;
 mod lock;
+mod printable;
 mod process;
 mod report;
 mod request;
 mod runner;
+mod spawn;
 
+pub use printable::{LINE_SHOWN, printable};
 pub use process::{OUTPUT_MAX, Output};
-pub use report::{Ending, Report, SpawnError};
+pub use report::{Ending, Report};
 pub use request::{Action, Kind, Request};
 pub use runner::{Limits, Permit, Runner, ScriptRunner};
+pub use spawn::{SpawnError, SpawnFault};

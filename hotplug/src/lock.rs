@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::Request;
+use crate::printable::printable_path;
 
 /// How often to try to get a lock that somebody else has.
 const POLL: Duration = Duration::from_millis(20);
@@ -137,7 +138,7 @@ pub(crate) fn directory(named: Option<&Path>) -> io::Result<PathBuf> {
         }
     };
     let told = |error: io::Error| {
-        io::Error::new(error.kind(), format!("the directory {} for locks: {error}", path.display()))
+        io::Error::new(error.kind(), format!("the directory {} for locks: {error}", printable_path(&path)))
     };
     result.map_err(told)?;
     Ok(path)

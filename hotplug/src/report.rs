@@ -1,14 +1,11 @@
 //! How runs end, and how that reads in an error message.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use thiserror::Error;
 
-use crate::Output;
+use crate::{Output, SpawnError};
 
 /// How a run ended.
 ///
@@ -41,6 +38,9 @@ pub enum Ending {
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What shells, and env, say by these.
+            Self::Exited(126) => f.write_str("exited with status 126: a program could not be executed"),
+            Self::Exited(127) => f.write_str("exited with status 127: a program was not found"),
             Self::Exited(status) => write!(f, "exited with status {status}"),
             Self::Signalled(signal) => match signal_name(*signal) {
                 Some(name) => write!(f, "was killed by {name}"),
@@ -82,72 +82,11 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// Why a script could not be started.
-///
-/// Holds what an [`io::Error`] holds, in a form that can be cloned and compared.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{message}")]
-pub struct SpawnError {
-    kind: io::ErrorKind,
-    message: String,
-}
-
-impl SpawnError {
-    /// What kind of error it is: `NotFound` and `PermissionDenied` are the likely ones.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.kind
-    }
-
-    /// The kernel's answer to the attempt to execute `script`, in words that name the remedy. It says
-    /// "no such file" for a script that is there but whose interpreter is not.
-    pub(crate) fn explain(script: &Path, error: &io::Error) -> Self {
-        let plain_file = script.components().count() > 1 && script.is_file();
-        let message = match error.kind() {
-            io::ErrorKind::NotFound if plain_file => match interpreter(script) {
-                Some(interpreter) => format!("its interpreter {} does not exist", interpreter.display()),
-                None => "its interpreter or loader does not exist".to_owned(),
-            },
-            io::ErrorKind::NotFound => "there is no such file".to_owned(),
-            io::ErrorKind::PermissionDenied if plain_file => "the file is not executable".to_owned(),
-            _ => error.to_string(),
-        };
-        Self { kind: error.kind(), message }
-    }
-
-    /// The lock of a device could not be taken, and without it no script is run.
-    pub(crate) fn lock(lock: &Path, error: &io::Error) -> Self {
-        Self { kind: error.kind(), message: format!("the device's lock {}: {error}", lock.display()) }
-    }
-}
-
-/// As its message.
-impl Serialize for SpawnError {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.message)
-    }
-}
-
-impl From<io::Error> for SpawnError {
-    fn from(error: io::Error) -> Self {
-        Self { kind: error.kind(), message: error.to_string() }
-    }
-}
-
-/// The program in a script's `#!` line, read like the kernel does: from the first 256 bytes.
-fn interpreter(script: &Path) -> Option<PathBuf> {
-    use std::io::Read as _;
-
-    let mut head = Vec::new();
-    std::fs::File::open(script).ok()?.take(256).read_to_end(&mut head).ok()?;
-    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let line = String::from_utf8_lossy(line);
-    line.split_whitespace().next().map(PathBuf::from)
-}
-
 /// How a run went.
 ///
-/// `Display` completes a sentence that begins with the script, with the deadline and the script's last
-/// words: "exited with status 1: losetup: no free device".
+/// `Display` completes a sentence that begins with the script, with the deadline and the script's words:
+/// "exited with status 1: losetup: no free device". These are its `hotplug-error` if it wrote one, and else
+/// the last line that it printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[must_use]
 #[non_exhaustive]
@@ -160,12 +99,28 @@ pub struct Report {
     /// zero if the script was never started. As a number of seconds when it is serialised.
     #[serde(serialize_with = "seconds")]
     pub duration: Duration,
+    /// What the script wrote to `hotplug-status` in this run, in a form that can be shown. It is in the
+    /// store, so it is `None` until who has a connection there has looked: see [`Report::reported`].
+    pub hotplug_status: Option<String>,
+    /// What the script wrote to `hotplug-error` in this run, likewise.
+    pub hotplug_error: Option<String>,
 }
 
 impl Report {
     /// A report, for an implementation of [`Runner`](crate::Runner).
     pub fn new(ending: Ending, output: Output, duration: Duration) -> Self {
-        Self { ending, output, duration }
+        Self { ending, output, duration, hotplug_status: None, hotplug_error: None }
+    }
+
+    /// Adds what the script wrote to `hotplug-status` and `hotplug-error` in this run, in a form that can be
+    /// shown ([`printable`](crate::printable)).
+    pub fn reported(self, hotplug_status: Option<String>, hotplug_error: Option<String>) -> Self {
+        Self { hotplug_status, hotplug_error, ..self }
+    }
+
+    /// What the script said last: its `hotplug-error`, or else the last line that it printed.
+    pub fn last_words(&self) -> Option<String> {
+        self.hotplug_error.clone().or_else(|| self.output.last_line())
     }
 
     /// Whether the script exited with status 0.
@@ -196,7 +151,7 @@ impl fmt::Display for Report {
             }
             ref ending => write!(f, "{ending}")?,
         }
-        match self.output.last_line() {
+        match self.last_words() {
             Some(words) => write!(f, ": {words}"),
             None => Ok(()),
         }
@@ -205,6 +160,8 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -228,12 +185,40 @@ mod tests {
     }
 
     #[test]
+    fn what_the_script_reported_comes_before_what_it_printed() {
+        let failed = || Report::new(Ending::Exited(1), Output::from("+ exit 1\n"), Duration::ZERO);
+        assert_eq!(failed().to_string(), "exited with status 1: + exit 1");
+        let reported = failed().reported(Some("error".to_owned()), Some("no such LUN".to_owned()));
+        assert_eq!(reported.to_string(), "exited with status 1: no such LUN");
+    }
+
+    #[test]
+    fn nothing_that_a_script_printed_is_shown_raw_or_at_length() {
+        let output = Output::from(&*format!("\u{1b}[2J{}\u{202e}why", "x".repeat(60_000)));
+        let report = Report::new(Ending::Exited(1), output, Duration::ZERO);
+        for shown in [report.to_string(), format!("{report:?}")] {
+            assert!(shown.len() < 700, "{} bytes", shown.len());
+            assert!(shown.contains(r"\x1b[2J") || shown.contains(r"\\x1b[2J"), "{shown}");
+            assert!(
+                shown.contains("why") && shown.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
     fn reports_as_json() {
         let json = |ending| {
             let report = Report::new(ending, Output::from("\u{1b}[2J\n"), Duration::from_millis(1500));
             serde_json::to_value(report).unwrap()
         };
-        let expected = serde_json::json!({ "ending": "timed_out", "output": "\u{1b}[2J\n", "duration": 1.5 });
+        let expected = serde_json::json!({
+            "ending": "timed_out",
+            "output": "\u{1b}[2J\n",
+            "duration": 1.5,
+            "hotplug_status": null,
+            "hotplug_error": null,
+        });
         assert_eq!(json(Ending::TimedOut), expected);
         assert_eq!(json(Ending::Exited(3))["ending"], serde_json::json!({ "exited": 3 }));
         let failed = Ending::SpawnFailed(io::Error::other("no").into());

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use crate::printable::printable_path;
+
 /// Whether a device is added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,7 +65,7 @@ impl Kind {
 
 /// One run of a hotplug script.
 ///
-/// `Display` shows the command line: `/etc/xen/scripts/block add`.
+/// `Display` shows the command line: `/etc/xen/scripts/block add`. What is not printable in it is escaped.
 ///
 /// # Examples
 ///
@@ -144,7 +146,7 @@ impl Request {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.script.display())?;
+        f.write_str(&printable_path(&self.script))?;
         self.args().iter().try_for_each(|arg| write!(f, " {arg}"))
     }
 }

@@ -200,10 +200,13 @@ impl ScriptRunner {
         cancel: &CancellationToken,
         permit: Permit<'_>,
     ) -> Report {
+        if let Some(error) = SpawnError::foresee(&request.script) {
+            return Report::unstarted(Ending::SpawnFailed(error));
+        }
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
         let lock = match lock::directory(self.lock_dir.as_deref()) {
             Ok(directory) => directory.join(lock::name(request, &variables)),
-            Err(error) => return Report::unstarted(Ending::SpawnFailed(error.into())),
+            Err(error) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock_dir(&error))),
         };
         let turn = select! {
             biased;

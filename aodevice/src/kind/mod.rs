@@ -79,6 +79,9 @@ pub struct KindInfo {
     pub(crate) runs: fn(&Recorded) -> &'static [hotplug::Kind],
     /// The key that a script which exited with 0 should have written and did not.
     pub(crate) unreported: fn(&Recorded) -> Option<&'static str>,
+    /// The key by which a script names a block device, and the one for that device's numbers, which the
+    /// backend needs and the script may leave to the toolstack.
+    pub(crate) numbers: Option<(&'static str, &'static str)>,
     /// The path in the toolstack's domain that the script acts on, if it is recorded.
     pub(crate) target: fn(&Recorded) -> Option<&str>,
     /// What a script has to be told besides what is recorded, to undo its work; `None` if it has none to undo.

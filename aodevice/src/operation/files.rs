@@ -41,6 +41,21 @@ pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), St
     Err(format!("{target} is neither a file nor a block device"))
 }
 
+/// The numbers of a block device as `physical-device` holds them: `7:1f`. `None` if the path leads to none,
+/// or does not answer in time.
+pub(crate) async fn device_numbers(path: &str, limit: Duration) -> Option<String> {
+    let path = PathBuf::from(path);
+    let numbers = move || {
+        let found = fs::metadata(path).ok().filter(|found| found.file_type().is_block_device())?;
+        Some(numbers(found.rdev()))
+    };
+    blocking(limit, numbers).await?
+}
+
+fn numbers(device: u64) -> String {
+    format!("{:x}:{:x}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 /// What there is of a target now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -207,6 +222,19 @@ mod tests {
             }
         }
         sys
+    }
+
+    #[test]
+    fn numbers_of_devices_are_hexadecimal() {
+        assert_eq!(numbers(rustix::fs::makedev(7, 31)), "7:1f");
+        assert_eq!(numbers(rustix::fs::makedev(259, 1_000_000)), "103:f4240");
+    }
+
+    #[tokio::test]
+    async fn only_block_devices_have_numbers() {
+        for path in ["/dev/null", "/", "/no/such/device"] {
+            assert_eq!(device_numbers(path, Duration::MAX).await, None, "{path}");
+        }
     }
 
     #[test]

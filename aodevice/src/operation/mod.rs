@@ -6,8 +6,10 @@
 //! | what a step does to the store, as a pure decision | [`steps`] |
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
-//! | running scripts, and what they need to undo their work | [`script`], [`saved`], [`files`] |
+//! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | libxl's configuration of the domain | [`entry`] |
+//! | what an add would do | [`plan`] |
+//! | what both ends say, for reports | [`observe`] |
 
 mod cleanup;
 mod entry;
@@ -18,6 +20,7 @@ pub(crate) mod observe;
 pub(crate) mod owner;
 mod plan;
 pub(crate) mod record;
+mod said;
 mod saved;
 mod script;
 pub(crate) mod steps;
@@ -34,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{DomId, Error};
 
+use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
 use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
@@ -71,6 +75,8 @@ pub(crate) struct Job<'a> {
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
     given_up: Option<Token>,
+    /// The device's error texts as they stood before the operation began.
+    stood: Texts,
     observed: Observation,
     _under_way: UnderWay,
 }
@@ -88,6 +94,7 @@ impl<'a> Job<'a> {
             resumes: false,
             owner_awaited: None,
             given_up: None,
+            stood: Texts::default(),
             observed: Observation::default(),
             _under_way: UnderWay::new(record.token),
             record,
@@ -137,6 +144,7 @@ impl<'a> Job<'a> {
                     let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
                     let target = probed.target.with_config(self.config_of(which.fe).await?);
                     self.resumes = probed.op.is_some();
+                    self.stood = Texts::read(client, &target.id(), target.paths()).await?;
                     let occupant = match probed.op {
                         Some(op) => Some(self.occupant(op).await?),
                         None => None,
@@ -175,7 +183,7 @@ impl<'a> Job<'a> {
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 let client = client.with_deadline(LAST_WORDS);
-                self.observed = observe::observe(&client, target).await.unwrap_or_default();
+                self.observed = observe::observe(&client, target, &self.stood).await.unwrap_or_default();
                 Event::Observed
             }
             Step::Leave => {
@@ -206,7 +214,8 @@ impl<'a> Job<'a> {
             })
         };
         let created = wait::unless_hung(created, cancel).await;
-        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.stood = written.as_mut().map(|(_, stood)| std::mem::take(stood)).unwrap_or_default();
         match (created, written) {
             (Ok(Written::Done(target)), _) => {
                 self.know(&target);
@@ -218,7 +227,7 @@ impl<'a> Job<'a> {
                     cause @ (Cause::Store(Error::Timeout { .. } | Error::Disconnected { .. })
                     | Cause::Aborted),
                 ),
-                Some(target),
+                Some((target, _)),
             ) => {
                 self.know(&target);
                 Created::Unsure(target, cause)
@@ -227,7 +236,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    async fn blocked(&self, which: Which, obstacle: Obstacle) -> Created {
+    async fn blocked(&mut self, which: Which, obstacle: Obstacle) -> Created {
         let Toolstack { client, own, .. } = self.toolstack;
         let cause = match obstacle {
             Obstacle::NoHome => return Created::Failed(Cause::NoSuchDomain(which.fe.to_string()), None),
@@ -242,8 +251,12 @@ impl<'a> Job<'a> {
             Obstacle::Alive(state) => Cause::Unrecorded(state),
         };
         // The device that is there is what the report is about.
-        let there = store::probe(client, *own, which, true).await;
-        Created::Failed(cause, there.ok().map(|probed| probed.target))
+        let there = store::probe(client, *own, which, true).await.ok().map(|probed| probed.target);
+        if let Some(there) = &there {
+            // Nothing was done to it, so no error there is of this operation.
+            self.stood = Texts::read(client, &there.id(), there.paths()).await.unwrap_or_default();
+        }
+        Created::Failed(cause, there)
     }
 
     /// Whose record this is, and whether he is alive.

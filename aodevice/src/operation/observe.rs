@@ -1,45 +1,96 @@
 //! Looking at both ends of a device, for the report on a failure.
+//!
+//! Error texts stay in the store until somebody removes them, so what stood there before an operation began
+//! is not told as its result.
 
 use bytes::Bytes;
 use devstate::StateValue;
-use xs_client::{Client, Error, Path};
+use hotplug::printable;
+use xs_client::{Client, Error, Path, Requests};
 
 use super::Target;
-use crate::Observation;
+use super::said::{Said, is_failure, some_text};
+use crate::{DeviceId, Observation, Paths};
+
+/// How much of a value of the store is shown, in characters.
+const VALUE_SHOWN: usize = 200;
 
 /// Text from the store in a form that can be shown: guests write some of it.
 pub(crate) fn shown(text: &[u8]) -> String {
-    text[..text.len().min(200)].escape_ascii().to_string()
+    printable(text, VALUE_SHOWN)
 }
 
-fn some_text(value: Option<Bytes>) -> Option<String> {
-    value.filter(|text| !text.is_empty()).map(|text| shown(&text))
+/// The error texts of a device, in a form that can be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Texts {
+    said: Said,
+    backend: Option<String>,
+    frontend: Option<String>,
 }
 
-/// Reads what both ends say of themselves.
-pub(crate) async fn observe(client: &Client, target: &Target) -> Result<Observation, Error> {
-    let (id, paths) = (target.id(), target.paths());
-    let (frontend, backend) = (&paths.frontend, &paths.backend);
-    let keys = [
-        backend.join("state")?,
-        frontend.join("state")?,
-        backend.join("hotplug-status")?,
-        backend.join("hotplug-error")?,
+impl Texts {
+    fn nodes(id: &DeviceId, paths: &Paths) -> Result<Vec<Path>, Error> {
+        let mut nodes = Vec::from(Said::nodes(&paths.backend)?);
         // Where Linux's xenbus drivers put their error texts.
-        Path::new(format!(
+        nodes.push(Path::new(format!(
             "/local/domain/{}/error/backend/{}/{}/{}/error",
             id.be, id.be_kind, id.fe, id.devid
-        ))?,
-        Path::new(format!("/local/domain/{}/error/device/{}/{}/error", id.fe, id.kind, id.devid))?,
-    ];
-    let mut seen = client.read_many(&keys).await?.into_iter();
+        ))?);
+        nodes
+            .push(Path::new(format!("/local/domain/{}/error/device/{}/{}/error", id.fe, id.kind, id.devid))?);
+        Ok(nodes)
+    }
+
+    /// In the order of the nodes.
+    fn from_values(mut next: impl FnMut() -> Option<Bytes>) -> Self {
+        Self {
+            said: Said::from_values(next(), next()),
+            backend: some_text(next()),
+            frontend: some_text(next()),
+        }
+    }
+
+    /// What stands there now.
+    pub(crate) async fn read(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<Self, Error> {
+        let mut values = store.read_many(&Self::nodes(id, paths)?).await?.into_iter();
+        Ok(Self::from_values(|| values.next().flatten()))
+    }
+
+    /// The same, for a backend's directory that is made anew.
+    pub(crate) fn without_script(self) -> Self {
+        Self { said: Said::default(), ..self }
+    }
+
+    /// What has been written since then. A status that tells of no failure is nobody's fault, and stays.
+    fn since(self, before: &Self) -> Self {
+        let status = self.said.status.clone();
+        let mut said = self.said.since(&before.said);
+        said.status = said.status.or(status.filter(|status| !is_failure(status)));
+        let new = |now: Option<String>, then: &Option<String>| now.filter(|now| then.as_ref() != Some(now));
+        Self {
+            said,
+            backend: new(self.backend, &before.backend),
+            frontend: new(self.frontend, &before.frontend),
+        }
+    }
+}
+
+/// Reads what both ends say of themselves; of error texts those that did not stand there `before`.
+pub(crate) async fn observe(client: &Client, target: &Target, before: &Texts) -> Result<Observation, Error> {
+    let (id, paths) = (target.id(), target.paths());
+    let mut nodes = vec![paths.backend.join("state")?, paths.frontend.join("state")?];
+    nodes.extend(Texts::nodes(&id, paths)?);
+    let mut seen = client.read_many(&nodes).await?.into_iter();
     let mut next = || seen.next().flatten();
+    let backend = next().as_deref().map(StateValue::parse);
+    let frontend = next().as_deref().map(StateValue::parse);
+    let texts = Texts::from_values(next).since(before);
     Ok(Observation {
-        backend: next().as_deref().map(StateValue::parse),
-        frontend: next().as_deref().map(StateValue::parse),
-        hotplug_status: some_text(next()),
-        hotplug_error: some_text(next()),
-        backend_error: some_text(next()),
-        frontend_error: some_text(next()),
+        backend,
+        frontend,
+        hotplug_status: texts.said.status,
+        hotplug_error: texts.said.error,
+        backend_error: texts.backend,
+        frontend_error: texts.frontend,
     })
 }

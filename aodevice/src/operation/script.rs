@@ -2,18 +2,19 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hotplug::{Action, Ending, Permit, Request};
+use hotplug::{Action, Ending, Permit, Report, Request};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::Path;
 
 use super::record::Stage;
+use super::said::Said;
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs};
 use super::store::{self, keys_of};
 use super::wait::{Cancel, LOOK};
-use super::{Job, Target, files, saved};
+use super::{Job, LAST_WORDS, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
 use crate::machine::{Event, Purpose};
 use crate::{Cause, Toolstack, Warning};
@@ -72,31 +73,40 @@ impl Job<'_> {
             permitted
         };
         let ran = self.run(&request, cancel, Box::pin(permit)).await;
-        match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(Ok(before)) => self.before = self.before.take().or(before),
+        let said = match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(Ok((before, said))) => {
+                self.before = self.before.take().or(before);
+                said
+            }
             Some(Err(cause)) => return Event::NotRun(cause),
             None => match &ran {
                 Err(cause @ Cause::Aborted) => return Event::NotRun(cause.clone()),
                 Err(cause) if was_not_started(cause) => return Event::NotRun(cause.clone()),
                 _ => return Event::Ran(Err(Cause::NotPermitted)),
             },
-        }
+        };
         match ran {
             Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
-            Err(cause) => Event::Ran(Err(cause)),
-            Ok(()) => Event::Ran(self.reported(target, request).await),
+            Err(cause) => Event::Ran(Err(self.in_its_words(cause, &said).await)),
+            Ok(report) => Event::Ran(self.reported(target, request, report, &said).await),
         }
     }
 
     /// Begins the first or another run. Before the first the keys that the script is given are saved, with
     /// what was made of its target already: who has to clean up after a script that was killed must not
     /// take that for its work.
-    async fn begin_add(&self, target: &Target, index: usize) -> Result<Option<String>, Cause> {
+    ///
+    /// Yields what had been made, and what earlier scripts have said of their runs.
+    async fn begin_add(&self, target: &Target, index: usize) -> Result<(Option<String>, Said), Cause> {
         let client = &self.toolstack.client;
-        let begin = |seen: &steps::Seen| Ok(((), steps::begin_add(seen, self.record.token)?));
-        store::step(client, target, &self.record, None, begin).await?;
+        let begin = |seen: &steps::Seen| {
+            // The error is forgotten in this step.
+            let said = Said { error: None, ..seen.said.clone() };
+            Ok((said, steps::begin_add(seen, self.record.token)?))
+        };
+        let said = store::step(client, target, &self.record, None, begin).await?;
         if index > 0 {
-            return Ok(None);
+            return Ok((None, said));
         }
         let found = match (target.id().kind.info().target)(target.recorded()) {
             Some(path) => files::look_at(path, None, self.toolstack.limits.file).await,
@@ -106,19 +116,60 @@ impl Job<'_> {
         let before = found.baseline();
         let origin = found.origin.to_string();
         saved::begin(client, target.paths(), target.recorded(), (&before, &origin)).await?;
-        Ok(Some(before))
+        Ok((Some(before), said))
     }
 
-    /// Takes note of what a script that succeeded has reported.
-    async fn reported(&mut self, target: &Target, request: Request) -> Result<Option<Warning>, Cause> {
+    /// The failure of a script with what it said of that in the store, if it said anything since `before`.
+    async fn in_its_words(&self, cause: Cause, before: &Said) -> Cause {
+        let Cause::Script { run, report } = cause else { return cause };
+        let client = self.toolstack.client.with_deadline(LAST_WORDS);
+        let said = async { Said::read(&client, &Path::new(run.directory())?).await };
+        match said.await {
+            Ok(said) => {
+                let report = said.since(before).into_report(*report);
+                Cause::Script { run, report: Box::new(report) }
+            }
+            Err(error) => {
+                debug!(%error, "what the script said cannot be read");
+                Cause::Script { run, report }
+            }
+        }
+    }
+
+    /// Takes note of what a script that exited with 0 has reported; of a failure, if it reported one.
+    async fn reported(
+        &mut self,
+        target: &Target,
+        request: Request,
+        report: Report,
+        before: &Said,
+    ) -> Result<Option<Warning>, Cause> {
+        let said = Said::read(&self.toolstack.client, &target.paths().backend).await?.since(before);
+        if said.is_failure() {
+            let report = Box::new(said.into_report(report));
+            return Err(Cause::Reported { run: Box::new(request), report });
+        }
         self.made = keys_of(&self.toolstack.client, &target.paths().backend).await?;
         if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
+        self.add_numbers(target).await?;
         // Whoever goes on after us is to know it too.
         saved::report(&self.toolstack.client, target.paths(), &self.made).await?;
         let missing = (target.id().kind.info().unreported)(&self.made);
         Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
+    }
+
+    /// Writes the numbers of a block device that the script has named by its path alone.
+    async fn add_numbers(&mut self, target: &Target) -> Result<(), Cause> {
+        let Some((path, key)) = target.id().kind.info().numbers else { return Ok(()) };
+        let path = self.made.get(path).filter(|path| path.starts_with('/') && !self.made.contains_key(key));
+        let Some(path) = path else { return Ok(()) };
+        if let Some(numbers) = files::device_numbers(path, self.toolstack.limits.file).await {
+            store::complete(&self.toolstack.client, target, &self.record, (key, &numbers)).await?;
+            self.made.insert(key.to_owned(), numbers);
+        }
+        Ok(())
     }
 
     /// Runs one of the scripts of a removal, in BE or in a copy of it.
@@ -154,10 +205,16 @@ impl Job<'_> {
                 saved::write_at(&self.toolstack.client, directory, &undo.keys).await?;
                 request = request.copy(directory.to_string());
             }
+            // What stands there by now is of the add, or of an earlier attempt.
+            let directory = Path::new(request.directory())?;
+            let said = Said::read(&self.toolstack.client, &directory).await.unwrap_or_default();
             // The same again, when nothing else can run for the device any more.
             let permit =
                 async { matches!(self.task(target, purpose).await, Ok(Task::Run(now)) if now == undo) };
-            let ran = self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await;
+            let ran = match self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await {
+                Err(cause) => Err(self.in_its_words(cause, &said).await),
+                ran => ran,
+            };
             if undo.inputs.is_aside() {
                 saved::remove_aside(&self.toolstack.client, target.paths()).await?;
             }
@@ -166,7 +223,7 @@ impl Job<'_> {
                 Err(Cause::Script { .. }) if self.is_undone(target, &undo.keys).await => return Ok(None),
                 ran => {
                     let surplus = (!undo.surplus.is_empty()).then_some(Warning::Surplus(undo.surplus));
-                    return ran.map(|()| surplus);
+                    return ran.map(|_| surplus);
                 }
             }
         }
@@ -246,13 +303,13 @@ impl Job<'_> {
         request: &Request,
         cancel: &CancellationToken,
         permit: Permit<'_>,
-    ) -> Result<(), Cause> {
+    ) -> Result<Report, Cause> {
         let Toolstack { runner, limits, .. } = self.toolstack;
         let report = runner.run_if(request, &limits.scripts, cancel, permit).await;
         debug!(%request, %report, "script");
         match report.ending {
             Ending::Aborted => Err(Cause::Aborted),
-            _ if report.success() => Ok(()),
+            _ if report.success() => Ok(report),
             _ => Err(Cause::Script { run: Box::new(request.clone()), report: Box::new(report) }),
         }
     }

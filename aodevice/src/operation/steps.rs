@@ -9,6 +9,7 @@
 use devstate::{Goal, StateValue, XenbusState};
 
 use super::record::{Record, Stage, Token};
+use super::said::Said;
 use crate::machine::{Claim, Closing, Destroyed, Frontend, Node};
 use crate::{Cause, Operation};
 
@@ -36,6 +37,8 @@ pub(crate) struct Seen {
     pub(crate) unfinished: bool,
     /// Whether BE holds what a script made.
     pub(crate) made: bool,
+    /// What scripts have said there of their runs.
+    pub(crate) said: Said,
 }
 
 /// Whose a device is.
@@ -62,6 +65,8 @@ pub(crate) enum Change {
     Offline,
     /// Writes `state`=5 in BE.
     TellToClose,
+    /// Removes `hotplug-error` in BE, which is of an earlier run.
+    ForgetError,
     /// Removes FE, LX and BE, with the parents that they leave empty, and then the copies.
     RemoveTree,
 }
@@ -215,11 +220,16 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
 /// when that was waited for.
 pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
     is_ready(seen, token)?;
-    Ok(vec![Change::Record(Stage::Script)])
+    let mut changes = vec![Change::Record(Stage::Script)];
+    // The status stays: netback takes its absence for a reason to wait.
+    if seen.said.error.is_some() {
+        changes.push(Change::ForgetError);
+    }
+    Ok(changes)
 }
 
 /// Whether the device is ours, and its backend ready.
-fn is_ready(seen: &Seen, token: Token) -> Result<(), Cause> {
+pub(crate) fn is_ready(seen: &Seen, token: Token) -> Result<(), Cause> {
     seen.lost(seen.standing(token))?;
     let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
     match seen.be_state() {

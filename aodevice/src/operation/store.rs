@@ -12,8 +12,9 @@ use tracing::debug;
 use xs_client::{Client, DomId, ErrorCode, Op, Path, Request, Requests, Transaction};
 
 use super::cleanup::{self, CleanupRoots};
-use super::observe::shown;
+use super::observe::{Texts, shown};
 use super::record::Record;
+use super::said::Said;
 use super::steps::{self, Change, Obstacle, Seen};
 use super::wait::Cancel;
 use super::{Target, files, saved};
@@ -31,6 +32,7 @@ pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<
     let Paths { home, backend, toolstack, .. } = paths;
     let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
     keys.extend([backend.clone(), backend.join("state")?]);
+    keys.extend(Said::nodes(backend)?);
     for key in kind.info().made {
         keys.push(backend.join(key)?);
     }
@@ -45,6 +47,7 @@ pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<
         be: next().is_some(),
         be_state: next().as_deref().map(StateValue::parse),
         unfinished: false,
+        said: Said::from_values(next(), next()),
         made: values.any(|made| made.is_some()),
     })
 }
@@ -66,6 +69,7 @@ pub(crate) async fn apply(
             Change::DeleteFrontend => {}
             Change::Offline => tx.write(&backend.join("online")?, "0").await?,
             Change::TellToClose => tx.write(&backend.join("state")?, XenbusState::Closing.digits()).await?,
+            Change::ForgetError => tx.rm(&backend.join("hotplug-error")?).await?,
             Change::RemoveTree => {
                 cleanup::remove(tx, frontend, &roots.frontend).await?;
                 cleanup::remove(tx, toolstack, &roots.toolstack).await?;
@@ -84,15 +88,16 @@ pub(crate) enum Written {
 
 /// Writes the device's tree, if nothing stands in the way.
 ///
-/// Once everything is written, `written` holds the device: if the outcome is an error then, it is
-/// that of the commit, and if the store gave no answer it may have been carried out.
+/// Once everything is written, `written` holds the device, and the error texts that stood there before: if
+/// the outcome is an error then, it is that of the commit, and if the store gave no answer it may have been
+/// carried out.
 pub(crate) async fn create(
     client: &Client,
     (fe, own): (DomId, DomId),
     device: &Device,
     guest: &Guest,
     record: &Record,
-    written: &Mutex<Option<Target>>,
+    written: &Mutex<Option<(Target, Texts)>>,
     cancel: Cancel<'_>,
 ) -> Result<Written, Cause> {
     let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
@@ -113,6 +118,8 @@ pub(crate) async fn create(
             return Ok(Written::Blocked(id.which(), obstacle));
         }
         check_room(&tx, &id, &paths, device).await?;
+        // Not in the transaction: the guest can write there.
+        let stood = Texts::read(client, &id, &paths).await?.without_script();
         let fe = tx.read_opt(&paths.frontend).await?.is_some();
         let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
         for (_, path) in stale.into_iter().filter(|(there, _)| *there) {
@@ -121,7 +128,7 @@ pub(crate) async fn create(
         let tree = device.as_spec().tree(&id, guest);
         tx.all(tree.requests(&id, &paths, &record.to_string())?).await?;
         let target = Target::new(id, tree.backend.recorded())?;
-        set(Some(target.clone()));
+        set(Some((target.clone(), stood)));
         Ok(Written::Done(target))
     })
     .await
@@ -348,6 +355,26 @@ pub(crate) async fn step<T>(
         let (result, changes) = decide(&seen)?;
         apply(&tx, target, record, &seen, &changes).await?;
         Ok(result)
+    })
+    .await
+}
+
+/// Adds a key to BE that the backend needs and the script did not write, unless it is there by now. A
+/// device that is not ours any more, or whose backend is not ready, is left alone: a write would bring a
+/// directory back that is gone.
+pub(crate) async fn complete(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (key, value): (&str, &str),
+) -> Result<(), Cause> {
+    transact(client, |tx| async move {
+        steps::is_ready(&look(&tx, target.id().kind, target.paths()).await?, record.token)?;
+        let node = target.paths().backend.join(key)?;
+        if tx.read_opt(&node).await?.is_none() {
+            tx.write(&node, value.to_owned()).await?;
+        }
+        Ok(())
     })
     .await
 }

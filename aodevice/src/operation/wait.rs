@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Path};
 
+use super::observe::shown;
 use super::record::{Occupant, Record, Token};
 use super::{Job, Target, store};
 use crate::machine::{Event, Node, Reached, Until};
@@ -92,7 +93,7 @@ async fn lost(
             }
             let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
             if let Some(who) = asked.filter(|_| cancel.is_some()) {
-                return Ok(Cause::Asked(who.escape_default().to_string()));
+                return Ok(Cause::Asked(shown(who.as_bytes())));
             }
             let state = state.map(|state| StateValue::parse(state.as_bytes()));
             let node = Node::BackendState;
@@ -163,7 +164,7 @@ impl Job<'_> {
                             None => absent_fails.then_some(Err(Cause::Vanished(node))),
                             Some(_) if is(done) => Some(Ok(Reached::Value)),
                             Some(found) if is(fail) => {
-                                let found = super::observe::shown(found);
+                                let found = shown(found);
                                 Some(Err(Cause::Refused { node, goal: until.to_string(), found }))
                             }
                             Some(_) => None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use hotplug::{Ending, Report, Request};
+use hotplug::{Ending, Report, Request, printable};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 use xs_client::DomId;
@@ -32,12 +32,22 @@ impl fmt::Display for End {
     }
 }
 
+/// How many characters are shown of a text that names what a caller has passed, such as a file.
+const TEXT_SHOWN: usize = 1000;
+
+/// As in `reported a failure (hotplug-status is busy): /dev/sdb is mounted`.
+fn in_words(report: &Report) -> String {
+    let status = report.hotplug_status.as_deref().unwrap_or("error");
+    let words = report.last_words().map(|words| format!(": {words}")).unwrap_or_default();
+    format!("reported a failure (hotplug-status is {status}){words}")
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Cause {
     /// The store knows no such domain.
-    #[error("the store knows no domain {0}")]
+    #[error("the store knows no domain {}", printable(.0, TEXT_SHOWN))]
     NoSuchDomain(String),
     /// All that is left of a domain is its home in the store.
     #[error("domain {0} does not run any more; the store only holds what is left of it")]
@@ -63,7 +73,7 @@ pub enum Cause {
     #[error("the guest's frontend is served by another backend, whose state is {0}")]
     FrontendInUse(XenbusState),
     /// The device cannot be had as it was described.
-    #[error("{0}")]
+    #[error("{}", printable(.0, TEXT_SHOWN))]
     Invalid(String),
     /// What is to be served is not there, or is nothing that can be served.
     #[error("the target {0}")]
@@ -111,6 +121,15 @@ pub enum Cause {
         /// What was run.
         run: Box<Request>,
         /// How it ended.
+        report: Box<Report>,
+    },
+    /// A hotplug script exited with 0, and reported to its backend that it failed: the report's
+    /// `hotplug_status` is `error`, or `busy` if its target is in use.
+    #[error("the hotplug script `{run}` {}", in_words(report))]
+    Reported {
+        /// What was run.
+        run: Box<Request>,
+        /// How it ended, and what it reported.
         report: Box<Report>,
     },
     /// A script was killed that may have made one of these, and so may a script of another device of the same
@@ -210,6 +229,7 @@ impl Cause {
             Self::Refused { .. } => "refused",
             Self::Vanished(_) => "vanished",
             Self::Script { .. } => "script",
+            Self::Reported { .. } => "reported",
             Self::Undecided(_) => "undecided",
             Self::NotPermitted => "not_permitted",
             Self::Gone { .. } => "gone",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use hotplug::Ending;
+use hotplug::{Ending, Report, Request, SpawnFault, printable};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
@@ -59,7 +59,14 @@ impl Failure {
     /// What was observed, in sentences: the cause first; never empty.
     pub fn observations(&self) -> Vec<String> {
         let mut sentences = vec![self.cause.to_string()];
-        sentences.extend(self.observed.sentences());
+        let mut observed = self.observed.clone();
+        // What the cause says already.
+        match &self.cause {
+            Cause::Script { report, .. } if report.hotplug_error.is_some() => observed.hotplug_error = None,
+            Cause::Reported { .. } => (observed.hotplug_status, observed.hotplug_error) = (None, None),
+            _ => {}
+        }
+        sentences.extend(observed.sentences());
         if self.observed.backend_is(XenbusState::Initialising) {
             sentences.push("no backend driver has taken the device up".to_owned());
         }
@@ -97,21 +104,52 @@ impl Failure {
             }
             Cause::TimedOut { .. } => Hint::RemoveAgainOrForce,
             Cause::Refused { .. } | Cause::Vanished(_) => Hint::ReadKernelLog,
-            Cause::Script { report, .. } => match &report.ending {
-                Ending::SpawnFailed(_) => Hint::NameScript,
-                Ending::TimedOut => Hint::GiveScriptTime(report.duration),
-                _ => Hint::ReadScriptLog,
-            },
+            Cause::Script { run, report } => self.hint_on_script(run, report),
+            Cause::Reported { report, .. } => on_reported(report),
             Cause::Undecided(_) => Hint::RemoveAgain,
             Cause::NotPermitted => Hint::MendRunner,
             Cause::Gone { domain: true } => Hint::ListDomains,
             Cause::Taken | Cause::Gone { .. } | Cause::Asked(_) => Hint::SeeWhoElse,
             Cause::Config { .. } => Hint::AddWithoutConfig,
             Cause::Store(error) => Hint::Store(error.hint()),
-            Cause::Aborted if self.operation == Operation::Detach => Hint::RemoveAgain,
-            Cause::Aborted => Hint::AddAgain,
+            Cause::Aborted => self.again(),
         }
     }
+
+    fn again(&self) -> Hint {
+        if self.operation == Operation::Detach { Hint::RemoveAgain } else { Hint::AddAgain }
+    }
+
+    /// What to do about a script that did not end well, or did not begin.
+    fn hint_on_script(&self, run: &Request, report: &Report) -> Hint {
+        match &report.ending {
+            Ending::SpawnFailed(error) => {
+                let script = printable(run.script.as_os_str().as_encoded_bytes(), usize::MAX);
+                match error.fault() {
+                    // Which script removes a device was settled when that was added.
+                    SpawnFault::NotFound | SpawnFault::NotAFile if self.operation == Operation::Detach => {
+                        Hint::RestoreScript(script)
+                    }
+                    SpawnFault::NotFound | SpawnFault::NotAFile => Hint::NameScript,
+                    SpawnFault::Lock => Hint::MendLocks,
+                    fault => Hint::MendScript { script, fault },
+                }
+            }
+            Ending::TimedOut => Hint::GiveScriptTime(report.duration),
+            Ending::Exited(126 | 127) => Hint::InstallProgram,
+            Ending::Exited(_) => on_reported(report),
+            // By a fault of its own, or for want of memory: the kernel logs both.
+            Ending::Signalled(_) => Hint::ReadKernelLog,
+            Ending::NotStarted => Hint::SeeWhoElse,
+            _ => self.again(),
+        }
+    }
+}
+
+/// What to do about what a script reported.
+fn on_reported(report: &Report) -> Hint {
+    let is_busy = report.hotplug_status.as_deref() == Some("busy");
+    if is_busy { Hint::FreeTarget } else { Hint::ReadScriptLog }
 }
 
 /// Its parts, as far as they are data: the cause as a text.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hotplug::SpawnFault;
 use serde::Serialize;
 
 use crate::Kind;
@@ -44,6 +45,21 @@ pub enum Hint {
     ReadKernelLog,
     /// Name a script that exists and can be executed.
     NameScript,
+    /// Put the script back that is recorded of the device, or remove the device without it.
+    RestoreScript(String),
+    /// Mend the file of the script.
+    MendScript {
+        /// Its path, in a form that can be shown.
+        script: String,
+        /// What is wrong with it.
+        fault: SpawnFault,
+    },
+    /// See that the directory for locks can be written: its file system may be full.
+    MendLocks,
+    /// Install the program that the script's last line names, or see that it can be executed.
+    InstallProgram,
+    /// Free what the device is to serve where it is in use.
+    FreeTarget,
     /// Run the script by hand, or give it more time.
     GiveScriptTime(Duration),
     /// The log of the stock scripts tells why.

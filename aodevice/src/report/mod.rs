@@ -9,6 +9,7 @@ mod warning;
 
 use std::time::Duration;
 
+use hotplug::printable;
 use serde::{Serialize, Serializer};
 use xs_client::DomId;
 
@@ -20,6 +21,9 @@ pub use warning::Warning;
 
 use crate::id::domid_number;
 use crate::{DeviceId, Kind};
+
+/// How many characters of a device's name are shown.
+const NAME_SHOWN: usize = 100;
 
 /// A device in a report: its identity, as far as it is known, and its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,7 +42,7 @@ pub struct Named {
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind, self.name)
+        write!(f, "{} {}", self.kind, printable(&self.name, NAME_SHOWN))
     }
 }
 

@@ -3,8 +3,8 @@
 use devstate::{StateValue, XenbusState};
 use serde::Serialize;
 
-/// What the two ends of a device say of themselves. What the guest wrote is marked, shortened and
-/// escaped before it is shown.
+/// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
+/// Error texts that stood in the store before the operation began are left out: they are not its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Observation {
@@ -12,7 +12,7 @@ pub struct Observation {
     pub backend: Option<StateValue>,
     /// The frontend's state, as the guest wrote it.
     pub frontend: Option<StateValue>,
-    /// `hotplug-status`, as the script left it.
+    /// `hotplug-status`, as the script left it; `error` and `busy` only if they are of this operation.
     pub hotplug_status: Option<String>,
     /// `hotplug-error`, as the script left it.
     pub hotplug_error: Option<String>,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use hotplug::{Report, Request};
+use hotplug::{LINE_SHOWN, Report, Request, printable};
 use serde::{Serialize, Serializer};
 
 use crate::Cause;
@@ -67,7 +67,7 @@ impl fmt::Display for Warning {
             Self::Surplus(devices) => write!(
                 f,
                 "a hotplug script was killed, and {} was made of the device's target since it began and may be left",
-                devices.join(", ")
+                printable(devices.join(", "), LINE_SHOWN)
             ),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
             Self::NotStruck(cause) => write!(

@@ -103,8 +103,7 @@ async fn the_script_fails() {
         told(&failure),
         [
             "cannot attach vbd xvda to domain 1",
-            "the hotplug script `/etc/xen/scripts/block add` exited with status 1",
-            "the script says: losetup: no free device",
+            "the hotplug script `/etc/xen/scripts/block add` exited with status 1: losetup: no free device",
             "backend state 2 (InitWait), frontend state 1 (Initialising)",
             "after 4.0 s in all",
             "ReadScriptLog",

@@ -15,4 +15,5 @@ mod races;
 mod remove;
 mod reports;
 mod tree;
+mod words;
 mod world;

@@ -191,8 +191,10 @@ async fn the_script_fails() {
     });
     assert_eq!(
         warned(&ended.unwrap()),
-        ["the hotplug script `/etc/xen/scripts/block remove` exited with status 1; what it was to undo \
-          (loop device, bridge port) may be left"]
+        [
+            "the hotplug script `/etc/xen/scripts/block remove` exited with status 1: losetup: device busy; what it was to undo \
+          (loop device, bridge port) may be left"
+        ]
     );
     assert_eq!(world.dump().await, before, "with hotplug-error, which the script wrote");
 }

@@ -1,8 +1,10 @@
 //! How runs end: by signals, with pipes that break or that nobody reads, on a store that does not
 //! answer, and with limits that no clock can say. Each test is named after the finding that it
-//! keeps away: A for ends of the process and of its pipes, D9 for errors that were not told.
+//! keeps away: A for ends of the process and of its pipes, C for what a script says, D9 for errors that were
+//! not told.
 
 mod scene;
+mod scripts;
 
 use std::fs::{self, File};
 use std::io::Read;

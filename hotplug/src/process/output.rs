@@ -5,11 +5,14 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 
 use serde::{Serialize, Serializer};
 use tokio::net::unix::pipe;
+
+use crate::{LINE_SHOWN, printable};
 
 /// How much of a script's output is kept, in bytes.
 pub const OUTPUT_MAX: usize = 64 * 1024;
@@ -19,7 +22,10 @@ const LINE_MAX: usize = 4096;
 
 /// The last [`OUTPUT_MAX`] bytes that a script wrote to its standard output and standard error, in the
 /// order in which it wrote them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// They are data, as the script wrote them. What can be shown of them is [`Output::last_line`]; `Debug`
+/// shows no more.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Output {
     tail: Vec<u8>,
     truncated: bool,
@@ -41,10 +47,22 @@ impl Output {
         self.truncated
     }
 
-    /// The last line that is not blank, without surrounding blanks: mostly the reason of a failure.
+    /// The last line that is not blank, without surrounding blanks: mostly the reason of a failure. It can
+    /// be shown as it is: what is not printable is escaped, and it is no longer than [`LINE_SHOWN`].
     pub fn last_line(&self) -> Option<String> {
         let mut lines = self.tail.rsplit(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-        lines.find(|line| !line.is_empty()).map(|line| String::from_utf8_lossy(line).into_owned())
+        lines.find(|line| !line.is_empty()).map(|line| printable(line, LINE_SHOWN))
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tail, truncated } = self;
+        f.debug_struct("Output")
+            .field("len", &tail.len())
+            .field("truncated", truncated)
+            .field("last_line", &self.last_line())
+            .finish()
     }
 }
 
@@ -110,7 +128,7 @@ impl Capture {
     }
 
     fn log_line(&mut self) {
-        tracing::debug!("{}", String::from_utf8_lossy(self.line.trim_ascii_end()));
+        tracing::debug!("{}", printable(self.line.trim_ascii_end(), usize::MAX));
         self.line.clear();
     }
 
@@ -167,5 +185,6 @@ mod tests {
         assert_eq!(Output::from("a\n b\r\n \n\n").last_line().as_deref(), Some("b"));
         assert_eq!(Output::from("a").last_line().as_deref(), Some("a"));
         assert_eq!(Output::from("\n\n").last_line(), None);
+        assert_eq!(Output::from("\u{1b}[2Jgone\n").last_line().as_deref(), Some(r"\x1b[2Jgone"));
     }
 }

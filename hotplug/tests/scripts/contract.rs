@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 
-use hotplug::{Action, Ending, Kind, Request};
+use hotplug::{Action, Kind, Request};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -136,27 +136,4 @@ async fn working_directory_and_umask_are_inherited() {
 #[tokio::test]
 async fn a_name_without_a_slash_is_searched_for() {
     assert!(run(&request("true")).await.success());
-}
-
-#[tokio::test]
-async fn failures_to_start_say_what_is_wrong() {
-    let scripts = Scripts::new();
-    let text = |ending: Ending| match &ending {
-        Ending::SpawnFailed(_) => ending.to_string(),
-        other => panic!("it was started: {other}"),
-    };
-    let try_it = async |script: std::path::PathBuf| {
-        let report = run(&request(script)).await;
-        assert!(!report.success());
-        assert!(report.duration.is_zero());
-        text(report.ending)
-    };
-    assert_eq!(try_it(scripts.path("missing")).await, "could not be started: there is no such file");
-    assert_eq!(try_it("no-such-hotplug-script".into()).await, "could not be started: there is no such file");
-    let plain = scripts.file("plain", "644", "#!/bin/sh\n");
-    assert_eq!(try_it(plain).await, "could not be started: the file is not executable");
-    let orphan = scripts.file("orphan", "755", "#! /no/such/shell -e\n");
-    assert_eq!(try_it(orphan).await, "could not be started: its interpreter /no/such/shell does not exist");
-    let nul = Request::new(Kind::Vif, Action::Add, 1, 0, "true").recorded("gatewaydev", "a\0b");
-    assert!(text(run(&nul).await.ending).contains("nul byte"));
 }

@@ -7,4 +7,5 @@ mod lock;
 mod output;
 mod program;
 mod queue;
+mod start;
 mod support;

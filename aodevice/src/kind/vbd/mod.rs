@@ -42,10 +42,8 @@ pub(crate) const INFO: KindInfo = KindInfo {
         complete: |_, _| {},
     },
     runs: |_| &[hotplug::Kind::Vbd],
-    unreported: |keys| {
-        let has = |key| keys.contains_key(key);
-        (!has("physical-device") && !has("physical-device-path")).then_some("physical-device")
-    },
+    unreported: |keys| (!keys.contains_key("physical-device")).then_some("physical-device"),
+    numbers: Some(("physical-device-path", "physical-device")),
     target: |keys| keys.get("params").map(String::as_str).filter(|params| params.starts_with('/')),
     undo,
 };

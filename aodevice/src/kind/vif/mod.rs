@@ -55,6 +55,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         let status = keys.get("hotplug-status").map(String::as_str);
         (status != Some("connected")).then_some("hotplug-status=connected")
     },
+    numbers: None,
     target: |_| None,
     undo: |_, _| Some(Recorded::new()),
 };

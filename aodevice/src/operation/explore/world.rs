@@ -157,6 +157,7 @@ impl World {
             be_state: self.be.flatten().map(StateValue::State),
             unfinished: self.unfinished,
             made: self.node.is_some(),
+            ..Seen::default()
         }
     }
 
@@ -166,7 +167,7 @@ impl World {
                 Change::Record(stage) => (self.lx, self.op) = (true, Some(record.at(*stage).to_string())),
                 Change::Release => self.op = None,
                 Change::DeleteFrontend => self.fe = None,
-                Change::Offline => {}
+                Change::Offline | Change::ForgetError => {}
                 Change::TellToClose => self.be = Some(Some(XenbusState::Closing)),
                 Change::RemoveTree => self.remove_tree(),
             }

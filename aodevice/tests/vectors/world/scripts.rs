@@ -21,6 +21,8 @@ pub(crate) enum Line {
     Takes(f64),
     /// Writes this to `hotplug-error` and exits with 1.
     Fails(&'static str),
+    /// Writes these keys and values, and exits with this status.
+    Says(&'static [(&'static str, &'static str)], i32),
     /// Nothing, and exits with 0.
     Forgets,
     /// Nothing, for ever.
@@ -94,6 +96,18 @@ impl Scripts {
                     let node = Path::new(format!("{}/hotplug-error", run.directory())).unwrap();
                     self.client.write(&node, error).await.unwrap();
                     Ending::Exited(1)
+                }
+                Some(Line::Says(keys, status)) => {
+                    for (key, value) in keys {
+                        // An absolute key is another's.
+                        let node = if key.starts_with('/') {
+                            (*key).to_owned()
+                        } else {
+                            format!("{}/{key}", run.directory())
+                        };
+                        self.client.write(&Path::new(node).unwrap(), *value).await.unwrap();
+                    }
+                    Ending::Exited(status)
                 }
                 Some(Line::Takes(_)) | None => {
                     let duration = if let Some(Line::Takes(seconds)) = line { seconds } else { 0.0 };

@@ -1,0 +1,86 @@
+//! What a script says of its run in the store, beside its exit status: `hotplug-status` and
+//! `hotplug-error`.
+//!
+//! Both nodes stay when a run is over, so what stands there may be an older run's word: of an earlier
+//! script of the same add, or of the add when the device is removed. What stood there before a run began
+//! is not told as its result.
+
+use bytes::Bytes;
+use hotplug::{LINE_SHOWN, Report, printable};
+use xs_client::{Client, Error, Path, PathError};
+
+/// A value of the store in a form that can be shown; `None` if there is nothing in it.
+pub(crate) fn some_text(value: Option<Bytes>) -> Option<String> {
+    value.filter(|text| !text.is_empty()).map(|text| printable(text, LINE_SHOWN))
+}
+
+/// What scripts have said of their runs, in a form that can be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// `hotplug-status`.
+    pub(crate) status: Option<String>,
+    /// `hotplug-error`.
+    pub(crate) error: Option<String>,
+}
+
+impl Said {
+    /// Where scripts say it that run in this directory.
+    pub(crate) fn nodes(directory: &Path) -> Result<[Path; 2], PathError> {
+        Ok([directory.join("hotplug-status")?, directory.join("hotplug-error")?])
+    }
+
+    /// From what stands there, in the order of [`Self::nodes`].
+    pub(crate) fn from_values(status: Option<Bytes>, error: Option<Bytes>) -> Self {
+        Self { status: some_text(status), error: some_text(error) }
+    }
+
+    pub(crate) async fn read(client: &Client, directory: &Path) -> Result<Self, Error> {
+        let mut values = client.read_many(&Self::nodes(directory)?).await?.into_iter();
+        let mut next = || values.next().flatten();
+        Ok(Self::from_values(next(), next()))
+    }
+
+    /// What was said since then. A new error makes the status new as well: scripts write both.
+    pub(crate) fn since(self, before: &Self) -> Self {
+        let error = self.error.filter(|error| before.error.as_ref() != Some(error));
+        let is_new = error.is_some() || self.status != before.status;
+        Self { status: self.status.filter(|_| is_new), error }
+    }
+
+    /// Whether it says that the run failed.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.status.as_deref().is_some_and(is_failure)
+    }
+
+    /// The report of the run that said it.
+    pub(crate) fn into_report(self, report: Report) -> Report {
+        report.reported(self.status, self.error)
+    }
+}
+
+/// Whether a `hotplug-status` tells of a failure. The stock scripts write `busy` for a target that is in use,
+/// and `error` for all else.
+pub(crate) fn is_failure(status: &str) -> bool {
+    matches!(status, "error" | "busy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stood_there_before_the_run_is_not_its_result() {
+        let said = |status: Option<&str>, error: Option<&str>| Said {
+            status: status.map(str::to_owned),
+            error: error.map(str::to_owned),
+        };
+        let old = said(Some("error"), Some("no such LUN"));
+        assert_eq!(old.clone().since(&old), Said::default());
+        assert_eq!(old.clone().since(&Said::default()), old);
+        // Cleared before the run, and written anew.
+        assert_eq!(old.clone().since(&said(Some("error"), None)), old);
+        assert_eq!(said(Some("busy"), Some("no such LUN")).since(&old), said(Some("busy"), None));
+        assert!(!said(Some("connected"), Some("a remark")).is_failure());
+        assert!(old.is_failure() && said(Some("busy"), None).is_failure());
+    }
+}
