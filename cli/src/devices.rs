@@ -44,7 +44,7 @@ pub(crate) async fn attach(
     let world = World::open(store).await?;
     let fe = domain(&world.client, guest).await?;
     let (toolstack, progress) = watched(&world, attaching.limits(), &attaching.telling).await?;
-    let outcome = toolstack.add(fe, device, attaching.addition(), &cancel).await;
+    let outcome = attaching.recording.of(toolstack).add(fe, device, attaching.addition(), &cancel).await;
     progress.done();
     output::report(&attaching.telling, outcome)
 }
@@ -59,7 +59,8 @@ pub(crate) async fn detach(
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
     let (toolstack, progress) = watched(world, detaching.limits(), &detaching.telling).await?;
-    let outcome = toolstack.remove(fe, which, detaching.removal(force), &cancel).await;
+    let outcome =
+        detaching.recording.of(toolstack).remove(fe, which, detaching.removal(force), &cancel).await;
     progress.done();
     output::report(&detaching.telling, outcome)
 }
