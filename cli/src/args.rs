@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::{Addition, Force, Limits, Removal, WaitFor};
+use aodevice::{Addition, Force, Limits, Removal, Toolstack, WaitFor};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
@@ -120,6 +120,28 @@ struct Others {
     take_over: bool,
 }
 
+/// The configuration that libxl keeps of a domain.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Recording {
+    /// Do not enter the device into the configuration that libxl keeps of the guest, nor strike it out
+    /// there. By that xl reboots, restores and migrates the guest
+    #[arg(long)]
+    no_record: bool,
+    /// Where libxl keeps it
+    #[arg(long, hide = true, value_name = "DIR")]
+    libxl_dir: Option<PathBuf>,
+}
+
+impl Recording {
+    pub(crate) fn of(&self, toolstack: Toolstack) -> Toolstack {
+        match &self.libxl_dir {
+            _ if self.no_record => toolstack.without_libxl_config(),
+            Some(libxl_dir) => toolstack.with_libxl_dir(libxl_dir),
+            None => toolstack,
+        }
+    }
+}
+
 /// What all attaching has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Attaching {
@@ -143,6 +165,8 @@ pub(crate) struct Attaching {
     xl_conf: PathBuf,
     #[command(flatten)]
     others: Others,
+    #[command(flatten)]
+    pub(crate) recording: Recording,
 }
 
 impl Attaching {
@@ -207,6 +231,8 @@ pub(crate) struct Detaching {
     adopt: bool,
     #[command(flatten)]
     others: Others,
+    #[command(flatten)]
+    pub(crate) recording: Recording,
 }
 
 impl Detaching {

@@ -58,7 +58,7 @@ pub(crate) async fn attach(
     }
     let fe = domain(&world.client, guest).await?;
     let (toolstack, progress) = watched(&world, attaching.limits(), common).await?;
-    let outcome = toolstack.add(fe, device, attaching.addition(), &cancel).await;
+    let outcome = attaching.recording.of(toolstack).add(fe, device, attaching.addition(), &cancel).await;
     progress.done();
     output::report(common, outcome)
 }
@@ -100,7 +100,8 @@ pub(crate) async fn detach(
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
     let (toolstack, progress) = watched(world, detaching.limits(), common).await?;
-    let outcome = toolstack.remove(fe, which, detaching.removal(force), &cancel).await;
+    let outcome =
+        detaching.recording.of(toolstack).remove(fe, which, detaching.removal(force), &cancel).await;
     progress.done();
     output::report(common, outcome)
 }

@@ -2,6 +2,10 @@
 # First process of a guest: loads the frontends, then tells once a second which devices it has.
 # Its console is the only way to look into the guest; see scenarios/lib/guest.sh for the reader's side.
 
+# A shell as the first process takes no signal unless it says so; these are busybox's for reboot and poweroff.
+trap 'reboot -f' TERM
+trap 'poweroff -f' USR2
+
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev

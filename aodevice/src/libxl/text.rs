@@ -31,7 +31,7 @@ fn put(out: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Object(members) => put_object(out, members, depth),
         Value::Array(items) => {
-            put_block(out, ['[', ']'], depth, items, |out, item| put(out, item, depth + 1))
+            put_block(out, ['[', ']'], depth, items, |out, item| put(out, item, depth + 1));
         }
         Value::String(text) => put_string(out, text),
         Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),

@@ -3,15 +3,17 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aodevice::libxl::{ConfigError, Locked, Userdata};
-use aodevice::{Cause, Device, FailureKind, Force, Hint, Step, Toolstack, WaitFor, vif};
+use aodevice::{Cause, Device, FailureKind, Force, Hint, Limits, Step, Toolstack, WaitFor, Warning, vif};
+use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{BE, Ended, GUEST, LX, World, disk, disk_named, tenths, warned};
+use crate::world::{BE, Ended, GUEST, LX, World, disk, path, tenths, warned};
 
 const VM: &str = "/vm/0a1b2c3d-0000-4000-8000-0123456789ab";
 const ANOTHER_VM: &str = "/vm/0a1b2c3d-0000-4000-8000-ffffffffffff";
@@ -308,27 +310,42 @@ async fn a_lock_that_is_held_too_long_is_a_warning_of_a_detach() {
 /// While the lock is waited for, what is to be entered may be given up, lost, or of another domain.
 #[tokio::test(start_paused = true)]
 async fn what_came_to_nothing_meanwhile_is_not_entered() {
-    for meanwhile in ["cancelled", "removed by another toolstack", "gone with its domain"] {
+    for (meanwhile, says) in [
+        ("it is cancelled", "cancelled"),
+        ("xl removes the device", "removed by another toolstack"),
+        ("the domain is replaced", "gone with its domain"),
+        ("the domain goes", "gone with its domain"),
+    ] {
         let made = Made::new().await;
         let (device, locked, cancel) = (disk(), made.lock(), CancellationToken::new());
         let (added, ()) = join!(made.add_unless(&device, &cancel), async {
             made.is_taken_up().await;
             made.entering.cancelled().await;
             match meanwhile {
-                "cancelled" => cancel.cancel(),
-                "gone with its domain" => made.world.write("/local/domain/1/vm", ANOTHER_VM).await,
-                _ => made.world.dom0.rm(&crate::world::path(LX)).await.unwrap(),
-            }
-            if meanwhile == "cancelled" {
-                made.is_let_go().await;
-            }
-            drop(locked);
-            if meanwhile == "gone with its domain" {
-                made.is_let_go().await;
+                "it is cancelled" => {
+                    cancel.cancel();
+                    made.is_let_go().await;
+                    drop(locked);
+                }
+                "xl removes the device" => {
+                    made.world.dom0.rm(&path(LX)).await.unwrap();
+                    drop(locked);
+                }
+                _ => {
+                    match meanwhile {
+                        "the domain goes" => made.world.store.release(GUEST),
+                        _ => made.world.write("/local/domain/1/vm", ANOTHER_VM).await,
+                    }
+                    drop(locked);
+                    made.is_let_go().await;
+                }
             }
         });
         let failure = added.unwrap_err();
-        assert!(failure.cause.to_string().contains(meanwhile), "{failure}");
+        assert!(failure.cause.to_string().contains(says), "{meanwhile}: {failure}");
+        if let Some(before_striking) = made.before_striking.lock().unwrap().take() {
+            assert_eq!(before_striking, format!("{CREATED}\0"), "{meanwhile}");
+        }
         made.is_as_created();
     }
 }
@@ -349,7 +366,7 @@ async fn a_file_that_cannot_be_changed_fails_an_attach() {
             // In the way of the new file.
             fs::create_dir(&new).unwrap();
         }
-        let device = disk_named("xvda");
+        let device = disk();
         let (added, ()) = join!(made.add(&device), async {
             made.is_taken_up().await;
             made.is_let_go().await;
@@ -360,4 +377,31 @@ async fn a_file_that_cannot_be_changed_fails_an_attach() {
         assert_eq!(made.text(), text);
         assert_eq!(made.world.dump().await, before);
     }
+}
+
+/// A pipe that nobody writes to stands for storage that does not answer.
+#[tokio::test]
+async fn what_was_given_up_is_not_written_later() {
+    let mut made = Made::new().await;
+    let limit = Duration::from_millis(100);
+    let mut limits = Limits::default();
+    (limits.file, limits.config) = (limit, limit);
+    made.toolstack = made.toolstack.clone().with_limits(limits).with_observer(|_| {});
+    let (device, file) = (disk(), made.userdata.path());
+    fs::remove_file(&file).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &file, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let (added, ()) = join!(made.add(&device), async {
+        made.is_taken_up().await;
+        made.is_let_go().await;
+    });
+    let failure = added.unwrap_err();
+    assert!(matches!(&failure.cause, Cause::Config { problem: ConfigError::NoAnswer(_), .. }), "{failure}");
+    // It has the lock still, so the roll-back cannot know.
+    assert!(matches!(&failure.warnings[..], [Warning::NotStruck(_)]), "{failure:?}");
+    fs::write(&file, CREATED).unwrap();
+    while made.userdata.try_lock().unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(FileType::from_raw_mode(fs::metadata(&file).unwrap().mode()).is_fifo());
+    assert_eq!(fs::read_dir(made.directory.path()).unwrap().count(), 1);
 }
