@@ -101,7 +101,7 @@ pub(crate) struct Problem {
     /// Whether standard output holds its one value of JSON already.
     pub(crate) told: bool,
     /// What its JSON object holds besides these.
-    details: Map<String, Value>,
+    details: Box<Map<String, Value>>,
 }
 
 impl Problem {
@@ -118,7 +118,7 @@ impl Problem {
             Code::Cancelled => Exit::Aborted,
             _ => Exit::Failed,
         };
-        Self { code, tried, observed, hint, exit, told: false, details: Map::new() }
+        Self { code, tried, observed, hint, exit, told: false, details: Box::default() }
     }
 
     /// A store that failed while something was tried.
@@ -172,7 +172,7 @@ impl Problem {
             "observed": observed,
             "hint": line(hint),
         });
-        for (name, detail) in details {
+        for (name, detail) in details.iter() {
             if value.get(name).is_none() {
                 value[name] = detail.clone();
             }
@@ -189,8 +189,8 @@ pub(crate) fn line(text: &str) -> String {
 impl From<Box<Failure>> for Problem {
     fn from(failure: Box<Failure>) -> Self {
         let details = match json!(*failure) {
-            Value::Object(details) => details,
-            _ => Map::new(),
+            Value::Object(details) => Box::new(details),
+            _ => Box::default(),
         };
         Self {
             code: Code::Of(failure.cause.code()),

@@ -133,7 +133,7 @@ expect_exit 0 stale-detached xl block-detach g 51712
 expect_exit 0 stale-replaced xendev block-attach g "$FIRST,raw,xvda,w"
 expect_config_names() { # WORDS NAME
     config_of g 2> "$LAB/config.err" | grep -o '"pdev_path": "[^"]*"' | sed 's/.*\/\(.*\)"/\1/' | sort | tr '\n' ' ' > "$LAB/names"
-    check "$2" "the disks are $(cat "$LAB/names")" test "$(cat "$LAB/names")" = "$1 "
+    check "$2" "the disks are $(cat "$LAB/names")" test "$(cat "$LAB/names")" = "${1:+$1 }"
 }
 expect_config_names first.img stale-is-gone
 

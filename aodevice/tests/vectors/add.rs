@@ -333,7 +333,7 @@ async fn there_is_no_such_target() {
         let failure = world.add(device).await.unwrap_err();
         let text = failure.to_string();
         assert!(text.contains(target) && text.contains(reason), "{text}");
-        assert_eq!(failure.hint(), Hint::CorrectDevice);
+        assert_eq!(failure.hint(), Hint::NameTarget);
     }
     assert_eq!(world.proxy.writes(), 0);
 }
