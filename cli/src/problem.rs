@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::future::Future;
 
 use aodevice::{Cause, Failure, FailureKind};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use xs_client::Error;
 
 use crate::hint;
@@ -51,14 +51,14 @@ pub(crate) struct Problem {
     pub(crate) observed: Vec<String>,
     pub(crate) hint: String,
     pub(crate) exit: Exit,
-    /// What its JSON object holds besides these.
-    details: Map<String, Value>,
+    /// What its JSON object holds besides these, by name.
+    details: Vec<(String, Value)>,
 }
 
 impl Problem {
     pub(crate) fn new(tried: impl Into<String>, observed: impl ToString, hint: impl Into<String>) -> Self {
         let (tried, hint) = (tried.into(), hint.into());
-        Self { tried, observed: vec![observed.to_string()], hint, exit: Exit::Failed, details: Map::new() }
+        Self { tried, observed: vec![observed.to_string()], hint, exit: Exit::Failed, details: Vec::new() }
     }
 
     /// An argument that is malformed.
@@ -90,7 +90,7 @@ impl Problem {
     /// The same problem with one more entry in its JSON object.
     #[must_use]
     pub(crate) fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.details.insert(name.to_owned(), value.into());
+        self.details.push((name.to_owned(), value.into()));
         self
     }
 
@@ -107,24 +107,22 @@ impl Problem {
 
     pub(crate) fn json(&self) -> Value {
         let Self { tried, observed, hint, details, .. } = self;
-        let mut object = details.clone();
-        for (name, value) in [
-            ("ok", json!(false)),
-            ("error", json!(tried)),
-            ("observed", json!(observed)),
-            ("hint", json!(hint)),
-        ] {
-            object.insert(name.to_owned(), value);
+        let mut object = json!({"ok": false, "error": tried, "observed": observed, "hint": hint});
+        for (name, value) in details {
+            object[name] = value.clone();
         }
-        Value::Object(object)
+        object
     }
 }
 
 impl From<Box<Failure>> for Problem {
     fn from(failure: Box<Failure>) -> Self {
         let details = match json!(*failure) {
-            Value::Object(details) => details,
-            _ => Map::new(),
+            // What it observed and its hint are told in words.
+            Value::Object(details) => {
+                details.into_iter().filter(|(name, _)| !matches!(&**name, "observed" | "hint")).collect()
+            }
+            _ => Vec::new(),
         };
         Self {
             tried: failure.tried(),
