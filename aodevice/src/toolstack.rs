@@ -202,7 +202,8 @@ impl Toolstack {
     ///
     /// Where its backend is, and which script is run, is taken from the toolstack's own record.
     /// See [`Force`] for what is done if the guest does not let go. An operation that is under way on
-    /// the device is waited for, up to [`Limits::owner`]; one that died is gone on with.
+    /// the device is waited for, up to [`Limits::owner`]; one that died is gone on with. Where libxl keeps a
+    /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl).
     ///
     /// Removing with the guest's consent does not mean that nothing in the guest used the device:
     /// Linux's blkfront was seen to let go of a disk that was held open.

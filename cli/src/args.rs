@@ -123,8 +123,8 @@ struct Others {
 /// The configuration that libxl keeps of a domain.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Recording {
-    /// Do not enter the device into the configuration that libxl keeps of the guest, nor strike it out
-    /// there. By that xl reboots, restores and migrates the guest
+    /// Leave the configuration that libxl keeps of the guest alone: xl does not know the device when
+    /// it reboots, restores or migrates the guest
     #[arg(long)]
     no_record: bool,
     /// Where libxl keeps it

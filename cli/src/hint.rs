@@ -110,7 +110,7 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::SeeWhoElse => "see what else works on the guest's devices, then try again".to_owned(),
         Hint::Store(hint) => hint.to_owned(),
         Hint::AddWithoutConfig => {
-            "mend that, or attach it with --no-record; then it is gone when xl reboots, \
+            "try again once that is mended, or attach it with --no-record; then it is gone when xl reboots, \
                                    restores or migrates the guest"
                 .to_owned()
         }

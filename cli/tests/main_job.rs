@@ -9,6 +9,7 @@ use std::time::Duration;
 use host::{GUEST, Host};
 use lab::daemon::DaemonKind;
 use serde_json::Value;
+use xs_client::Path;
 
 const DAEMONS: [DaemonKind; 2] = [DaemonKind::Xenstored, DaemonKind::Oxenstored];
 
@@ -153,5 +154,50 @@ async fn a_script_that_is_lost_can_be_put_back() {
         assert_eq!(host.good_script(), script);
         host.xendev(&["block-detach", "1", "xvda"]).await.quietly();
         assert_eq!(host.dump().await, before);
+    }
+}
+
+/// A guest that `xl` made has a file by which `xl` reboots it.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_entered_into_libxls_configuration() {
+    for kind in DAEMONS {
+        let host = Host::start(kind).await;
+        let uuid = "0a1b2c3d-0000-4000-8000-0123456789ab";
+        let vm = Path::new("/local/domain/1/vm").unwrap();
+        host.client.write(&vm, format!("/vm/{uuid}")).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(format!("userdata-d.1.{uuid}.libxl-json"));
+        let created = "{\n    \"c_info\": {\n        \"type\": \"pv\"\n    }\n}\n\0";
+        fs::write(&file, created).unwrap();
+        let libxl = ["--libxl-dir", folder.path().to_str().unwrap()];
+        let text = || fs::read_to_string(&file).unwrap();
+
+        let script = host.good_script();
+        let (disk, nic) = (host.disk(&script), format!("script={script}"));
+        let attach_disk = [&["block-attach", "1", &disk][..], &libxl].concat();
+        host.xendev(&attach_disk).await.quietly();
+        host.xendev(&[&["network-attach", "1", &nic][..], &libxl].concat()).await.quietly();
+        assert!(
+            text().contains("\"vdev\": \"xvda\"") && text().contains("\"nictype\": \"vif\""),
+            "{}",
+            text()
+        );
+        host.xendev(&[&["block-detach", "1", "51712"][..], &libxl].concat()).await.quietly();
+        host.xendev(&[&["network-detach", "1", "0"][..], &libxl].concat()).await.quietly();
+        assert_eq!(text(), created);
+
+        fs::write(&file, "broken").unwrap();
+        let says = ["cannot be changed: it is not a JSON object", "attach it with --no-record"];
+        host.xendev(&attach_disk).await.failed(1, &says);
+        let told = host.xendev(&[&attach_disk[..], &["--json"]].concat()).await.stdout;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["ok"], &told["operation"]), (&Value::from(false), &Value::from("attach")));
+        for (told, says) in [&told["observed"][0], &told["hint"]].into_iter().zip(says) {
+            assert!(told.as_str().unwrap().contains(says), "{told}");
+        }
+        host.xendev(&[&attach_disk[..], &["--no-record"]].concat()).await.quietly();
+        host.xendev(&[&["block-detach", "1", "xvda", "--no-record"][..], &libxl].concat()).await.quietly();
+        assert_eq!(text(), "broken");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{kind:?}");
     }
 }

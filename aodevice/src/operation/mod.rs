@@ -202,16 +202,14 @@ impl<'a> Job<'a> {
         let Toolstack { client, own, script_dir, .. } = self.toolstack;
         self.made.clear();
         self.before = None;
+        let config = match wait::unless_cancelled(self.config_of(fe), cancel).await {
+            Ok(config) => config,
+            Err(cause) => return Created::Failed(cause, None),
+        };
         let written = Mutex::new(None);
         let created = async {
-            let config = self.config_of(fe).await?;
             let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
-            let created =
-                store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await?;
-            Ok(match created {
-                Written::Done(target) => Written::Done(target.with_config(config)),
-                blocked @ Written::Blocked(..) => blocked,
-            })
+            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
         };
         let created = wait::unless_hung(created, cancel).await;
         let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +217,7 @@ impl<'a> Job<'a> {
         match (created, written) {
             (Ok(Written::Done(target)), _) => {
                 self.know(&target);
-                Created::Done(target)
+                Created::Done(target.with_config(config))
             }
             (Ok(Written::Blocked(which, obstacle)), _) => self.blocked(which, obstacle).await,
             (
@@ -230,7 +228,7 @@ impl<'a> Job<'a> {
                 Some((target, _)),
             ) => {
                 self.know(&target);
-                Created::Unsure(target, cause)
+                Created::Unsure(target.with_config(config), cause)
             }
             (Err(cause), _) => Created::Failed(cause, None),
         }

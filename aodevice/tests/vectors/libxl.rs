@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aodevice::libxl::{ConfigError, Locked, Userdata};
-use aodevice::{Cause, Device, FailureKind, Force, Hint, Limits, Step, Toolstack, WaitFor, Warning, vif};
+use aodevice::{
+    Cause, Device, FailureKind, Force, Hint, Kind, Limits, Step, Toolstack, WaitFor, Warning, vif,
+};
 use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -98,7 +100,7 @@ impl Made {
 
     async fn remove(&self) -> Ended {
         let never = CancellationToken::new();
-        self.toolstack.remove(GUEST, (aodevice::Kind::Vbd, 51712), Force::Never, &never).await
+        self.toolstack.remove(GUEST, (Kind::Vbd, 51712), Force::Never, &never).await
     }
 
     /// The backend of `xvda` takes it up.
@@ -305,6 +307,26 @@ async fn a_lock_that_is_held_too_long_is_a_warning_of_a_detach() {
     assert!(warning.contains(made.userdata.path().to_str().unwrap()), "{warning}");
     assert_eq!(made.text(), before);
     assert_eq!(made.world.read(LX).await, "not there");
+}
+
+/// The device is gone by then, and the caller does not wait for its entry.
+#[tokio::test(start_paused = true)]
+async fn a_detach_that_is_cancelled_at_its_entry_is_done() {
+    let made = Made::new().await;
+    made.add_disk().await;
+    let (before, locked, cancel) = (made.text(), made.lock(), CancellationToken::new());
+    let removing = made.toolstack.remove(GUEST, (Kind::Vbd, 51712), Force::Never, &cancel);
+    let (removed, ()) = join!(removing, async {
+        made.is_let_go().await;
+        made.world.is_gone(LX).await;
+        made.world.at(3.0).await;
+        cancel.cancel();
+    });
+    drop(locked);
+    let success = removed.unwrap();
+    assert_eq!(tenths(success.elapsed), 3.0);
+    assert!(matches!(&success.warnings[..], [Warning::NotStruck(Cause::Aborted)]), "{success:?}");
+    assert_eq!(made.text(), before);
 }
 
 /// While the lock is waited for, what is to be entered may be given up, lost, or of another domain.

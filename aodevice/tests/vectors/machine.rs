@@ -31,10 +31,10 @@ fn target(kind: &str) -> Target {
     Target::new(DeviceId::new(which, DomId::DOM0), recorded).unwrap()
 }
 
-/// The second is of a domain that libxl made.
+/// The first is of a domain that libxl made.
 fn targets() -> [Target; 2] {
     let config = Userdata::new("/var/lib/xen", GUEST, "/vm/00000000-0000-4000-8000-000000000001");
-    [target("phy"), target("vif_ioemu").with_config(Some(config.unwrap()))]
+    [target("phy").with_config(Some(config.unwrap())), target("vif_ioemu")]
 }
 
 fn locked() -> Cause {
@@ -254,6 +254,16 @@ fn saw(path: &[(Action, Event)], wanted: impl Fn(&Event) -> bool) -> bool {
     path.iter().any(|(_, event)| wanted(event))
 }
 
+/// Whether libxl made the domain of the device that was written or found last.
+fn has_config(path: &[(Action, Event)]) -> bool {
+    let target = path.iter().rev().find_map(|(_, event)| match event {
+        Event::Created(Created::Done(target) | Created::Unsure(target, _)) => Some(target),
+        Event::Probed(Ok(found)) => Some(&found.target),
+        _ => None,
+    });
+    target.is_some_and(|target| target.config().is_some())
+}
+
 fn is_close(step: &Step) -> bool {
     matches!(step, Step::Close(..))
 }
@@ -291,11 +301,19 @@ fn every_add_ends_well_or_undoes_what_it_did() {
             // What an earlier device left was removed before that.
             let unsure = matches!(path[written].1, Event::Created(Created::Unsure(..)));
             let path = &path[written..];
+            let entry = has_config(path);
+            let strikes = asked(path, |step| *step == Step::Strike);
             let (added, mut undone) = (runs(path, Purpose::Add), runs(path, Purpose::Undo));
             assert!(runs(path, Purpose::Remove).is_empty());
             if outcome.is_ok() {
                 assert!(cancellable && undone.is_empty(), "{}", brief(path));
                 assert!(saw(path, |event| matches!(event, Event::Settled(Ok(())))), "{}", brief(path));
+                assert_eq!(
+                    saw(path, |event| matches!(event, Event::Entered(Ok(())))),
+                    entry,
+                    "{}",
+                    brief(path)
+                );
                 return;
             }
             assert!(!cancellable, "{}", brief(path));
@@ -326,6 +344,7 @@ fn every_add_ends_well_or_undoes_what_it_did() {
                 assert_eq!(begun, undone, "each run is undone once, the last first: {}", brief(path));
             }
             let gone = saw(path, |event| matches!(event, Event::Destroyed(Ok(Destroyed::Gone))));
+            assert_eq!(strikes.is_some(), (destroyed || gone) && entry, "{}", brief(path));
             let admitted =
                 warnings.iter().any(|warning| matches!(warning, Warning::LeftBehind { .. } | Warning::Taken));
             assert!(
@@ -404,6 +423,9 @@ fn every_removal_asks_in_the_right_order() {
                     )
                 });
                 assert!(outcome.is_err() || gone, "gone, it says: {}", brief(path));
+                let absent = saw(path, |event| matches!(event, Event::Probed(Err(Cause::NoSuchDevice))));
+                let strikes = asked(path, |step| *step == Step::Strike).is_some();
+                assert_eq!(strikes, gone && !absent && has_config(path), "{}", brief(path));
                 // Who claimed the device and failed leaves a mark that nobody works on it.
                 let claimed = saw(path, |event| {
                     matches!(
