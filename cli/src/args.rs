@@ -32,6 +32,7 @@ pub(crate) struct Args {
 
 /// What can be said before and after every command.
 #[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Common {
     /// The store: a socket, or `embedded` for one in this process with a simulated guest 1
     /// [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket or /run/xenstored/socket]

@@ -1,7 +1,7 @@
 # Whoever knows xl finds the same door: the same dry runs, trees and entries in libxl's configuration of the domain.
 # needs xendev
 . ./common.sh
-plan 100
+plan 153
 
 dry_run() { # WORDS...: `xl -N` and `xendev -N` agree byte for byte, and on the outcome
     local name="dry-run $*" want=same xl xendev
@@ -77,11 +77,14 @@ expect_store "$BEFORE" dry-runs-change-nothing
 
 tree_of() { # TOOL COMMAND SPEC DETACH-COMMAND DEVICE FILE: its device's nodes, as the masks of devices.sh have them
     expect_exit 0 "tree-$6-$1" "$1" "$2" g $3
-    wait_until 20 grep -q '"4"' <(xenstore-ls -f "/local/domain/0/backend") || true
-    sleep 2
+    # Both ends have said all that they have to say a moment after they have connected.
+    check "tree-$6-$1-connected" "no backend got to state 4" wait_until 20 any_connected
+    sleep 1
     store_dump "$LAB/$6.$1"
     expect_exit 0 "tree-$6-$1-detached" "$1" "$4" g "$5"
 }
+
+any_connected() { xenstore-ls -f /local/domain/0/backend | grep -q '/state = "4"'; }
 
 same_tree() { # NAME COMMAND SPEC DETACH-COMMAND DEVICE
     local tool
@@ -98,14 +101,16 @@ same_tree keys block-attach "discard,direct-io-safe,vdev=sda1,backend=Domain-0,t
 same_tree cdrom block-attach "$FIRST,raw,hdc:cdrom" block-detach hdc
 same_tree no-discard block-attach "no-discard,$FIRST,raw,hdb" block-detach hdb
 same_tree number block-attach "$FIRST,raw,51760,ro" block-detach 51760
+same_tree script block-attach "script=/etc/xen/scripts/block,vdev=xvdd,access=rw,target=$FIRST" block-detach xvdd
 same_tree nic network-attach "mac=$MAC" network-detach 0
 same_tree nic-all network-attach "mac=$MAC bridge=xenbr0 ip=10.0.0.1 vifname=lab0 rate=8Kb/s devid=5" network-detach 5
 same_tree nic-mtu network-attach "mac=$MAC mtu=9000" network-detach 0
+same_tree nic-model network-attach "mac=$MAC type=vif model=e1000 script=/etc/xen/scripts/vif-bridge" network-detach 0
 same_tree nic-script network-attach "mac=$MAC script=vif-bridge untrusted" network-detach "$MAC"
 
 ### libxl's configuration of the domain. What xl leaves of its own devices goes with a removal by xendev.
 
-for device in xvda xvdb sda1 hdc hdb 51760; do
+for device in xvda xvdb sda1 hdc hdb 51760 xvdd; do
     xendev block-detach g "$device" > "$OUT" 2>&1
 done
 expect_exit 0 config-xl-disk xl block-attach g "$FIRST,raw,xvda,w"
