@@ -70,7 +70,7 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
-        Hint::UseOtherToolstack => "use xl for it".to_owned(),
+        Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();
             format!("wait longer with --owner-timeout, ask it to cancel with --take-over{end}")

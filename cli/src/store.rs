@@ -17,6 +17,7 @@ use crate::args::{Common, StoreArgs};
 use crate::output::say;
 use crate::problem::{Code, Exit, Problem};
 use crate::signals::cancel_on_signal;
+use crate::world::LONGEST_SOCKET;
 
 pub(crate) async fn run(common: &Common, args: &StoreArgs) -> Result<Exit, Problem> {
     let tried = format!("cannot serve a store at {}", args.socket.display());
@@ -70,6 +71,9 @@ fn tell(common: &Common, args: &StoreArgs) {
 type Refusal = (String, &'static str);
 
 fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Refusal> {
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        return Err((format!("it has more than {LONGEST_SOCKET} bytes"), "name a shorter path"));
+    }
     remove_stale(path)?;
     // By the mask and not by chmod afterwards, so that nobody else ever could connect. No other
     // thread runs that could create files meanwhile.

@@ -13,7 +13,10 @@ use hotplug::{Runner, ScriptRunner};
 use xs_client::{Client, Config, DomId, Error, default_socket};
 use xs_store::Store;
 
-use crate::problem::{Problem, unless_cancelled};
+use crate::problem::{Code, Problem, unless_cancelled};
+
+/// The longest path of a Unix socket, in bytes.
+pub(crate) const LONGEST_SOCKET: usize = 107;
 
 /// Which store.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +79,15 @@ impl World {
             StoreChoice::Default => default_socket(),
         };
         let tried = "cannot reach the store";
+        if socket.as_os_str().len() > LONGEST_SOCKET {
+            let observed = format!("the path of its socket has more than {LONGEST_SOCKET} bytes");
+            return Err(Problem::new(
+                Code::Usage,
+                tried,
+                observed,
+                "name it by a shorter path, such as a link",
+            ));
+        }
         let client = unless_cancelled(tried, Client::connect_unix(&socket, config()))
             .await?
             .map_err(|error| Problem::store(tried, &error))?;

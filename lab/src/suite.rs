@@ -20,7 +20,7 @@ const PEERS: [&str; 7] =
     ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "libyajl-dev", "python3-pyxs", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and
-/// three scenarios on a real Xen host under emulation. Takes about 13 minutes on two cores
+/// four scenarios on a real Xen host under emulation. Takes about 20 minutes on two cores
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// Leave out the real Xen host, which takes the longest

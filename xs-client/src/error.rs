@@ -140,6 +140,9 @@ impl Error {
             Self::Store { code: ErrorCode::EACCES | ErrorCode::EPERM, .. } => {
                 "run it in the domain that may do this, usually domain 0"
             }
+            Self::Encode(_) => "make it shorter: a message of the protocol has room for 4096 bytes",
+            Self::Path(_) => "give a path of the store: letters, digits and -_@ between slashes",
+            Self::Unsatisfied { .. } => "wait longer, or see who should write there",
             _ => "look at the node with xenstore-ls -p",
         }
     }

@@ -3,6 +3,8 @@
 //! its [`Spec`].
 
 mod members;
+#[cfg(test)]
+mod table;
 pub mod vbd;
 pub mod vif;
 

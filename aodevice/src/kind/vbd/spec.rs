@@ -284,17 +284,7 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<Vbd, DiskSpecError> {
 mod tests {
     use super::*;
     use crate::Device;
-
-    /// The rows of `grammar.md` below a heading: the arguments, and the other cells.
-    fn rows(heading: &str) -> Vec<(Vec<&'static str>, Vec<&'static str>)> {
-        let (_, section) = include_str!("grammar.md").split_once(heading).unwrap();
-        let section = section.split("\n## ").next().unwrap();
-        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
-        let cells = rows.map(|row| row.split_once("` | ").unwrap());
-        cells
-            .map(|(arguments, cells)| (arguments.split("` `").collect(), cells.split(" | ").collect()))
-            .collect()
-    }
+    use crate::kind::table::rows;
 
     fn outcome(arguments: &[&str]) -> String {
         match parse(arguments) {
@@ -305,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_table() {
-        let rows = rows("\n## Examples\n");
+        let rows = rows(include_str!("grammar.md"), "\n## Examples\n");
         assert!(rows.len() > 70, "{}", rows.len());
         for (arguments, cells) in rows {
             assert_eq!([&*outcome(&arguments)], *cells, "{arguments:?}");
@@ -314,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_differences_of_the_table() {
-        for (arguments, cells) in rows("\n## Where it differs") {
+        for (arguments, cells) in rows(include_str!("grammar.md"), "\n## Where it differs") {
             assert_eq!(parse(&arguments).is_ok(), cells[1] == "accepted", "{arguments:?}");
         }
         for argument in

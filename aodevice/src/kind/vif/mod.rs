@@ -1,7 +1,10 @@
 //! Network interfaces.
 //!
 //! Source of the keys: `xen/include/public/io/netif.h`, and what `xl` of Xen 4.17 was seen to
-//! write, in this order.
+//! write, in this order. That of the specification: `docs/man/xl-network-configuration.5.pod.in`, and what
+//! `xl -N network-attach` of 4.17 was seen to make of it.
+//!
+#![doc = include_str!("grammar.md")]
 
 mod mac;
 mod rate;

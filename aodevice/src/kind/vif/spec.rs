@@ -236,6 +236,8 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<Vif, NicSpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Device;
+    use crate::kind::table::rows;
 
     fn parsed(arguments: &[&str]) -> Vif {
         parse(arguments).unwrap()
@@ -288,6 +290,27 @@ mod tests {
         assert_eq!(parsed(&[]).or(&defaults).bridge.as_deref(), Some("br9"));
         let said = parsed(&["bridge=", "backend=0"]).or(&defaults);
         assert_eq!((said.bridge.as_deref(), said.backend_name.as_deref()), (Some(""), Some("0")));
+    }
+
+    #[test]
+    fn the_examples_of_the_table() {
+        let rows = rows(include_str!("grammar.md"), "\n## Examples\n");
+        assert!(rows.len() > 15, "{}", rows.len());
+        for (arguments, cells) in rows {
+            let outcome = match parse(&arguments) {
+                Ok(vif) => format!("`{}`", serde_json::Value::from(Device::Vif(vif).libxl())),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!([&*outcome], *cells, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn the_differences_of_the_table() {
+        for (arguments, cells) in rows(include_str!("grammar.md"), "\n## Where it differs") {
+            assert_eq!(parse(&arguments).is_ok(), cells[1] == "accepted", "{arguments:?}");
+        }
+        assert_eq!(parsed(&["model=e1000,bridge=br1"]).bridge.as_deref(), Some("br1"));
     }
 
     #[test]
