@@ -113,15 +113,20 @@ pub(crate) async fn devices(client: &Client, fe: DomId, kind: Kind) -> Result<Ve
     devices.map_err(|error| Problem::store(tried, &error))
 }
 
-/// A domain whose devices are listed: by its number also one that is gone and has left some.
-async fn listed_domain(client: &Client, text: &str) -> Result<DomId, Problem> {
-    match domain(client, text).await {
-        Err(problem) if problem.code == Code::Of("domain_gone") => {
-            // By its name it could be mistaken for one that runs.
-            text.parse().map_err(|_| problem)
+/// The devices of a guest, by its number also those that a domain left which is gone. By a name it could be
+/// mistaken for one that runs.
+async fn listed(client: &Client, text: &str, kind: Kind) -> Result<Vec<Listed>, Problem> {
+    let problem = match domain(client, text).await {
+        Ok(fe) => return devices(client, fe, kind).await,
+        Err(problem) => problem,
+    };
+    let left = match text.parse() {
+        Ok(fe) if matches!(problem.code, Code::Of("domain_gone" | "no_such_domain")) => {
+            devices(client, fe, kind).await?
         }
-        found => found,
-    }
+        _ => Vec::new(),
+    };
+    if left.is_empty() { Err(problem) } else { Ok(left) }
 }
 
 /// Lists the devices of guests. If several guests are named, one that is not found is told, in
@@ -134,9 +139,9 @@ pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Kind) -> Result
         say(table::header(kind));
     }
     for text in &args.domains {
-        let fe = match listed_domain(&world.client, text).await {
-            Ok(fe) => fe,
-            Err(problem) if args.domains.len() == 1 || problem.exit == Exit::Aborted => return Err(problem),
+        let devices = match listed(&world.client, text, kind).await {
+            Ok(devices) => devices,
+            Err(problem) if args.domains.len() == 1 || problem.is_about_all() => return Err(problem),
             Err(problem) => {
                 problem.print();
                 exit = problem.exit;
@@ -144,7 +149,6 @@ pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Kind) -> Result
                 continue;
             }
         };
-        let devices = devices(&world.client, fe, kind).await?;
         if common.json {
             all.extend(devices.iter().map(output::listed));
         } else {

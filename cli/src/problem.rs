@@ -138,6 +138,11 @@ impl Problem {
         Self::new(Code::Of(cause.code()), tried, cause, hint)
     }
 
+    /// Whether whatever is tried next will have it too.
+    pub(crate) fn is_about_all(&self) -> bool {
+        matches!(self.code, Code::Cancelled | Code::Of("store"))
+    }
+
     /// The same problem with another exit status.
     #[must_use]
     pub(crate) fn with_exit(self, exit: Exit) -> Self {

@@ -44,6 +44,42 @@ async fn attach_list_and_detach() {
     }
 }
 
+/// D8: a name whose only home is a dead domain's is nobody's, and what that domain has left is listed and
+/// removed by its number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_that_is_gone_is_cleaned_up_by_its_number() {
+    for kind in DAEMONS {
+        let host = Host::start(kind).await;
+        let before = host.dump().await;
+        let (backend, frontend) =
+            ("/local/domain/0/backend/vbd/77/51712", "/local/domain/77/device/vbd/51712");
+        for (node, value) in [
+            ("/local/domain/77/name".to_owned(), "ghost"),
+            (format!("{frontend}/backend"), backend),
+            ("/libxl/77/device/vbd/51712/backend".to_owned(), backend),
+            ("/libxl/77/device/vbd/51712/frontend".to_owned(), frontend),
+            (format!("{backend}/frontend"), frontend),
+            (format!("{backend}/state"), "6"),
+        ] {
+            host.client.write(&Path::new(node).unwrap(), value.to_owned()).await.unwrap();
+        }
+        let gone = ["does not run any more", "detached by its domid, 77"];
+        let disk = host.disk(&host.good_script());
+        for command in
+            [&["block-attach", "ghost", &disk][..], &["block-attach", "77", &disk], &["block-list", "ghost"]]
+        {
+            host.xendev(command).await.failed(1, &gone);
+        }
+        let listed = host.xendev(&["block-list", "77"]).await;
+        assert!(listed.code == Some(0) && listed.stdout.contains(backend), "{}", listed.stdout);
+        assert_eq!(host.xendev(&["block-detach", "77", "xvda"]).await.code, Some(0));
+        host.xendev(&["block-list", "77"]).await.failed(1, &gone);
+        host.client.rm(&Path::new("/local/domain/77").unwrap()).await.unwrap();
+        host.client.rm(&Path::new("/libxl/77").unwrap()).await.ok();
+        assert_eq!(host.dump().await, before, "{kind:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_failure_has_three_parts_and_leaves_the_store_as_it_was() {
     let mut host = Host::start(DaemonKind::Xenstored).await;
