@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use aodevice::vif::Defaults;
 use nom::branch::alt;
-use nom::bytes::complete::{take_till, take_while, take_while1};
+use nom::bytes::complete::{tag, take_till, take_while};
 use nom::character::complete::{char, none_of, one_of, satisfy};
 use nom::combinator::{eof, map, opt, recognize, value};
 use nom::multi::{many0, separated_list0};
@@ -29,9 +29,18 @@ pub(crate) struct XlConf {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Setting {
+    /// In quotes, or a number.
     Text(String),
-    Number(String),
     List,
+}
+
+/// A line such as `vif.default.bridge = "xenbr0"`.
+#[derive(Debug)]
+struct Statement<'a> {
+    name: &'a str,
+    /// Whether it appends (`+=`).
+    appends: bool,
+    setting: Setting,
 }
 
 /// Blanks and comments, within a line or over several.
@@ -47,10 +56,27 @@ fn gap(input: &str) -> IResult<&str, ()> {
     value((), many0(alt((value((), one_of(" \t\r\n")), comment)))).parse(input)
 }
 
+/// A character after a backslash. One by its number is refused: xl loses those in octal, and knows none in
+/// hexadecimal.
+fn escape(input: &str) -> IResult<&str, char> {
+    let named = |name, meaning| value(meaning, char(name));
+    alt((
+        one_of("\\\"'"),
+        named('a', '\u{7}'),
+        named('b', '\u{8}'),
+        named('f', '\u{c}'),
+        named('n', '\n'),
+        named('r', '\r'),
+        named('t', '\t'),
+        named('v', '\u{b}'),
+    ))
+    .parse(input)
+}
+
 fn quoted(quote: char) -> impl Fn(&str) -> IResult<&str, String> {
     move |input| {
         let stop = if quote == '"' { "\"\\\n" } else { "'\\\n" };
-        let piece = alt((none_of(stop), preceded(char('\\'), satisfy(|c| c != '\n'))));
+        let piece = alt((none_of(stop), preceded(char('\\'), escape)));
         delimited(char(quote), map(many0(piece), |text| text.into_iter().collect()), char(quote)).parse(input)
     }
 }
@@ -61,7 +87,7 @@ fn atom(input: &str) -> IResult<&str, Setting> {
     alt((
         map(quoted('"'), Setting::Text),
         map(quoted('\''), Setting::Text),
-        map(number, |number: &str| Setting::Number(number.to_owned())),
+        map(number, |number: &str| Setting::Text(number.to_owned())),
     ))
     .parse(input)
 }
@@ -72,11 +98,14 @@ fn setting(input: &str) -> IResult<&str, Setting> {
     alt((atom, value(Setting::List, list))).parse(input)
 }
 
-/// A line such as `vif.default.bridge = "xenbr0"`.
-fn statement(input: &str) -> IResult<&str, (&str, Setting)> {
-    let name = take_while1(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+fn statement(input: &str) -> IResult<&str, Statement<'_>> {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let name = recognize((satisfy(|c| c.is_ascii_alphabetic()), take_while(word)));
+    let equals = alt((value(true, tag("+=")), value(false, char('='))));
     let end = (blanks, opt(comment), alt((value((), one_of(";\n")), value((), eof))));
-    terminated((terminated(name, (blanks, char('='), gap)), setting), end).parse(input)
+    let (left, (name, _, appends, _, setting, _)) =
+        (name, blanks, equals, blanks, setting, end).parse(input)?;
+    Ok((left, Statement { name, appends, setting }))
 }
 
 /// What stands between statements.
@@ -84,7 +113,7 @@ fn between(input: &str) -> IResult<&str, ()> {
     value((), many0(alt((value((), one_of(" \t\r\n;")), comment)))).parse(input)
 }
 
-fn statements(input: &str) -> IResult<&str, Vec<(&str, Setting)>> {
+fn statements(input: &str) -> IResult<&str, Vec<Statement<'_>>> {
     preceded(between, many0(terminated(statement, between))).parse(input)
 }
 
@@ -97,23 +126,26 @@ impl XlConf {
             return Err(format!("line {number}: {line:?}"));
         }
         let mut conf = Self::default();
-        for (name, setting) in settings {
-            let text = match (name, &setting) {
-                ("run_hotplug_scripts", setting) => {
-                    conf.forbids_scripts = *setting == Setting::Number("0".to_owned());
-                    continue;
-                }
-                (_, Setting::Text(text)) => Some(text.clone()),
-                _ => None,
-            };
+        for Statement { name, appends, setting } in settings {
             let slot = match name {
                 "vif.default.bridge" | "defaultbridge" => &mut conf.vif.bridge,
                 "vif.default.script" | "vifscript" => &mut conf.vif.script,
                 "vif.default.gatewaydev" => &mut conf.vif.gatewaydev,
                 "vif.default.backend" => &mut conf.vif.backend,
+                "run_hotplug_scripts" => {
+                    let Setting::Text(text) = setting else { continue };
+                    // As C reads numbers: all zeros are 0, whatever the base.
+                    conf.forbids_scripts = !text.is_empty() && text.trim_matches(['0', 'x', 'X']).is_empty();
+                    continue;
+                }
                 _ => continue,
             };
-            *slot = Some(text.ok_or_else(|| format!("{name} is no text in quotes"))?);
+            let Setting::Text(text) = setting else { return Err(format!("{name} is a list")) };
+            if text.contains(char::is_control) {
+                return Err(format!("{name} holds a control character"));
+            }
+            let before = slot.take().filter(|_| appends).unwrap_or_default();
+            *slot = Some(before + &text);
         }
         Ok(conf)
     }
@@ -154,21 +186,20 @@ mod tests {
 #vif.default.bridge=\"no\"\n\
 autoballoon=\"off\" # a comment\n\
 vm.cpumask = [ \"0-1\", '2',\n  3 ]\n\
-vif.default.bridge = 'br\\'1'; vif.default.script=\"vif-route\"\n\
-\r\n  vif.default.gatewaydev =\n \"eth0\"\n\
+vif.default.bridge = 'br\\'1'; vif.default.script=\"vif\"\n\
+\r\n  vif.default.script += '-route'\n\
+vif.default.gatewaydev=\"old\"\nvif.default.gatewaydev =\t7\n\
 vif.default.backend=\"\"\n\
 run_hotplug_scripts=0";
         let conf = XlConf::parse(text).unwrap();
         assert_eq!(conf.vif.bridge.as_deref(), Some("br'1"));
         assert_eq!(conf.vif.script.as_deref(), Some("vif-route"));
-        assert_eq!(conf.vif.gatewaydev.as_deref(), Some("eth0"));
+        assert_eq!(conf.vif.gatewaydev.as_deref(), Some("7"));
         assert_eq!(conf.vif.backend.as_deref(), Some(""));
         assert!(conf.forbids_scripts);
         assert_eq!(XlConf::parse(""), Ok(XlConf::default()));
-        assert_eq!(
-            XlConf::parse("defaultbridge=\"a\"\nrun_hotplug_scripts=1").unwrap().vif.bridge.as_deref(),
-            Some("a")
-        );
+        let old = XlConf::parse("defaultbridge=\"a\\'b\"\nrun_hotplug_scripts=1").unwrap();
+        assert_eq!((old.vif.bridge.as_deref(), old.forbids_scripts), (Some("a'b"), false));
     }
 
     #[test]
@@ -178,8 +209,15 @@ run_hotplug_scripts=0";
             ("a=1 b=2", "line 1: \"a=1 b=2\""),
             ("a=\"open\nb=1", "line 1: \"a=\\\"open\""),
             ("a=1\n\nvif.default.bridge", "line 3: \"vif.default.bridge\""),
+            ("a=\n1", "line 1: \"a=\""),
+            ("a=off", "line 1: \"a=off\""),
+            ("a=-1", "line 1: \"a=-1\""),
+            ("_a=1", "line 1: \"_a=1\""),
+            ("a=\"\\x41\"", "line 1: \"a=\\\"\\\\x41\\\"\""),
+            ("a='\\101'", "line 1: \"a='\\\\101'\""),
             ("x=[1,\n", "line 1: \"x=[1,\""),
-            ("vif.default.bridge=7", "vif.default.bridge is no text in quotes"),
+            ("vif.default.bridge=['a']", "vif.default.bridge is a list"),
+            ("vif.default.bridge='a\\t'", "vif.default.bridge holds a control character"),
         ] {
             assert_eq!(XlConf::parse(text), Err(wrong.to_owned()), "{text}");
         }

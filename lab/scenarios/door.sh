@@ -1,7 +1,7 @@
 # Whoever knows xl finds the same door: the same dry runs, trees and entries in libxl's configuration of the domain.
 # needs xendev
 . ./common.sh
-plan 153
+plan 181
 
 dry_run() { # WORDS...: `xl -N` and `xendev -N` agree byte for byte, and on the outcome
     local name="dry-run $*" want=same xl xendev

@@ -1,8 +1,8 @@
 //! `cargo lab grammar`: our reading of disk specifications and rates against libxlutil's.
 //!
 //! Every one must be refused by both, or have the same fields for both, or be among the differences that
-//! are intended ([`differ`]). The cases are the rows of aodevice's own table, and then whatever
-//! [`generate`] makes.
+//! are intended (`differ`). The cases are the rows of aodevice's own table, and then whatever
+//! `generate` makes.
 
 mod differ;
 mod generate;
