@@ -293,6 +293,7 @@ mod tests {
         }
     }
 
+    /// D1 to D3.
     #[test]
     fn the_examples_of_the_table() {
         let rows = rows(include_str!("grammar.md"), "\n## Examples\n");

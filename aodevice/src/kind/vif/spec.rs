@@ -305,6 +305,7 @@ mod tests {
         }
     }
 
+    /// D4 is the first of them.
     #[test]
     fn the_differences_of_the_table() {
         for (arguments, cells) in rows(include_str!("grammar.md"), "\n## Where it differs") {
