@@ -8,7 +8,7 @@
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | libxl's configuration of the domain | [`entry`] |
-//! | what an add would do | [`plan`] |
+//! | where a new device goes, and what an add would do | [`place`], [`plan`] |
 //! | what both ends say, for reports | [`observe`] |
 
 mod cleanup;
@@ -18,6 +18,7 @@ mod explore;
 mod files;
 pub(crate) mod observe;
 pub(crate) mod owner;
+mod place;
 mod plan;
 pub(crate) mod record;
 mod said;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use xs_client::{DomId, Request};
 
 use super::steps::Obstacle;
-use super::{Target, files, steps, store};
+use super::{Target, files, place, steps};
 use crate::report::Named;
 use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Toolstack, guest};
 
@@ -102,7 +102,7 @@ impl Toolstack {
 
     async fn plan_settled(&self, fe: DomId, device: &Device) -> Result<Plan, Cause> {
         let guest = self.check(fe, device).await?;
-        let (id, seen) = store::find_place(&self.client, (fe, self.own), device).await?;
+        let (id, seen) = place::find(&self.client, (fe, self.own), device).await?;
         match steps::create(&seen) {
             Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
             Err(Obstacle::Exists) => return Err(Cause::Exists),
@@ -110,7 +110,7 @@ impl Toolstack {
             // Gone by then, or not: that is for the add to see.
             Err(Obstacle::Stale | Obstacle::Occupied(_)) | Ok(()) => {}
         }
-        store::check_room(&self.client, &id, &id.paths()?, device).await?;
+        place::check(&self.client, &id, &id.paths()?, device).await?;
         let tree = device.as_spec().tree(&id, &guest);
         let target = Target::new(id, tree.backend.recorded())?;
         let record = target.paths().toolstack.join("op")?;

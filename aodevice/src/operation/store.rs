@@ -17,9 +17,8 @@ use super::record::Record;
 use super::said::Said;
 use super::steps::{self, Change, Obstacle, Seen};
 use super::wait::Cancel;
-use super::{Target, files, saved};
-use crate::id::lx_parent;
-use crate::kind::{Recorded, Unique};
+use super::{Target, files, place, saved};
+use crate::kind::Recorded;
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
 use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 
@@ -112,12 +111,12 @@ pub(crate) async fn create(
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
-        let (id, seen) = find_place(&tx, (fe, own), device).await?;
+        let (id, seen) = place::find(&tx, (fe, own), device).await?;
         let (paths, seen) = (id.paths()?, Seen { unfinished, ..seen });
         if let Err(obstacle) = steps::create(&seen) {
             return Ok(Written::Blocked(id.which(), obstacle));
         }
-        check_room(&tx, &id, &paths, device).await?;
+        place::check(&tx, &id, &paths, device).await?;
         // Not in the transaction: the guest can write there.
         let stood = Texts::read(client, &id, &paths).await?.without_script();
         let fe = tx.read_opt(&paths.frontend).await?.is_some();
@@ -132,97 +131,6 @@ pub(crate) async fn create(
         Ok(Written::Done(target))
     })
     .await
-}
-
-/// The identity that a device would have now, and what is there already.
-pub(crate) async fn find_place(
-    store: &Requests,
-    (fe, own): (DomId, DomId),
-    device: &Device,
-) -> Result<(DeviceId, Seen), Cause> {
-    let kind = device.kind();
-    let devid = match device.devid() {
-        Some(devid) => devid,
-        None => free_devid(store, fe, own, kind).await?,
-    };
-    let id = DeviceId::new(Which { fe, kind, devid }, own);
-    let seen = look(store, kind, &id.paths()?).await?;
-    Ok((id, seen))
-}
-
-/// Refuses a device whose frontend another backend serves, or whose address or name another device has.
-pub(crate) async fn check_room(
-    store: &Requests,
-    id: &DeviceId,
-    paths: &Paths,
-    device: &Device,
-) -> Result<(), Cause> {
-    if let Some(state) = in_use_elsewhere(store, id, paths).await? {
-        return Err(Cause::FrontendInUse(state));
-    }
-    check_unique(store, id, device).await
-}
-
-/// The smallest id that no device of the kind has, by the toolstack's record, the guest's directory
-/// and the backend's. Found inside of the transaction, so that two who find the same one conflict,
-/// and the second looks again.
-async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
-    let mut taken = store.directory_or_empty(&lx_parent(fe, kind)?).await?;
-    for parent in
-        [format!("/local/domain/{fe}/device/{kind}"), format!("/local/domain/{own}/backend/{kind}/{fe}")]
-    {
-        taken.extend(store.directory_or_empty(&Path::new(parent)?).await?);
-    }
-    let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));
-    free.ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
-}
-
-/// The state of another backend that serves the guest's directory of the device. That directory is
-/// the guest's, so what it says is believed only as far as the backend that it names agrees.
-async fn in_use_elsewhere(
-    store: &Requests,
-    id: &DeviceId,
-    paths: &Paths,
-) -> Result<Option<XenbusState>, Cause> {
-    let named = store.read_opt(&paths.frontend.join("backend")?).await?;
-    let Some(named) = named.and_then(|named| Path::new(named).ok()).filter(|named| *named != paths.backend)
-    else {
-        return Ok(None);
-    };
-    let names: Vec<&str> = named.names().collect();
-    let (fe, devid) = (id.fe.to_string(), id.devid.to_string());
-    match &names[..] {
-        ["local", "domain", _, "backend", _, of_fe, of_devid] if *of_fe == fe && *of_devid == devid => {}
-        _ => return Ok(None),
-    }
-    let state = store.read_opt(&named.join("state")?).await?;
-    let state = state.and_then(|state| StateValue::parse(&state).state());
-    Ok(state.filter(|state| steps::is_alive(*state)))
-}
-
-/// Refuses what another device has claimed, such as an address or a name.
-async fn check_unique(store: &Requests, id: &DeviceId, device: &Device) -> Result<(), Cause> {
-    for Unique { key, value, of_all_guests } in device.as_spec().uniques() {
-        let parent = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
-        let guests =
-            if of_all_guests { store.directory_or_empty(&parent).await? } else { vec![id.fe.to_string()] };
-        for fe in guests {
-            let parent = parent.join(&fe)?;
-            let mut devids = store.directory_or_empty(&parent).await?;
-            devids.retain(|devid| fe != id.fe.to_string() || *devid != id.devid.to_string());
-            let held: Vec<Path> =
-                devids.iter().map(|devid| parent.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
-            for (devid, held) in devids.iter().zip(store.read_many(&held).await?) {
-                if text(held).as_ref() == Some(&value) {
-                    let kind = id.kind;
-                    return Err(Cause::Invalid(format!(
-                        "{kind} {devid} of domain {fe} has the {key} {value} already"
-                    )));
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What is known of a device, as a removal needs it.
