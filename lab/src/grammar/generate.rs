@@ -91,6 +91,26 @@ const VALUES: [&str; 44] = [
 ];
 const BLANKS: [&str; 5] = [" ", "  ", "\t", "\n", "\r"];
 
+/// Keys with values that they can have, so that most of what is made is nearly good.
+const FITTING: [(&str, &[&str]); 16] = [
+    ("format", &["raw", "", "qcow2", "empty"]),
+    ("vdev", &["xvda", "hdc", "", "xvdb1"]),
+    ("access", &["w", "ro", "", "rw"]),
+    ("backend", &["", "Domain-0", "dd", "0"]),
+    ("backendtype", &["phy", "qdisk", "tap", "standalone"]),
+    ("specification", &["xen", "virtio"]),
+    ("devtype", &["disk", "cdrom"]),
+    ("script", &["", "block-x", "/etc/x"]),
+    ("target", &["", "/d", "phy:/d", "host:1", "raw,xvda"]),
+    ("colo-host", &["", "h"]),
+    ("colo-port", &["9", "65535"]),
+    ("colo-export", &["", "e"]),
+    ("active-disk", &["", "/a"]),
+    ("hidden-disk", &["", "/h"]),
+    ("vdev", &["xvda"]),
+    ("target", &["/d"]),
+];
+
 /// The usual order of the positional parameters, so that most of what is made is nearly good.
 const USUAL: [&[&str]; 4] =
     [&["/d", "/dev/vg/x", ""], &["raw", "", "qcow2"], &["xvda", "hdc:cdrom", "xvdb"], &["w", "ro", ""]];
@@ -104,20 +124,23 @@ fn parameter(rng: &mut Rng, usual: &mut usize) -> String {
     if rng.u8(..8) == 0 {
         text += one(rng, &BLANKS);
     }
-    while rng.u8(..6) == 0 {
+    while rng.u8(..10) == 0 {
         text += one(rng, &PREFIXES);
     }
     match rng.u8(..20) {
-        0..10 if *usual < USUAL.len() => {
+        0..12 if *usual < USUAL.len() => {
             text += one(rng, USUAL[*usual]);
             *usual += 1;
         }
-        0..12 => text += one(rng, &VALUES),
-        12..14 => text += one(rng, &WORDS),
-        14..19 => text += &format!("{}={}", one(rng, &KEYS[..KEYS.len() - 8]), one(rng, &VALUES)),
+        0..13 => text += one(rng, &VALUES),
+        13..15 => text += one(rng, &WORDS),
+        15..19 => {
+            let (key, values) = FITTING[rng.usize(..FITTING.len())];
+            text += &format!("{key}={}", one(rng, values));
+        }
         _ => text += &format!("{}={}", one(rng, &KEYS), one(rng, &VALUES)),
     }
-    if rng.u8(..24) == 0 {
+    if rng.u8(..60) == 0 {
         text += one(rng, &BLANKS);
     }
     text
@@ -127,7 +150,7 @@ fn parameter(rng: &mut Rng, usual: &mut usize) -> String {
 pub(super) fn disk(rng: &mut Rng) -> Question {
     let mut usual = 0;
     let arguments = (0..[1, 1, 1, 2, 3][rng.usize(..5)]).map(|_| {
-        let parameters: Vec<String> = (0..rng.usize(..7)).map(|_| parameter(rng, &mut usual)).collect();
+        let parameters: Vec<String> = (0..rng.usize(..6)).map(|_| parameter(rng, &mut usual)).collect();
         let mut argument = parameters.join(",");
         if rng.u8(..8) == 0 {
             argument += ",";
@@ -155,8 +178,10 @@ pub(super) fn rate(rng: &mut Rng) -> Question {
         "4294967296",
         "18446744073709551615",
     ];
-    const UNITS: [&str; 12] =
-        ["B/s", "b/s", "KB/s", "Kb/s", "MB/s", "Mb/s", "GB/s", "Gb/s", "kB/s", "B", "/s", "B/sx"];
+    const UNITS: [&str; 15] = [
+        "MB/s", "Kb/s", "Gb/s", "B/s", "b/s", "KB/s", "Kb/s", "MB/s", "Mb/s", "GB/s", "Gb/s", "kB/s", "B",
+        "/s", "B/sx",
+    ];
     const INTERVALS: [&str; 14] = [
         "",
         "",
