@@ -10,7 +10,6 @@ use crate::operation::text;
 /// What a tree depends on besides its device.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
-    pub(crate) fe: DomId,
     /// `pv`, `pvh` or `hvm`.
     pub(crate) kind: Option<String>,
     /// The toolstack's own domain, where the backends are.
@@ -30,7 +29,7 @@ impl Guest {
         let nodes = nodes.map(Path::new).into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut seen = client.read_many(&nodes).await?.into_iter().map(text);
         let (kind, own_name) = (seen.next().flatten(), seen.next().flatten());
-        Ok(Self { fe, kind, own, own_name, script_dir })
+        Ok(Self { kind, own, own_name, script_dir })
     }
 
     /// Whether QEMU emulates a machine for it.

@@ -124,7 +124,11 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
     let mut listed = Listed::new(id, backend.to_string());
     listed.operation = text(next());
     listed.backend_state = next().as_deref().map(StateValue::parse);
-    listed.online = next().map(|online| &online[..] == b"1");
+    listed.online = next().and_then(|online| match &online[..] {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    });
     listed.hotplug_status = text(next());
     listed.frontend_state = next().as_deref().map(StateValue::parse);
     for key in of_kind {

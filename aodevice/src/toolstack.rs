@@ -83,8 +83,10 @@ pub struct Toolstack {
     pub(crate) runner: Arc<dyn Runner>,
     pub(crate) own: DomId,
     pub(crate) script_dir: PathBuf,
-    /// Where libxl keeps its configurations of domains, if devices are to be entered there.
-    pub(crate) libxl_dir: Option<PathBuf>,
+    /// Where libxl keeps its configurations of domains.
+    pub(crate) libxl_dir: PathBuf,
+    /// Whether devices are entered there, and struck out.
+    pub(crate) enters: bool,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
 }
@@ -116,7 +118,8 @@ impl Toolstack {
             runner,
             own: domid.unwrap_or(DomId::DOM0),
             script_dir: "/etc/xen/scripts".into(),
-            libxl_dir: Some("/var/lib/xen".into()),
+            libxl_dir: "/var/lib/xen".into(),
+            enters: true,
             limits: Limits::default(),
             observer: None,
         })
@@ -142,14 +145,16 @@ impl Toolstack {
     /// rebooted, restored or migrated the domain.
     #[must_use]
     pub fn with_libxl_dir(mut self, libxl_dir: impl Into<PathBuf>) -> Self {
-        self.libxl_dir = Some(libxl_dir.into());
+        self.libxl_dir = libxl_dir.into();
         self
     }
 
-    /// Leaves libxl's configurations of domains alone: devices are gone after a reboot.
+    /// Does not enter devices into libxl's configurations of domains, nor strike them out: they are gone after a
+    /// reboot. Only an entry that an earlier device of the same number has left is struck out before a new one
+    /// is made, or libxl would take it for that.
     #[must_use]
     pub fn without_libxl_config(mut self) -> Self {
-        self.libxl_dir = None;
+        self.enters = false;
         self
     }
 

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
 use crate::output::Role;
-use crate::problem::Problem;
+use crate::problem::{Problem, unless_cancelled};
 use crate::world::StoreChoice;
 use crate::xl_conf::XlConf;
 
@@ -114,7 +114,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[derive(Debug, ClapArgs)]
 struct Others {
     /// How long another operation on the device may take to end
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "60")]
     owner_timeout: Duration,
     /// Ask another operation on the device to cancel, instead of waiting for it to end
     #[arg(long)]
@@ -125,7 +125,8 @@ struct Others {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Recording {
     /// Leave the configuration that libxl keeps of the guest alone: xl does not know the device when
-    /// it reboots, restores or migrates the guest
+    /// it reboots, restores or migrates the guest. Only what an earlier device of the same number has
+    /// left there goes, before a new one is made
     #[arg(long)]
     no_record: bool,
     /// Where libxl keeps it
@@ -150,20 +151,21 @@ pub(crate) struct Attaching {
     #[arg(long, value_enum, default_value = "script", value_name = "WHEN")]
     wait: Until,
     /// How long a hotplug script may take
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "40")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "40")]
     script_timeout: Duration,
     /// How long the backend may take to take the device up
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     backend_timeout: Duration,
     /// How long the guest may take to connect, with --wait connected
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     connect_timeout: Duration,
     /// Take nothing from xl.conf
     #[arg(long)]
     no_xl_conf: bool,
     /// Where the defaults of interfaces come from (vif.default.*), as for xl
-    #[arg(long, value_name = "FILE", default_value = "/etc/xen/xl.conf", conflicts_with = "no_xl_conf")]
-    xl_conf: PathBuf,
+    /// [default: /etc/xen/xl.conf, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_xl_conf")]
+    xl_conf: Option<PathBuf>,
     #[command(flatten)]
     others: Others,
     #[command(flatten)]
@@ -180,8 +182,18 @@ impl Attaching {
     }
 
     /// What xl.conf says, if it is to be read.
-    pub(crate) fn xl_conf(&self) -> Result<XlConf, Problem> {
-        if self.no_xl_conf { Ok(XlConf::default()) } else { XlConf::read(&self.xl_conf) }
+    pub(crate) async fn xl_conf(&self) -> Result<XlConf, Problem> {
+        if self.no_xl_conf {
+            return Ok(XlConf::default());
+        }
+        let (file, asked_for) = match &self.xl_conf {
+            Some(file) => (file.clone(), true),
+            None => (PathBuf::from("/etc/xen/xl.conf"), false),
+        };
+        let tried = format!("cannot read {}", file.display());
+        // In a thread, since a file system that does not answer must not make it deaf to signals.
+        let read = tokio::task::spawn_blocking(move || XlConf::read(&file, asked_for));
+        unless_cancelled(tried, read).await?.unwrap_or_else(|_| Ok(XlConf::default()))
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -222,10 +234,10 @@ pub(crate) struct NetworkAttachArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Detaching {
     /// How long the guest and the backend may take to let go
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     timeout: Duration,
     /// How long a hotplug script may take
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "40")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "40")]
     script_timeout: Duration,
     /// Remove also a device that is in use and that no toolstack has recorded
     #[arg(long)]
@@ -295,14 +307,14 @@ pub(crate) struct WaitArgs {
     #[arg(required = true, value_name = "STATE")]
     pub(crate) states: Vec<XenbusState>,
     /// How long to wait
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DemoArgs {
     /// How long each simulated driver and script takes, so that an eye can follow
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.05")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "0.05")]
     pub(crate) latency: Duration,
 }
 

@@ -14,7 +14,12 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
         let tried = format!("cannot understand the disk {:?}", args.disk.join(" "));
         Problem::new(Code::BadDevice, tried, error, hint)
     })?;
-    devices::scripts_run(common, &args.attaching.xl_conf()?);
+    // It has nothing for disks, so one that cannot be understood is no hindrance.
+    match args.attaching.xl_conf().await {
+        Ok(conf) => devices::scripts_run(common, &conf),
+        Err(problem) if problem.code == Code::BadXlConf => {}
+        Err(problem) => return Err(problem),
+    }
     devices::attach(common, &args.domain, &Device::Vbd(disk), &args.attaching).await
 }
 

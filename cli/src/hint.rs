@@ -17,7 +17,7 @@ fn commands(kind: Kind) -> (String, String) {
 /// What to do about a domain that is gone.
 pub(crate) fn clean_up(domid: DomId) -> String {
     format!(
-        "xl list shows the domains; what domain {domid} has left is listed and detached by its domid, {domid}"
+        "xl list shows the domains; if domain {domid} has left devices, they are listed and detached by its domid"
     )
 }
 
@@ -61,6 +61,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::ListDomains => "xl list shows the domains".to_owned(),
         Hint::CleanUpById(domid) => clean_up(domid),
         Hint::ListDevices(kind) => format!("xendev {} shows the guest's devices", commands(kind).0),
+        Hint::AddAnew(kind) => {
+            format!("free it in the guest, detach it with xendev {}, and attach it again", commands(kind).1)
+        }
         Hint::RemoveOrAdopt(kind) => format!(
             "if it is to go, remove it with the tool that made it, or with xendev {} --adopt",
             commands(kind).1

@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     let status = match Args::try_parse() {
         Ok(args) => {
             let Common { json, compat_exit, .. } = args.common;
-            let role = args.command.role_of_stdout();
+            let role = if args.common.dry_run { Role::Purpose } else { args.command.role_of_stdout() };
+            signals::tell_as_json(json);
             finish(start(args), json, role, compat_exit)
         }
         Err(error) => {

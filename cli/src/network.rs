@@ -19,7 +19,7 @@ pub(crate) async fn attach(common: &Common, args: &NetworkAttachArgs) -> Result<
     for notice in vif::notices(&args.nic) {
         output::warn(common, &notice);
     }
-    let conf = args.attaching.xl_conf()?;
+    let conf = args.attaching.xl_conf().await?;
     devices::scripts_run(common, &conf);
     devices::attach(common, &args.domain, &Device::Vif(nic.or(&conf.vif)), &args.attaching).await
 }

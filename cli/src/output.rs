@@ -103,6 +103,7 @@ pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, com
             say(format!("{}\n", problem.json()));
         }
     }
+    signals::told();
     match stdout().flush_while_read(patience) {
         // A reader that has gone away, such as `head`, has seen enough.
         Ok(()) | Err(ErrorKind::BrokenPipe) => {}

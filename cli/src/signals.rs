@@ -18,7 +18,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::printer::stderr;
+use crate::printer::{stderr, stdout};
 use crate::problem::{Code, Exit, Problem};
 
 /// Signals that follow the first one so soon are the same request: `timeout` sends TERM to a
@@ -37,6 +37,12 @@ static CONCLUDED: OnceLock<u8> = OnceLock::new();
 /// Whether a person is told that the first signal makes an operation roll back.
 static ANNOUNCED: AtomicBool = AtomicBool::new(false);
 
+/// Whether all that is to be told of the outcome is with the printers.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Whether standard output is to hold a JSON value.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 /// The token that HUP, INT, QUIT and TERM cancel. The first call installs the handlers.
 ///
 /// A signal that is ignored by inheritance (`nohup`, `trap '' INT`) stays ignored.
@@ -48,6 +54,16 @@ pub(crate) fn cancel_on_signal() -> CancellationToken {
 /// From now on, a person is told that the first signal makes an operation roll back.
 pub(crate) fn announce_roll_back() {
     ANNOUNCED.store(true, Ordering::Relaxed);
+}
+
+/// What ends the program at once is told as JSON as well.
+pub(crate) fn tell_as_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
+/// What there is to tell is with the printers.
+pub(crate) fn told() {
+    TOLD.store(true, Ordering::Release);
 }
 
 /// From now on, a signal ends the program with this exit status.
@@ -99,8 +115,19 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
+/// What is not read by then is lost.
+fn last_words() {
+    _ = stdout().flush_within(LAST_WORDS);
+    _ = stderr().flush_within(LAST_WORDS);
+}
+
 fn arrived(cancel: &CancellationToken) {
     if let Some(status) = CONCLUDED.get() {
+        let begun = Instant::now();
+        while !TOLD.load(Ordering::Acquire) && begun.elapsed() < LAST_WORDS {
+            thread::sleep(Duration::from_millis(1));
+        }
+        last_words();
         process::exit((*status).into());
     }
     let Some(first) = FIRST.get() else {
@@ -116,8 +143,11 @@ fn arrived(cancel: &CancellationToken) {
         return;
     }
     let hint = "what was begun is left: list the guest's devices, and detach it";
-    Problem::new(Code::Cancelled, "stopped at once", "a second signal came", hint).print();
-    // What is not read by then is lost.
-    _ = stderr().flush_within(LAST_WORDS);
+    let problem = Problem::new(Code::Cancelled, "stopped at once", "a second signal came", hint);
+    problem.print();
+    if JSON.load(Ordering::Relaxed) {
+        stdout().put(format!("{}\n", problem.json()));
+    }
+    last_words();
     process::exit(Exit::Aborted.status(false).into());
 }

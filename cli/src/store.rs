@@ -35,12 +35,13 @@ pub(crate) async fn run(common: &Common, args: &StoreArgs) -> Result<Exit, Probl
             "name a folder that exists and that you may write to with --test-domains",
         )
     })?;
-    if !common.quiet {
+    let told = !common.quiet || common.json;
+    if told {
         tell(common, args);
     }
     let ended = |error: std::io::Error| {
         let mut problem = Problem::new(Code::Serve, &*tried, error, "start it again; its contents are lost");
-        problem.told = !common.quiet;
+        problem.told = told;
         problem
     };
     let serve_domains = async {

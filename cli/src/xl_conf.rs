@@ -93,7 +93,7 @@ fn atom(input: &str) -> IResult<&str, Setting> {
 }
 
 fn setting(input: &str) -> IResult<&str, Setting> {
-    let items = separated_list0((gap, char(','), gap), atom);
+    let items = separated_list0((gap, char(','), gap), setting);
     let list = delimited((char('['), gap), terminated(items, (gap, opt((char(','), gap)))), char(']'));
     alt((atom, value(Setting::List, list))).parse(input)
 }
@@ -126,10 +126,14 @@ impl XlConf {
             return Err(format!("line {number}: {line:?}"));
         }
         let mut conf = Self::default();
+        // The deprecated names count where the others are not there.
+        let mut old = Defaults::default();
         for Statement { name, appends, setting } in settings {
             let slot = match name {
-                "vif.default.bridge" | "defaultbridge" => &mut conf.vif.bridge,
-                "vif.default.script" | "vifscript" => &mut conf.vif.script,
+                "vif.default.bridge" => &mut conf.vif.bridge,
+                "vif.default.script" => &mut conf.vif.script,
+                "defaultbridge" => &mut old.bridge,
+                "vifscript" => &mut old.script,
                 "vif.default.gatewaydev" => &mut conf.vif.gatewaydev,
                 "vif.default.backend" => &mut conf.vif.backend,
                 "run_hotplug_scripts" => {
@@ -147,17 +151,19 @@ impl XlConf {
             let before = slot.take().filter(|_| appends).unwrap_or_default();
             *slot = Some(before + &text);
         }
+        conf.vif.bridge = conf.vif.bridge.or(old.bridge);
+        conf.vif.script = conf.vif.script.or(old.script);
         Ok(conf)
     }
 
-    /// Reads the file; one that is not there says nothing.
-    pub(crate) fn read(file: &Path) -> Result<Self, Problem> {
+    /// Reads the file. One that was not asked for by name need not be there, and says nothing then.
+    pub(crate) fn read(file: &Path, asked_for: bool) -> Result<Self, Problem> {
         let bad = |observed: String| {
             let hint = "mend it, name another file with --xl-conf, or do without with --no-xl-conf";
             Problem::new(Code::BadXlConf, format!("cannot understand {}", file.display()), observed, hint)
         };
         let text = match read_bounded(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !asked_for => return Ok(Self::default()),
             text => text.map_err(|error| bad(error.to_string()))?,
         };
         Self::parse(&text).map_err(bad)
@@ -167,12 +173,13 @@ impl XlConf {
 fn read_bounded(file: &Path) -> io::Result<String> {
     use std::io::Read;
 
-    let mut text = String::new();
-    fs::File::open(file)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    let mut text = Vec::new();
+    fs::File::open(file)?.take(LARGEST + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LARGEST {
         return Err(io::Error::other(format!("it has more than {LARGEST} bytes")));
     }
-    Ok(text)
+    // A comment may be in any encoding.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -197,6 +204,9 @@ run_hotplug_scripts=0";
         assert_eq!(conf.vif.gatewaydev.as_deref(), Some("7"));
         assert_eq!(conf.vif.backend.as_deref(), Some(""));
         assert!(conf.forbids_scripts);
+        let both = "vif.default.script='new'\nvifscript='old'\ndefaultbridge='br0'\nx=[['a'], ['b',]]";
+        let both = XlConf::parse(both).unwrap().vif;
+        assert_eq!((both.script.as_deref(), both.bridge.as_deref()), (Some("new"), Some("br0")));
         assert_eq!(XlConf::parse(""), Ok(XlConf::default()));
         let old = XlConf::parse("defaultbridge=\"a\\'b\"\nrun_hotplug_scripts=1").unwrap();
         assert_eq!((old.vif.bridge.as_deref(), old.forbids_scripts), (Some("a'b"), false));

@@ -63,7 +63,7 @@ async fn a_domain_that_is_gone_is_cleaned_up_by_its_number() {
         ] {
             host.client.write(&Path::new(node).unwrap(), value.to_owned()).await.unwrap();
         }
-        let gone = ["does not run any more", "detached by its domid, 77"];
+        let gone = ["domain 77 does not run", "detached by its domid"];
         let disk = host.disk(&host.good_script());
         for command in
             [&["block-attach", "ghost", &disk][..], &["block-attach", "77", &disk], &["block-list", "ghost"]]

@@ -37,10 +37,12 @@ fn what_has_no_effect_is_told_and_what_is_wrong_is_refused() {
     );
 }
 
+/// One that was named has to be there.
 #[test]
-fn it_need_not_be_there() {
+fn a_name_that_is_misspelled_is_told() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xendev"));
     command.args(["--store", "embedded", "-N", "network-attach", "guest", "--xl-conf", "/nonexistent"]);
     let output = command.output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("No such file"), "{stderr}");
 }

@@ -79,8 +79,8 @@ pub struct KindInfo {
     pub(crate) libxl: Listing,
     /// The script runs of a device with these keys, in the order in which an add makes them.
     pub(crate) runs: fn(&Recorded) -> &'static [hotplug::Kind],
-    /// The key that a script which exited with 0 should have written and did not.
-    pub(crate) unreported: fn(&Recorded) -> Option<&'static str>,
+    /// What a script which exited with 0 should have written and did not, and what it wrote instead.
+    pub(crate) unreported: fn(&Recorded) -> Option<Unreported>,
     /// The key by which a script names a block device, and the one for that device's numbers, which the
     /// backend needs and the script may leave to the toolstack.
     pub(crate) numbers: Option<(&'static str, &'static str)>,
@@ -89,6 +89,9 @@ pub struct KindInfo {
     /// What a script has to be told besides what is recorded, to undo its work; `None` if it has none to undo.
     pub(crate) undo: fn(&Recorded, &Surroundings) -> Option<Recorded>,
 }
+
+/// A key that a script did not write as the backend reads it, and what it wrote instead.
+pub(crate) type Unreported = (&'static str, Option<String>);
 
 /// What a kind may know of the toolstack's domain when a script's work is undone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,6 +157,12 @@ pub(crate) trait Spec {
 
     /// Whether this version can serve it for this guest.
     fn check(&self, guest: &Guest) -> Result<(), Cause>;
+
+    /// Whether it can have this number.
+    fn check_place(&self, id: &DeviceId) -> Result<(), Cause> {
+        _ = id;
+        Ok(())
+    }
 
     /// Keys of the backend whose values no other device may hold.
     fn uniques(&self) -> Vec<Unique> {

@@ -1,5 +1,8 @@
 //! A configuration as a value: reading and printing it, entering a device into it, and striking it out.
 
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{ConfigError, text};
@@ -100,6 +103,21 @@ pub fn strike(config: &mut Map<String, Value>, (kind, devid): (Kind, u32)) -> Re
     Ok(())
 }
 
+/// The entries of devices of a kind.
+pub(super) fn entries(config: &Map<String, Value>, kind: Kind) -> Result<&[Value], ConfigError> {
+    let array = kind.info().libxl.array;
+    match config.get(array) {
+        Some(member) => member.as_array().map(Vec::as_slice).ok_or(ConfigError::NotAnArray(array)),
+        None => Ok(&[]),
+    }
+}
+
+/// Whether a configuration has an entry of a device.
+pub(super) fn has(config: &Map<String, Value>, (kind, devid): (Kind, u32)) -> bool {
+    let is_of = |entry| is_of(&kind.info().libxl, entry, devid);
+    entries(config, kind).is_ok_and(|entries| entries.iter().any(is_of))
+}
+
 fn is_of(listing: &Listing, entry: &Value, devid: u32) -> bool {
     entry.as_object().and_then(listing.devid) == Some(devid)
 }
@@ -115,10 +133,75 @@ fn place(config: &Map<String, Value>, member: &str) -> usize {
 /// Reads a configuration. libxl writes the NUL that ends a string of C too, and reads up to there.
 pub(super) fn parse(file: &[u8]) -> Result<Map<String, Value>, ConfigError> {
     let text = file.split(|byte| *byte == 0).next().unwrap_or_default();
-    let config: Map<String, Value> =
-        serde_json::from_slice(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+    let syntax = |error: serde_json::Error| ConfigError::Syntax(error.to_string());
+    let Unambiguous(config) = serde_json::from_slice(text).map_err(syntax)?;
+    let Value::Object(config) = config else {
+        return Err(ConfigError::Syntax("it begins with no brace".to_owned()));
+    };
     config.values().try_for_each(check_numbers)?;
     Ok(config)
+}
+
+/// A value without objects that have two members of one name: of these, one would be lost.
+struct Unambiguous(Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(UnambiguousVisitor).map(Self)
+    }
+}
+
+struct UnambiguousVisitor;
+
+impl<'de> Visitor<'de> for UnambiguousVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Unambiguous(item)) = from.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some((name, Unambiguous(value))) = from.next_entry::<String, _>()? {
+            if members.contains_key(&name) {
+                return Err(de::Error::custom(format_args!("the member {name:?} is there twice")));
+            }
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
 }
 
 /// Refuses a number that would not be printed as it was read.
@@ -288,6 +371,9 @@ mod tests {
         assert!(matches!(parse(b"{\"a\": \"\xff\"}"), Err(ConfigError::Syntax(_))));
         assert_eq!(problem("{\"a\": [{\"b\": 1.5}]}"), "it holds 1.5, which is not an integer of 64 bits");
         assert!(problem("{\"a\": 18446744073709551616}").contains("not an integer"));
+        let twice = problem("{\"disks\": [{\"vdev\": \"xvdb\"}], \"disks\": []}");
+        assert!(twice.contains("the member \"disks\" is there twice"), "{twice}");
+        assert!(problem("{\"a\": [{\"b\": 1, \"b\": 1}]}").contains("twice"));
         for (which, array) in [(XVDA, "disks"), (NIC_1, "nics")] {
             let mut config = object(json!({array: {"vdev": "xvda", "devid": 1}}));
             let before = config.clone();

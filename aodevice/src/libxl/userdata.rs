@@ -8,13 +8,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 use xs_client::DomId;
 
 use super::{ConfigError, config};
+use crate::Kind;
 
 /// The size of a file that is not read. Real ones have a few KiB.
 const MAX: u64 = 16 << 20;
@@ -61,6 +64,45 @@ impl Userdata {
     pub fn try_lock(&self) -> io::Result<Option<Locked>> {
         let path = self.sibling('l', "domain-userdata-lock");
         Locked::take(&path, self).map_err(|error| at(&path, &error))
+    }
+
+    /// Takes its lock, as soon as it can be had within this time.
+    ///
+    /// libxl's waiters sleep in the kernel, and one of them has the lock a moment after it was given back. So
+    /// it is looked at again and again, at intervals shorter than that moment.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system, with the path of the lock's file.
+    pub fn lock_within(&self, limit: Duration) -> io::Result<Option<Locked>> {
+        const PAUSE: Duration = Duration::from_micros(100);
+        let begun = Instant::now();
+        loop {
+            match self.try_lock()? {
+                None if begun.elapsed() < limit => thread::sleep(PAUSE),
+                taken => return Ok(taken),
+            }
+        }
+    }
+
+    /// Sees that devices of a kind can be entered and struck out: that it can be understood, and its directory
+    /// be written to.
+    ///
+    /// # Errors
+    ///
+    /// What would keep a change from being made.
+    pub fn check(&self, kind: Kind) -> Result<(), ConfigError> {
+        if let Some(text) = self.read()? {
+            config::entries(&config::parse(&text)?, kind)?;
+        }
+        access(&self.directory, Access::WRITE_OK).map_err(io::Error::from)?;
+        Ok(())
+    }
+
+    /// Whether it has an entry of a device. One that cannot be read has none.
+    pub fn has(&self, which: (Kind, u32)) -> bool {
+        let config = self.read().ok().flatten().and_then(|text| config::parse(&text).ok());
+        config.is_some_and(|config| config::has(&config, which))
     }
 
     /// Reads it; `None` if it is not there.

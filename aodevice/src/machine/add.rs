@@ -262,7 +262,9 @@ impl Add {
                 self.state = State::Done;
             }
             (Known::Striking, Event::Struck(struck)) => {
-                self.warnings.extend(struck.err().map(Warning::NotStruck));
+                // With its domain the entry is gone.
+                let problem = struck.err().filter(|cause| !matches!(cause, Cause::Gone { .. }));
+                self.warnings.extend(problem.map(Warning::NotStruck));
                 self.state = State::Done;
             }
             (Known::Leaving, Event::Left) => self.state = State::Done,

@@ -135,7 +135,13 @@ impl Remove {
     fn told(&mut self, target: Target, told: Result<Closing, Cause>) {
         match told {
             Ok(Closing::Changed) => return self.state = State::Probing,
-            Ok(Closing::Vanished | Closing::Destroyed) => return self.strike(target),
+            Ok(Closing::Vanished) => {
+                if self.claim == Claim::First(None) && target.config().is_some() && !self.waited {
+                    self.warnings.push(Warning::OnlyEntry);
+                }
+                return self.strike(target);
+            }
+            Ok(Closing::Destroyed) => return self.strike(target),
             Ok(Closing::Taken) => return self.fail(target, Cause::Taken),
             Err(cause) => return self.fail(target, cause),
             Ok(Closing::Again) => self.on_target(target, Known::Closing),
@@ -257,7 +263,10 @@ impl Machine for Remove {
                 Err(cause) => self.fail(target, cause),
             },
             (State::On(_, Known::Striking), Event::Struck(struck)) => {
-                self.warnings.extend(struck.err().map(Warning::NotStruck));
+                self.warnings.extend(struck.err().map(|cause| match cause {
+                    Cause::Gone { .. } => Warning::DomainWent,
+                    cause => Warning::NotStruck(cause),
+                }));
                 self.state = State::Done;
             }
             (State::On(target, Known::Observing), Event::Observed) if self.claim == Claim::Kept => {

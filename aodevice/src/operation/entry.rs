@@ -16,35 +16,70 @@ use xs_client::{DomId, Path};
 
 use super::files::blocking;
 use super::wait::{Cancel, cancelled, unless_cancelled};
-use super::{Job, Target, steps, store};
+use super::{Job, Target, place, steps, store};
 use crate::libxl::{self, ConfigError, Locked, Userdata};
-use crate::{Cause, Device};
+use crate::{Cause, Device, DeviceId, Kind, Toolstack, Which};
 
-/// The pauses between two attempts to get the lock: the first, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
+/// For how long a thread looks for the lock, before it is asked whether that is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
 
 fn failed(config: &Userdata, problem: ConfigError) -> Cause {
     Cause::Config { file: config.path(), problem }
 }
 
-impl Job<'_> {
+impl Toolstack {
     /// libxl's configuration of a domain, if devices are to be entered into it and it is there.
     pub(super) async fn config_of(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
+        if self.enters { self.config_that_is_there(fe).await } else { Ok(None) }
+    }
+
+    async fn config_that_is_there(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
         let Some(config) = self.named_config(fe).await? else { return Ok(None) };
         let looked_at = config.clone();
         // One that does not answer is there: whatever is to be changed in it will fail and say so.
-        let exists = blocking(self.toolstack.limits.file, move || looked_at.exists()).await;
+        let exists = blocking(self.limits.file, move || looked_at.exists()).await;
         Ok(exists.unwrap_or(true).then_some(config))
     }
 
     /// The configuration that a domain has by its UUID, there or not.
     async fn named_config(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
-        let Some(directory) = &self.toolstack.libxl_dir else { return Ok(None) };
+        let directory = &self.libxl_dir;
         let vm = Path::new(format!("/local/domain/{fe}/vm"))?;
-        let vm = store::text(self.toolstack.client.read_opt(&vm).await?);
+        let vm = store::text(self.client.read_opt(&vm).await?);
         Ok(vm.and_then(|vm| Userdata::new(directory, fe, &vm)))
     }
 
+    /// Sees that a device of a kind can be entered into the configuration of its domain, if it has one: before
+    /// the device is made, and not when the guest has it already.
+    pub(super) async fn check_config(&self, fe: DomId, kind: Kind) -> Result<(), Cause> {
+        let Some(config) = self.config_of(fe).await? else { return Ok(()) };
+        let looked_at = config.clone();
+        let problem = match blocking(self.limits.file, move || looked_at.check(kind)).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(problem)) => problem,
+            None => ConfigError::NoAnswer(self.limits.file),
+        };
+        Err(failed(&config, problem))
+    }
+
+    /// A device of which nothing but its entry in the configuration is left: by an actor that died, or by `xl`,
+    /// which leaves them all.
+    pub(super) async fn entry_alone(&self, which: Which) -> Result<Option<Target>, Cause> {
+        if self.enters { self.stale_entry(which).await } else { Ok(None) }
+    }
+
+    async fn stale_entry(&self, which: Which) -> Result<Option<Target>, Cause> {
+        let Some(config) = self.config_that_is_there(which.fe).await? else { return Ok(None) };
+        let looked_at = config.clone();
+        let has = blocking(self.limits.file, move || looked_at.has((which.kind, which.devid))).await;
+        if has != Some(true) {
+            return Ok(None);
+        }
+        Ok(Some(Target::new(DeviceId::new(which, self.own), [])?.with_config(Some(config))))
+    }
+}
+
+impl Job<'_> {
     /// Enters a device that is ours.
     pub(super) async fn enter(
         &self,
@@ -67,13 +102,33 @@ impl Job<'_> {
         self.change(config, wanted, change, cancel).await
     }
 
+    /// Strikes out what is left of an earlier device of the number that a new one would get. libxl passes over an
+    /// entry without a device, but takes it for the new one's as soon as that is there: a guest that is rebooted
+    /// then would get the earlier disk. So this is done also for a device that is not entered.
+    pub(super) async fn strike_stale(
+        &self,
+        fe: DomId,
+        device: &Device,
+        cancel: Cancel<'_>,
+    ) -> Result<(), Cause> {
+        let Toolstack { client, own, .. } = self.toolstack;
+        let (id, seen) = place::find(client, (fe, *own), device).await?;
+        if seen.lx {
+            return Ok(());
+        }
+        match self.toolstack.stale_entry(id.which()).await? {
+            Some(target) => self.strike(&target, cancel).await,
+            None => Ok(()),
+        }
+    }
+
     /// Strikes a device out that is gone, unless it is back.
     pub(super) async fn strike(&self, target: &Target, cancel: Cancel<'_>) -> Result<(), Cause> {
         let Some(config) = target.config() else { return Ok(()) };
         let id = target.id();
         let wanted = async {
             if !self.has_config(id.fe, config).await? {
-                return Ok(false);
+                return Err(Cause::Gone { domain: true });
             }
             let seen = store::look(&self.toolstack.client, id.kind, target.paths()).await?;
             Ok(steps::is_to_be_struck(&seen))
@@ -84,7 +139,7 @@ impl Job<'_> {
 
     /// Whether a domain is there, and has this configuration.
     async fn has_config(&self, fe: DomId, config: &Userdata) -> Result<bool, Cause> {
-        let now = self.named_config(fe).await?;
+        let now = self.toolstack.named_config(fe).await?;
         Ok(now.as_ref() == Some(config) && self.toolstack.client.is_introduced(fe).await?)
     }
 
@@ -129,15 +184,13 @@ impl Job<'_> {
     async fn lock(&self, config: &Userdata) -> Result<Locked, Cause> {
         let limits = self.toolstack.limits;
         let begun = Instant::now();
-        let [mut pause, longest] = PAUSES;
         loop {
             let wanted = config.clone();
-            let tried = blocking(limits.file, move || wanted.try_lock()).await;
+            let tried = blocking(limits.file, move || wanted.lock_within(LOOK)).await;
             let problem = match tried {
                 Some(Ok(Some(lock))) => return Ok(lock),
                 Some(Ok(None)) if begun.elapsed() < limits.config => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(longest);
+                    sleep(LOOK).await;
                     continue;
                 }
                 Some(Ok(None)) => ConfigError::Busy(limits.config),

@@ -142,8 +142,14 @@ impl<'a> Job<'a> {
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
             Action::Probe { which, adopt } => {
                 let probed = async {
-                    let probed = store::probe(client, self.toolstack.own, which, adopt).await?;
-                    let target = probed.target.with_config(self.config_of(which.fe).await?);
+                    let probed = match store::probe(client, self.toolstack.own, which, adopt).await {
+                        Err(cause @ Cause::NoSuchDevice) => {
+                            let target = self.toolstack.entry_alone(which).await?.ok_or(cause)?;
+                            return Ok(Found { target, occupant: None });
+                        }
+                        probed => probed?,
+                    };
+                    let target = probed.target.with_config(self.toolstack.config_of(which.fe).await?);
                     self.resumes = probed.op.is_some();
                     self.stood = Texts::read(client, &target.id(), target.paths()).await?;
                     let occupant = match probed.op {
@@ -203,7 +209,11 @@ impl<'a> Job<'a> {
         let Toolstack { client, own, script_dir, .. } = self.toolstack;
         self.made.clear();
         self.before = None;
-        let config = match wait::unless_cancelled(self.config_of(fe), cancel).await {
+        let ready = async {
+            self.strike_stale(fe, device, cancel).await?;
+            self.toolstack.config_of(fe).await
+        };
+        let config = match wait::unless_cancelled(ready, cancel).await {
             Ok(config) => config,
             Err(cause) => return Created::Failed(cause, None),
         };
@@ -247,6 +257,11 @@ impl<'a> Job<'a> {
                 };
             }
             Obstacle::Exists => Cause::Exists,
+            Obstacle::Unfinished(text) => match self.occupant(text.clone()).await {
+                Ok(occupant) if occupant.alive => return Created::Occupied(which, occupant),
+                Ok(_) => Cause::Unfinished,
+                Err(cause) => return Created::Failed(cause, None),
+            },
             Obstacle::Alive(state) => Cause::Unrecorded(state),
         };
         // The device that is there is what the report is about.
@@ -287,7 +302,7 @@ impl<'a> Job<'a> {
         let settled =
             store::step(client, target, record, None, |seen| Ok(((), steps::settle(seen, record.token)?)));
         settled.await?;
-        if let Err(cause) = saved::sweep(client, target.id().kind).await {
+        if let Err(cause) = saved::sweep(client).await {
             debug!(%cause, "copies of devices that are gone cannot be removed");
         }
         Ok(())

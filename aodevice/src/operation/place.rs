@@ -38,6 +38,7 @@ pub(crate) async fn check(
     if let Some(state) = in_use_elsewhere(store, id, paths).await? {
         return Err(Cause::FrontendInUse(state));
     }
+    device.as_spec().check_place(id)?;
     check_unique(store, id, device).await
 }
 

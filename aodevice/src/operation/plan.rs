@@ -108,7 +108,7 @@ impl Toolstack {
             Err(Obstacle::Exists) => return Err(Cause::Exists),
             Err(Obstacle::Alive(state)) => return Err(Cause::Unrecorded(state)),
             // Gone by then, or not: that is for the add to see.
-            Err(Obstacle::Stale | Obstacle::Occupied(_)) | Ok(()) => {}
+            Err(Obstacle::Stale | Obstacle::Occupied(_) | Obstacle::Unfinished(_)) | Ok(()) => {}
         }
         place::check(&self.client, &id, &id.paths()?, device).await?;
         let tree = device.as_spec().tree(&id, &guest);
@@ -144,6 +144,7 @@ impl Toolstack {
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
         }
+        self.check_config(fe, device.kind()).await?;
         Ok(guest)
     }
 }

@@ -168,7 +168,14 @@ pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) 
 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
 /// Those of an add that did not come to its end stay, for a removal.
-pub(crate) async fn sweep(client: &Client, kind: Kind) -> Result<(), Cause> {
+pub(crate) async fn sweep(client: &Client) -> Result<(), Cause> {
+    for kind in Kind::ALL {
+        sweep_kind(client, kind).await?;
+    }
+    Ok(())
+}
+
+async fn sweep_kind(client: &Client, kind: Kind) -> Result<(), Cause> {
     let parent = of_kind(kind)?;
     for fe in client.directory_or_empty(&parent).await? {
         if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {

@@ -156,8 +156,14 @@ impl Job<'_> {
         self.add_numbers(target).await?;
         // Whoever goes on after us is to know it too.
         saved::report(&self.toolstack.client, target.paths(), &self.made).await?;
-        let missing = (target.id().kind.info().unreported)(&self.made);
-        Ok(missing.map(|missing| Warning::NotReported { run: Box::new(request), missing }))
+        let unreported = (target.id().kind.info().unreported)(&self.made);
+        let report = said.into_report(report);
+        Ok(unreported.map(|(missing, wrote)| Warning::NotReported {
+            run: Box::new(request),
+            missing,
+            wrote,
+            words: report.last_words(),
+        }))
     }
 
     /// Writes the numbers of a block device that the script has named by its path alone.
@@ -266,6 +272,8 @@ impl Job<'_> {
         // saved, and have added this one.
         let is_begun = purpose == Purpose::Undo || self.resumes;
         let is_other = |node: &String| keys.get(SEQUENCE) != files::sequence(node).as_ref();
+        let is_used_anew =
+            keys.contains_key(SEQUENCE) && node == counted.as_ref() && node.is_some_and(is_other);
         if node != counted.as_ref() || inputs == Inputs::Backend && !is_begun && node.is_some_and(is_other) {
             keys.remove(SEQUENCE);
         }
@@ -282,8 +290,11 @@ impl Job<'_> {
             return Ok(Task::Nothing((inputs != Inputs::Leftover).then_some(Unknown)));
         }
         let undone = match inputs {
-            // Undone already, by a run that was killed later, if the kernel's count says so.
-            Inputs::Backend => around.node_serves == Some(false) && keys.contains_key(SEQUENCE),
+            // Undone already, by a run that was killed later or by hand, if the kernel's count says so: what has
+            // the number by now, and serves another file, is somebody else's.
+            Inputs::Backend => {
+                around.node_serves == Some(false) && (keys.contains_key(SEQUENCE) || is_used_anew)
+            }
             Inputs::Saved | Inputs::Vanished | Inputs::Taken => around.node_serves == Some(false),
             Inputs::Leftover => around.node_serves != Some(true),
         };

@@ -100,7 +100,7 @@ impl Inputs {
     }
 }
 
-fn is_dead_add(record: &str) -> bool {
+fn is_add(record: &str) -> bool {
     Record::parse(record).is_some_and(|record| record.operation == Operation::Attach)
 }
 
@@ -109,6 +109,8 @@ fn is_dead_add(record: &str) -> bool {
 pub(crate) enum Obstacle {
     NoHome,
     Exists,
+    /// A device whose guest has it, and whose add has this record: it is under way, or died before its end.
+    Unfinished(String),
     /// An operation with this record.
     Occupied(String),
     /// A device without a record, alive by its backend's state.
@@ -164,8 +166,10 @@ pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
         return Err(Obstacle::NoHome);
     }
     match (&seen.op, seen.alive()) {
-        // Whoever added it died before he could say so: it is in use.
-        (Some(record), Some(XenbusState::Connected)) if is_dead_add(record) => Err(Obstacle::Exists),
+        // Its guest uses it, so it is not undone.
+        (Some(record), Some(XenbusState::Connected)) if is_add(record) => {
+            Err(Obstacle::Unfinished(record.clone()))
+        }
         (Some(record), _) => Err(Obstacle::Occupied(record.clone())),
         _ if seen.lx => Err(Obstacle::Exists),
         (None, Some(state)) => Err(Obstacle::Alive(state)),

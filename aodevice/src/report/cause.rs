@@ -49,8 +49,8 @@ pub enum Cause {
     /// The store knows no such domain.
     #[error("the store knows no domain {}", printable(.0, TEXT_SHOWN))]
     NoSuchDomain(String),
-    /// All that is left of a domain is its home in the store.
-    #[error("domain {0} does not run any more; the store only holds what is left of it")]
+    /// A domain has a home in the store, which has not been introduced to it: it is gone, or was never there.
+    #[error("domain {0} does not run: it has a home in the store, but the store does not know it")]
     DomainGone(DomId),
     /// Several domains that run have the name.
     #[error("domains {} all have the name {name}", list(domids))]
@@ -66,6 +66,9 @@ pub enum Cause {
     /// The guest has a device with this id already.
     #[error("the guest has this device already")]
     Exists,
+    /// The guest has the device and uses it, but whoever added it died before that was done.
+    #[error("the guest has this device, but the attach of it died before it was done")]
+    Unfinished,
     /// A device that no toolstack has recorded is there, and its backend serves it.
     #[error("a device that no toolstack has recorded is in use there: its backend's state is {0}")]
     Unrecorded(XenbusState),
@@ -218,6 +221,7 @@ impl Cause {
             Self::AmbiguousName { .. } => "ambiguous_name",
             Self::NoSuchDevice => "no_such_device",
             Self::Exists => "exists",
+            Self::Unfinished => "unfinished",
             Self::Unrecorded(_) => "unrecorded",
             Self::FrontendInUse(_) => "frontend_in_use",
             Self::Invalid(_) => "invalid",

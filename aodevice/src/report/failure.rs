@@ -83,6 +83,7 @@ impl Failure {
             Cause::NoSuchDomain(_) | Cause::AmbiguousName { .. } => Hint::ListDomains,
             Cause::DomainGone(domid) => Hint::CleanUpById(*domid),
             Cause::NoSuchDevice | Cause::Exists => Hint::ListDevices(kind),
+            Cause::Unfinished => Hint::AddAnew(kind),
             Cause::Unrecorded(_) => Hint::RemoveOrAdopt(kind),
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
@@ -98,6 +99,11 @@ impl Failure {
             },
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
                 Hint::LoadBackend(kind.info().backend_module)
+            }
+            Cause::TimedOut { .. }
+                if self.warnings.iter().any(|warning| matches!(warning, Warning::NotReported { .. })) =>
+            {
+                Hint::ReadScriptLog
             }
             Cause::TimedOut { .. } if self.operation == Operation::Attach => {
                 Hint::CheckGuest(kind.info().frontend_module)

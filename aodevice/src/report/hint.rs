@@ -20,6 +20,8 @@ pub enum Hint {
     CleanUpById(#[serde(serialize_with = "domid_number")] DomId),
     /// See which devices of this kind the guest has.
     ListDevices(Kind),
+    /// Remove the device and add it again: what was left to do was not done.
+    AddAnew(Kind),
     /// The device was made by hand or by another toolstack: remove it there, or adopt it.
     RemoveOrAdopt(Kind),
     /// Let the guest close its frontend, or remove it where it was made.

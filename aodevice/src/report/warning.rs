@@ -23,8 +23,12 @@ pub enum Warning {
     NotReported {
         /// What was run.
         run: Box<Request>,
-        /// The key that it did not write.
+        /// The key that it did not write, or not as the backend reads it.
         missing: &'static str,
+        /// What it wrote instead, in a form that can be shown.
+        wrote: Option<String>,
+        /// Its own words: its error, or else the last line that it printed.
+        words: Option<String>,
     },
     /// The removal script could not be run, since it, or what it needs, was not recorded.
     ScriptSkipped,
@@ -38,6 +42,10 @@ pub enum Warning {
     /// A script was killed, and these were made of its target since it began and are nobody's: one was given
     /// back, and the others were left.
     Surplus(Vec<String>),
+    /// The device was gone already; only its entry in libxl's configuration was there.
+    OnlyEntry,
+    /// The domain ended while the device was removed, before that could be noted for the next one.
+    DomainWent,
     /// The device is gone, but could not be struck out of libxl's configuration of its domain.
     NotStruck(Cause),
     /// A step of a roll-back failed, so something may be left.
@@ -56,8 +64,12 @@ impl fmt::Display for Warning {
                 f,
                 "the hotplug script `{run}` {report}; what it was to undo (loop device, bridge port) may be left"
             ),
-            Self::NotReported { run, missing } => {
-                write!(f, "the hotplug script `{run}` exited with status 0 but did not write {missing}")
+            Self::NotReported { run, missing, wrote, words } => {
+                write!(f, "the hotplug script `{run}` exited with status 0 but did not write {missing}")?;
+                if let Some(wrote) = wrote {
+                    write!(f, "; it wrote {wrote}")?;
+                }
+                words.iter().try_for_each(|words| write!(f, ": {words}"))
             }
             Self::ScriptSkipped => f.write_str(
                 "it is not recorded which hotplug script made the device, or what that made, so no script could \
@@ -70,9 +82,16 @@ impl fmt::Display for Warning {
                 printable(devices.join(", "), LINE_SHOWN)
             ),
             Self::Taken => f.write_str("another toolstack has taken the device, and it was left to that"),
+            Self::OnlyEntry => f.write_str(
+                "the device was gone already; only its entry in libxl's configuration of the domain was left",
+            ),
+            Self::DomainWent => f.write_str(
+                "the domain ended meanwhile; if a toolstack makes it anew, as xl does for a reboot, it has the device \
+                 again",
+            ),
             Self::NotStruck(cause) => write!(
                 f,
-                "the device is gone, but if libxl's configuration of the domain has an entry of it, that stays: {cause}"
+                "the device is gone, but if libxl's configuration of the domain has an entry of it, that stays until it is detached again: {cause}"
             ),
             Self::LeftBehind { step, cause } => write!(f, "{step} failed: {cause}"),
         }

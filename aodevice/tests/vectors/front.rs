@@ -42,7 +42,7 @@ async fn a_domain_by_name_is_one_that_runs() {
         world.store.release(DomId(domid));
     }
     assert_eq!(found(&world, "web").await, Ok(DomId(3)));
-    let gone = "domain 4 does not run any more; the store only holds what is left of it";
+    let gone = "domain 4 does not run: it has a home in the store, but the store does not know it";
     assert_eq!(found(&world, "gone").await, Err(gone.to_owned()));
     // As for xl, digits are a number and anything else is a name.
     for (text, domid) in [("3", 3), ("003", 3), ("1x", 6), ("Domain-0", 0), ("0", 0), ("g", 1)] {
@@ -141,6 +141,9 @@ async fn a_name_that_another_interface_has_is_refused() {
     let long = refused(far, &["devid=2147483647"]).await;
     assert!(long.starts_with("no interface can be called vif12345.2147483647: "), "{long}");
     add_nic(&world, GUEST, &["vifname=vif1.0"], 0).await.unwrap();
+    // The number that it would get is 1 by now.
+    let own = refused(GUEST, &["vifname=vif1.0"]).await;
+    assert_eq!(own, "vifname=vif1.0 is the name of interface 0 of domain 1");
 }
 
 /// D6. A value that equals the default is a value: the script takes the bridge's MTU if none is written.

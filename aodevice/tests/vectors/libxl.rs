@@ -173,8 +173,43 @@ async fn b38_an_entry_of_another_spelling_is_replaced() {
         .unwrap();
     made.add_disk().await;
     let disks = &made.config()["disks"];
-    assert_eq!((disks.as_array().unwrap().len(), &disks[0]["pdev_path"]), (2, &json!("/srv/d.img")));
-    assert_eq!(disks[1], json!({"vdev": "xvdb"}));
+    assert_eq!((disks.as_array().unwrap().len(), &disks[1]["pdev_path"]), (2, &json!("/srv/d.img")));
+    assert_eq!(disks[0], json!({"vdev": "xvdb"}));
+}
+
+/// libxl takes an earlier device's entry for the one that has its number now, so it goes before that is made.
+#[tokio::test(start_paused = true)]
+async fn an_earlier_entry_goes_before_the_device_is_made() {
+    for enters in [true, false] {
+        let mut made = Made::new().await;
+        let stale = r#""disks": [{"vdev": "51712", "pdev_path": "/old"}]}"#;
+        fs::write(made.userdata.path(), CREATED.trim_end().trim_end_matches("\n}").to_owned() + "," + stale)
+            .unwrap();
+        if !enters {
+            made.toolstack = made.toolstack.clone().without_libxl_config();
+        }
+        let device = disk();
+        let (added, ()) = join!(made.add(&device), async {
+            made.world.exists(LX).await;
+            assert_eq!(made.text().trim_end_matches('\0'), CREATED);
+            made.is_taken_up().await;
+        });
+        added.unwrap();
+        assert_eq!(made.text().trim_end_matches('\0') == CREATED, !enters);
+    }
+}
+
+/// What an actor that died has left, or `xl block-detach`, which leaves every entry.
+#[tokio::test(start_paused = true)]
+async fn an_entry_without_a_device_is_detached() {
+    let made = Made::new().await;
+    let stale = r#""disks": [{"vdev": "51712", "pdev_path": "/old"}]}"#;
+    fs::write(made.userdata.path(), CREATED.trim_end().trim_end_matches("\n}").to_owned() + "," + stale)
+        .unwrap();
+    let removed = made.remove().await.unwrap();
+    assert!(matches!(removed.warnings[..], [Warning::OnlyEntry]), "{removed:?}");
+    made.is_as_created();
+    assert!(matches!(made.remove().await.unwrap_err().cause, Cause::NoSuchDevice));
 }
 
 /// Another toolstack, which made the domain, has no such file. None is made, and nothing is said.
@@ -242,9 +277,9 @@ async fn a_roll_back_strikes_the_entry_out() {
     assert_eq!(made.world.dump().await, before);
 }
 
-/// An add that fails strikes out what a removal of the device before it has left to it.
+/// An add that comes between a removal's end and its strike waits until that is done.
 #[tokio::test(start_paused = true)]
-async fn a_roll_back_strikes_out_what_a_removal_left_to_it() {
+async fn an_add_does_not_begin_before_the_earlier_entry_is_gone() {
     let made = Made::new().await;
     made.add_disk().await;
     let (device, locked) = (disk(), made.lock());
@@ -258,7 +293,8 @@ async fn a_roll_back_strikes_out_what_a_removal_left_to_it() {
         async {
             made.is_let_go().await;
             made.world.is_gone(LX).await;
-            made.world.exists(LX).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(made.world.dom0.read_opt(&crate::world::path(LX)).await.unwrap().is_none());
             drop(locked);
         }
     );
@@ -389,11 +425,16 @@ async fn a_file_that_cannot_be_changed_fails_an_attach() {
             fs::create_dir(&new).unwrap();
         }
         let device = disk();
-        let (added, ()) = join!(made.add(&device), async {
-            made.is_taken_up().await;
-            made.is_let_go().await;
-        });
-        let failure = added.unwrap_err();
+        let failure = if text == CREATED {
+            let (added, ()) = join!(made.add(&device), async {
+                made.is_taken_up().await;
+                made.is_let_go().await;
+            });
+            added.unwrap_err()
+        } else {
+            // What cannot be understood is seen before anything is written.
+            made.add(&device).await.unwrap_err()
+        };
         assert!(failure.to_string().contains(says), "{failure}");
         assert_eq!(failure.hint(), Hint::AddWithoutConfig);
         assert_eq!(made.text(), text);
@@ -410,9 +451,10 @@ async fn what_was_given_up_is_not_written_later() {
     (limits.file, limits.config) = (limit, limit);
     made.toolstack = made.toolstack.clone().with_limits(limits).with_observer(|_| {});
     let (device, file) = (disk(), made.userdata.path());
-    fs::remove_file(&file).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &file, FileType::Fifo, Mode::RWXU, 0).unwrap();
     let (added, ()) = join!(made.add(&device), async {
+        made.world.exists(BE).await;
+        fs::remove_file(&file).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &file, FileType::Fifo, Mode::RWXU, 0).unwrap();
         made.is_taken_up().await;
         made.is_let_go().await;
     });

@@ -193,12 +193,12 @@ async fn an_add_that_died_is_undone_after_xl_removed_its_nodes() {
 
 /// An add that died between its last step and its word: the device is in use, so it exists.
 #[tokio::test(start_paused = true)]
-async fn a_device_in_use_whose_add_died_exists() {
+async fn a_device_in_use_whose_add_died_is_not_undone() {
     let world = World::new().await;
     world.add_connected().await;
     world.write(&format!("{LX}/op"), "add:1").await;
     let before = world.dump().await;
-    assert!(matches!(world.add(disk()).await.unwrap_err().cause, Cause::Exists));
+    assert!(matches!(world.add(disk()).await.unwrap_err().cause, Cause::Unfinished));
     assert_eq!(world.dump().await, before);
 }
 

@@ -5,6 +5,7 @@
  * argument with its length before it; numbers are four bytes in the machine's order. The answer is a line: "+"
  * and the disk as libxl's JSON, or "+" and BYTES,MICROSECONDS, or "-" and the message.
  */
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,7 @@ static void rate(XLU_Config *config, const char *argument)
     libxl_device_nic nic;
 
     libxl_device_nic_init(&nic);
+    errno = 0; /* it takes an earlier error for one of its own */
     if (xlu_vif_parse_rate(config, argument, &nic) == 0)
         printf("+%llu,%lu\n", (unsigned long long)nic.rate_bytes_per_interval,
                (unsigned long)nic.rate_interval_usecs);

@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 pub use spec::{DiskSpecError, parse};
 pub use vdev::{Vdev, VdevError};
 
+use hotplug::{LINE_SHOWN, printable};
+
 use super::members::Members;
 use super::{KindInfo, ListedKey, Recorded, Spec, Surroundings};
 use crate::libxl::Listing;
@@ -42,11 +44,27 @@ pub(crate) const INFO: KindInfo = KindInfo {
         complete: |_, _| {},
     },
     runs: |_| &[hotplug::Kind::Vbd],
-    unreported: |keys| (!keys.contains_key("physical-device")).then_some("physical-device"),
+    unreported: |keys| {
+        let numbers = keys.get("physical-device");
+        if numbers.is_some_and(|numbers| is_numbers(numbers)) {
+            return None;
+        }
+        let wrote = |key: &str| keys.get(key).map(|value| format!("{key}={}", printable(value, LINE_SHOWN)));
+        Some(("physical-device", wrote("physical-device").or_else(|| wrote("physical-device-path"))))
+    },
     numbers: Some(("physical-device-path", "physical-device")),
     target: |keys| keys.get("params").map(String::as_str).filter(|params| params.starts_with('/')),
     undo,
 };
+
+/// Whether a text is what blkback reads: the numbers of a block device in hexadecimal, as in `7:0`.
+fn is_numbers(text: &str) -> bool {
+    let is_hex = |text: &str, most: u32| {
+        text.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && u32::from_str_radix(text, 16).is_ok_and(|n| n <= most)
+    };
+    text.split_once(':').is_some_and(|(major, minor)| is_hex(major, 0xfff) && is_hex(minor, 0xf_ffff))
+}
 
 /// What a script needs to give its loop device back.
 ///
@@ -353,6 +371,16 @@ mod tests {
             Some(recorded(&[]))
         );
         assert_eq!(undo(&recorded(&[script, ("physical-device", "8:1")]), &gone), Some(recorded(&[])));
+    }
+
+    #[test]
+    fn the_numbers_of_a_block_device() {
+        for good in ["7:0", "fd:1f", "103:fffff"] {
+            assert!(is_numbers(good), "{good}");
+        }
+        for bad in ["", ":", "7", "7:", ":0", "zz", "7:0 ", "+7:0", "1000:0", "fff:100000", "7:0:0"] {
+            assert!(!is_numbers(bad), "{bad}");
+        }
     }
 
     #[test]

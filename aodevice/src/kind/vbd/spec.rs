@@ -322,5 +322,7 @@ mod tests {
         assert_eq!(parse(&["x".repeat(1 << 20)]), Err(DiskSpecError::Missing("vdev")));
         assert_eq!(parse(&["phy:".repeat(1 << 18)]), Err(DiskSpecError::Missing("vdev")));
         assert!(parse(&[",".repeat(1 << 20)]).is_err());
+        let last = format!("/d,raw,xvda{},access=x", ",discard".repeat(1000));
+        assert!(parse(&[last]).is_err());
     }
 }

@@ -18,6 +18,8 @@ pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
 pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
 
+use hotplug::{LINE_SHOWN, printable};
+
 use super::members::Members;
 use super::{KindInfo, ListedKey, Recorded, Spec, Unique};
 use crate::libxl::Listing;
@@ -56,7 +58,10 @@ pub(crate) const INFO: KindInfo = KindInfo {
     },
     unreported: |keys| {
         let status = keys.get("hotplug-status").map(String::as_str);
-        (status != Some("connected")).then_some("hotplug-status=connected")
+        let wrote = status
+            .filter(|status| !status.is_empty())
+            .map(|status| format!("hotplug-status={}", printable(status, LINE_SHOWN)));
+        (status != Some("connected")).then_some(("hotplug-status=connected", wrote))
     },
     numbers: None,
     target: |_| None,
@@ -163,7 +168,6 @@ impl Spec for Vif {
     }
 
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
-        let invalid = |what: String| Err(Cause::Invalid(what));
         if self.nic_type == Some(NicType::VifIoemu) {
             return Err(Cause::Unsupported("an emulated interface (type=ioemu)".to_owned()));
         }
@@ -174,21 +178,21 @@ impl Spec for Vif {
         if !self.colo.is_empty() {
             return Err(Cause::Unsupported("COLO".to_owned()));
         }
-        if let Some(devid) = self.devid {
-            let name = format!("vif{}.{devid}", guest.fe);
-            if name.len() > LONGEST_NAME || i32::try_from(devid).is_err() {
-                return invalid(format!(
-                    "no interface can be called {name}: the name has at most {LONGEST_NAME} bytes, and the \
-                     device id at most 31 bits"
-                ));
-            }
+        Ok(())
+    }
+
+    fn check_place(&self, id: &DeviceId) -> Result<(), Cause> {
+        let (fe, devid) = (id.fe.0, id.devid);
+        let name = format!("vif{fe}.{devid}");
+        if name.len() > LONGEST_NAME || i32::try_from(devid).is_err() {
+            return Err(Cause::Invalid(format!(
+                "no interface can be called {name}: the name has at most {LONGEST_NAME} bytes, and the device id \
+                 at most 31 bits"
+            )));
         }
-        match self.vifname().and_then(default_name_of) {
-            Some((fe, devid)) if fe != guest.fe.0 || self.devid.is_some_and(|own| own != devid) => {
-                invalid(format!(
-                    "vifname={} is the name of interface {devid} of domain {fe}",
-                    self.vifname().unwrap_or_default()
-                ))
+        match self.vifname().and_then(|name| Some((name, default_name_of(name)?))) {
+            Some((name, (fe, devid))) if (fe, devid) != (id.fe.0, id.devid) => {
+                Err(Cause::Invalid(format!("vifname={name} is the name of interface {devid} of domain {fe}")))
             }
             _ => Ok(()),
         }

@@ -18,7 +18,7 @@ pub struct Rate {
 
 /// A text that is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no rate: give for example 10Mb/s, 250KB/s or 1GB/s@20ms, above 0")]
+#[error("{0:?} is no rate, or out of range: give for example 10Mb/s, 250KB/s or 1GB/s@20ms")]
 pub struct RateError(String);
 
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
@@ -115,6 +115,9 @@ mod tests {
             "1MB/s@0ms",
             "99999999999999GB/s",
             "1MB/s@5000s",
+            "1MB/s@1S",
+            "1MB/s@18446744073709551s",
+            "18446744073709551617B/s",
         ] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
