@@ -1,7 +1,7 @@
 # Whoever knows xl finds the same door: the same dry runs, trees and entries in libxl's configuration of the domain.
 # needs xendev
 . ./common.sh
-plan 181
+plan 191
 
 dry_run() { # WORDS...: `xl -N` and `xendev -N` agree byte for byte, and on the outcome
     local name="dry-run $*" want=same xl xendev
@@ -142,6 +142,18 @@ expect_config_names() { # WORDS NAME
 }
 expect_config_names first.img stale-is-gone
 
+### What xl leaves of a device can be detached, and is never taken for a device that comes after it.
+
+expect_exit 0 left-attached xl block-attach g "$SECOND,raw,xvdb,w"
+expect_exit 0 left-detached xl block-detach g xvdb
+expect_exit 0 left-struck xendev block-detach g xvdb
+expect_stderr "only its entry" left-struck-is-told
+expect_config_names first.img left-is-gone
+expect_exit 0 left-attached-again xl block-attach g "$SECOND,raw,xvdd,w"
+expect_exit 0 left-detached-again xl block-detach g xvdd
+expect_exit 0 left-no-record xendev block-attach --no-record g "$SECOND,raw,xvdd,w"
+expect_config_names first.img left-has-no-entry
+
 ### Two tools at once lose neither entry.
 
 dd if=/dev/zero of="$LAB/third.img" bs=1M count=4 2> "$LAB/dd"
@@ -163,6 +175,7 @@ xl reboot -F g > "$OUT" 2> "$ERR"
 rebooted() { [ -n "$(guest_domid g 2> "$LAB/domid.err")" ] && [ "$(guest_domid g)" != "$DOMID" ]; }
 check rebooted "$(cat "$ERR")" wait_until 60 rebooted
 guest_reads g xvda the-first reads-after-reboot
+guest_lacks g blk xvdd no-record-is-gone-after-reboot
 DOMID=$(guest_domid g)
 expect_exit 0 saved xl save g "$LAB/g.save"
 expect_exit 0 restored xl restore "$LAB/g.save"
