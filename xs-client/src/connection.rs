@@ -198,6 +198,8 @@ impl Connection {
             && let Some(todo) = self.watches.todo()
         {
             match todo {
+                // Who joined it meanwhile has not waited for its turn.
+                Todo::Watch(token) if self.registering.contains_key(&token) => {}
                 Todo::Watch(token) => self.register(token, Vec::new()),
                 Todo::Unwatch(path, token) => {
                     self.ignore(&Request::Unwatch { path, token }, TxId::NONE, true);
@@ -241,8 +243,8 @@ impl Connection {
                 let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(*id));
                 match slot {
                     Some(Slot::Watch(registration)) => registration.waiters.push(waiter),
-                    // It is still to be registered again, or in the place of an ancestor's.
-                    _ => self.completed.push_back((waiter, Ok(Answer::DONE))),
+                    // It has its turn later, registered again or in the place of an ancestor's.
+                    _ => self.register(number, vec![waiter]),
                 }
             }
             Added::Register(number) => self.register(number, vec![waiter]),

@@ -200,3 +200,30 @@ fn what_was_watched_is_watched_again_on_another_connection() {
     receive(&mut connection, event("/kept\x003\0")).unwrap();
     assert_eq!(heard(&kept), ["/kept"]);
 }
+
+/// Who joins a watch that is still to be registered again waits for the server's word, as everybody.
+#[test]
+fn a_watch_on_another_connection_waits_for_its_confirmation() {
+    let mut connection = connection();
+    let [old, new] = [watcher("/w"), watcher("/w")];
+    connection.watch(&old, caller(1));
+    let request = sent(&mut connection).remove(0);
+    receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+    for (number, reply) in [(2, "OK\0"), (3, "EQUOTA\0")] {
+        completed(&mut connection);
+        connection.lose(&Error::Disconnected { reason: "gone".into() });
+        connection.restore(true);
+        connection.watch(&new, caller(number));
+        assert!(completed(&mut connection).is_empty(), "the store does not have it");
+        let requests = sent(&mut connection);
+        assert_eq!(requests.len(), 1, "one that somebody waits for does not wait in line");
+        connection.fill(8);
+        assert!(sent(&mut connection).is_empty(), "it is registered once");
+        let op = if reply == "OK\0" { Op::WATCH } else { Op::ERROR };
+        receive(&mut connection, answer(&requests[0], op, reply)).unwrap();
+        assert_eq!(completed(&mut connection).len(), 1);
+        connection.unwatch(&new);
+    }
+    assert!(matches!(old.take(), Some(Err(Error::Store { .. }))), "it is refused to both");
+    assert!(sent(&mut connection).is_empty() && connection.watches() == 0);
+}
