@@ -118,16 +118,19 @@ impl Client {
     }
 
     pub(crate) async fn watch_as(&self, watcher: Arc<Watcher>) -> Result<Watch, Error> {
-        let watch = Watch { watcher: watcher.clone(), handle: self.handle.clone() };
+        let mut watch = Watch { watcher: watcher.clone(), handle: self.handle.clone(), is_known: false };
         // Made after the watch, hence dropped before it: so the driver can tell a watch command
         // whose watch was dropped while it waited in line.
         let (reply, answer) = oneshot::channel();
+        let is_known = &mut watch.is_known;
         let call = async {
             self.handle.send(Command::Watch { watcher, reply }).await?;
+            *is_known = true;
             answer.await.map_err(|_| self.handle.ended())?
         };
-        let span = trace_span!("watch", path = watch.path().as_str(), depth = watch.watcher.depth());
-        self.within(self.until(), Op::WATCH, Some(watch.path()), call).instrument(span).await?;
+        let (path, depth) = (&watch.watcher.path, watch.watcher.depth());
+        let span = trace_span!("watch", path = path.as_str(), depth);
+        self.within(self.until(), Op::WATCH, Some(path), call).instrument(span).await?;
         Ok(watch)
     }
 }
@@ -144,5 +147,26 @@ impl<T: Transport> Connect for Never<T> {
 
     async fn connect(&mut self) -> io::Result<T> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Handle;
+
+    /// Without a connection nobody takes commands or chores.
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_never_were_leave_nothing_to_do() {
+        let config = Config { window: 4, ..Config::default() };
+        let (handle, link, _commands) = Handle::new(config);
+        let requests = Requests { handle, deadline: Duration::from_millis(1), tx: Tx::NONE };
+        let client = Client { requests, turns: Arc::new(Semaphore::new(1)) };
+        for _ in 0..1000 {
+            client.watch(&Path::root()).await.unwrap_err();
+        }
+        // Of the four that wait in line, nobody knows.
+        let chores = link.chores.take().len();
+        assert!(chores <= 4, "{chores} chores");
     }
 }
