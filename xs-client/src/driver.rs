@@ -30,7 +30,6 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
         connection: Connection::new(link.config.watch_backlog),
         calls: Calls::new(handle.downgrade()),
         window: 0,
-        heard: false,
         others_turn: false,
         link,
     };
@@ -43,8 +42,6 @@ struct Driver {
     calls: Calls,
     link: Arc<Link>,
     window: usize,
-    /// Whether the store has sent a message on this connection.
-    heard: bool,
     /// Whether batches were the last to send.
     others_turn: bool,
 }
@@ -67,12 +64,12 @@ impl Driver {
             };
             let Some(policy) = self.link.config.reconnect else { break error };
             warn!(at = connect.at(), %error, "lost the connection to the store");
-            // One that stood for long had just nothing to say.
-            if std::mem::take(&mut self.heard) || begun.elapsed() >= policy.within {
+            if begun.elapsed() >= policy.standing() {
                 outage = Outage::default();
             }
             self.connection.lose(&error);
             self.deliver();
+            self.calls.lose(&error);
             self.link.counters.count(&self.connection);
             self.calls.epoch += 1;
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
@@ -142,7 +139,6 @@ impl Driver {
                 }
                 received = wire.exchange(self.connection.output(), in_flight) => {
                     received?;
-                    self.heard = true;
                     self.receive(wire.inbox())?;
                 }
                 // Only then is there to be a timer at all.
@@ -226,7 +222,7 @@ impl Driver {
     }
 }
 
-/// A time without connection, or several with nothing heard in between.
+/// A time without connection, or several with none in between that stood for a while.
 #[derive(Debug, Default)]
 struct Outage {
     begun: Option<Instant>,

@@ -6,6 +6,7 @@ mod calls;
 mod door;
 mod end;
 mod looks;
+mod losses;
 mod reconnect;
 mod shares;
 mod stats;
