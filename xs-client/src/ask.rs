@@ -28,6 +28,20 @@ impl Ask for Request {
     }
 }
 
+impl<T: Ask> Ask for &T {
+    fn op(&self) -> Op {
+        (*self).op()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        (*self).path()
+    }
+
+    fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        (*self).encode(req_id, tx, out)
+    }
+}
+
 impl Ask for Path {
     fn op(&self) -> Op {
         Op::READ

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::ask::Ask;
 use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
-use crate::typed::{self, Answer, Answered, Listing, Outcome};
+use crate::typed::{self, Answered, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
@@ -131,24 +131,36 @@ impl Requests {
         Ok(typed::outcomes(self.ask_all(&requests).await?, &requests))
     }
 
+    async fn ask_together(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
+        let (messages, refused) = Messages::new(requests, self.tx.id);
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
+        let mut answers = answer.await.map_err(|_| self.handle.ended())?;
+        refused.join(&mut answers);
+        Ok(answers)
+    }
+
     async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
         let Some(first) = requests.first() else {
             return Ok(Vec::new());
         };
         let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
-            let (messages, refused) = Messages::new(requests, self.tx.id);
-            let (reply, answer) = oneshot::channel();
-            self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
-            let mut answers = answer.await.map_err(|_| self.handle.ended())?;
-            refused.join(&mut answers);
-            for (request, answer) in requests.iter().zip(&mut answers) {
-                if was_lost(answer) {
-                    let lost = std::mem::replace(answer, Ok(Answer::DONE));
-                    *answer = self.repeated(request, lost).await;
+            let mut answers = self.ask_together(requests).await?;
+            loop {
+                let lost: Vec<usize> = (0..requests.len())
+                    .filter(|place| was_lost(&answers[*place]) && self.repeats(&requests[*place]))
+                    .collect();
+                if lost.is_empty() || self.handle.is_closed() {
+                    return Ok(answers);
+                }
+                self.handle.counters.retries.add(lost.len());
+                debug!(requests = lost.len(), "asking again");
+                let again: Vec<_> = lost.iter().map(|place| &requests[*place]).collect();
+                for (place, answer) in lost.into_iter().zip(self.ask_together(&again).await?) {
+                    answers[place] = answer;
                 }
             }
-            Ok(answers)
         };
         self.within(self.until(), first.op(), first.path(), calls).instrument(span).await
     }

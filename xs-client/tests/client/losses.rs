@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xs_client::{Client, Config, Error, Reply, Request};
+use xs_client::{Client, Config, Error, Op, Reply, Request};
 
 use crate::support::{Peer, Peers, path};
 
@@ -94,4 +94,27 @@ async fn a_store_that_stands_for_a_while_is_made_again() {
         peer.answer(&request, &Reply::Value("v".into())).await;
     });
     assert_eq!(read.unwrap(), "v");
+}
+
+/// Asked again as they were asked: together.
+#[tokio::test(start_paused = true)]
+async fn the_reads_of_a_lost_batch_are_asked_again_together() {
+    let (client, mut peers) = client_of_peers().await;
+    let requests = vec![Request::Read(path("/1")), write("/2"), Request::Read(path("/3"))];
+    let (outcomes, ()) = tokio::join!(client.batch(requests), async {
+        let mut peer = peers.next().await.unwrap();
+        peer.requests(3).await;
+        drop(peer);
+        let mut peer = peers.next().await.unwrap();
+        let requests = peer.requests(2).await;
+        assert!(requests.iter().all(|request| request.op == Op::READ));
+        for request in &requests {
+            peer.answer(request, &Reply::Value(request.payload.slice(1..2))).await;
+        }
+    });
+    let outcomes = outcomes.unwrap();
+    let value = |text: &'static str| Reply::Value(text.into());
+    assert_eq!([outcomes[0].as_ref().unwrap(), outcomes[2].as_ref().unwrap()], [&value("1"), &value("3")]);
+    assert!(matches!(outcomes[1], Err(Error::Disconnected { .. })));
+    assert_eq!(client.stats().retries, 2);
 }
