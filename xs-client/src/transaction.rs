@@ -1,7 +1,6 @@
 //! Transactions.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -15,12 +14,11 @@ use crate::{Client, Error, Requests};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 ///
-/// Clones speak of the same transaction. One that is kept beyond its closure gets `ENOENT` from
-/// the server.
+/// Clones speak of the same transaction, and do not keep it open: it ends with its closure. One that
+/// is kept beyond that gets `ENOENT` from the server.
 #[derive(Clone, Debug)]
 pub struct Transaction {
     requests: Requests,
-    open: Arc<Mutex<Open>>,
 }
 
 impl Deref for Transaction {
@@ -32,7 +30,8 @@ impl Deref for Transaction {
 }
 
 impl Transaction {
-    async fn start(client: &Client) -> Result<Self, Error> {
+    /// Opens one; it is aborted when what is returned with it is dropped.
+    async fn start(client: &Client) -> Result<(Self, Open), Error> {
         let (reply, answer) = oneshot::channel();
         let call = async {
             client.handle.send(Command::Start { reply }).await?;
@@ -40,22 +39,17 @@ impl Transaction {
         };
         let open = client.within(client.until(), Op::TRANSACTION_START, None, call).await?;
         let requests = Requests { tx: open.tx, ..(**client).clone() };
-        Ok(Self { requests, open: Arc::new(Mutex::new(open)) })
+        Ok((Self { requests }, open))
     }
 
-    /// The server has ended it, or is about to.
-    fn is_over(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
-    }
-
-    async fn end(self, commit: bool) -> Result<(), Error> {
+    async fn commit(&self, mut open: Open) -> Result<(), Error> {
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
         let (reply, answer) = oneshot::channel();
-        let message = Messages::one(&Request::TransactionEnd { commit }, self.tx.id)?;
+        let message = Messages::one(&Request::TransactionEnd { commit: true }, self.tx.id)?;
         let call = async {
             self.handle.send(Command::Call { message, tx: self.tx, reply }).await?;
-            self.is_over();
+            open.defuse();
             answer.await.map_err(|_| self.handle.ended())??.outcome(None)
         };
         self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
@@ -93,11 +87,11 @@ impl Client {
         &self,
         mut body: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
-        self.attempts(|transaction| {
+        self.attempts(|transaction, open| {
             let body = body(transaction.clone());
             async move {
                 let outcome = body.await?;
-                match transaction.end(true).await {
+                match transaction.commit(open).await {
                     Ok(()) => Ok(Some(outcome)),
                     Err(error) if error.is_conflict() => Ok(None),
                     Err(error) => Err(error.into()),
@@ -115,11 +109,11 @@ impl Client {
     /// committed all the same**; the outcome is the first refusal then. Dropping the future aborts
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
-        self.attempts(|transaction| {
+        self.attempts(|transaction, mut open| {
             let all = typed::with_commit(&requests);
             async move {
                 let outcomes = transaction.batch(all).await?;
-                transaction.is_over();
+                open.defuse();
                 typed::committed(outcomes)
             }
         })
@@ -129,7 +123,7 @@ impl Client {
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
     async fn attempts<T, E: From<Error>, F: Future<Output = Result<Option<T>, E>>>(
         &self,
-        mut attempt: impl FnMut(Transaction) -> F,
+        mut attempt: impl FnMut(Transaction, Open) -> F,
     ) -> Result<T, E> {
         let begun = Instant::now();
         let mut pauses = self.handle.config.retry.pauses();
@@ -137,7 +131,10 @@ impl Client {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = async { Ok(self.turns.acquire().await) };
             let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
-            let tried = async { attempt(Transaction::start(self).await?).await };
+            let tried = async {
+                let (transaction, open) = Transaction::start(self).await?;
+                attempt(transaction, open).await
+            };
             let tried = tried.instrument(debug_span!("transaction", attempt = pauses.attempt())).await?;
             drop(turn);
             if let Some(outcome) = tried {

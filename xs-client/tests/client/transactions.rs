@@ -1,14 +1,15 @@
 //! Transactions: committed, aborted, dropped, in conflict.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use xs_client::{
-    Access, Client, Config, DomId, Error, ErrorCode, Op, Permissions, Reply, Request, Retry, TxId,
+    Access, Client, Config, DomId, Error, ErrorCode, Op, Permissions, Reply, Request, Retry, Transaction,
+    TxId,
 };
 use xs_store::Store;
 
@@ -64,6 +65,35 @@ async fn a_failure_aborts() {
         .await;
     assert!(matches!(failed, Err(Mine::Store)), "{failed:?}");
     assert_eq!(client.read_opt(node).await.unwrap(), None);
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
+    assert!(proxy.commits().is_empty());
+}
+
+/// Clones that live on are no part of it any more: neither when it has failed, nor when its future was
+/// dropped, nor after its commit.
+#[tokio::test(start_paused = true)]
+async fn a_clone_does_not_keep_it_open() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    let (node, kept) = (&path("/a"), &Mutex::new(None::<Transaction>));
+    let failed = client
+        .transaction(|tx| async move {
+            tx.write(node, "1").await?;
+            *kept.lock().unwrap() = Some(tx.clone());
+            tx.read(&path("/none")).await
+        })
+        .await;
+    assert!(failed.unwrap_err().is_not_found());
+    let clone = kept.lock().unwrap().take().unwrap();
+    assert!(clone.write(node, "2").await.unwrap_err().is_not_found());
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 1);
+
+    let waiting = client.transaction(|tx| async move {
+        *kept.lock().unwrap() = Some(tx);
+        std::future::pending::<Result<(), Error>>().await
+    });
+    timeout(Duration::from_secs(1), waiting).await.unwrap_err();
+    let clone = kept.lock().unwrap().take().unwrap();
+    assert!(clone.write(node, "2").await.unwrap_err().is_not_found());
     assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
     assert!(proxy.commits().is_empty());
 }
