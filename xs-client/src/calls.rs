@@ -87,7 +87,8 @@ impl Calls {
                 self.unsent.push_back(key);
                 continue;
             }
-            batch.answers[batch.sent..].fill(Err(error.clone()));
+            let error = if batch.tx.is_none() { error.clone() } else { lost_transaction() };
+            batch.answers[batch.sent..].fill(Err(error));
             batch.missing -= batch.messages.len();
             self.finish(key);
         }

@@ -8,6 +8,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -67,11 +68,13 @@ impl Driver {
             if begun.elapsed() >= policy.standing() {
                 outage = Outage::default();
             }
+            self.calls.epoch += 1;
+            // Before anybody is told, for who is wants to know whether his transaction is lost.
+            self.link.epoch.store(self.calls.epoch, Ordering::Relaxed);
             self.connection.lose(&error);
             self.deliver();
             self.calls.lose(&error);
             self.link.counters.count(&self.connection);
-            self.calls.epoch += 1;
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
             match outage.mend(&mut connect, policy, &mut commands).await {
                 Ok(again) => transport = again,

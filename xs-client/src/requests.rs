@@ -48,7 +48,11 @@ fn is_read(op: Op) -> bool {
 /// Whether the connection went before there was an answer, be it in the middle of a message. Other
 /// breaches of the protocol may be in the very answer, and would come again with it.
 fn was_lost(answer: &Answered) -> bool {
-    matches!(answer, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
+    answer.as_ref().is_err_and(is_loss)
+}
+
+pub(crate) fn is_loss(error: &Error) -> bool {
+    matches!(error, Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. }))
 }
 
 /// So long from now on; [`Duration::MAX`] is for ever, which a clock cannot say.

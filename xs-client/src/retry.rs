@@ -40,6 +40,17 @@ impl Retry {
     }
 }
 
+/// What came of an attempt.
+#[derive(Debug)]
+pub(crate) enum Tried<T, E> {
+    Done(T),
+    /// Something else has changed what it rests on.
+    Conflicted,
+    /// Nothing was committed, but for another reason, which is the outcome if there is no further
+    /// attempt.
+    Undone(E),
+}
+
 /// The pauses after failed attempts.
 #[derive(Clone, Debug)]
 pub(crate) struct Pauses {

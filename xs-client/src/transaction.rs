@@ -7,8 +7,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
-use crate::handle::{Command, Open};
+use crate::handle::{Command, Open, is_lost_transaction};
 use crate::messages::Messages;
+use crate::requests::is_loss;
+use crate::retry::Tried;
 use crate::typed;
 use crate::{Client, Error, Requests};
 
@@ -42,6 +44,12 @@ impl Transaction {
         Ok((Self { requests }, open))
     }
 
+    /// Whether it went with its connection. That ends what its closure asks for, and may be why it
+    /// has failed.
+    fn is_lost(&self) -> bool {
+        self.handle.has_lost(self.tx)
+    }
+
     async fn commit(&self, mut open: Open) -> Result<(), Error> {
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
@@ -68,8 +76,15 @@ impl Client {
     /// turn, within the deadline of a call.
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
-    /// outcome is [`Error::Contended`]. Dropping the future aborts the transaction, unless its
-    /// commit was under way.
+    /// outcome is [`Error::Contended`].
+    ///
+    /// A transaction that is lost with its connection is tried again on the next one, unless its
+    /// commit was sent: whether that was carried out is not known, and the outcome is
+    /// [`Error::Disconnected`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts the transaction, unless its commit was under way.
     ///
     /// ```no_run
     /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
@@ -90,10 +105,15 @@ impl Client {
         self.attempts(|transaction, open| {
             let body = body(transaction.clone());
             async move {
-                let outcome = body.await?;
+                let outcome = match body.await {
+                    Ok(outcome) => outcome,
+                    Err(error) if transaction.is_lost() => return Ok(Tried::Undone(error)),
+                    Err(error) => return Err(error),
+                };
                 match transaction.commit(open).await {
-                    Ok(()) => Ok(Some(outcome)),
-                    Err(error) if error.is_conflict() => Ok(None),
+                    Ok(()) => Ok(Tried::Done(outcome)),
+                    Err(error) if error.is_conflict() => Ok(Tried::Conflicted),
+                    Err(error) if is_lost_transaction(&error) => Ok(Tried::Undone(error.into())),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -121,7 +141,7 @@ impl Client {
     }
 
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
-    async fn attempts<T, E: From<Error>, F: Future<Output = Result<Option<T>, E>>>(
+    async fn attempts<T, E: From<Error>, F: Future<Output = Result<Tried<T, E>, E>>>(
         &self,
         mut attempt: impl FnMut(Transaction, Open) -> F,
     ) -> Result<T, E> {
@@ -132,17 +152,27 @@ impl Client {
             let turn = async { Ok(self.turns.acquire().await) };
             let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
             let tried = async {
-                let (transaction, open) = Transaction::start(self).await?;
-                attempt(transaction, open).await
+                match Transaction::start(self).await {
+                    Ok((transaction, open)) => attempt(transaction, open).await,
+                    Err(error) if is_loss(&error) && !self.handle.is_closed() => {
+                        Ok(Tried::Undone(error.into()))
+                    }
+                    Err(error) => Err(error.into()),
+                }
             };
             let tried = tried.instrument(debug_span!("transaction", attempt = pauses.attempt())).await?;
             drop(turn);
-            if let Some(outcome) = tried {
-                return Ok(outcome);
-            }
-            self.handle.counters.conflicts.add(1);
-            debug!(attempt = pauses.attempt(), "transaction conflicted");
-            sleep(pauses.again(begun.elapsed())?).await;
+            let reason = match tried {
+                Tried::Done(outcome) => return Ok(outcome),
+                Tried::Conflicted => {
+                    self.handle.counters.conflicts.add(1);
+                    None
+                }
+                Tried::Undone(error) => Some(error),
+            };
+            debug!(attempt = pauses.attempt(), conflicted = reason.is_none(), "transaction is tried again");
+            let pause = pauses.again(begun.elapsed());
+            sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?).await;
         }
     }
 }

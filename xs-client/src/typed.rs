@@ -7,6 +7,8 @@ use bytes::Bytes;
 use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
+use crate::handle::is_lost_transaction;
+use crate::retry::Tried;
 
 pub(crate) type Outcome = Result<Reply, Error>;
 
@@ -89,14 +91,16 @@ pub(crate) fn with_commit(requests: &[Request]) -> Vec<Request> {
     requests.iter().cloned().chain([commit]).collect()
 }
 
-/// What came of these; `None` if the transaction conflicted.
-pub(crate) fn committed(mut outcomes: Vec<Outcome>) -> Result<Option<Vec<Reply>>, Error> {
-    let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
-    if ended.as_ref().is_err_and(Error::is_conflict) {
-        return Ok(None);
-    }
+/// What came of these.
+pub(crate) fn committed<E: From<Error>>(mut outcomes: Vec<Outcome>) -> Result<Tried<Vec<Reply>, E>, E> {
+    let ended = match outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END))) {
+        Err(error) if error.is_conflict() => return Ok(Tried::Conflicted),
+        Err(error) if is_lost_transaction(&error) => return Ok(Tried::Undone(error.into())),
+        ended => ended,
+    };
     let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
-    ended.map(|_| Some(replies))
+    ended?;
+    Ok(Tried::Done(replies))
 }
 
 fn owned(names: &Names) -> Vec<String> {

@@ -9,6 +9,7 @@ use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
 use crate::Error;
+use crate::retry::Tried;
 use crate::typed::{self, unexpected};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
@@ -81,8 +82,8 @@ impl Client {
         self.attempts(|transaction| {
             let outcome = body(&transaction)?;
             match transaction.commit() {
-                Ok(()) => Ok(Some(outcome)),
-                Err(error) if error.is_conflict() => Ok(None),
+                Ok(()) => Ok(Tried::Done(outcome)),
+                Err(error) if error.is_conflict() => Ok(Tried::Conflicted),
                 Err(error) => Err(error.into()),
             }
         })
@@ -102,7 +103,7 @@ impl Client {
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
     fn attempts<T, E: From<Error>>(
         &self,
-        mut attempt: impl FnMut(Transaction) -> Result<Option<T>, E>,
+        mut attempt: impl FnMut(Transaction) -> Result<Tried<T, E>, E>,
     ) -> Result<T, E> {
         let begun = Instant::now();
         let mut pauses = self.link.config.retry.pauses();
@@ -112,12 +113,17 @@ impl Client {
             let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
             let tried = attempt(Transaction::start(self)?)?;
             drop(turn);
-            if let Some(outcome) = tried {
-                return Ok(outcome);
-            }
-            self.link.counters.conflicts.add(1);
-            debug!(attempt = pauses.attempt(), "transaction conflicted");
-            sleep(pauses.again(begun.elapsed())?);
+            let reason = match tried {
+                Tried::Done(outcome) => return Ok(outcome),
+                Tried::Conflicted => {
+                    self.link.counters.conflicts.add(1);
+                    None
+                }
+                Tried::Undone(error) => Some(error),
+            };
+            debug!(attempt = pauses.attempt(), conflicted = reason.is_none(), "transaction is tried again");
+            let pause = pauses.again(begun.elapsed());
+            sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?);
         }
     }
 }
