@@ -53,21 +53,30 @@ impl Client {
     /// [`Config::reconnect`] says what is done.
     ///
     /// A store that is there and has no time is asked again until [`Config::deadline`], with the
-    /// pauses of a reconnection; any other failure is an [`Error::Connect`] at once.
+    /// pauses of a reconnection; any other failure is an [`Error::Connect`] at once, unless
+    /// [`crate::Reconnect::from_start`] says that the store is waited for.
     pub async fn connect_with(mut connect: impl Connect, config: Config) -> Result<Self, Error> {
-        let until = later(config.deadline);
+        let waits = config.reconnect.filter(|reconnect| reconnect.from_start);
+        let until = later(waits.map_or(config.deadline, |reconnect| reconnect.within));
         let mut pauses = config.reconnect.unwrap_or_default().pauses();
-        let reason = loop {
-            match timeout_at(until, connect.connect()).await {
+        let error = loop {
+            let attempt = timeout_at(until.min(later(config.deadline)), connect.connect());
+            let error = match attempt.await {
                 Ok(Ok(transport)) => return Ok(Self::drive(transport, connect, config)),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                    sleep(pauses.next()).await;
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let reason = format!("no connection within {:?}", config.deadline);
+                    io::Error::new(io::ErrorKind::TimedOut, reason)
                 }
-                Ok(Err(error)) => break error.to_string(),
-                Err(_) => break format!("no connection within {:?}", config.deadline),
+            };
+            let again = waits.is_some() || error.kind() == io::ErrorKind::WouldBlock;
+            let pause = pauses.next();
+            if !again || Instant::now() + pause >= until {
+                break error;
             }
+            sleep(pause).await;
         };
-        Err(Error::Connect { at: connect.at(), reason: reason.into() })
+        Err(Error::Connect { at: connect.at(), reason: error.to_string().into() })
     }
 
     /// A connection over any byte stream; when it ends, that is the end. Its driver runs as a task

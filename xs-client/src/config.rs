@@ -58,11 +58,20 @@ pub struct Reconnect {
     /// are asked again of the new connection, within their deadline, instead of failing. Default:
     /// yes.
     pub retry_reads: bool,
+    /// Whether the first connection is tried for as long, too, for a program that may be started
+    /// before its store is. Otherwise a store that cannot be reached is an error at once. Default:
+    /// no.
+    pub from_start: bool,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { within: Duration::from_secs(10), first_pause: Duration::from_millis(10), retry_reads: true }
+        Self {
+            within: Duration::from_secs(10),
+            first_pause: Duration::from_millis(10),
+            retry_reads: true,
+            from_start: false,
+        }
     }
 }
 

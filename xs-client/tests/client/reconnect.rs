@@ -272,3 +272,26 @@ async fn it_can_be_tried_for_ever() {
     door.open(&store);
     client.write(&path("/a"), "1").await.unwrap();
 }
+
+/// A program may be started before its store is.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_there_yet_can_be_waited_for() {
+    let (store, door) = (Store::new(), door::Door::default());
+    let opening = async {
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        door.open(&store);
+    };
+    let connect = |within, from_start| {
+        let reconnect = Reconnect { within, from_start, ..Reconnect::default() };
+        let config = Config { reconnect: Some(reconnect), ..Config::default() };
+        xs_client::Client::connect_with(door.clone(), config)
+    };
+    let begun = tokio::time::Instant::now();
+    connect(Duration::MAX, false).await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let error = connect(Duration::from_secs(60), true).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot connect to the store at the door: connection refused");
+    assert!((50..=60).contains(&begun.elapsed().as_secs()));
+    let (client, ()) = tokio::join!(connect(Duration::MAX, true), opening);
+    client.unwrap().write(&path("/a"), "1").await.unwrap();
+}
