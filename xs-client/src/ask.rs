@@ -4,6 +4,23 @@
 use bytes::BytesMut;
 use xs_proto::{EncodeError, Op, Path, Request, TxId};
 
+use crate::Error;
+
+/// Refuses the requests that are not a caller's to send: the client keeps account of watches and
+/// transactions, and would not know of these.
+pub(crate) fn refuse_reserved(requests: &[Request]) -> Result<(), Error> {
+    let is_reserved = |op: &Op| {
+        matches!(
+            *op,
+            Op::WATCH | Op::UNWATCH | Op::RESET_WATCHES | Op::TRANSACTION_START | Op::TRANSACTION_END
+        )
+    };
+    match requests.iter().map(Request::op).find(is_reserved) {
+        Some(op) => Err(Error::Reserved { op }),
+        None => Ok(()),
+    }
+}
+
 pub(crate) trait Ask {
     fn op(&self) -> Op;
 

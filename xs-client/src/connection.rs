@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
-use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
+use xs_proto::{EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
 
 use crate::Error;
 use crate::ask::Ask;
@@ -276,7 +276,7 @@ impl Connection {
         &mut self,
         message: Message,
         hand_over: impl FnOnce(Waiter, Answered),
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), Error> {
         let Message { op: answered, req_id, payload, .. } = message;
         if answered == Op::WATCH_EVENT {
             let event = WatchEvent::decode(payload)?;
@@ -284,16 +284,15 @@ impl Connection {
             return Ok(());
         }
         let Some(slot) = self.slots.remove(req_id) else {
-            let expected = "the id of a request under way";
-            return Err(DecodeError::Malformed { op: answered, expected });
+            return Err(Error::Stray { op: answered, req_id, asked: None });
         };
         self.unhurried -= usize::from(slot.has_time());
         let asked = match &slot {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
             Slot::Watch(_) => Op::WATCH,
         };
-        if let Err(error) = check(asked, answered, &payload) {
-            self.complete(slot, Err(error.clone().into()));
+        if let Err(error) = check(asked, answered, req_id, &payload) {
+            self.complete(slot, Err(error.clone()));
             return Err(error);
         }
         let answer = Answer { asked, answered, payload };
@@ -354,15 +353,14 @@ impl Connection {
 
 /// Whether a reply can be one to what was asked. What its payload says is for who asked; only a
 /// transaction without a number would stay open on the server, until the connection ends.
-fn check(asked: Op, answered: Op, payload: &Bytes) -> Result<(), DecodeError> {
-    if answered == Op::TRANSACTION_START {
-        Reply::decode(asked, answered, payload.clone()).map(drop)
-    } else if answered == asked || answered == Op::ERROR {
-        Ok(())
-    } else {
-        let expected = "a reply of the operation that was asked, or an error";
-        Err(DecodeError::Malformed { op: asked, expected })
+fn check(asked: Op, answered: Op, req_id: u32, payload: &Bytes) -> Result<(), Error> {
+    if answered != asked && answered != Op::ERROR {
+        return Err(Error::Stray { op: answered, req_id, asked: Some(asked) });
     }
+    if answered == Op::TRANSACTION_START {
+        Reply::decode(asked, answered, payload.clone())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

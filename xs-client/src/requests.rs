@@ -1,5 +1,6 @@
 //! The node operations, in or outside of a transaction.
 
+use std::slice::from_ref;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tracing::{Instrument, debug, trace_span};
 use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
-use crate::ask::Ask;
+use crate::ask::{Ask, refuse_reserved};
 use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
 use crate::typed::{self, Answered, Listing, Outcome};
@@ -96,7 +97,11 @@ impl Requests {
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    ///
+    /// Any but those of watches and transactions, of which the client keeps account: they are an
+    /// [`Error::Reserved`], here and in a batch.
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
+        refuse_reserved(from_ref(&request))?;
         self.call(&request).await
     }
 
@@ -132,6 +137,7 @@ impl Requests {
     /// The deadline is for all of them together. An error of the store is the outcome of its own
     /// request alone; the others are carried out all the same.
     pub async fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        refuse_reserved(&requests)?;
         Ok(typed::outcomes(self.ask_all(&requests).await?, &requests))
     }
 
@@ -144,7 +150,7 @@ impl Requests {
         Ok(answers)
     }
 
-    async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
+    pub(crate) async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
         let Some(first) = requests.first() else {
             return Ok(Vec::new());
         };

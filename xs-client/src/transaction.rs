@@ -3,10 +3,11 @@
 use std::ops::Deref;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
+use crate::ask::refuse_reserved;
 use crate::handle::{Command, Open, is_lost_transaction};
 use crate::messages::Messages;
 use crate::requests::is_loss;
@@ -73,7 +74,7 @@ impl Client {
     /// others change meanwhile is what makes it conflict.
     ///
     /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
-    /// turn, within the deadline of a call.
+    /// turn, within the deadline of a call, and then fail with [`Error::NoTurn`].
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
     /// outcome is [`Error::Contended`].
@@ -129,12 +130,13 @@ impl Client {
     /// committed all the same**; the outcome is the first refusal then. Dropping the future aborts
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        refuse_reserved(&requests)?;
         self.attempts(|transaction, mut open| {
             let all = typed::with_commit(&requests);
             async move {
-                let outcomes = transaction.batch(all).await?;
+                let answers = transaction.ask_all(&all).await?;
                 open.defuse();
-                typed::committed(outcomes)
+                typed::committed(typed::outcomes(answers, &all))
             }
         })
         .await
@@ -149,8 +151,10 @@ impl Client {
         let mut pauses = self.handle.config.retry.pauses();
         loop {
             // Given back before the pause, so that others have their turn meanwhile.
-            let turn = async { Ok(self.turns.acquire().await) };
-            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
+            let turn = timeout_at(self.until(), self.turns.acquire()).await.map_err(|_| Error::NoTurn {
+                limit: self.handle.config.transactions.max(1),
+                after: self.deadline,
+            })?;
             let tried = async {
                 match Transaction::start(self).await {
                     Ok((transaction, open)) => attempt(transaction, open).await,

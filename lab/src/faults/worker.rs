@@ -379,7 +379,9 @@ impl<F: Face> Caller<F> {
         let undone = match &outcome {
             Ok(()) => false,
             Err(Aborted::Meant | Aborted::Wrong(_)) => body != Body::Fail,
-            Err(Aborted::By(Error::Contended { .. } | Error::Store { .. })) => body != Body::Fail,
+            Err(Aborted::By(Error::Contended { .. } | Error::Store { .. } | Error::NoTurn { .. })) => {
+                body != Body::Fail
+            }
             Err(Aborted::By(_)) => false,
         };
         if undone {

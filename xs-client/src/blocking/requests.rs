@@ -10,7 +10,7 @@ use xs_proto::{Op, Path, Permissions, Reply, Request, TxId};
 use super::calls::Answers;
 use super::link::{Link, Time};
 use crate::Error;
-use crate::ask::Ask;
+use crate::ask::{Ask, refuse_reserved};
 use crate::tree::{Reading, Tree};
 use crate::typed::{self, Listing, Outcome, unexpected};
 
@@ -40,7 +40,7 @@ impl Requests {
         Error::Timeout { op, path: path.cloned(), after: self.deadline }
     }
 
-    fn ask(&self, request: &impl Ask) -> Outcome {
+    pub(super) fn ask(&self, request: &impl Ask) -> Outcome {
         self.ask_within(self.deadline, request)
     }
 
@@ -51,7 +51,11 @@ impl Requests {
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    ///
+    /// Any but those of watches and transactions, of which the client keeps account: they are an
+    /// [`Error::Reserved`], here and in a batch.
     pub fn request(&self, request: Request) -> Result<Reply, Error> {
+        refuse_reserved(from_ref(&request))?;
         self.ask(&request)
     }
 
@@ -62,10 +66,11 @@ impl Requests {
     /// at all. An error of the store is the outcome of its own request alone; the others are
     /// carried out all the same.
     pub fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
+        refuse_reserved(&requests)?;
         Ok(typed::outcomes(self.ask_all(&requests)?, &requests))
     }
 
-    fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
+    pub(super) fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
         let Some(first) = requests.first() else {
             return Ok(Answers::new());
         };

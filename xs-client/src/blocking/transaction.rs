@@ -9,6 +9,7 @@ use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
 use crate::Error;
+use crate::ask::refuse_reserved;
 use crate::retry::Tried;
 use crate::typed::{self, unexpected};
 
@@ -30,7 +31,7 @@ impl Deref for Transaction {
 
 impl Transaction {
     fn start(client: &Client) -> Result<Self, Error> {
-        let Reply::Transaction(tx) = client.request(Request::TransactionStart)? else {
+        let Reply::Transaction(tx) = client.ask(&Request::TransactionStart)? else {
             return Err(unexpected(Op::TRANSACTION_START));
         };
         client.link.counters.transactions.add(1);
@@ -38,7 +39,7 @@ impl Transaction {
     }
 
     fn commit(mut self) -> Result<(), Error> {
-        let ended = self.request(Request::TransactionEnd { commit: true });
+        let ended = self.ask(&Request::TransactionEnd { commit: true });
         // One that took too long may not even have been sent. If it was, there is nothing to abort
         // when the abort comes behind it.
         self.open = matches!(ended, Err(Error::Timeout { .. }));
@@ -63,7 +64,7 @@ impl Client {
     /// is what makes it conflict.
     ///
     /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
-    /// turn, within the deadline of a call.
+    /// turn, within the deadline of a call, and then fail with [`Error::NoTurn`].
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
     /// outcome is [`Error::Contended`].
@@ -93,10 +94,12 @@ impl Client {
     /// [`crate::Client::commit_all`]. **If the store refuses one, the others are committed all the
     /// same.**
     pub fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        refuse_reserved(&requests)?;
         self.attempts(|mut transaction| {
-            let outcomes = transaction.batch(typed::with_commit(&requests))?;
+            let all = typed::with_commit(&requests);
+            let answers = transaction.ask_all(&all)?;
             transaction.open = false;
-            typed::committed(outcomes)
+            typed::committed(typed::outcomes(answers, &all))
         })
     }
 
@@ -110,7 +113,10 @@ impl Client {
         loop {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = self.link.turns.take(self.deadline);
-            let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
+            let turn = turn.ok_or_else(|| Error::NoTurn {
+                limit: self.link.config.transactions.max(1),
+                after: self.deadline,
+            })?;
             let tried = attempt(Transaction::start(self)?)?;
             drop(turn);
             let reason = match tried {

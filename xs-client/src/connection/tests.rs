@@ -33,7 +33,7 @@ fn watcher(text: &str) -> Arc<Watcher> {
     Watcher::new(&path(text), None)
 }
 
-fn receive(connection: &mut Connection, message: Message) -> Result<(), DecodeError> {
+fn receive(connection: &mut Connection, message: Message) -> Result<(), Error> {
     let mut completed = None;
     let received = connection.receive(message, |waiter, answer| completed = Some((waiter, answer)));
     connection.completed.extend(completed);

@@ -112,6 +112,18 @@ fn attempts_are_bounded() {
     assert_eq!((stats.transactions, stats.conflicts), (5 + 4, 5 + 3));
 }
 
+/// The store is not to blame for a wait for others of this program.
+#[test]
+fn a_wait_for_a_turn_is_not_the_stores() {
+    let served = Served::new();
+    let client = served.try_connect(Config { transactions: 1, ..patient() }).unwrap();
+    let error = client.transaction(|_| client.with_deadline(SHORT).transaction(|_| Ok::<_, Error>(())));
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "no transaction could begin within 20ms: this client has 1 open, as many as it may"
+    );
+}
+
 /// Whoever wanted it is gone when it is begun at last.
 #[test]
 fn a_transaction_that_begins_too_late_is_aborted() {

@@ -108,7 +108,8 @@ impl World {
                 let asked = path.as_ref().is_none_or(|path| about.iter().any(|of| path.is_within(of)));
                 asked && *after == config.deadline
             }
-            Error::Disconnected { .. } | Error::Protocol(_) => self.has_ended(),
+            Error::Disconnected { .. } | Error::Protocol(_) | Error::Stray { .. } => self.has_ended(),
+            Error::NoTurn { after, .. } => *after == config.deadline,
             Error::Contended { attempts, elapsed } => {
                 *attempts == config.retry.attempts || *elapsed + config.retry.max_pause > config.retry.within
             }
