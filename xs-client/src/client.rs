@@ -89,7 +89,7 @@ impl Client {
         let turns = Arc::new(Semaphore::new(config.transactions.max(1)));
         let deadline = config.deadline;
         let handle = driver::spawn(transport, connect, config);
-        Self { requests: Requests { handle, deadline, tx: Tx::NONE }, turns }
+        Self { requests: Requests { handle, deadline, tx: Tx::NONE, attempt: None }, turns }
     }
 
     /// The same connection, whose calls may take so long.
@@ -169,7 +169,7 @@ mod tests {
     async fn watches_that_never_were_leave_nothing_to_do() {
         let config = Config { window: 4, ..Config::default() };
         let (handle, link, _commands) = Handle::new(config);
-        let requests = Requests { handle, deadline: Duration::from_millis(1), tx: Tx::NONE };
+        let requests = Requests { handle, deadline: Duration::from_millis(1), tx: Tx::NONE, attempt: None };
         let client = Client { requests, turns: Arc::new(Semaphore::new(1)) };
         for _ in 0..1000 {
             client.watch(&Path::root()).await.unwrap_err();

@@ -86,6 +86,10 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// A batch of the transaction was dropped, or took too long, and a part of it may have been sent.
+    /// The transaction was aborted.
+    #[error("a batch of the transaction was given up, so nothing was committed")]
+    Unfinished,
     /// The payload of a reply does not have the form of its operation. Other calls are not
     /// concerned; whether the store carried out this one is not known.
     #[error("the store's reply cannot be read: {0}")]
@@ -169,6 +173,7 @@ impl Error {
                 "something keeps writing to the same nodes: find it, or try again later"
             }
             Self::NoTurn { .. } => "let transactions end sooner, or allow more of them at one time",
+            Self::Unfinished => "wait for the batches of a transaction before it ends",
             Self::Reserved { .. } => "use the watches and transactions of the client",
             Self::TooLarge { .. } => "read a smaller part, or raise the limit of nodes",
             Self::Store { .. } if self.is_quota() => {

@@ -1,6 +1,7 @@
 //! The node operations, in or outside of a transaction.
 
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::Error;
 use crate::ask::{Ask, refuse_reserved};
 use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
+use crate::retry::Attempt;
 use crate::typed::{self, Answered, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
@@ -29,6 +31,8 @@ pub struct Requests {
     pub(crate) handle: Handle,
     pub(crate) deadline: Duration,
     pub(crate) tx: Tx,
+    /// That of a transaction.
+    pub(crate) attempt: Option<Arc<Attempt>>,
 }
 
 /// Whether a request of this kind changes nothing, so that it may as well be carried out twice.
@@ -112,7 +116,15 @@ impl Requests {
             let answer = self.ask(request).await;
             self.repeated(request, answer).await?.outcome(path)
         };
-        self.within(self.until(), op, path, call).instrument(span).await
+        self.noted(self.within(self.until(), op, path, call).instrument(span).await)
+    }
+
+    /// Takes note of an error in a transaction.
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let (Some(attempt), Err(error)) = (&self.attempt, &outcome) {
+            attempt.note(error);
+        }
+        outcome
     }
 
     /// The answer to a request; or if the connection was lost, and the request is to be sent again
@@ -138,15 +150,28 @@ impl Requests {
     /// request alone; the others are carried out all the same.
     pub async fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
         refuse_reserved(&requests)?;
-        Ok(typed::outcomes(self.ask_all(&requests).await?, &requests))
+        let outcomes = typed::outcomes(self.ask_all(&requests).await?, &requests);
+        if let Some(attempt) = &self.attempt {
+            outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err())
+                .for_each(|error| attempt.note(error));
+        }
+        Ok(outcomes)
     }
 
     async fn ask_together(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
+        if let Some(attempt) = &self.attempt {
+            attempt.begin_batch();
+        }
         let (messages, refused) = Messages::new(requests, self.tx.id);
         let (reply, answer) = oneshot::channel();
         self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
         let mut answers = answer.await.map_err(|_| self.handle.ended())?;
         refused.join(&mut answers);
+        if let Some(attempt) = &self.attempt {
+            attempt.end_batch();
+        }
         Ok(answers)
     }
 
@@ -193,7 +218,7 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        typed::values(&mut self.ask_all(paths).await?, paths)
+        self.noted(typed::values(&mut self.ask_all(paths).await?, paths))
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.

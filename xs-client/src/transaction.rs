@@ -1,6 +1,7 @@
 //! Transactions.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -41,17 +42,23 @@ impl Transaction {
             answer.await.map_err(|_| client.handle.ended())?
         };
         let open = client.within(client.until(), Op::TRANSACTION_START, None, call).await?;
-        let requests = Requests { tx: open.tx, ..(**client).clone() };
+        let requests = Requests { tx: open.tx, attempt: Some(Arc::default()), ..(**client).clone() };
         Ok((Self { requests }, open))
     }
 
-    /// Whether it went with its connection. That ends what its closure asks for, and may be why it
-    /// has failed.
-    fn is_lost(&self) -> bool {
-        self.handle.has_lost(self.tx)
+    /// What it means that its closure failed. That may be for the connection, or for what others did.
+    fn failed<T, E>(&self, error: E) -> Result<Tried<T, E>, E> {
+        if self.handle.has_lost(self.tx) {
+            Ok(Tried::Lost(error))
+        } else if self.attempt.as_ref().is_some_and(|attempt| attempt.is_stale()) {
+            Ok(Tried::Conflicted(Some(error)))
+        } else {
+            Err(error)
+        }
     }
 
     async fn commit(&self, mut open: Open) -> Result<(), Error> {
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.check_whole())?;
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
         let (reply, answer) = oneshot::channel();
@@ -78,6 +85,10 @@ impl Client {
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
     /// outcome is [`Error::Contended`].
+    ///
+    /// A conflict may show before the commit: xenstored fails requests with `EIO`, and removals also
+    /// with `EINVAL`, when others have changed what the transaction sees. A closure that fails after
+    /// such an answer is tried again as well; its last error is the outcome.
     ///
     /// A transaction that is lost with its connection is tried again on the next one, unless its
     /// commit was sent: whether that was carried out is not known, and the outcome is
@@ -108,13 +119,12 @@ impl Client {
             async move {
                 let outcome = match body.await {
                     Ok(outcome) => outcome,
-                    Err(error) if transaction.is_lost() => return Ok(Tried::Undone(error)),
-                    Err(error) => return Err(error),
+                    Err(error) => return transaction.failed(error),
                 };
                 match transaction.commit(open).await {
                     Ok(()) => Ok(Tried::Done(outcome)),
-                    Err(error) if error.is_conflict() => Ok(Tried::Conflicted),
-                    Err(error) if is_lost_transaction(&error) => Ok(Tried::Undone(error.into())),
+                    Err(error) if error.is_conflict() => Ok(Tried::Conflicted(None)),
+                    Err(error) if is_lost_transaction(&error) => Ok(Tried::Lost(error.into())),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -159,7 +169,7 @@ impl Client {
                 match Transaction::start(self).await {
                     Ok((transaction, open)) => attempt(transaction, open).await,
                     Err(error) if is_loss(&error) && !self.handle.is_closed() => {
-                        Ok(Tried::Undone(error.into()))
+                        Ok(Tried::Lost(error.into()))
                     }
                     Err(error) => Err(error.into()),
                 }
@@ -168,13 +178,13 @@ impl Client {
             drop(turn);
             let reason = match tried {
                 Tried::Done(outcome) => return Ok(outcome),
-                Tried::Conflicted => {
+                Tried::Conflicted(reason) => {
                     self.handle.counters.conflicts.add(1);
-                    None
+                    reason
                 }
-                Tried::Undone(error) => Some(error),
+                Tried::Lost(reason) => Some(reason),
             };
-            debug!(attempt = pauses.attempt(), conflicted = reason.is_none(), "transaction is tried again");
+            debug!(attempt = pauses.attempt(), "transaction conflicted, or was lost");
             let pause = pauses.again(begun.elapsed());
             sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?).await;
         }

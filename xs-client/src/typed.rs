@@ -94,8 +94,8 @@ pub(crate) fn with_commit(requests: &[Request]) -> Vec<Request> {
 /// What came of these.
 pub(crate) fn committed<E: From<Error>>(mut outcomes: Vec<Outcome>) -> Result<Tried<Vec<Reply>, E>, E> {
     let ended = match outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END))) {
-        Err(error) if error.is_conflict() => return Ok(Tried::Conflicted),
-        Err(error) if is_lost_transaction(&error) => return Ok(Tried::Undone(error.into())),
+        Err(error) if error.is_conflict() => return Ok(Tried::Conflicted(None)),
+        Err(error) if is_lost_transaction(&error) => return Ok(Tried::Lost(error.into())),
         ended => ended,
     };
     let replies = outcomes.into_iter().collect::<Result<_, _>>()?;

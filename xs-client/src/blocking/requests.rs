@@ -11,6 +11,7 @@ use super::calls::Answers;
 use super::link::{Link, Time};
 use crate::Error;
 use crate::ask::{Ask, refuse_reserved};
+use crate::retry::Attempt;
 use crate::tree::{Reading, Tree};
 use crate::typed::{self, Listing, Outcome, unexpected};
 
@@ -27,6 +28,8 @@ pub struct Requests {
     pub(super) link: Arc<Link>,
     pub(super) deadline: Duration,
     pub(super) tx: TxId,
+    /// That of a transaction.
+    pub(super) attempt: Option<Arc<Attempt>>,
 }
 
 impl Requests {
@@ -47,7 +50,15 @@ impl Requests {
     fn ask_within(&self, time: Duration, request: &impl Ask) -> Outcome {
         let answers = self.link.call(from_ref(request), self.tx, Time::of(time))?;
         let answer = answers.ok_or_else(|| self.timeout(request.op(), request.path()))?.pop();
-        answer.unwrap_or_else(|| Err(unexpected(request.op())))?.outcome(request.path())
+        self.noted(answer.unwrap_or_else(|| Err(unexpected(request.op())))?.outcome(request.path()))
+    }
+
+    /// Takes note of an error in a transaction.
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let (Some(attempt), Err(error)) = (&self.attempt, &outcome) {
+            attempt.note(error);
+        }
+        outcome
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
@@ -67,15 +78,29 @@ impl Requests {
     /// carried out all the same.
     pub fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
         refuse_reserved(&requests)?;
-        Ok(typed::outcomes(self.ask_all(&requests)?, &requests))
+        let outcomes = typed::outcomes(self.ask_all(&requests)?, &requests);
+        if let Some(attempt) = &self.attempt {
+            outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err())
+                .for_each(|error| attempt.note(error));
+        }
+        Ok(outcomes)
     }
 
     pub(super) fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
         let Some(first) = requests.first() else {
             return Ok(Answers::new());
         };
+        if let Some(attempt) = &self.attempt {
+            attempt.begin_batch();
+        }
         let answers = self.link.call(requests, self.tx, Time::of(self.deadline))?;
-        answers.ok_or_else(|| self.timeout(first.op(), first.path()))
+        let answers = answers.ok_or_else(|| self.timeout(first.op(), first.path()))?;
+        if let Some(attempt) = &self.attempt {
+            attempt.end_batch();
+        }
+        Ok(answers)
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the
@@ -96,7 +121,7 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        typed::values(&mut self.ask_all(paths)?, paths)
+        self.noted(typed::values(&mut self.ask_all(paths)?, paths))
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.

@@ -1,6 +1,7 @@
 //! Transactions.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -35,10 +36,19 @@ impl Transaction {
             return Err(unexpected(Op::TRANSACTION_START));
         };
         client.link.counters.transactions.add(1);
-        Ok(Self { requests: Requests { tx, ..(**client).clone() }, open: true })
+        Ok(Self {
+            requests: Requests { tx, attempt: Some(Arc::default()), ..(**client).clone() },
+            open: true,
+        })
+    }
+
+    /// Whether the store has said in the middle that there is a conflict.
+    fn is_stale(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.is_stale())
     }
 
     fn commit(mut self) -> Result<(), Error> {
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.check_whole())?;
         let ended = self.ask(&Request::TransactionEnd { commit: true });
         // One that took too long may not even have been sent. If it was, there is nothing to abort
         // when the abort comes behind it.
@@ -67,7 +77,8 @@ impl Client {
     /// turn, within the deadline of a call, and then fail with [`Error::NoTurn`].
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
-    /// outcome is [`Error::Contended`].
+    /// outcome is [`Error::Contended`]. As for [`crate::Client::transaction`], a conflict may show
+    /// before the commit.
     ///
     /// ```no_run
     /// # fn example(client: xs_client::blocking::Client) -> Result<(), xs_client::Error> {
@@ -81,10 +92,14 @@ impl Client {
         mut body: impl FnMut(&Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
         self.attempts(|transaction| {
-            let outcome = body(&transaction)?;
+            let outcome = match body(&transaction) {
+                Ok(outcome) => outcome,
+                Err(error) if transaction.is_stale() => return Ok(Tried::Conflicted(Some(error))),
+                Err(error) => return Err(error),
+            };
             match transaction.commit() {
                 Ok(()) => Ok(Tried::Done(outcome)),
-                Err(error) if error.is_conflict() => Ok(Tried::Conflicted),
+                Err(error) if error.is_conflict() => Ok(Tried::Conflicted(None)),
                 Err(error) => Err(error.into()),
             }
         })
@@ -121,13 +136,13 @@ impl Client {
             drop(turn);
             let reason = match tried {
                 Tried::Done(outcome) => return Ok(outcome),
-                Tried::Conflicted => {
+                Tried::Conflicted(reason) => {
                     self.link.counters.conflicts.add(1);
-                    None
+                    reason
                 }
-                Tried::Undone(error) => Some(error),
+                Tried::Lost(reason) => Some(reason),
             };
-            debug!(attempt = pauses.attempt(), conflicted = reason.is_none(), "transaction is tried again");
+            debug!(attempt = pauses.attempt(), "transaction conflicted");
             let pause = pauses.again(begun.elapsed());
             sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?);
         }

@@ -1,6 +1,7 @@
 //! The client against a store in this process, and against peers that do what they should not.
 
 mod admin;
+mod attempts;
 mod broken;
 mod calls;
 mod door;
