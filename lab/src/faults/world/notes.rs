@@ -53,15 +53,18 @@ impl World {
         self.state().conflicts += 1;
     }
 
-    /// Looks whether a transaction that is tried again has conflicted: one whose commit was lost may
-    /// have been carried out.
-    pub(crate) fn tried_again(&self) {
+    /// Looks whether a transaction that is tried again has conflicted, or was lost with a connection,
+    /// behind that of this number. Whether its commit was sent shows in the counter.
+    pub(crate) fn tried_again(&self, lost: u32) {
         let mut state = self.state();
+        if state.lost > lost {
+            return;
+        }
         if let Some(left) = state.conflicts.checked_sub(1) {
             state.conflicts = left;
         } else {
             drop(state);
-            self.violation("a transaction that has not conflicted is tried again");
+            self.violation("a transaction that has not conflicted, and was not lost, is tried again");
         }
     }
 
@@ -147,9 +150,13 @@ mod tests {
         world.check_sent(&write);
         assert_eq!(world.outcome().violations.len(), 1);
         world.conflicted();
-        world.tried_again();
+        world.tried_again(0);
         assert_eq!(world.outcome().violations.len(), 1);
-        world.tried_again();
+        world.tried_again(0);
+        assert_eq!(world.outcome().violations.len(), 2);
+        world.wire_begun().unwrap();
+        world.end();
+        world.tried_again(0);
         assert_eq!(world.outcome().violations.len(), 2);
     }
 }
