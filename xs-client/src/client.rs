@@ -110,7 +110,7 @@ impl Client {
 
     /// Watches a path and all below it.
     ///
-    /// The watch is registered when this returns, and fires once at first. Several watches of a
+    /// The store has the watch when this returns, and it fires once at first. Several watches of a
     /// path cost the server one; hundreds with a common ancestor may cost it one as well. Fails if
     /// the store refuses (a quota, a malformed path).
     pub async fn watch(&self, path: &Path) -> Result<Watch, Error> {
@@ -122,6 +122,21 @@ impl Client {
     /// A server that knows of depths (Xen 4.22) sends no more than that; with others, what is too
     /// deep is left out here. Of special paths, `@releaseDomain` with a depth of 1 or more tells
     /// `@releaseDomain/<domid>`, where the server knows of it.
+    ///
+    /// **Nodes that a write creates on its way tell nobody.** A write of `/a/b/c` where there was no
+    /// `/a` fires for `/a/b/c` alone: that is no level of `/a` with a depth of 1 or less, although
+    /// `/a` and `/a/b` have come into being. To wait for a node to appear, watch it with all below
+    /// it ([`Client::watch`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
+    /// let mut children = client.watch_depth(&"/a".parse()?, 1).await?;
+    /// children.changed().await?; // Once at first.
+    /// client.write(&"/a/b/c".parse()?, "1").await?; // Does not fire.
+    /// client.mkdir(&"/a/d".parse()?).await?; // Fires for /a/d.
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn watch_depth(&self, path: &Path, depth: u32) -> Result<Watch, Error> {
         self.watch_as(Watcher::new(path, Some(depth))).await
     }

@@ -21,8 +21,14 @@ use crate::typed::{self, Answered, Listing, Outcome};
 /// [`crate::Transaction`]: both dereference to this.
 ///
 /// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`].
-/// Dropping its future is safe: a request that was sent is carried out by the store, and its reply
-/// is thrown away.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a call does not undo it: a request that was handed over may be carried out
+/// by the store, and its reply is thrown away. Of a batch, what was not sent yet is not sent. A
+/// transaction with a batch that was dropped is not committed ([`Error::Unfinished`]).
+///
+/// # Errors
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
 /// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
@@ -207,6 +213,9 @@ impl Requests {
     }
 
     /// The value of a node. `ENOENT` if there is none.
+    ///
+    /// The value is a part of the buffer that it was received in, up to 16 KiB that other values
+    /// share. To keep a few of many values for long, copy them (`Bytes::copy_from_slice`).
     pub async fn read(&self, path: &Path) -> Result<Bytes, Error> {
         typed::value(self.call(path).await)
     }

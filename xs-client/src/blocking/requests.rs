@@ -19,7 +19,10 @@ use crate::typed::{self, Listing, Outcome, unexpected};
 /// both dereference to this.
 ///
 /// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`]. The
-/// store may carry out a request although its call has timed out; the late reply is thrown away.
+/// store may carry out a request although its call has timed out; the late reply is thrown away. A
+/// transaction with a batch that has timed out is not committed ([`Error::Unfinished`]).
+///
+/// # Errors
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
 /// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
@@ -110,6 +113,9 @@ impl Requests {
     }
 
     /// The value of a node. `ENOENT` if there is none.
+    ///
+    /// The value is a part of the buffer that it was received in, up to 16 KiB that other values
+    /// share. To keep a few of many values for long, copy them (`Bytes::copy_from_slice`).
     pub fn read(&self, path: &Path) -> Result<Bytes, Error> {
         typed::value(self.ask(path))
     }
