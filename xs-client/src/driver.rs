@@ -122,7 +122,7 @@ impl Driver {
                 return Ok(());
             }
             let in_flight = self.connection.in_flight();
-            let room = self.window.saturating_sub(in_flight);
+            let room = self.window.saturating_sub(self.connection.taken());
             // What makes for more to send comes before reading, so that a store with many events
             // cannot keep from it; it cannot keep from reading, for only replies make room for more.
             // Every branch may be dropped without losing bytes or commands.

@@ -122,6 +122,7 @@ fn two_watchers_one_watch() {
     for watcher in [&first, &second, &third] {
         connection.unwatch(watcher);
     }
+    connection.fill(8);
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].op, Op::UNWATCH);
@@ -226,4 +227,44 @@ fn a_watch_on_another_connection_waits_for_its_confirmation() {
     }
     assert!(matches!(old.take(), Some(Err(Error::Store { .. }))), "it is refused to both");
     assert!(sent(&mut connection).is_empty() && connection.watches() == 0);
+}
+
+/// Neither the window nor the order is given up for it: what is watched next finds the room that they
+/// leave in the store's quota.
+#[test]
+fn many_dropped_watches_are_removed_within_the_window() {
+    const WINDOW: usize = 8;
+    let mut connection = connection();
+    let watchers: Vec<_> = (0..100).map(|number| watcher(&format!("/w{number}"))).collect();
+    for watcher in &watchers {
+        connection.watch(watcher, caller(0));
+        let request = sent(&mut connection).remove(0);
+        receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+    }
+    completed(&mut connection);
+    watchers.iter().for_each(|watcher| connection.unwatch(watcher));
+    let [new, joined, dropped] = [watcher("/new"), watcher("/new"), watcher("/dropped")];
+    connection.watch(&new, caller(1));
+    connection.watch(&dropped, caller(2));
+    connection.watch(&joined, caller(3));
+    assert_eq!(connection.taken(), 2, "they wait in line, and take places");
+    connection.unwatch(&dropped);
+    assert_eq!((completed(&mut connection).len(), connection.taken()), (1, 1));
+    let mut requests = Vec::new();
+    loop {
+        connection.fill(WINDOW);
+        let more = sent(&mut connection);
+        assert!(connection.in_flight() <= WINDOW);
+        if more.is_empty() {
+            break;
+        }
+        for request in &more {
+            receive(&mut connection, answer(request, request.op, "OK\0")).unwrap();
+        }
+        requests.extend(more);
+    }
+    assert_eq!(requests.len(), 101);
+    assert!(requests[..100].iter().all(|request| request.op == Op::UNWATCH));
+    assert!(requests[100].payload.starts_with(b"/new\0"));
+    assert_eq!(completed(&mut connection), ["1: Ok", "3: Ok"]);
 }
