@@ -146,7 +146,12 @@ impl Handle {
     /// Whether a transaction went with its connection, and another connection is there or is being
     /// made. Nothing of it was committed then, unless its commit was sent.
     pub(crate) fn has_lost(&self, tx: Tx) -> bool {
-        tx.is_lost(self.epoch.load(Ordering::Relaxed)) && !self.is_closed()
+        tx.is_lost(self.epoch()) && !self.is_closed()
+    }
+
+    /// How many connections were lost so far.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is gone for good.

@@ -259,8 +259,12 @@ impl Requests {
         };
         let fetching = async {
             loop {
+                let epoch = self.handle.epoch();
                 let part = self.request(parts.request()).await;
-                if let Some(names) = parts.take(part)? {
+                if part.is_ok() && self.handle.epoch() != epoch {
+                    // Another store may count its generations alike.
+                    parts.begin_anew();
+                } else if let Some(names) = parts.take(part)? {
                     return Ok(names);
                 }
             }

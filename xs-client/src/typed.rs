@@ -146,6 +146,12 @@ impl Parts {
         Request::DirectoryPart { path: self.path.clone(), offset }
     }
 
+    /// Forgets the parts that were taken.
+    pub(crate) fn begin_anew(&mut self) {
+        self.generation = None;
+        self.list.clear();
+    }
+
     /// Takes a part; the names once they are complete.
     pub(crate) fn take(&mut self, outcome: Outcome) -> Result<Option<Vec<String>>, Error> {
         let (generation, names, last) = match outcome {
@@ -156,8 +162,7 @@ impl Parts {
             Err(error) => return Err(error),
         };
         if *self.generation.get_or_insert(generation) != generation {
-            self.generation = None;
-            self.list.clear();
+            self.begin_anew();
             return Ok(None);
         }
         self.list.extend_from_slice(names.as_bytes());

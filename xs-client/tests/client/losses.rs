@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use xs_client::{Client, Config, Error, Op, Reply, Request};
+use xs_client::{Client, Config, Error, ErrorCode, Op, Reply, Request};
+use xs_proto::Names;
 
 use crate::support::{Peer, Peers, path};
 
@@ -117,4 +118,30 @@ async fn the_reads_of_a_lost_batch_are_asked_again_together() {
     assert_eq!([outcomes[0].as_ref().unwrap(), outcomes[2].as_ref().unwrap()], [&value("1"), &value("3")]);
     assert!(matches!(outcomes[1], Err(Error::Disconnected { .. })));
     assert_eq!(client.stats().retries, 2);
+}
+
+/// Another store may count its generations as the one before did.
+#[tokio::test(start_paused = true)]
+async fn a_list_is_not_made_of_parts_of_two_stores() {
+    let (client, mut peers) = client_of_peers().await;
+    let node = path("/a");
+    let part = |name, last| Reply::Part { generation: 5, names: Names::from_names([name]), last };
+    let (listed, _) = tokio::join!(client.directory(&node), async {
+        let mut peer = peers.next().await.unwrap();
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &Reply::Error(ErrorCode::E2BIG)).await;
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &part("old", false)).await;
+        peer.request().await.unwrap();
+        drop(peer);
+        let mut peer = peers.next().await.unwrap();
+        for offset in ["4", "0"] {
+            let request = peer.request().await.unwrap();
+            assert_eq!(request.payload, format!("/a\0{offset}\0"));
+            peer.answer(&request, &part("new", true)).await;
+        }
+        // It stands until the list is there.
+        peer
+    });
+    assert_eq!(listed.unwrap(), ["new"]);
 }
