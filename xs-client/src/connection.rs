@@ -236,7 +236,11 @@ impl Connection {
 
     /// Sends the WATCH of a token, if it is wanted still.
     fn register(&mut self, number: u32, waiters: Vec<Waiter>) {
-        let Some((path, depth)) = self.watches.wanted(number) else { return };
+        let Some((path, depth)) = self.watches.wanted(number) else {
+            // Its watchers are gone, and so is who waits; but its call is to end.
+            self.completed.extend(waiters.into_iter().map(|waiter| (waiter, Ok(Answer::DONE))));
+            return;
+        };
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
         let has_time = waiters.is_empty();

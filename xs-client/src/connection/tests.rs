@@ -268,3 +268,15 @@ fn many_dropped_watches_are_removed_within_the_window() {
     assert!(requests[100].payload.starts_with(b"/new\0"));
     assert_eq!(completed(&mut connection), ["1: Ok", "3: Ok"]);
 }
+
+/// Nobody may be left waiting for a watch that is not tried again.
+#[test]
+fn a_dropped_watch_whose_depth_is_refused_ends_its_call() {
+    let mut connection = connection();
+    let shallow = Watcher::new(&path("/w"), Some(1));
+    connection.watch(&shallow, caller(1));
+    let request = sent(&mut connection).remove(0);
+    connection.unwatch(&shallow);
+    receive(&mut connection, answer(&request, Op::ERROR, "EINVAL\0")).unwrap();
+    assert_eq!(completed(&mut connection).len(), 1);
+}
