@@ -48,7 +48,7 @@ impl World {
         self.state().watched.iter().filter(|node| node.is_within(at)).cloned().collect()
     }
 
-    /// A commit is answered with EAGAIN.
+    /// A commit is answered with EAGAIN, or a request of a transaction with EIO.
     pub(crate) fn conflicted(&self) {
         self.state().conflicts += 1;
     }
