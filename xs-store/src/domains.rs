@@ -216,7 +216,7 @@ impl Domains {
     }
 
     /// The limit of a domain.
-    fn limit(&self, domid: DomId, quota: Quota) -> u32 {
+    pub(crate) fn limit(&self, domid: DomId, quota: Quota) -> u32 {
         let own = self.known.get(&domid).into_iter().flat_map(|domain| &domain.quotas);
         own.copied().find(|(other, _)| *other == quota).map_or(self.limits.get(quota), |(_, limit)| limit)
     }

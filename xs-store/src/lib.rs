@@ -16,6 +16,7 @@
 //! | `hypervisor` | what is asked of one, if there is one |
 //! | `nodes`, `admin`, `control` | the requests |
 //! | `connection`, `outbox` | a connection, and what waits to be sent to it |
+//! | `pressure`, `waiting` | who waits until others have taken their events |
 //! | `special` | who is told of domains |
 //! | `store` | the core that these are parts of |
 //! | `server` | the driver |
@@ -29,6 +30,7 @@ mod domains;
 mod hypervisor;
 mod nodes;
 mod outbox;
+mod pressure;
 mod quota;
 mod rights;
 mod rings;
@@ -37,6 +39,7 @@ mod special;
 mod store;
 mod transaction;
 mod tree;
+mod waiting;
 mod watch;
 
 pub use rings::TestDomains;

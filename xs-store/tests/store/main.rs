@@ -4,8 +4,10 @@
 mod control;
 mod domains;
 mod driver;
+mod fair;
 mod peer;
 mod permissions;
 mod quotas;
+mod slow;
 mod transactions;
 mod watches;
