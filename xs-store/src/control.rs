@@ -12,6 +12,7 @@ use xs_proto::{DomId, ErrorCode, Reply};
 use crate::nodes;
 use crate::quota::{Quota, Usage};
 use crate::store::Core;
+use crate::transaction::Transaction;
 use crate::tree::visit_upwards;
 
 /// The commands, with what `help` says of them.
@@ -88,8 +89,8 @@ impl Core {
             });
         }
         for connection in self.connections() {
-            let watched = Usage { memory: connection.watched, ..Usage::default() };
-            *found.entry(connection.domid).or_default() += watched;
+            let held: i64 = connection.transactions.values().map(Transaction::held).sum();
+            *found.entry(connection.domid).or_default() += Usage::memory(connection.watched + held);
         }
         let used = |(_, usage): &(DomId, Usage)| *usage != Usage::default();
         if self.domains.used().filter(used).eq(found.clone().into_iter().filter(used)) {

@@ -272,6 +272,12 @@ impl Domains {
         if over { Err(ErrorCode::ENOMEM) } else { Ok(()) }
     }
 
+    /// How many bytes a caller may have more, or fewer than that.
+    pub(crate) fn room(&self, caller: &Caller) -> i64 {
+        let limit = if caller.is_privileged() { 0 } else { self.limit(caller.domid, Quota::Memory).into() };
+        if limit == 0 { i64::MAX } else { limit - self.counted(caller.domid).memory - caller.queued as i64 }
+    }
+
     /// Notes what a guest uses.
     pub(crate) fn note_most(&mut self, used: Usage) {
         self.most = self.most.max(used);

@@ -23,6 +23,7 @@ use crate::outbox::{Event, Merge};
 use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
 use crate::special::Special;
+use crate::transaction::Transaction;
 use crate::tree::{Data, Tree, basename, parent};
 use crate::waiting::Waiting;
 use crate::watch::Watches;
@@ -84,7 +85,7 @@ impl Core {
 
     /// The end of a connection, with its watches and transactions.
     pub(crate) fn disconnect(&mut self, id: ConnId) {
-        self.forget_watches(id);
+        self.reset(id);
         self.drop_output(id);
         self.connections.remove(&id);
         self.waiting.forget(id);
@@ -204,7 +205,7 @@ impl Core {
                 Ok(Reply::Ok)
             }
             Request::ResetWatches => {
-                connection.transactions.clear();
+                self.drop_transactions(id);
                 self.forget_watches(id);
                 Ok(Reply::Ok)
             }
@@ -322,6 +323,7 @@ impl Core {
     ) -> Result<Reply, ErrorCode> {
         let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
         let transaction = connection.transactions.remove(&tx_id).ok_or(ErrorCode::ENOENT)?;
+        self.domains.count(connection.domid, Usage::memory(-transaction.held()));
         if !commit {
             return Ok(Reply::Ok);
         }
@@ -380,10 +382,9 @@ impl Core {
 
     /// Ends the store's side of a connection; its driver finds out when it is woken.
     fn close(&mut self, id: ConnId) {
-        self.forget_watches(id);
+        self.reset(id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.closed = true;
-            connection.transactions.clear();
             self.woken.insert(id);
         }
         self.drop_output(id);
@@ -399,9 +400,13 @@ impl Core {
     /// Drops what a connection has under way, as when its domain is introduced again.
     pub(crate) fn reset(&mut self, id: ConnId) {
         self.forget_watches(id);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.transactions.clear();
-        }
+        self.drop_transactions(id);
+    }
+
+    fn drop_transactions(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let held: i64 = std::mem::take(&mut connection.transactions).values().map(Transaction::held).sum();
+        self.domains.count(connection.domid, Usage::memory(-held));
     }
 
     /// Ends a domain: its connections, and every node it owns with all below.

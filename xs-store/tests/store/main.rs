@@ -5,6 +5,7 @@ mod control;
 mod domains;
 mod driver;
 mod fair;
+mod memory;
 mod peer;
 mod permissions;
 mod quotas;

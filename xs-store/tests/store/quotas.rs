@@ -107,6 +107,7 @@ async fn memory_is_counted_in_nodes_watches_and_what_is_unread() {
     guest.ok(Op::WATCH, "k|t|").await;
     guest.ok(Op::WRITE, "k|v").await;
     guest.ok(Op::WRITE, &format!("l|{}", "v".repeat(200))).await;
+    a.ok(Op::CONTROL, "quota|set|memory|1700|").await;
     let tx = guest.start().await;
     guest.ok_in(tx, Op::WRITE, &format!("m|{}", "v".repeat(300))).await;
     assert_eq!(guest.ask_in(tx, Op::WRITE, &format!("n|{}", "v".repeat(300))).await, "!ENOMEM");
