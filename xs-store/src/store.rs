@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use tracing::info;
 use xs_proto::{
-    Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
+    ABSOLUTE_MAX, Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions,
+    RELATIVE_MAX, Reply, Request, TxId,
 };
 
 use crate::change::{Above, Change};
@@ -253,8 +254,9 @@ impl Core {
         request: Request,
     ) -> Result<Reply, ErrorCode> {
         let path = request.path().filter(|path| !path.is_special()).ok_or(ErrorCode::EINVAL)?;
-        let path = absolute(caller, path);
-        check_length(caller, &path)?;
+        let absolute = absolute(caller, path);
+        check_length(caller, path, &absolute)?;
+        let path = absolute;
         if let Request::SetPerms { perms, .. } = &request {
             self.domains.notice(perms);
         }
@@ -298,7 +300,7 @@ impl Core {
             return Err(ErrorCode::EINVAL);
         }
         let absolute = absolute(caller, path);
-        check_length(caller, &absolute)?;
+        check_length(caller, path, &absolute)?;
         if self.watches.has(id, &absolute, token) {
             return Err(ErrorCode::EEXIST);
         }
@@ -473,12 +475,18 @@ fn absolute<'p>(caller: &Caller, path: &'p Path) -> Cow<'p, str> {
     }
 }
 
-/// Holds a guest's paths to its quota. What precedes the part below a home directory is free.
-fn check_length(caller: &Caller, path: &str) -> Result<(), ErrorCode> {
-    let below_home = path.strip_prefix("/local/domain/").and_then(|rest| {
+/// Holds paths to what `xs_wire.h` says that their kind may have, so that no node has a name that
+/// clients refuse, and a guest's to its quota. There, what precedes the part below a home directory
+/// is free.
+fn check_length(caller: &Caller, path: &Path, absolute: &str) -> Result<(), ErrorCode> {
+    let most = if path.is_absolute() { ABSOLUTE_MAX } else { RELATIVE_MAX };
+    if path.len() > most {
+        return Err(ErrorCode::EINVAL);
+    }
+    let below_home = absolute.strip_prefix("/local/domain/").and_then(|rest| {
         let (number, below) = rest.split_once('/')?;
         number.bytes().all(|byte| byte.is_ascii_digit()).then_some(below)
     });
-    let counted = below_home.unwrap_or(path).len();
+    let counted = below_home.unwrap_or(absolute).len();
     caller.check(Quota::PathMax, counted).map_err(|_| ErrorCode::EINVAL)
 }

@@ -9,6 +9,7 @@ mod memory;
 mod peer;
 mod permissions;
 mod quotas;
+mod rings;
 mod slow;
 mod transactions;
 mod watches;

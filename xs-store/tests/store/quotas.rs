@@ -140,6 +140,19 @@ async fn sizes() {
 }
 
 #[tokio::test]
+async fn paths_are_as_long_as_clients_can_name() {
+    let (_store, mut a) = store();
+    let absolute = format!("/{}", "x".repeat(3071));
+    a.ok(Op::WRITE, &format!("{absolute}|v")).await;
+    assert_eq!(a.ask(Op::READ, &format!("{absolute}|")).await, "v");
+    assert_eq!(a.ask(Op::WRITE, &format!("{absolute}x|v")).await, "!EINVAL");
+    assert_eq!(a.ask(Op::WATCH, &format!("{absolute}x|t|")).await, "!EINVAL");
+    let relative = "x".repeat(2048);
+    a.ok(Op::WRITE, &format!("{relative}|v")).await;
+    assert_eq!(a.ask(Op::WRITE, &format!("{relative}x|v")).await, "!EINVAL");
+}
+
+#[tokio::test]
 async fn a_removal_that_has_to_touch_too_many_nodes_fails_half_way() {
     let (store, mut a) = store();
     let mut guest = Peer::of(&store, 7);
