@@ -1,12 +1,13 @@
 //! `CONTROL`: commands to the store itself, from privileged connections.
 //!
 //! The commands are those of the C daemon that mean something here, with its arguments and errors.
-//! What they answer is text for people, and our own.
+//! What they answer is text for people, and our own. What would be written to a log that nobody
+//! keeps is refused.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tracing::{error, info};
+use tracing::{Level, enabled, error, info};
 use xs_proto::{DomId, ErrorCode, Reply};
 
 use crate::nodes;
@@ -19,8 +20,8 @@ use crate::tree::visit_upwards;
 const COMMANDS: [(&str, &str); 9] = [
     ("check", "compare what is counted for each domain with what is there"),
     ("help", "this text"),
-    ("log on|off", "write each request to the log, or do so no more"),
-    ("print <text>", "write a text to the log"),
+    ("log on|off", "write each request to the log, if one is kept, or do so no more"),
+    ("print <text>", "write a text to the log, if one is kept"),
     ("quota", "show the quotas of guests"),
     ("quota <domid>", "show what a domain uses"),
     ("quota max [-r]", "show the most that any guest has used, or begin to look anew"),
@@ -38,7 +39,7 @@ impl Core {
             [b"help"] => {
                 text(COMMANDS.iter().map(|(command, meaning)| format!("{command:<32}{meaning}\n")).collect())
             }
-            [b"log", b"on"] => {
+            [b"log", b"on"] if enabled!(Level::INFO) => {
                 self.logging = true;
                 Ok(Reply::Ok)
             }
@@ -46,7 +47,7 @@ impl Core {
                 self.logging = false;
                 Ok(Reply::Ok)
             }
-            [b"print", message] => {
+            [b"print", message] if enabled!(Level::INFO) => {
                 info!(message = %message.escape_ascii(), "asked to print");
                 Ok(Reply::Ok)
             }

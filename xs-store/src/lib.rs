@@ -2,7 +2,10 @@
 //!
 //! The whole protocol in memory, for tests, for tools that bring their own store, and for hosts
 //! without a daemon. [`Store`] is the way in; clients talk to it in the wire protocol, over an
-//! in-process pipe or a Unix socket, and cannot tell it from Xen's C daemon but by its speed.
+//! in-process pipe or a Unix socket. They can tell it from Xen's C daemon by its speed, and by this:
+//! a path has at most 3072 bytes (a relative one 2048) on sockets too; `CONTROL` knows neither
+//! `memreport` nor `logfile` nor `live-update`, and writes a log only if the process keeps one; who has
+//! left events unread for long is told that anything it watches may have changed, and loses none.
 //!
 //! Within is a pure core that turns requests into output, and a thin driver of tasks that move
 //! bytes:
