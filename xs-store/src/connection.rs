@@ -11,7 +11,8 @@ use crate::transaction::Transaction;
 /// Bytes of unsent output from which on a connection's requests are left unread.
 pub(crate) const REPLIES_MAX: usize = 1 << 20;
 
-/// Bytes of unsent output from which on a guest is told of changes by one event for each watch.
+/// Bytes of unsent output from which on a guest is told of changes by one event for each watch. Of
+/// changes that guests make, it is from a quarter of that on, so that they leave room for others'.
 const GUEST_OUTPUT_MAX: usize = 1 << 20;
 
 /// The same of a privileged connection.
@@ -55,9 +56,10 @@ impl Connection {
         if self.privileged { Source::Privileged(id) } else { Source::Guest(self.domid) }
     }
 
-    /// Bytes of unsent output from which on it is told of changes in short.
-    pub(crate) fn output_max(&self) -> usize {
-        if self.privileged { OUTPUT_MAX } else { GUEST_OUTPUT_MAX }
+    /// Bytes of unsent output from which on it is told in short of the changes that somebody makes.
+    pub(crate) fn output_max(&self, source: Option<Source>) -> usize {
+        let most = if self.privileged { OUTPUT_MAX } else { GUEST_OUTPUT_MAX };
+        if matches!(source, Some(Source::Guest(_))) { most / 4 } else { most }
     }
 
     /// Opens a transaction, under the next number that is free.

@@ -5,7 +5,7 @@
 //! in-process pipe or a Unix socket. They can tell it from Xen's C daemon by its speed, and by this:
 //! a path has at most 3072 bytes (a relative one 2048) on sockets too; `CONTROL` knows neither
 //! `memreport` nor `logfile` nor `live-update`, and writes a log only if the process keeps one; who has
-//! left events unread for long is told that anything it watches may have changed, and loses none.
+//! left very much unread is told that anything it watches may have changed, and loses no event.
 //!
 //! Within is a pure core that turns requests into output, and a thin driver of tasks that move
 //! bytes:

@@ -73,16 +73,17 @@ impl Outbox {
         self.replies += 1;
     }
 
-    /// Queues a watch event, if less than `most` bytes wait. Returns its length, or 0 if nothing was
-    /// queued that somebody should wait for.
+    /// Queues a watch event; from `most` unsent bytes on, the one that stands for it. Returns its
+    /// length, or 0 if nothing was queued that somebody should wait for.
     ///
     /// An event that is too long for a message is dropped without a word.
     pub(crate) fn event(&mut self, event: &Event<'_>, most: usize) -> usize {
-        if self.behind || self.len() >= most {
+        if self.len() >= most {
             self.push(event.anything, event.token, Merge::Yes);
             return 0;
         }
-        self.push(event.path, event.token, event.merge)
+        let bytes = self.push(event.path, event.token, event.merge);
+        if self.behind { 0 } else { bytes }
     }
 
     fn push(&mut self, path: &str, token: &[u8], merge: Merge) -> usize {
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(outbox.event(&event("/a"), MOST), 0, "nobody waits for who is behind");
         taken.clear();
         outbox.take(&mut taken);
-        assert_eq!(paths(&taken), ["/"]);
+        assert_eq!(paths(&taken), ["/a"]);
         assert!(outbox.sent().is_empty());
         assert!(outbox.event(&event("/a"), MOST) > 0);
     }

@@ -9,8 +9,9 @@
 //! | a privileged connection | 1 MiB of its events are unsent | those of privileged connections: dom0 waits for no guest |
 //!
 //! That does not go on for ever: a watcher for whom somebody has waited for [`PATIENCE`] is behind.
-//! Until it has read all that is there for it, nobody waits for it, and it is told of changes by
-//! one event for each of its watches, which names the path that is watched.
+//! Until it has read all that is there for it, nobody waits for it. Its events are kept up to a
+//! bound, where guests leave three quarters to what others change; then there is one for each of
+//! its watches, which names the path that is watched.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use xs_proto::DomId;
 use crate::connection::ConnId;
 
 /// How long anybody is made to wait for a watcher that takes nothing. The C daemon waits for 20
-/// seconds, as it throws away the events then; here none is lost.
+/// seconds, as it throws away the events then; here they are kept.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of unsent events from which on the guest that caused them is not read.

@@ -42,10 +42,12 @@ const PIPE: usize = 64 << 10;
 /// Who has much outstanding is not read for the moment: a connection with 1 MiB of output unsent,
 /// a guest of which as many requests as its quota `outstanding` says have a reply or an event (for
 /// whomever) unsent, or 64 KiB of its events are, a privileged connection with 1 MiB of events
-/// unsent to others such. An event is left out while the same one (path and token) waits. From
-/// 4 MiB of unsent output on (for a guest 1 MiB), and where somebody has waited for it for a
-/// second, a connection is told of changes by one event for each watch, which names the path that
-/// is watched, until it has read everything; then nobody waits for it.
+/// unsent to others such. Where somebody has waited for a connection for a second, nobody does until
+/// it has read everything.
+///
+/// An event is left out while the same one (path and token) waits. From 4 MiB of unsent output on
+/// (a guest 1 MiB, and of what guests change a quarter of that) a connection is told of changes by
+/// one event for each watch, which names the path that is watched.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {

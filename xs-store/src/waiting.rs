@@ -44,7 +44,8 @@ impl Core {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
             return;
         };
-        let bytes = connection.output.event(event, connection.output_max());
+        let most = connection.output_max(self.waiting.source);
+        let bytes = connection.output.event(event, most);
         self.woken.insert(id);
         let debt = match self.waiting.source {
             Some(Source::Guest(_)) => Debt::Request(self.requests),

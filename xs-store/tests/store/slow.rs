@@ -93,6 +93,22 @@ async fn a_source_that_asks_without_reading_waits_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guest_leaves_room_for_the_events_of_dom0() {
+    let (_store, mut a, source, mut watcher) = two_guests().await;
+    watcher.ok(Op::WATCH, "/local/domain/7|t|").await;
+    let source = make_changes(source, "");
+    sleep(FOR_LONG).await;
+    assert!(source.is_finished());
+    let by_dom0 = (0..100).map(|number| format!("/local/domain/7/device/{number}|"));
+    for path in by_dom0.clone() {
+        a.ok(Op::MKDIR, &path).await;
+    }
+    let events = watcher.events().await;
+    let expected: Vec<_> = by_dom0.map(|path| path + "t|").collect();
+    assert!(events.ends_with(&expected), "dom0's events are among {}", events.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_reads_waits_for_nobody() {
     let (store, _a) = store();
     let mut guest = Peer::of(&store, 7);
