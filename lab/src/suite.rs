@@ -13,7 +13,6 @@ use crate::cargo::{cargo, install, succeed};
 use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
 use crate::grammar::{self, GrammarArgs};
-use crate::hostile::{self, HostileArgs};
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
@@ -52,7 +51,6 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         ("grammar", Box::new(move || grammar::run(&GrammarArgs::for_ci(may_install)))),
         ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
-        ("hostile", Box::new(|| hostile::run(&HostileArgs::for_ci()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),

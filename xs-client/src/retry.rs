@@ -24,6 +24,9 @@ pub struct Retry {
     pub first_pause: Duration,
     /// No pause is longer. Default: 250 ms.
     pub max_pause: Duration,
+    /// Whether an attempt that was lost with its connection is made again on the next one. A store that
+    /// was killed begins empty: who draws conclusions from what is *not* there says no. Default: yes.
+    pub across_losses: bool,
 }
 
 impl Default for Retry {
@@ -33,6 +36,7 @@ impl Default for Retry {
             within: Duration::from_secs(10),
             first_pause: Duration::from_millis(1),
             max_pause: Duration::from_millis(250),
+            across_losses: true,
         }
     }
 }

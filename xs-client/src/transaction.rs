@@ -90,9 +90,9 @@ impl Client {
     /// with `EINVAL`, when others have changed what the transaction sees. A closure that fails after
     /// such an answer is tried again as well; its last error is the outcome.
     ///
-    /// A transaction that is lost with its connection is tried again on the next one, unless its
-    /// commit was sent: whether that was carried out is not known, and the outcome is
-    /// [`Error::Disconnected`].
+    /// A transaction that is lost with its connection is tried again on the next one, if
+    /// [`Retry::across_losses`](crate::Retry::across_losses) says so, and unless its commit was sent:
+    /// whether that was carried out is not known, and the outcome is [`Error::Disconnected`].
     ///
     /// # Cancel safety
     ///
@@ -182,6 +182,7 @@ impl Client {
                     self.handle.counters.conflicts.add(1);
                     reason
                 }
+                Tried::Lost(reason) if !self.handle.config.retry.across_losses => return Err(reason),
                 Tried::Lost(reason) => Some(reason),
             };
             debug!(attempt = pauses.attempt(), "transaction conflicted, or was lost");

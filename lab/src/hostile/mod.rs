@@ -36,13 +36,6 @@ pub struct HostileArgs {
     check: bool,
 }
 
-impl HostileArgs {
-    /// What CI runs.
-    pub(crate) fn for_ci() -> Self {
-        Self { seconds: 1.5, check: false }
-    }
-}
-
 /// What an attack did.
 struct Outcome {
     idle: [Times; 2],

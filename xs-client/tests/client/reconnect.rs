@@ -140,10 +140,12 @@ async fn a_transaction_ends_with_its_connection() {
 /// was sent is not known.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_is_begun_again_unless_its_commit_was_sent() {
-    for (answered, asked, is_together) in
-        [(0, 1, false), (1, 2, false), (2, 3, false), (0, 1, true), (1, 3, true), (3, 4, true)]
+    let cases = [(0, 1, false), (1, 2, false), (2, 3, false), (0, 1, true), (1, 3, true), (3, 4, true)];
+    for ((answered, asked, is_together), across_losses) in
+        cases.into_iter().flat_map(|case| [(case, true), (case, false)])
     {
-        let config = Config { window: 2, ..Config::default() };
+        let retry = Retry { across_losses, ..Retry::default() };
+        let config = Config { window: 2, retry, ..Config::default() };
         let (connect, mut peers) = Peer::behind();
         let client = xs_client::Client::connect_with(connect, config).await.unwrap();
         let node = &path("/a");
@@ -174,11 +176,17 @@ async fn a_transaction_is_begun_again_unless_its_commit_was_sent() {
             false
         };
         let sent_commit = asked == if is_together { 4 } else { 3 };
+        let ends = sent_commit || !across_losses;
         let (outcome, ()) = tokio::join!(outcome, async {
             let served = timeout(Duration::from_secs(1), served).await;
-            assert_eq!(served.is_ok_and(|committed| committed), !sent_commit, "{asked} {is_together}");
+            assert_eq!(
+                served.is_ok_and(|committed| committed),
+                !ends,
+                "{asked} {is_together} {across_losses}"
+            );
         });
-        assert_eq!(outcome.is_err_and(|error| error.is_disconnected()), sent_commit, "{asked} {is_together}");
+        let is_disconnected = outcome.is_err_and(|error| error.is_disconnected());
+        assert_eq!(is_disconnected, ends, "{asked} {is_together} {across_losses}");
     }
 }
 
