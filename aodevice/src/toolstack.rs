@@ -104,6 +104,10 @@ impl fmt::Debug for Toolstack {
 impl Toolstack {
     /// A toolstack on this connection, whose scripts `runner` runs.
     ///
+    /// A connection whose transactions are tried again on a store that begins anew
+    /// (`xs_client::Retry::across_losses`) makes an operation take that store's word: a removal finds that
+    /// nothing is there.
+    ///
     /// Its own domid is read from the relative node `domid`; a store without it is taken to be
     /// domain 0's.
     ///

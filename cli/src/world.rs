@@ -65,6 +65,8 @@ pub(crate) struct World {
 fn config() -> Config {
     let mut config = Config::default();
     config.retry.within = Duration::from_secs(60);
+    // Of a store that begins anew, empty, nothing is to be learned about devices.
+    config.retry.across_losses = false;
     config
 }
 

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod grammar;
 pub mod guest;
+pub mod hostile;
 pub mod peers;
 pub mod suite;
 pub mod xen;

@@ -12,6 +12,7 @@ use lab::faults::{self, FaultsArgs};
 use lab::fuzz::{self, FuzzArgs};
 use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
+use lab::hostile::{self, HostileArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
@@ -35,6 +36,7 @@ enum Command {
     Grammar(GrammarArgs),
     Xen(XenArgs),
     Guest(GuestArgs),
+    Hostile(HostileArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
     #[command(hide = true)]
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Grammar(args) => grammar::run(&args),
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),
         Command::Peer(args) => peers::peer(args),

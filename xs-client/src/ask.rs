@@ -4,6 +4,23 @@
 use bytes::BytesMut;
 use xs_proto::{EncodeError, Op, Path, Request, TxId};
 
+use crate::Error;
+
+/// Refuses the requests that are not a caller's to send: the client keeps account of watches and
+/// transactions, and would not know of these.
+pub(crate) fn refuse_reserved(requests: &[Request]) -> Result<(), Error> {
+    let is_reserved = |op: &Op| {
+        matches!(
+            *op,
+            Op::WATCH | Op::UNWATCH | Op::RESET_WATCHES | Op::TRANSACTION_START | Op::TRANSACTION_END
+        )
+    };
+    match requests.iter().map(Request::op).find(is_reserved) {
+        Some(op) => Err(Error::Reserved { op }),
+        None => Ok(()),
+    }
+}
+
 pub(crate) trait Ask {
     fn op(&self) -> Op;
 
@@ -25,6 +42,20 @@ impl Ask for Request {
 
     fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
         self.encode(req_id, tx, out)
+    }
+}
+
+impl<T: Ask> Ask for &T {
+    fn op(&self) -> Op {
+        (*self).op()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        (*self).path()
+    }
+
+    fn encode(&self, req_id: u32, tx: TxId, out: &mut BytesMut) -> Result<(), EncodeError> {
+        (*self).encode(req_id, tx, out)
     }
 }
 

@@ -78,6 +78,22 @@ impl Calls {
         self.unsent.is_empty()
     }
 
+    /// The connection is lost: the batches that were begun end whole, also with what was not sent.
+    /// Their ends must not be carried out without their beginnings.
+    pub(crate) fn lose(&mut self, error: &Error) {
+        for key in std::mem::take(&mut self.unsent) {
+            let Call::Batch(batch) = &mut self.calls[key] else { continue };
+            if batch.sent == 0 {
+                self.unsent.push_back(key);
+                continue;
+            }
+            let error = if batch.tx.is_none() { error.clone() } else { lost_transaction() };
+            batch.answers[batch.sent..].fill(Err(error));
+            batch.missing -= batch.messages.len();
+            self.finish(key);
+        }
+    }
+
     /// How many messages of batches were sent and not answered.
     pub(crate) fn under_way(&self) -> usize {
         self.under_way
@@ -202,6 +218,27 @@ mod tests {
         assert!(next(&mut calls).is_none());
         calls.answer(waiter, value("a"));
         assert!(calls.is_idle() && calls.calls.is_empty());
+    }
+
+    /// Those behind one that was begun keep their order.
+    #[test]
+    fn a_loss_ends_what_was_begun_and_leaves_the_rest() {
+        let mut calls = Calls::default();
+        let mut batch = |paths: &[&str]| {
+            let (sender, receiver) = oneshot::channel();
+            calls.batch(reads(paths), Tx::NONE, sender);
+            receiver
+        };
+        let (mut begun, mut second, mut third) =
+            (batch(&["/a", "/b", "/c"]), batch(&["/d", "/e"]), batch(&["/f"]));
+        let (_, waiter) = next(&mut calls).unwrap();
+        calls.answer(waiter, Err(ended("gone")));
+        calls.lose(&ended("gone"));
+        let answers = begun.try_recv().unwrap();
+        assert!(answers.len() == 3 && answers.iter().all(|answer| answer.is_err()));
+        assert!(second.try_recv().is_err() && third.try_recv().is_err());
+        let sent: Vec<_> = std::iter::from_fn(|| next(&mut calls)).map(|(path, _)| path).collect();
+        assert_eq!(sent, ["/d\0", "/f\0", "/e\0"]);
     }
 
     #[test]

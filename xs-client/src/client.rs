@@ -53,21 +53,30 @@ impl Client {
     /// [`Config::reconnect`] says what is done.
     ///
     /// A store that is there and has no time is asked again until [`Config::deadline`], with the
-    /// pauses of a reconnection; any other failure is an [`Error::Connect`] at once.
+    /// pauses of a reconnection; any other failure is an [`Error::Connect`] at once, unless
+    /// [`crate::Reconnect::from_start`] says that the store is waited for.
     pub async fn connect_with(mut connect: impl Connect, config: Config) -> Result<Self, Error> {
-        let until = later(config.deadline);
+        let waits = config.reconnect.filter(|reconnect| reconnect.from_start);
+        let until = later(waits.map_or(config.deadline, |reconnect| reconnect.within));
         let mut pauses = config.reconnect.unwrap_or_default().pauses();
-        let reason = loop {
-            match timeout_at(until, connect.connect()).await {
+        let error = loop {
+            let attempt = timeout_at(until.min(later(config.deadline)), connect.connect());
+            let error = match attempt.await {
                 Ok(Ok(transport)) => return Ok(Self::drive(transport, connect, config)),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                    sleep(pauses.next()).await;
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let reason = format!("no connection within {:?}", config.deadline);
+                    io::Error::new(io::ErrorKind::TimedOut, reason)
                 }
-                Ok(Err(error)) => break error.to_string(),
-                Err(_) => break format!("no connection within {:?}", config.deadline),
+            };
+            let again = waits.is_some() || error.kind() == io::ErrorKind::WouldBlock;
+            let pause = pauses.next();
+            if !again || Instant::now() + pause >= until {
+                break error;
             }
+            sleep(pause).await;
         };
-        Err(Error::Connect { at: connect.at(), reason: reason.into() })
+        Err(Error::Connect { at: connect.at(), reason: error.to_string().into() })
     }
 
     /// A connection over any byte stream; when it ends, that is the end. Its driver runs as a task
@@ -80,7 +89,7 @@ impl Client {
         let turns = Arc::new(Semaphore::new(config.transactions.max(1)));
         let deadline = config.deadline;
         let handle = driver::spawn(transport, connect, config);
-        Self { requests: Requests { handle, deadline, tx: Tx::NONE }, turns }
+        Self { requests: Requests { handle, deadline, tx: Tx::NONE, attempt: None }, turns }
     }
 
     /// The same connection, whose calls may take so long.
@@ -101,7 +110,7 @@ impl Client {
 
     /// Watches a path and all below it.
     ///
-    /// The watch is registered when this returns, and fires once at first. Several watches of a
+    /// The store has the watch when this returns, and it fires once at first. Several watches of a
     /// path cost the server one; hundreds with a common ancestor may cost it one as well. Fails if
     /// the store refuses (a quota, a malformed path).
     pub async fn watch(&self, path: &Path) -> Result<Watch, Error> {
@@ -113,21 +122,39 @@ impl Client {
     /// A server that knows of depths (Xen 4.22) sends no more than that; with others, what is too
     /// deep is left out here. Of special paths, `@releaseDomain` with a depth of 1 or more tells
     /// `@releaseDomain/<domid>`, where the server knows of it.
+    ///
+    /// **Nodes that a write creates on its way tell nobody.** A write of `/a/b/c` where there was no
+    /// `/a` fires for `/a/b/c` alone: that is no level of `/a` with a depth of 1 or less, although
+    /// `/a` and `/a/b` have come into being. To wait for a node to appear, watch it with all below
+    /// it ([`Client::watch`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
+    /// let mut children = client.watch_depth(&"/a".parse()?, 1).await?;
+    /// children.changed().await?; // Once at first.
+    /// client.write(&"/a/b/c".parse()?, "1").await?; // Does not fire.
+    /// client.mkdir(&"/a/d".parse()?).await?; // Fires for /a/d.
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn watch_depth(&self, path: &Path, depth: u32) -> Result<Watch, Error> {
         self.watch_as(Watcher::new(path, Some(depth))).await
     }
 
     pub(crate) async fn watch_as(&self, watcher: Arc<Watcher>) -> Result<Watch, Error> {
-        let watch = Watch { watcher: watcher.clone(), handle: self.handle.clone() };
+        let mut watch = Watch { watcher: watcher.clone(), handle: self.handle.clone(), is_known: false };
         // Made after the watch, hence dropped before it: so the driver can tell a watch command
         // whose watch was dropped while it waited in line.
         let (reply, answer) = oneshot::channel();
+        let is_known = &mut watch.is_known;
         let call = async {
             self.handle.send(Command::Watch { watcher, reply }).await?;
+            *is_known = true;
             answer.await.map_err(|_| self.handle.ended())?
         };
-        let span = trace_span!("watch", path = watch.path().as_str(), depth = watch.watcher.depth());
-        self.within(self.until(), Op::WATCH, Some(watch.path()), call).instrument(span).await?;
+        let (path, depth) = (&watch.watcher.path, watch.watcher.depth());
+        let span = trace_span!("watch", path = path.as_str(), depth);
+        self.within(self.until(), Op::WATCH, Some(path), call).instrument(span).await?;
         Ok(watch)
     }
 }
@@ -144,5 +171,26 @@ impl<T: Transport> Connect for Never<T> {
 
     async fn connect(&mut self) -> io::Result<T> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Handle;
+
+    /// Without a connection nobody takes commands or chores.
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_never_were_leave_nothing_to_do() {
+        let config = Config { window: 4, ..Config::default() };
+        let (handle, link, _commands) = Handle::new(config);
+        let requests = Requests { handle, deadline: Duration::from_millis(1), tx: Tx::NONE, attempt: None };
+        let client = Client { requests, turns: Arc::new(Semaphore::new(1)) };
+        for _ in 0..1000 {
+            client.watch(&Path::root()).await.unwrap_err();
+        }
+        // Of the four that wait in line, nobody knows.
+        let chores = link.chores.take().len();
+        assert!(chores <= 4, "{chores} chores");
     }
 }

@@ -48,7 +48,8 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     /// For how long it is tried before the connection is gone for good; [`Duration::MAX`] is for
-    /// ever. Default: 10 s.
+    /// ever. The time begins with the first loss, and anew only after a connection has stood for a
+    /// second, or for the longest pause if that is longer. Default: 10 s.
     pub within: Duration,
     /// The longest pause after the first attempt. It doubles with every further one, up to 32
     /// times this. Default: 10 ms.
@@ -57,18 +58,38 @@ pub struct Reconnect {
     /// are asked again of the new connection, within their deadline, instead of failing. Default:
     /// yes.
     pub retry_reads: bool,
+    /// Whether the first connection is tried for as long, too, for a program that may be started
+    /// before its store is. Otherwise a store that cannot be reached is an error at once. Default:
+    /// no.
+    pub from_start: bool,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { within: Duration::from_secs(10), first_pause: Duration::from_millis(10), retry_reads: true }
+        Self {
+            within: Duration::from_secs(10),
+            first_pause: Duration::from_millis(10),
+            retry_reads: true,
+            from_start: false,
+        }
     }
 }
 
 impl Reconnect {
+    fn max_pause(&self) -> Duration {
+        self.first_pause.saturating_mul(32)
+    }
+
     pub(crate) fn pauses(&self) -> Pauses {
-        let max_pause = self.first_pause.saturating_mul(32);
+        let max_pause = self.max_pause();
         Retry { first_pause: self.first_pause, max_pause, ..Retry::default() }.pauses()
+    }
+
+    /// A connection that was lost sooner than this after it was made is part of the same outage: the
+    /// pauses go on growing, and the time goes on running. A store that answers and goes, again and
+    /// again, would otherwise be asked without pause and without end.
+    pub(crate) fn standing(&self) -> Duration {
+        self.max_pause().max(Duration::from_secs(1)).min(self.within)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
-use xs_proto::{DecodeError, EncodeError, ErrorCode, Message, Op, Path, Reply, Request, TxId, WatchEvent};
+use xs_proto::{EncodeError, ErrorCode, Message, Op, Path, Reply, Request, Token, TxId, WatchEvent};
 
 use crate::Error;
 use crate::ask::Ask;
@@ -69,6 +69,14 @@ struct Registration {
     has_time: bool,
 }
 
+/// What callers wait for, or have left, that is not sent yet.
+#[derive(Debug)]
+enum InLine {
+    Unwatch(Path, Token),
+    /// Behind what others have dropped, for which there may be no room without that.
+    Watch(u32, Vec<Waiter>),
+}
+
 impl Slot {
     fn has_time(&self) -> bool {
         match self {
@@ -88,6 +96,7 @@ pub(crate) struct Connection {
     /// Of the requests under way, those that [`Self::fill`] has sent.
     unhurried: usize,
     watches: Watches,
+    line: VecDeque<InLine>,
     /// The server knows no depth of watches; what is too deep is left out here.
     lacks_depth: bool,
     completed: VecDeque<(Waiter, Answered)>,
@@ -103,6 +112,7 @@ impl Connection {
             sent: 0,
             unhurried: 0,
             watches: Watches::new(watch_backlog),
+            line: VecDeque::new(),
             lacks_depth: false,
             completed: VecDeque::new(),
             output: BytesMut::new(),
@@ -112,6 +122,12 @@ impl Connection {
     /// Requests that wait for their reply.
     pub(crate) fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Places of the window that are taken: those, and the watches that wait in line.
+    pub(crate) fn taken(&self) -> usize {
+        let is_watch = |in_line: &&InLine| matches!(in_line, InLine::Watch(..));
+        self.slots.len() + self.line.iter().filter(is_watch).count()
     }
 
     /// Requests sent so far.
@@ -131,7 +147,7 @@ impl Connection {
 
     /// Whether nothing is under way and nobody watches.
     pub(crate) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.watches.is_idle() && self.output.is_empty()
+        self.slots.is_empty() && self.line.is_empty() && self.watches.is_idle() && self.output.is_empty()
     }
 
     /// Bytes to send; the driver takes from the front what it has sent.
@@ -190,14 +206,26 @@ impl Connection {
         debug_assert!(sent.is_ok(), "{request:?}");
     }
 
-    /// Sends what has time (watches registered again, or replaced by one of an ancestor), as far
-    /// as a quarter of the window of unanswered requests is enough for it.
+    /// Sends what has time (watches that were dropped, and then those registered again, or replaced
+    /// by one of an ancestor), as far as a quarter of the window of unanswered requests is enough
+    /// for it.
     pub(crate) fn fill(&mut self, window: usize) {
-        while self.slots.len() < window
-            && self.unhurried < (window / 4).max(1)
-            && let Some(todo) = self.watches.todo()
-        {
+        while self.slots.len() < window && self.unhurried < (window / 4).max(1) {
+            match self.line.pop_front() {
+                Some(InLine::Watch(token, waiters)) => {
+                    self.register(token, waiters);
+                    continue;
+                }
+                Some(InLine::Unwatch(path, token)) => {
+                    self.ignore(&Request::Unwatch { path, token }, TxId::NONE, true);
+                    continue;
+                }
+                None => {}
+            }
+            let Some(todo) = self.watches.todo() else { return };
             match todo {
+                // Who joined it meanwhile has not waited for its turn.
+                Todo::Watch(token) if self.registering.contains_key(&token) => {}
                 Todo::Watch(token) => self.register(token, Vec::new()),
                 Todo::Unwatch(path, token) => {
                     self.ignore(&Request::Unwatch { path, token }, TxId::NONE, true);
@@ -208,7 +236,11 @@ impl Connection {
 
     /// Sends the WATCH of a token, if it is wanted still.
     fn register(&mut self, number: u32, waiters: Vec<Waiter>) {
-        let Some((path, depth)) = self.watches.wanted(number) else { return };
+        let Some((path, depth)) = self.watches.wanted(number) else {
+            // Its watchers are gone, and so is who waits; but its call is to end.
+            self.completed.extend(waiters.into_iter().map(|waiter| (waiter, Ok(Answer::DONE))));
+            return;
+        };
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
         let has_time = waiters.is_empty();
@@ -241,18 +273,34 @@ impl Connection {
                 let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(*id));
                 match slot {
                     Some(Slot::Watch(registration)) => registration.waiters.push(waiter),
-                    // It is still to be registered again, or in the place of an ancestor's.
-                    _ => self.completed.push_back((waiter, Ok(Answer::DONE))),
+                    _ => match self.in_line(number).map(|at| &mut self.line[at]) {
+                        Some(InLine::Watch(_, waiters)) => waiters.push(waiter),
+                        // It has its turn later, registered again or in the place of an ancestor's.
+                        _ => self.register(number, vec![waiter]),
+                    },
                 }
             }
-            Added::Register(number) => self.register(number, vec![waiter]),
+            Added::Register(number) if self.line.is_empty() => self.register(number, vec![waiter]),
+            Added::Register(number) => self.line.push_back(InLine::Watch(number, vec![waiter])),
         }
     }
 
-    /// Removes a watcher, and the watch on the server with the last one that it serves.
+    /// Where a watch waits in line.
+    fn in_line(&self, token: u32) -> Option<usize> {
+        self.line.iter().rposition(|in_line| matches!(in_line, InLine::Watch(number, _) if *number == token))
+    }
+
+    /// Removes a watcher, and the watch on the server with the last one that it serves, in its turn.
     pub(crate) fn unwatch(&mut self, watcher: &Arc<Watcher>) {
-        if let Some((path, token)) = self.watches.remove(watcher) {
-            self.tell(&Request::Unwatch { path, token }, TxId::NONE);
+        let number = watcher.token();
+        let was_sent = self.registering.contains_key(&number) || self.watches.wanted(number).is_none();
+        let Some((path, token)) = self.watches.remove(watcher) else { return };
+        if was_sent {
+            self.line.push_back(InLine::Unwatch(path, token));
+        } else if let Some(at) = self.in_line(number)
+            && let Some(InLine::Watch(_, waiters)) = self.line.remove(at)
+        {
+            self.completed.extend(waiters.into_iter().map(|waiter| (waiter, Ok(Answer::DONE))));
         }
     }
 
@@ -274,7 +322,7 @@ impl Connection {
         &mut self,
         message: Message,
         hand_over: impl FnOnce(Waiter, Answered),
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), Error> {
         let Message { op: answered, req_id, payload, .. } = message;
         if answered == Op::WATCH_EVENT {
             let event = WatchEvent::decode(payload)?;
@@ -282,16 +330,15 @@ impl Connection {
             return Ok(());
         }
         let Some(slot) = self.slots.remove(req_id) else {
-            let expected = "the id of a request under way";
-            return Err(DecodeError::Malformed { op: answered, expected });
+            return Err(Error::Stray { op: answered, req_id, asked: None });
         };
         self.unhurried -= usize::from(slot.has_time());
         let asked = match &slot {
             Slot::Call { op, .. } | Slot::Ignored { op, .. } => *op,
             Slot::Watch(_) => Op::WATCH,
         };
-        if let Err(error) = check(asked, answered, &payload) {
-            self.complete(slot, Err(error.clone().into()));
+        if let Err(error) = check(asked, answered, req_id, &payload) {
+            self.complete(slot, Err(error.clone()));
             return Err(error);
         }
         let answer = Answer { asked, answered, payload };
@@ -327,6 +374,11 @@ impl Connection {
         for slot in self.slots.drain() {
             self.complete(slot, Err(error.clone()));
         }
+        for in_line in std::mem::take(&mut self.line) {
+            if let InLine::Watch(_, waiters) = in_line {
+                self.completed.extend(waiters.into_iter().map(|waiter| (waiter, Err(error.clone()))));
+            }
+        }
         self.unhurried = 0;
         self.registering.clear();
         self.output.clear();
@@ -352,15 +404,14 @@ impl Connection {
 
 /// Whether a reply can be one to what was asked. What its payload says is for who asked; only a
 /// transaction without a number would stay open on the server, until the connection ends.
-fn check(asked: Op, answered: Op, payload: &Bytes) -> Result<(), DecodeError> {
-    if answered == Op::TRANSACTION_START {
-        Reply::decode(asked, answered, payload.clone()).map(drop)
-    } else if answered == asked || answered == Op::ERROR {
-        Ok(())
-    } else {
-        let expected = "a reply of the operation that was asked, or an error";
-        Err(DecodeError::Malformed { op: asked, expected })
+fn check(asked: Op, answered: Op, req_id: u32, payload: &Bytes) -> Result<(), Error> {
+    if answered != asked && answered != Op::ERROR {
+        return Err(Error::Stray { op: answered, req_id, asked: Some(asked) });
     }
+    if answered == Op::TRANSACTION_START {
+        Reply::decode(asked, answered, payload.clone())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -30,7 +31,6 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
         connection: Connection::new(link.config.watch_backlog),
         calls: Calls::new(handle.downgrade()),
         window: 0,
-        heard: false,
         others_turn: false,
         link,
     };
@@ -43,8 +43,6 @@ struct Driver {
     calls: Calls,
     link: Arc<Link>,
     window: usize,
-    /// Whether the store has sent a message on this connection.
-    heard: bool,
     /// Whether batches were the last to send.
     others_turn: bool,
 }
@@ -67,14 +65,16 @@ impl Driver {
             };
             let Some(policy) = self.link.config.reconnect else { break error };
             warn!(at = connect.at(), %error, "lost the connection to the store");
-            // One that stood for long had just nothing to say.
-            if std::mem::take(&mut self.heard) || begun.elapsed() >= policy.within {
+            if begun.elapsed() >= policy.standing() {
                 outage = Outage::default();
             }
+            self.calls.epoch += 1;
+            // Before anybody is told, for who is wants to know whether his transaction is lost.
+            self.link.epoch.store(self.calls.epoch, Ordering::Relaxed);
             self.connection.lose(&error);
             self.deliver();
+            self.calls.lose(&error);
             self.link.counters.count(&self.connection);
-            self.calls.epoch += 1;
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
             match outage.mend(&mut connect, policy, &mut commands).await {
                 Ok(again) => transport = again,
@@ -122,7 +122,7 @@ impl Driver {
                 return Ok(());
             }
             let in_flight = self.connection.in_flight();
-            let room = self.window.saturating_sub(in_flight);
+            let room = self.window.saturating_sub(self.connection.taken());
             // What makes for more to send comes before reading, so that a store with many events
             // cannot keep from it; it cannot keep from reading, for only replies make room for more.
             // Every branch may be dropped without losing bytes or commands.
@@ -142,7 +142,6 @@ impl Driver {
                 }
                 received = wire.exchange(self.connection.output(), in_flight) => {
                     received?;
-                    self.heard = true;
                     self.receive(wire.inbox())?;
                 }
                 // Only then is there to be a timer at all.
@@ -226,7 +225,7 @@ impl Driver {
     }
 }
 
-/// A time without connection, or several with nothing heard in between.
+/// A time without connection, or several with none in between that stood for a while.
 #[derive(Debug, Default)]
 struct Outage {
     begun: Option<Instant>,

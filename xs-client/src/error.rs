@@ -14,6 +14,13 @@ fn list(paths: &[Path]) -> String {
     paths.iter().map(|path| path.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+fn stray(op: &Op, req_id: u32, asked: &Option<Op>) -> String {
+    match asked {
+        Some(asked) => format!("it answered {asked} with {op}"),
+        None => format!("it sent a reply to a {op} that nobody waits for, with the id {req_id}"),
+    }
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -54,6 +61,35 @@ pub enum Error {
     /// The other side does not speak the protocol; the connection was closed.
     #[error("the store broke the protocol: {0}")]
     Protocol(#[from] DecodeError),
+    /// The store sent a reply to what was not asked; the connection was closed.
+    #[error("the store broke the protocol: {}", stray(.op, *.req_id, .asked))]
+    Stray {
+        /// The operation that it answers.
+        op: Op,
+        /// The id of the request that it answers.
+        req_id: u32,
+        /// What was asked with this id; `None` if nothing was.
+        asked: Option<Op>,
+    },
+    /// The request is one that the client itself sends, and keeps account of; nothing was sent.
+    #[error("{op} is for the client to send, which keeps account of watches and transactions")]
+    Reserved {
+        /// What was asked.
+        op: Op,
+    },
+    /// Other transactions of this client have taken all its turns
+    /// ([`crate::Config::transactions`]); nothing was sent.
+    #[error("no transaction could begin within {after:?}: this client has {limit} open, as many as it may")]
+    NoTurn {
+        /// How many may be open at one time.
+        limit: usize,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// A batch of the transaction was dropped, or took too long, and a part of it may have been sent.
+    /// The transaction was aborted.
+    #[error("a batch of the transaction was given up, so nothing was committed")]
+    Unfinished,
     /// The payload of a reply does not have the form of its operation. Other calls are not
     /// concerned; whether the store carried out this one is not known.
     #[error("the store's reply cannot be read: {0}")]
@@ -118,14 +154,17 @@ impl Error {
 
     /// Whether the connection is gone.
     pub fn is_disconnected(&self) -> bool {
-        matches!(self, Self::Disconnected { .. } | Self::Protocol(_) | Self::Connect { .. })
+        matches!(
+            self,
+            Self::Disconnected { .. } | Self::Protocol(_) | Self::Stray { .. } | Self::Connect { .. }
+        )
     }
 
     /// What a person may do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "see that xenstored runs, that you are root, or name its socket",
-            Self::Disconnected { .. } | Self::Protocol(_) => {
+            Self::Disconnected { .. } | Self::Protocol(_) | Self::Stray { .. } => {
                 "see whether xenstored still runs, then try again"
             }
             Self::Reply(_) => "see whether this store is another or newer than what this program knows",
@@ -133,6 +172,9 @@ impl Error {
             Self::Contended { .. } => {
                 "something keeps writing to the same nodes: find it, or try again later"
             }
+            Self::NoTurn { .. } => "let transactions end sooner, or allow more of them at one time",
+            Self::Unfinished => "wait for the batches of a transaction before it ends",
+            Self::Reserved { .. } => "use the watches and transactions of the client",
             Self::TooLarge { .. } => "read a smaller part, or raise the limit of nodes",
             Self::Store { .. } if self.is_quota() => {
                 "remove what the domain no longer needs, or raise its quota"

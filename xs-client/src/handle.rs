@@ -2,6 +2,7 @@
 //! undone on the server when they drop something.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -91,6 +92,8 @@ pub(crate) struct Link {
     pub(crate) chores: Chores,
     pub(crate) counters: Counters,
     pub(crate) lifecycle: watch::Sender<Lifecycle>,
+    /// How many connections were lost so far.
+    pub(crate) epoch: AtomicU64,
 }
 
 /// The handle of a driver, which does not keep it alive.
@@ -117,7 +120,8 @@ impl Handle {
         let (commands, receiver) = mpsc::channel(config.window.max(1));
         let chores = Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() };
         let lifecycle = watch::Sender::new(Lifecycle::Connected);
-        let link = Arc::new(Link { config, chores, counters: Counters::default(), lifecycle });
+        let counters = Counters::default();
+        let link = Arc::new(Link { config, chores, counters, lifecycle, epoch: AtomicU64::new(0) });
         (Self(Arc::new(Shared { commands, link: link.clone() })), link, receiver)
     }
 
@@ -139,6 +143,17 @@ impl Handle {
         self.chores.notify.notify_one();
     }
 
+    /// Whether a transaction went with its connection, and another connection is there or is being
+    /// made. Nothing of it was committed then, unless its commit was sent.
+    pub(crate) fn has_lost(&self, tx: Tx) -> bool {
+        tx.is_lost(self.epoch()) && !self.is_closed()
+    }
+
+    /// How many connections were lost so far.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
     /// Whether the connection is gone for good.
     pub(crate) fn is_closed(&self) -> bool {
         self.chores.list().is_err()
@@ -157,8 +172,15 @@ pub(crate) fn ended(reason: &str) -> Error {
     Error::Disconnected { reason: reason.into() }
 }
 
+const LOST_TRANSACTION: &str = "the transaction was lost with an earlier connection";
+
+/// The outcome of what was not sent, because its transaction was lost.
 pub(crate) fn lost_transaction() -> Error {
-    ended("the transaction was lost with an earlier connection")
+    ended(LOST_TRANSACTION)
+}
+
+pub(crate) fn is_lost_transaction(error: &Error) -> bool {
+    matches!(error, Error::Disconnected { reason } if **reason == *LOST_TRANSACTION)
 }
 
 /// A transaction that is open on the server. Dropped without being ended, it is aborted there.

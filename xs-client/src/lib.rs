@@ -29,16 +29,22 @@
 //!
 //! # When the connection is lost
 //!
-//! It is made again, for as long as [`Config::reconnect`] says. Calls under way fail with
-//! [`Error::Disconnected`], but for reads, which are asked again; transactions are over; new calls
-//! wait. Every watch is registered again and fires once, since nobody knows what it has missed. A
+//! It is made again, for as long as [`Config::reconnect`] says, by the way by which it was made at
+//! first. Calls under way fail with [`Error::Disconnected`], but for reads, which are asked again. A
+//! batch of which anything was sent fails whole: what was not sent is not sent on the next
+//! connection. Transactions are over, and run again unless their commit was sent; new calls wait. Every watch is registered again and fires once, since nobody knows what it has missed. A
 //! daemon that was restarted may have lost all nodes: [`Client::lifecycle`] tells.
 //!
 //! # What happens if a future is dropped
 //!
-//! Nothing that outlives it: a dropped call's reply is thrown away when it comes, a dropped
-//! [`Watch`] is removed from the server, a dropped transaction is aborted there. None of that
-//! disturbs other calls.
+//! A dropped call is not undone: **the store may still carry it out**, even if it was not sent yet
+//! when it was dropped. Its reply is thrown away. Of a dropped batch, what was not sent yet is not
+//! sent; so a part of it may be carried out. Whoever has to know reads again, or asks in a
+//! transaction.
+//!
+//! What would stay on the server is cleaned up: a dropped [`Watch`] is removed there, and a dropped
+//! transaction is aborted, unless its commit was handed over already. None of that disturbs other
+//! calls.
 //!
 //! # How it is built
 //!

@@ -1,5 +1,7 @@
 //! The node operations, in or outside of a transaction.
 
+use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,17 +11,24 @@ use tracing::{Instrument, debug, trace_span};
 use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
-use crate::ask::Ask;
+use crate::ask::{Ask, refuse_reserved};
 use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
-use crate::typed::{self, Answer, Answered, Listing, Outcome};
+use crate::retry::Attempt;
+use crate::typed::{self, Answered, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
 /// [`crate::Transaction`]: both dereference to this.
 ///
 /// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`].
-/// Dropping its future is safe: a request that was sent is carried out by the store, and its reply
-/// is thrown away.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a call does not undo it: a request that was handed over may be carried out
+/// by the store, and its reply is thrown away. Of a batch, what was not sent yet is not sent. A
+/// transaction with a batch that was dropped is not committed ([`Error::Unfinished`]).
+///
+/// # Errors
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
 /// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
@@ -28,6 +37,8 @@ pub struct Requests {
     pub(crate) handle: Handle,
     pub(crate) deadline: Duration,
     pub(crate) tx: Tx,
+    /// That of a transaction.
+    pub(crate) attempt: Option<Arc<Attempt>>,
 }
 
 /// Whether a request of this kind changes nothing, so that it may as well be carried out twice.
@@ -48,7 +59,11 @@ fn is_read(op: Op) -> bool {
 /// Whether the connection went before there was an answer, be it in the middle of a message. Other
 /// breaches of the protocol may be in the very answer, and would come again with it.
 fn was_lost(answer: &Answered) -> bool {
-    matches!(answer, Err(Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. })))
+    answer.as_ref().is_err_and(is_loss)
+}
+
+pub(crate) fn is_loss(error: &Error) -> bool {
+    matches!(error, Error::Disconnected { .. } | Error::Protocol(DecodeError::Truncated { .. }))
 }
 
 /// So long from now on; [`Duration::MAX`] is for ever, which a clock cannot say.
@@ -92,7 +107,11 @@ impl Requests {
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    ///
+    /// Any but those of watches and transactions, of which the client keeps account: they are an
+    /// [`Error::Reserved`], here and in a batch.
     pub async fn request(&self, request: Request) -> Result<Reply, Error> {
+        refuse_reserved(from_ref(&request))?;
         self.call(&request).await
     }
 
@@ -103,7 +122,15 @@ impl Requests {
             let answer = self.ask(request).await;
             self.repeated(request, answer).await?.outcome(path)
         };
-        self.within(self.until(), op, path, call).instrument(span).await
+        self.noted(self.within(self.until(), op, path, call).instrument(span).await)
+    }
+
+    /// Takes note of an error in a transaction.
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let (Some(attempt), Err(error)) = (&self.attempt, &outcome) {
+            attempt.note(error);
+        }
+        outcome
     }
 
     /// The answer to a request; or if the connection was lost, and the request is to be sent again
@@ -128,27 +155,53 @@ impl Requests {
     /// The deadline is for all of them together. An error of the store is the outcome of its own
     /// request alone; the others are carried out all the same.
     pub async fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
-        Ok(typed::outcomes(self.ask_all(&requests).await?, &requests))
+        refuse_reserved(&requests)?;
+        let outcomes = typed::outcomes(self.ask_all(&requests).await?, &requests);
+        if let Some(attempt) = &self.attempt {
+            outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err())
+                .for_each(|error| attempt.note(error));
+        }
+        Ok(outcomes)
     }
 
-    async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
+    async fn ask_together(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
+        if let Some(attempt) = &self.attempt {
+            attempt.begin_batch();
+        }
+        let (messages, refused) = Messages::new(requests, self.tx.id);
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
+        let mut answers = answer.await.map_err(|_| self.handle.ended())?;
+        refused.join(&mut answers);
+        if let Some(attempt) = &self.attempt {
+            attempt.end_batch();
+        }
+        Ok(answers)
+    }
+
+    pub(crate) async fn ask_all(&self, requests: &[impl Ask]) -> Result<Vec<Answered>, Error> {
         let Some(first) = requests.first() else {
             return Ok(Vec::new());
         };
         let span = trace_span!("batch", requests = requests.len(), tx = self.tx.id.0);
         let calls = async {
-            let (messages, refused) = Messages::new(requests, self.tx.id);
-            let (reply, answer) = oneshot::channel();
-            self.handle.send(Command::Batch { messages, tx: self.tx, reply }).await?;
-            let mut answers = answer.await.map_err(|_| self.handle.ended())?;
-            refused.join(&mut answers);
-            for (request, answer) in requests.iter().zip(&mut answers) {
-                if was_lost(answer) {
-                    let lost = std::mem::replace(answer, Ok(Answer::DONE));
-                    *answer = self.repeated(request, lost).await;
+            let mut answers = self.ask_together(requests).await?;
+            loop {
+                let lost: Vec<usize> = (0..requests.len())
+                    .filter(|place| was_lost(&answers[*place]) && self.repeats(&requests[*place]))
+                    .collect();
+                if lost.is_empty() || self.handle.is_closed() {
+                    return Ok(answers);
+                }
+                self.handle.counters.retries.add(lost.len());
+                debug!(requests = lost.len(), "asking again");
+                let again: Vec<_> = lost.iter().map(|place| &requests[*place]).collect();
+                for (place, answer) in lost.into_iter().zip(self.ask_together(&again).await?) {
+                    answers[place] = answer;
                 }
             }
-            Ok(answers)
         };
         self.within(self.until(), first.op(), first.path(), calls).instrument(span).await
     }
@@ -160,6 +213,9 @@ impl Requests {
     }
 
     /// The value of a node. `ENOENT` if there is none.
+    ///
+    /// The value is a part of the buffer that it was received in, up to 16 KiB that other values
+    /// share. To keep a few of many values for long, copy them (`Bytes::copy_from_slice`).
     pub async fn read(&self, path: &Path) -> Result<Bytes, Error> {
         typed::value(self.call(path).await)
     }
@@ -171,7 +227,7 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        typed::values(&mut self.ask_all(paths).await?, paths)
+        self.noted(typed::values(&mut self.ask_all(paths).await?, paths))
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.
@@ -203,8 +259,12 @@ impl Requests {
         };
         let fetching = async {
             loop {
+                let epoch = self.handle.epoch();
                 let part = self.request(parts.request()).await;
-                if let Some(names) = parts.take(part)? {
+                if part.is_ok() && self.handle.epoch() != epoch {
+                    // Another store may count its generations alike.
+                    parts.begin_anew();
+                } else if let Some(names) = parts.take(part)? {
                     return Ok(names);
                 }
             }

@@ -5,7 +5,10 @@
 //! does, a pause is anything from the one before up to it, and afterwards anything at all up to it
 //! ("full jitter"): clients that conflict with each other fall out of step.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use xs_proto::{ErrorCode, Op, Path};
 
 use crate::Error;
 
@@ -21,6 +24,9 @@ pub struct Retry {
     pub first_pause: Duration,
     /// No pause is longer. Default: 250 ms.
     pub max_pause: Duration,
+    /// Whether an attempt that was lost with its connection is made again on the next one. A store that
+    /// was killed begins empty: who draws conclusions from what is *not* there says no. Default: yes.
+    pub across_losses: bool,
 }
 
 impl Default for Retry {
@@ -30,6 +36,7 @@ impl Default for Retry {
             within: Duration::from_secs(10),
             first_pause: Duration::from_millis(1),
             max_pause: Duration::from_millis(250),
+            across_losses: true,
         }
     }
 }
@@ -38,6 +45,59 @@ impl Retry {
     pub(crate) fn pauses(self) -> Pauses {
         Pauses { retry: self, attempts: 0, last: Duration::ZERO }
     }
+}
+
+/// What the requests of an attempt have met with.
+#[derive(Debug, Default)]
+pub(crate) struct Attempt {
+    is_stale: AtomicBool,
+    /// Batches that were begun, and whose answers nobody has got.
+    batches: AtomicUsize,
+}
+
+impl Attempt {
+    /// Takes note of an outcome. xenstored fails some requests, when others have changed nodes that
+    /// the transaction sees, with errors that mean something else elsewhere: EIO, and EINVAL for a
+    /// removal (of the root it means itself).
+    pub(crate) fn note(&self, error: &Error) {
+        let is_stale = match error {
+            Error::Store { code: ErrorCode::EIO, .. } => true,
+            Error::Store { op: Op::RM, code: ErrorCode::EINVAL, path } => *path != Some(Path::root()),
+            _ => false,
+        };
+        if is_stale {
+            self.is_stale.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the store has said in the middle that there is a conflict.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin_batch(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_batch(&self) {
+        self.batches.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Fails if a batch was given up: the store may have a part of it.
+    pub(crate) fn check_whole(&self) -> Result<(), Error> {
+        if self.batches.load(Ordering::Relaxed) == 0 { Ok(()) } else { Err(Error::Unfinished) }
+    }
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub(crate) enum Tried<T, E> {
+    Done(T),
+    /// Others have changed what it rests on. What it failed with, if it failed in the middle, is the
+    /// outcome if there is no further attempt.
+    Conflicted(Option<E>),
+    /// It was lost with its connection; the same.
+    Lost(E),
 }
 
 /// The pauses after failed attempts.

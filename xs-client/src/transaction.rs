@@ -1,26 +1,28 @@
 //! Transactions.
 
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
-use crate::handle::{Command, Open};
+use crate::ask::refuse_reserved;
+use crate::handle::{Command, Open, is_lost_transaction};
 use crate::messages::Messages;
+use crate::requests::is_loss;
+use crate::retry::Tried;
 use crate::typed;
 use crate::{Client, Error, Requests};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
 ///
-/// Clones speak of the same transaction. One that is kept beyond its closure gets `ENOENT` from
-/// the server.
+/// Clones speak of the same transaction, and do not keep it open: it ends with its closure. One that
+/// is kept beyond that gets `ENOENT` from the server.
 #[derive(Clone, Debug)]
 pub struct Transaction {
     requests: Requests,
-    open: Arc<Mutex<Open>>,
 }
 
 impl Deref for Transaction {
@@ -32,30 +34,38 @@ impl Deref for Transaction {
 }
 
 impl Transaction {
-    async fn start(client: &Client) -> Result<Self, Error> {
+    /// Opens one; it is aborted when what is returned with it is dropped.
+    async fn start(client: &Client) -> Result<(Self, Open), Error> {
         let (reply, answer) = oneshot::channel();
         let call = async {
             client.handle.send(Command::Start { reply }).await?;
             answer.await.map_err(|_| client.handle.ended())?
         };
         let open = client.within(client.until(), Op::TRANSACTION_START, None, call).await?;
-        let requests = Requests { tx: open.tx, ..(**client).clone() };
-        Ok(Self { requests, open: Arc::new(Mutex::new(open)) })
+        let requests = Requests { tx: open.tx, attempt: Some(Arc::default()), ..(**client).clone() };
+        Ok((Self { requests }, open))
     }
 
-    /// The server has ended it, or is about to.
-    fn is_over(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).defuse();
+    /// What it means that its closure failed. That may be for the connection, or for what others did.
+    fn failed<T, E>(&self, error: E) -> Result<Tried<T, E>, E> {
+        if self.handle.has_lost(self.tx) {
+            Ok(Tried::Lost(error))
+        } else if self.attempt.as_ref().is_some_and(|attempt| attempt.is_stale()) {
+            Ok(Tried::Conflicted(Some(error)))
+        } else {
+            Err(error)
+        }
     }
 
-    async fn end(self, commit: bool) -> Result<(), Error> {
+    async fn commit(&self, mut open: Open) -> Result<(), Error> {
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.check_whole())?;
         // Dropped before the request is handed over, it is aborted; afterwards it is the
         // server's to end. A commit that nobody waits for is still a commit.
         let (reply, answer) = oneshot::channel();
-        let message = Messages::one(&Request::TransactionEnd { commit }, self.tx.id)?;
+        let message = Messages::one(&Request::TransactionEnd { commit: true }, self.tx.id)?;
         let call = async {
             self.handle.send(Command::Call { message, tx: self.tx, reply }).await?;
-            self.is_over();
+            open.defuse();
             answer.await.map_err(|_| self.handle.ended())??.outcome(None)
         };
         self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
@@ -71,11 +81,22 @@ impl Client {
     /// others change meanwhile is what makes it conflict.
     ///
     /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
-    /// turn, within the deadline of a call.
+    /// turn, within the deadline of a call, and then fail with [`Error::NoTurn`].
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
-    /// outcome is [`Error::Contended`]. Dropping the future aborts the transaction, unless its
-    /// commit was under way.
+    /// outcome is [`Error::Contended`].
+    ///
+    /// A conflict may show before the commit: xenstored fails requests with `EIO`, and removals also
+    /// with `EINVAL`, when others have changed what the transaction sees. A closure that fails after
+    /// such an answer is tried again as well; its last error is the outcome.
+    ///
+    /// A transaction that is lost with its connection is tried again on the next one, if
+    /// [`Retry::across_losses`](crate::Retry::across_losses) says so, and unless its commit was sent:
+    /// whether that was carried out is not known, and the outcome is [`Error::Disconnected`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts the transaction, unless its commit was under way.
     ///
     /// ```no_run
     /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
@@ -93,13 +114,17 @@ impl Client {
         &self,
         mut body: impl FnMut(Transaction) -> F,
     ) -> Result<T, E> {
-        self.attempts(|transaction| {
+        self.attempts(|transaction, open| {
             let body = body(transaction.clone());
             async move {
-                let outcome = body.await?;
-                match transaction.end(true).await {
-                    Ok(()) => Ok(Some(outcome)),
-                    Err(error) if error.is_conflict() => Ok(None),
+                let outcome = match body.await {
+                    Ok(outcome) => outcome,
+                    Err(error) => return transaction.failed(error),
+                };
+                match transaction.commit(open).await {
+                    Ok(()) => Ok(Tried::Done(outcome)),
+                    Err(error) if error.is_conflict() => Ok(Tried::Conflicted(None)),
+                    Err(error) if is_lost_transaction(&error) => Ok(Tried::Lost(error.into())),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -115,37 +140,54 @@ impl Client {
     /// committed all the same**; the outcome is the first refusal then. Dropping the future aborts
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
-        self.attempts(|transaction| {
+        refuse_reserved(&requests)?;
+        self.attempts(|transaction, mut open| {
             let all = typed::with_commit(&requests);
             async move {
-                let outcomes = transaction.batch(all).await?;
-                transaction.is_over();
-                typed::committed(outcomes)
+                let answers = transaction.ask_all(&all).await?;
+                open.defuse();
+                typed::committed(typed::outcomes(answers, &all))
             }
         })
         .await
     }
 
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
-    async fn attempts<T, E: From<Error>, F: Future<Output = Result<Option<T>, E>>>(
+    async fn attempts<T, E: From<Error>, F: Future<Output = Result<Tried<T, E>, E>>>(
         &self,
-        mut attempt: impl FnMut(Transaction) -> F,
+        mut attempt: impl FnMut(Transaction, Open) -> F,
     ) -> Result<T, E> {
         let begun = Instant::now();
         let mut pauses = self.handle.config.retry.pauses();
         loop {
             // Given back before the pause, so that others have their turn meanwhile.
-            let turn = async { Ok(self.turns.acquire().await) };
-            let turn = self.within(self.until(), Op::TRANSACTION_START, None, turn).await?;
-            let tried = async { attempt(Transaction::start(self).await?).await };
+            let turn = timeout_at(self.until(), self.turns.acquire()).await.map_err(|_| Error::NoTurn {
+                limit: self.handle.config.transactions.max(1),
+                after: self.deadline,
+            })?;
+            let tried = async {
+                match Transaction::start(self).await {
+                    Ok((transaction, open)) => attempt(transaction, open).await,
+                    Err(error) if is_loss(&error) && !self.handle.is_closed() => {
+                        Ok(Tried::Lost(error.into()))
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            };
             let tried = tried.instrument(debug_span!("transaction", attempt = pauses.attempt())).await?;
             drop(turn);
-            if let Some(outcome) = tried {
-                return Ok(outcome);
-            }
-            self.handle.counters.conflicts.add(1);
-            debug!(attempt = pauses.attempt(), "transaction conflicted");
-            sleep(pauses.again(begun.elapsed())?).await;
+            let reason = match tried {
+                Tried::Done(outcome) => return Ok(outcome),
+                Tried::Conflicted(reason) => {
+                    self.handle.counters.conflicts.add(1);
+                    reason
+                }
+                Tried::Lost(reason) if !self.handle.config.retry.across_losses => return Err(reason),
+                Tried::Lost(reason) => Some(reason),
+            };
+            debug!(attempt = pauses.attempt(), "transaction conflicted, or was lost");
+            let pause = pauses.again(begun.elapsed());
+            sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?).await;
         }
     }
 }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
+use crate::handle::is_lost_transaction;
+use crate::retry::Tried;
 
 pub(crate) type Outcome = Result<Reply, Error>;
 
@@ -89,14 +91,16 @@ pub(crate) fn with_commit(requests: &[Request]) -> Vec<Request> {
     requests.iter().cloned().chain([commit]).collect()
 }
 
-/// What came of these; `None` if the transaction conflicted.
-pub(crate) fn committed(mut outcomes: Vec<Outcome>) -> Result<Option<Vec<Reply>>, Error> {
-    let ended = outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END)));
-    if ended.as_ref().is_err_and(Error::is_conflict) {
-        return Ok(None);
-    }
+/// What came of these.
+pub(crate) fn committed<E: From<Error>>(mut outcomes: Vec<Outcome>) -> Result<Tried<Vec<Reply>, E>, E> {
+    let ended = match outcomes.pop().unwrap_or_else(|| Err(unexpected(Op::TRANSACTION_END))) {
+        Err(error) if error.is_conflict() => return Ok(Tried::Conflicted(None)),
+        Err(error) if is_lost_transaction(&error) => return Ok(Tried::Lost(error.into())),
+        ended => ended,
+    };
     let replies = outcomes.into_iter().collect::<Result<_, _>>()?;
-    ended.map(|_| Some(replies))
+    ended?;
+    Ok(Tried::Done(replies))
 }
 
 fn owned(names: &Names) -> Vec<String> {
@@ -142,6 +146,12 @@ impl Parts {
         Request::DirectoryPart { path: self.path.clone(), offset }
     }
 
+    /// Forgets the parts that were taken.
+    pub(crate) fn begin_anew(&mut self) {
+        self.generation = None;
+        self.list.clear();
+    }
+
     /// Takes a part; the names once they are complete.
     pub(crate) fn take(&mut self, outcome: Outcome) -> Result<Option<Vec<String>>, Error> {
         let (generation, names, last) = match outcome {
@@ -152,8 +162,7 @@ impl Parts {
             Err(error) => return Err(error),
         };
         if *self.generation.get_or_insert(generation) != generation {
-            self.generation = None;
-            self.list.clear();
+            self.begin_anew();
             return Ok(None);
         }
         self.list.extend_from_slice(names.as_bytes());

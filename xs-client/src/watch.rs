@@ -19,6 +19,8 @@ use crate::watcher::Watcher;
 pub struct Watch {
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) handle: Handle,
+    /// The driver knows of it, or will: then there is something to remove.
+    pub(crate) is_known: bool,
 }
 
 impl Watch {
@@ -39,6 +41,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.handle.chore(Chore::Unwatch(self.watcher.clone()));
+        if self.is_known {
+            self.handle.chore(Chore::Unwatch(self.watcher.clone()));
+        }
     }
 }

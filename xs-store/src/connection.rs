@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use xs_proto::{DomId, TxId};
 
 use crate::outbox::Outbox;
+use crate::pressure::Source;
 use crate::transaction::Transaction;
 
 /// Bytes of unsent output from which on a connection's requests are left unread.
 pub(crate) const REPLIES_MAX: usize = 1 << 20;
 
-/// Bytes of unsent output at which a connection is given up: it watches far more than it reads.
-pub(crate) const OUTPUT_MAX: usize = 4 << 20;
+/// Bytes of unsent output from which on a guest is told of changes by one event for each watch. Of
+/// changes that guests make, it is from a quarter of that on, so that they leave room for others'.
+const GUEST_OUTPUT_MAX: usize = 1 << 20;
+
+/// The same of a privileged connection.
+const OUTPUT_MAX: usize = 4 << 20;
 
 /// A connection. Numbers grow and are not used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +31,9 @@ pub(crate) struct Connection {
     /// Bytes of its watches that are counted for the domain.
     pub(crate) watched: i64,
     pub(crate) output: Outbox,
-    /// The store is done with the connection: its domain ended, or it did not read its events.
+    /// Bytes of unsent events that it has caused, if it is privileged.
+    pub(crate) caused: usize,
+    /// The store is done with the connection: its domain ended.
     pub(crate) closed: bool,
 }
 
@@ -39,8 +46,20 @@ impl Connection {
             last_transaction: 0,
             watched: 0,
             output: Outbox::default(),
+            caused: 0,
             closed: false,
         }
+    }
+
+    /// Who causes the events of its requests.
+    pub(crate) fn source(&self, id: ConnId) -> Source {
+        if self.privileged { Source::Privileged(id) } else { Source::Guest(self.domid) }
+    }
+
+    /// Bytes of unsent output from which on it is told in short of the changes that somebody makes.
+    pub(crate) fn output_max(&self, source: Option<Source>) -> usize {
+        let most = if self.privileged { OUTPUT_MAX } else { GUEST_OUTPUT_MAX };
+        if matches!(source, Some(Source::Guest(_))) { most / 4 } else { most }
     }
 
     /// Opens a transaction, under the next number that is free.

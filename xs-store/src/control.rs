@@ -1,25 +1,27 @@
 //! `CONTROL`: commands to the store itself, from privileged connections.
 //!
 //! The commands are those of the C daemon that mean something here, with its arguments and errors.
-//! What they answer is text for people, and our own.
+//! What they answer is text for people, and our own. What would be written to a log that nobody
+//! keeps is refused.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tracing::{error, info};
+use tracing::{Level, enabled, error, info};
 use xs_proto::{DomId, ErrorCode, Reply};
 
 use crate::nodes;
 use crate::quota::{Quota, Usage};
 use crate::store::Core;
+use crate::transaction::Transaction;
 use crate::tree::visit_upwards;
 
 /// The commands, with what `help` says of them.
 const COMMANDS: [(&str, &str); 9] = [
     ("check", "compare what is counted for each domain with what is there"),
     ("help", "this text"),
-    ("log on|off", "write each request to the log, or do so no more"),
-    ("print <text>", "write a text to the log"),
+    ("log on|off", "write each request to the log, if one is kept, or do so no more"),
+    ("print <text>", "write a text to the log, if one is kept"),
     ("quota", "show the quotas of guests"),
     ("quota <domid>", "show what a domain uses"),
     ("quota max [-r]", "show the most that any guest has used, or begin to look anew"),
@@ -37,7 +39,7 @@ impl Core {
             [b"help"] => {
                 text(COMMANDS.iter().map(|(command, meaning)| format!("{command:<32}{meaning}\n")).collect())
             }
-            [b"log", b"on"] => {
+            [b"log", b"on"] if enabled!(Level::INFO) => {
                 self.logging = true;
                 Ok(Reply::Ok)
             }
@@ -45,7 +47,7 @@ impl Core {
                 self.logging = false;
                 Ok(Reply::Ok)
             }
-            [b"print", message] => {
+            [b"print", message] if enabled!(Level::INFO) => {
                 info!(message = %message.escape_ascii(), "asked to print");
                 Ok(Reply::Ok)
             }
@@ -88,8 +90,8 @@ impl Core {
             });
         }
         for connection in self.connections() {
-            let watched = Usage { memory: connection.watched, ..Usage::default() };
-            *found.entry(connection.domid).or_default() += watched;
+            let held: i64 = connection.transactions.values().map(Transaction::held).sum();
+            *found.entry(connection.domid).or_default() += Usage::memory(connection.watched + held);
         }
         let used = |(_, usage): &(DomId, Usage)| *usage != Usage::default();
         if self.domains.used().filter(used).eq(found.clone().into_iter().filter(used)) {

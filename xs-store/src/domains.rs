@@ -216,7 +216,7 @@ impl Domains {
     }
 
     /// The limit of a domain.
-    fn limit(&self, domid: DomId, quota: Quota) -> u32 {
+    pub(crate) fn limit(&self, domid: DomId, quota: Quota) -> u32 {
         let own = self.known.get(&domid).into_iter().flat_map(|domain| &domain.quotas);
         own.copied().find(|(other, _)| *other == quota).map_or(self.limits.get(quota), |(_, limit)| limit)
     }
@@ -270,6 +270,12 @@ impl Domains {
         let limit = self.limit(domid, Quota::Memory).into();
         let over = limit > 0 && self.counted(domid).memory + queued + more >= limit;
         if over { Err(ErrorCode::ENOMEM) } else { Ok(()) }
+    }
+
+    /// How many bytes a caller may have more, or fewer than that.
+    pub(crate) fn room(&self, caller: &Caller) -> i64 {
+        let limit = if caller.is_privileged() { 0 } else { self.limit(caller.domid, Quota::Memory).into() };
+        if limit == 0 { i64::MAX } else { limit - self.counted(caller.domid).memory - caller.queued as i64 }
     }
 
     /// Notes what a guest uses.

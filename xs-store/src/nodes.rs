@@ -10,7 +10,7 @@ use crate::domains::Domains;
 use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
 use crate::transaction::Transaction;
-use crate::tree::{Data, Tree, basename, child, parent, visit_upwards};
+use crate::tree::{Data, Tree, basename, child, parent, size, visit_upwards};
 use crate::watch::Watches;
 
 /// The last listing: of which path, in which generation.
@@ -187,7 +187,16 @@ impl Nodes<'_> {
 
     fn look(&mut self, path: &str) -> Result<Option<Data>, ErrorCode> {
         match &mut self.transaction {
-            Some(transaction) => transaction.get(self.tree, self.caller, path),
+            Some(transaction) => {
+                let before = transaction.held();
+                let room = self.domains.room(self.caller);
+                let found = transaction.get(self.tree, self.caller, room, path);
+                let more = transaction.held() - before;
+                if more != 0 {
+                    self.domains.count(self.caller.domid, Usage::memory(more));
+                }
+                found
+            }
             None => Ok(self.tree.get(path).map(|node| node.data.clone())),
         }
     }
@@ -211,18 +220,31 @@ impl Nodes<'_> {
     }
 
     fn put(&mut self, path: &str, data: Data) {
-        match &mut self.transaction {
-            Some(transaction) => transaction.put(path, data),
-            None => self.tree.put(path, data),
+        if self.transaction.is_some() {
+            self.in_transaction(|transaction, caller| transaction.put(caller, path, data));
+        } else {
+            self.tree.put(path, data);
+        }
+    }
+
+    /// Changes what the transaction holds on to, and counts it.
+    fn in_transaction(&mut self, change: impl FnOnce(&mut Transaction, &Caller)) {
+        let Some(transaction) = &mut self.transaction else { return };
+        let before = transaction.held();
+        change(transaction, self.caller);
+        let more = transaction.held() - before;
+        if more != 0 {
+            self.domains.count(self.caller.domid, Usage::memory(more));
         }
     }
 
     /// Sets what an existing node holds, and reports it.
     fn replace(&mut self, path: &str, before: Arc<Rights>, data: Data) {
         let after = data.rights().clone();
-        match &mut self.transaction {
-            Some(transaction) => transaction.put(path, data),
-            None => self.tree.replace(path, data),
+        if self.transaction.is_some() {
+            self.in_transaction(|transaction, caller| transaction.put(caller, path, data));
+        } else {
+            self.tree.replace(path, data);
         }
         self.fire(path, Some(before), after);
     }
@@ -304,8 +326,9 @@ impl Nodes<'_> {
                 let transaction = self.transaction.as_mut().ok_or(ErrorCode::EIO)?;
                 let listed = parent(&at).is_some_and(|above| transaction.lists(above, basename(&at)));
                 transaction.count(data.rights().list.owner(), Usage::default() - usage(&at, &data));
-                transaction.remove(&at, self.generation);
                 transaction.fire(&at, if at == path { Scope::Above } else { Scope::Exact });
+                let generation = self.generation;
+                self.in_transaction(|transaction, caller| transaction.remove(caller, &at, generation));
                 if !listed {
                     return Err(ErrorCode::EIO);
                 }
@@ -349,11 +372,23 @@ impl Nodes<'_> {
         self.refused(self.caller.check(Quota::NodeSize, size(rights, value) + names))
     }
 
-    /// Fails if the use of memory of an owner would grow over its quota.
+    /// Fails if the use of memory of an owner would grow over its quota. What is written in a
+    /// transaction counts for the caller as well, who holds on to it.
     fn check_memory(&mut self, owner: DomId, change: Usage) -> Result<(), ErrorCode> {
-        let inside = self.transaction.as_ref().map_or(0, |transaction| transaction.counted(owner).memory);
-        let more = if change.memory > 0 { change.memory + inside } else { 0 };
-        self.refused(self.domains.check_memory(self.caller, owner, more))
+        if change.memory <= 0 {
+            return Ok(());
+        }
+        let (caller, domains) = (self.caller, &*self.domains);
+        let outcome = match &self.transaction {
+            None => domains.check_memory(caller, owner, change.memory),
+            Some(_) if owner == caller.domid => domains.check_memory(caller, owner, change.memory),
+            Some(transaction) => {
+                let more = change.memory + transaction.counted(owner).memory;
+                let inside = domains.check_memory(caller, caller.domid, change.memory);
+                inside.and_then(|()| domains.check_memory(caller, owner, more))
+            }
+        };
+        self.refused(outcome)
     }
 
     /// A transaction in which a node could not be written cannot be committed any more.
@@ -363,11 +398,6 @@ impl Nodes<'_> {
         }
         outcome
     }
-}
-
-/// The bytes of a node but for the names of its children, as the C daemon stores it.
-fn size(rights: &Rights, value: usize) -> usize {
-    16 + 8 * rights.list.entries().len() + value
 }
 
 /// What a node counts for its owner: its record, and where it is entered in the store and in the

@@ -1,19 +1,23 @@
 //! The messages that wait to be sent to a connection.
 //!
-//! A watch event tells nothing but where to look, so an event need not be queued while the same
-//! one still waits. Left out is one that the same request has queued already, as the C daemon
-//! does with two watches of one token. From a reader that keeps up no more is left out; from one
-//! that does not, everything that still waits for it anyway.
+//! A watch event tells nothing but where to look, so an event is not queued while the same one
+//! still waits. Where too much waits, an event is told as one for the path that is watched: there
+//! are no more of these than there are watches.
+//!
+//! What a driver has taken to send it is in its hands, and counts until that is done.
 
 use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::ops::Range;
 
 use bytes::BytesMut;
 use hashbrown::HashTable;
 use xs_proto::{ErrorCode, HEADER_LEN, Header, Op, PAYLOAD_MAX, Reply, TxId};
 
-/// Bytes of unsent output from which on a reader does not keep up.
-const BEHIND: usize = 64 << 10;
+use crate::pressure::Debt;
+
+/// Events for which the memory of their table is kept when they are gone.
+const KEPT: usize = 1024;
 
 /// Whether an event may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,40 +26,71 @@ pub(crate) enum Merge {
     No,
 }
 
+/// A watch event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) token: &'a [u8],
+    pub(crate) merge: Merge,
+    /// What stands for it where too much waits: the path that is watched.
+    pub(crate) anything: &'a str,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     bytes: BytesMut,
-    /// How many of the messages are replies.
+    /// How many of the messages are replies that count by themselves.
     replies: usize,
-    /// Where the payloads of events are that need not be queued again.
+    /// Where the payloads of the events are.
     events: HashTable<Range<usize>>,
     hasher: RandomState,
-    /// The request that queued the last event.
-    request: u64,
+    /// What it counts for.
+    debts: Vec<Debt>,
+    taken: Taken,
+    /// Somebody has waited for long: nobody does until all is sent.
+    behind: bool,
+}
+
+/// What the driver has in its hands.
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: usize,
+    replies: usize,
+    debts: Vec<Debt>,
 }
 
 impl Outbox {
     /// Queues the reply to a request of `op`.
     pub(crate) fn reply(&mut self, op: Op, req_id: u32, tx_id: TxId, reply: &Reply) {
-        self.replies += 1;
         if reply.encode(op, req_id, tx_id, &mut self.bytes).is_err() {
             // Too long for a message, and an error is not.
             let _ = Reply::Error(ErrorCode::E2BIG).encode(op, req_id, tx_id, &mut self.bytes);
         }
     }
 
-    /// Queues a watch event that a request causes. One that is too long for a message is dropped
-    /// without a word.
-    pub(crate) fn event(&mut self, request: u64, path: &str, token: &[u8], merge: Merge) {
+    /// Counts a reply.
+    pub(crate) fn count_reply(&mut self) {
+        self.replies += 1;
+    }
+
+    /// Queues a watch event; from `most` unsent bytes on, the one that stands for it. Returns its
+    /// length, or 0 if nothing was queued that somebody should wait for.
+    ///
+    /// An event that is too long for a message is dropped without a word.
+    pub(crate) fn event(&mut self, event: &Event<'_>, most: usize) -> usize {
+        if self.len() >= most {
+            self.push(event.anything, event.token, Merge::Yes);
+            return 0;
+        }
+        let bytes = self.push(event.path, event.token, event.merge);
+        if self.behind { 0 } else { bytes }
+    }
+
+    fn push(&mut self, path: &str, token: &[u8], merge: Merge) -> usize {
         let len = path.len() + token.len() + 2;
         if len > PAYLOAD_MAX {
-            return;
+            return 0;
         }
-        if request != self.request && self.bytes.len() < BEHIND {
-            self.events.clear();
-        }
-        self.request = request;
-
         let start = self.bytes.len();
         let header = Header { op: Op::WATCH_EVENT, req_id: 0, tx_id: TxId::NONE, len: len as u32 };
         header.encode(&mut self.bytes);
@@ -70,23 +105,136 @@ impl Outbox {
             self.events.insert_unique(hash(&payload), payload, hash);
         } else if merge == Merge::Yes {
             self.bytes.truncate(start);
+            return 0;
+        }
+        HEADER_LEN + len
+    }
+
+    /// Notes what the last message counts for. Returns whether that is new.
+    pub(crate) fn owe(&mut self, debt: Debt) -> bool {
+        match (self.debts.last_mut(), debt) {
+            (Some(Debt::Bytes(last, sum)), Debt::Bytes(conn, bytes)) if *last == conn => {
+                *sum += bytes;
+                false
+            }
+            (Some(last), Debt::Request(_)) if *last == debt => false,
+            _ => {
+                self.debts.push(debt);
+                true
+            }
         }
     }
 
-    /// Bytes that wait.
+    /// Bytes that are unsent.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.taken.bytes
     }
 
-    /// How many replies wait.
+    /// How many replies are unsent.
     pub(crate) fn replies(&self) -> usize {
-        self.replies
+        self.replies + self.taken.replies
+    }
+
+    /// What the unsent bytes count for.
+    pub(crate) fn debts(&self) -> impl Iterator<Item = &Debt> {
+        self.debts.iter().chain(&self.taken.debts)
+    }
+
+    /// What was taken has been sent. Returns what it counted for.
+    pub(crate) fn sent(&mut self) -> Vec<Debt> {
+        if self.bytes.is_empty() {
+            self.behind = false;
+        }
+        mem::take(&mut self.taken).debts
     }
 
     /// Takes what waits, leaving `into`, which must be empty, in its place.
     pub(crate) fn take(&mut self, into: &mut BytesMut) {
-        std::mem::swap(&mut self.bytes, into);
-        self.events.clear();
-        self.replies = 0;
+        mem::swap(&mut self.bytes, into);
+        if self.events.capacity() > KEPT {
+            self.events = HashTable::new();
+        } else {
+            self.events.clear();
+        }
+        let (replies, debts) = (mem::take(&mut self.replies), mem::take(&mut self.debts));
+        self.taken = Taken { bytes: into.len(), replies, debts };
+    }
+
+    /// Nobody is to wait for it any more until all is sent. Returns what it counted for.
+    pub(crate) fn fall_behind(&mut self) -> Vec<Debt> {
+        self.behind = true;
+        let mut debts = mem::take(&mut self.debts);
+        debts.append(&mut self.taken.debts);
+        debts
+    }
+
+    /// Drops everything. Returns what it counted for.
+    pub(crate) fn clear(&mut self) -> Vec<Debt> {
+        let debts = mem::take(self).fall_behind();
+        self.behind = false;
+        debts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ConnId;
+
+    const MOST: usize = 1000;
+
+    fn event(path: &str) -> Event<'_> {
+        Event { path, token: b"t", merge: Merge::Yes, anything: "/" }
+    }
+
+    fn paths(bytes: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        text.split('\0').filter(|part| part.starts_with('/')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_event_that_still_waits_is_not_queued_again() {
+        let (mut outbox, mut taken) = (Outbox::default(), BytesMut::new());
+        assert!(outbox.event(&event("/a"), MOST) > 0);
+        assert!(outbox.event(&event("/b"), MOST) > 0);
+        assert_eq!(outbox.event(&event("/a"), MOST), 0);
+        assert!(outbox.event(&Event { merge: Merge::No, ..event("/a") }, MOST) > 0);
+        outbox.take(&mut taken);
+        assert_eq!(paths(&taken), ["/a", "/b", "/a"]);
+        assert!(outbox.event(&event("/a"), MOST) > 0, "what waited is on its way");
+    }
+
+    #[test]
+    fn where_too_much_waits_an_event_is_for_the_watched_path() {
+        let (mut outbox, mut taken) = (Outbox::default(), BytesMut::new());
+        let long = format!("/{}", "n".repeat(MOST));
+        assert!(outbox.event(&event(&long), MOST) > 0);
+        for path in ["/a", "/b", "/c"] {
+            assert_eq!(outbox.event(&event(path), MOST), 0);
+        }
+        outbox.take(&mut taken);
+        assert_eq!(paths(&taken), [&*long, "/"]);
+        assert_eq!(outbox.event(&event("/a"), MOST), 0, "what is on its way counts");
+        assert_eq!(outbox.sent(), []);
+        assert!(outbox.event(&event("/b"), MOST) > 0);
+    }
+
+    #[test]
+    fn debts_are_paid_when_all_that_was_taken_is_sent() {
+        let (mut outbox, mut taken) = (Outbox::default(), BytesMut::new());
+        let debts = [Debt::Request(1), Debt::Bytes(ConnId(2), 10)];
+        assert_eq!(debts.map(|debt| outbox.owe(debt)), [true, true]);
+        assert!(!outbox.owe(debts[1]));
+        outbox.take(&mut taken);
+        assert!(outbox.owe(Debt::Request(2)));
+        assert_eq!(outbox.debts().count(), 3);
+        assert_eq!(outbox.sent(), [Debt::Request(1), Debt::Bytes(ConnId(2), 20)]);
+        assert_eq!(outbox.fall_behind(), [Debt::Request(2)]);
+        assert_eq!(outbox.event(&event("/a"), MOST), 0, "nobody waits for who is behind");
+        taken.clear();
+        outbox.take(&mut taken);
+        assert_eq!(paths(&taken), ["/a"]);
+        assert!(outbox.sent().is_empty());
+        assert!(outbox.event(&event("/a"), MOST) > 0);
     }
 }

@@ -101,6 +101,10 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    pub(crate) fn memory(memory: i64) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
     fn both(self, other: Self, combine: fn(i64, i64) -> i64) -> Self {
         Self {
             nodes: combine(self.nodes, other.nodes),

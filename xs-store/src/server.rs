@@ -2,22 +2,28 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::codec::Decoder;
 use tracing::debug;
 use xs_proto::{DomId, MessageCodec};
 
-use crate::connection::{ConnId, REPLIES_MAX};
+use crate::connection::ConnId;
+use crate::pressure::PATIENCE;
 use crate::store::Core;
 
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
+
+/// Requests of a connection that are carried out before others have their turn.
+const TURN: usize = 32;
 
 /// Bytes that an in-process pipe takes in each direction.
 const PIPE: usize = 64 << 10;
@@ -25,20 +31,26 @@ const PIPE: usize = 64 << 10;
 /// A store in this process: a cheap handle, whose clones are the same store.
 ///
 /// Clients are served in-process ([`Store::connect`]) or on a Unix socket ([`Store::serve`]), by
-/// tasks of the runtime that called. The store waits for nothing but its clients and reads no
-/// clock, so it also works while tokio's time is paused.
+/// tasks of the runtime that called. Its answers do not depend on a clock, so it also works while
+/// tokio's time is paused.
 ///
 /// Semantics are those of the C daemon of Xen 4.22, with two differences that come from having no
 /// hypervisor: a domain exists from when it first connects or is introduced until it is released,
 /// and no ring page is mapped for it, so a guest is whoever [`Store::connect`] was called for. With
 /// [`crate::TestDomains`] there is a stand-in for one, and neither differs.
 ///
-/// What a client leaves unread is bounded. Requests of a connection are not read while more than
-/// 1 MiB of its output is unsent. Once 64 KiB are, an event is left out while the same one (path
-/// and token) waits; a connection that leaves more than 4 MiB of differing events unread is closed.
+/// Who has much outstanding is not read for the moment: a connection with 1 MiB of output unsent,
+/// a guest of which as many requests as its quota `outstanding` says have a reply or an event (for
+/// whomever) unsent, or 64 KiB of its events are, a privileged connection with 1 MiB of events
+/// unsent to others such. Where somebody has waited for a connection for a second, nobody does until
+/// it has read everything.
+///
+/// An event is left out while the same one (path and token) waits. From 4 MiB of unsent output on
+/// (a guest 1 MiB, and of what guests change a quarter of that) a connection is told of changes by
+/// one event for each watch, which names the path that is watched.
 ///
 /// ```
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 /// use bytes::BytesMut;
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use xs_proto::{DomId, Path, Request, TxId};
@@ -92,7 +104,7 @@ impl Store {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, which is to run the connection's task.
+    /// Outside a tokio runtime with its time enabled, which is to run the connection's task.
     #[must_use = "dropping the stream ends the connection"]
     pub fn connect(&self, domid: DomId) -> DuplexStream {
         let (near, far) = tokio::io::duplex(PIPE);
@@ -105,6 +117,10 @@ impl Store {
     /// Each connection is privileged, as on the daemon's socket: who may connect is for the
     /// socket's file mode to say. Dropping the future closes the listener and every connection it
     /// has accepted.
+    ///
+    /// # Panics
+    ///
+    /// If the time of the tokio runtime is not enabled.
     pub async fn serve(&self, listener: UnixListener) -> io::Error {
         let mut connections = JoinSet::new();
         loop {
@@ -155,7 +171,7 @@ impl Store {
         let wake = Arc::new(Notify::new());
         state.tasks.insert(id, wake.clone());
         drop(state);
-        Attached { store: self.clone(), id, wake }
+        Attached { store: self.clone(), id, wake, patience: Box::pin(sleep(PATIENCE)) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,6 +201,19 @@ struct Attached {
     store: Store,
     id: ConnId,
     wake: Arc<Notify>,
+    /// Ends when the connection has waited for others for long enough.
+    patience: Pin<Box<Sleep>>,
+}
+
+/// How a connection's turn went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There are more requests.
+    More,
+    /// All that has arrived is carried out.
+    Done,
+    /// Too much is outstanding for the next request.
+    Wait,
 }
 
 impl Drop for Attached {
@@ -192,23 +221,33 @@ impl Drop for Attached {
         let mut state = self.store.lock();
         state.core.disconnect(self.id);
         state.tasks.remove(&self.id);
+        // Others may have waited for it.
+        state.wake();
     }
 }
 
 impl Attached {
     /// Moves bytes between the stream and the core until one of them is done.
-    async fn run(self, stream: impl AsyncRead + AsyncWrite) {
+    async fn run(mut self, stream: impl AsyncRead + AsyncWrite) {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
-        let mut reading = true;
-        while let Some(room) = self.turn(&mut input, &mut output) {
+        let (mut reading, mut waiting) = (true, false);
+        while let Some(turn) = self.turn(&mut input, &mut output) {
+            if turn == Turn::More {
+                yield_now().await;
+                continue;
+            }
             // A client that closes one direction still gets its answers.
-            if !reading && room && output.is_empty() {
+            if !reading && turn == Turn::Done && output.is_empty() {
                 return;
             }
+            if turn == Turn::Wait && !waiting {
+                self.patience.as_mut().reset(Instant::now() + PATIENCE);
+            }
+            waiting = turn == Turn::Wait;
             input.reserve(CHUNK);
             tokio::select! {
-                got = reader.read_buf(&mut input), if reading && room => match got {
+                got = reader.read_buf(&mut input), if reading && !waiting => match got {
                     Ok(got) => reading = got > 0,
                     Err(error) => return debug!(%error, "a connection failed"),
                 },
@@ -218,34 +257,46 @@ impl Attached {
                     }
                 }
                 () = self.wake.notified() => {}
+                () = &mut self.patience, if waiting => {
+                    waiting = false;
+                    self.store.change(|core| core.stop_waiting(self.id));
+                }
             }
         }
     }
 
-    /// Carries out the requests that have arrived, and takes the output if the last is sent.
-    ///
-    /// Returns whether there is room for more requests; `None` if the connection must be closed.
-    fn turn(&self, input: &mut BytesMut, output: &mut BytesMut) -> Option<bool> {
+    /// Carries out some of the requests that have arrived, and takes the output if the last is
+    /// sent. `None` if the connection must be closed.
+    fn turn(&self, input: &mut BytesMut, output: &mut BytesMut) -> Option<Turn> {
         let mut state = self.store.lock();
-        let room = loop {
-            let connection = state.core.connection(self.id)?;
-            if output.len() + connection.output.len() > REPLIES_MAX {
-                break false;
+        let core = &mut state.core;
+        if output.is_empty() {
+            core.output_sent(self.id);
+        }
+        let mut turn = Turn::More;
+        for _ in 0..TURN {
+            core.connection(self.id)?;
+            if !core.may_ask(self.id) {
+                turn = Turn::Wait;
+                break;
             }
             match MessageCodec::default().decode(input) {
-                Ok(Some(message)) => state.core.request(self.id, message),
-                Ok(None) => break true,
+                Ok(Some(message)) => core.request(self.id, message),
+                Ok(None) => {
+                    turn = Turn::Done;
+                    break;
+                }
                 Err(error) => {
                     debug!(%error, "a client broke the protocol");
                     return None;
                 }
             }
-        };
-        state.wake();
-        let connection = state.core.connection(self.id)?;
-        if output.is_empty() {
-            connection.output.take(output);
         }
-        Some(room)
+        core.connection(self.id)?;
+        if output.is_empty() && turn != Turn::More {
+            core.take_output(self.id, output);
+        }
+        state.wake();
+        Some(turn)
     }
 }

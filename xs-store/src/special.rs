@@ -85,7 +85,7 @@ impl Core {
         let rights = self.special[special as usize].clone();
         for watch in watches {
             if self.may_hear(watch.conn(), [&rights]) {
-                self.send(watch.conn(), path, watch.token(), Merge::No);
+                self.send(watch.conn(), &watch.event(path, Merge::No));
             }
         }
     }

@@ -10,21 +10,23 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use tracing::info;
 use xs_proto::{
-    Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions, Reply, Request, TxId,
+    ABSOLUTE_MAX, Access, DecodeError, DomId, ErrorCode, Features, Message, Op, Path, Permissions,
+    RELATIVE_MAX, Reply, Request, TxId,
 };
 
 use crate::change::{Above, Change};
-use crate::connection::{ConnId, Connection, OUTPUT_MAX};
+use crate::connection::{ConnId, Connection};
 use crate::domains::Domains;
 use crate::nodes::{self, Listing, Nodes};
-use crate::outbox::Merge;
+use crate::outbox::{Event, Merge};
 use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
 use crate::special::Special;
+use crate::transaction::Transaction;
 use crate::tree::{Data, Tree, basename, parent};
+use crate::waiting::Waiting;
 use crate::watch::Watches;
 
 /// All state of a store.
@@ -34,16 +36,17 @@ pub(crate) struct Core {
     /// Whether requests are written to the log.
     pub(crate) logging: bool,
     /// Counts the requests.
-    requests: u64,
+    pub(crate) requests: u64,
     pub(crate) domains: Domains,
     pub(crate) watches: Watches,
     listed: Listing,
-    connections: BTreeMap<ConnId, Connection>,
+    pub(crate) connections: BTreeMap<ConnId, Connection>,
     last_connection: u64,
     /// Who may know of new and of ended domains.
     pub(crate) special: [Arc<Rights>; 2],
     /// Connections that have got output, or were closed, since this was last taken.
-    woken: BTreeSet<ConnId>,
+    pub(crate) woken: BTreeSet<ConnId>,
+    pub(crate) waiting: Waiting,
 }
 
 impl Core {
@@ -68,6 +71,7 @@ impl Core {
             last_connection: 0,
             special: [Special::Introduce.default_rights(), Special::Release.default_rights()],
             woken: BTreeSet::new(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -82,8 +86,10 @@ impl Core {
 
     /// The end of a connection, with its watches and transactions.
     pub(crate) fn disconnect(&mut self, id: ConnId) {
-        self.forget_watches(id);
+        self.reset(id);
+        self.drop_output(id);
         self.connections.remove(&id);
+        self.waiting.forget(id);
     }
 
     /// Counts bytes of watches that a connection has more.
@@ -104,6 +110,7 @@ impl Core {
     pub(crate) fn usage(&self, domid: DomId) -> Result<Usage, ErrorCode> {
         self.domains.limits(Some(domid))?;
         let mut usage = self.domains.counted(domid);
+        usage.outstanding += self.waiting.pressure.requests(domid) as i64;
         for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.domid == domid) {
             usage += Usage {
                 nodes: 0,
@@ -139,7 +146,7 @@ impl Core {
             info!(connection = id.0, %op, req_id, tx_id = tx_id.0, payload = %payload.escape_ascii(), "request");
         }
         let Some(connection) = self.connection(id) else { return };
-        let (domid, privileged) = (connection.domid, connection.privileged);
+        let (domid, privileged, source) = (connection.domid, connection.privileged, connection.source(id));
         let queued = connection.output.len();
         let caller = Caller { queued, ..self.domains.caller(domid, privileged) };
         let request = Request::decode(op, payload);
@@ -147,17 +154,24 @@ impl Core {
             Ok(Request::Watch { path, token, .. }) => Some((path.clone(), token.clone())),
             _ => None,
         };
+        self.waiting.begin(source);
         let result = self.answer(id, &caller, op, tx_id, request);
+        let caused = self.finish(id);
         let Some(connection) = self.connection(id) else { return };
         let watch = watch.filter(|_| result.is_ok());
         connection.output.reply(op, req_id, tx_id, &result.unwrap_or_else(Reply::Error));
+        // A request that caused events counts once, with its reply.
+        if !caused {
+            connection.output.count_reply();
+        }
         if !privileged {
-            let outstanding = connection.output.replies() as i64;
-            self.domains.note_most(Usage { outstanding, ..Usage::default() });
+            let outstanding = connection.output.replies() + self.waiting.pressure.requests(domid);
+            self.domains.note_most(Usage { outstanding: outstanding as i64, ..Usage::default() });
         }
         // Every watch fires once at the start, right behind its reply.
         if let Some((path, token)) = watch {
-            self.send(id, &path, token.as_bytes(), Merge::Yes);
+            let token = token.as_bytes();
+            self.send(id, &Event { path: &path, token, merge: Merge::Yes, anything: &path });
         }
     }
 
@@ -192,7 +206,7 @@ impl Core {
                 Ok(Reply::Ok)
             }
             Request::ResetWatches => {
-                connection.transactions.clear();
+                self.drop_transactions(id);
                 self.forget_watches(id);
                 Ok(Reply::Ok)
             }
@@ -240,8 +254,9 @@ impl Core {
         request: Request,
     ) -> Result<Reply, ErrorCode> {
         let path = request.path().filter(|path| !path.is_special()).ok_or(ErrorCode::EINVAL)?;
-        let path = absolute(caller, path);
-        check_length(caller, &path)?;
+        let absolute = absolute(caller, path);
+        check_length(caller, path, &absolute)?;
+        let path = absolute;
         if let Request::SetPerms { perms, .. } = &request {
             self.domains.notice(perms);
         }
@@ -285,7 +300,7 @@ impl Core {
             return Err(ErrorCode::EINVAL);
         }
         let absolute = absolute(caller, path);
-        check_length(caller, &absolute)?;
+        check_length(caller, path, &absolute)?;
         if self.watches.has(id, &absolute, token) {
             return Err(ErrorCode::EEXIST);
         }
@@ -310,6 +325,7 @@ impl Core {
     ) -> Result<Reply, ErrorCode> {
         let connection = self.connections.get_mut(&id).ok_or(ErrorCode::EIO)?;
         let transaction = connection.transactions.remove(&tx_id).ok_or(ErrorCode::ENOENT)?;
+        self.domains.count(connection.domid, Usage::memory(-transaction.held()));
         if !commit {
             return Ok(Reply::Ok);
         }
@@ -342,15 +358,16 @@ impl Core {
     /// Queues the events of changes, in their order.
     pub(crate) fn publish(&mut self, changes: &[Change]) {
         for Change { path, scope, readers, above } in changes {
-            for watch in self.watches.fired(path, *scope) {
+            let fired = self.watches.fired(path, *scope, |conn| {
                 // Looked up only for guests.
                 let above = std::iter::once_with(|| match above {
                     Above::Were(rights) => rights.as_ref(),
                     Above::Are => Some(self.tree.get(parent(path)?)?.data.rights()),
                 });
-                if self.may_hear(watch.conn(), readers.iter().flatten().chain(above.flatten())) {
-                    self.send(watch.conn(), &path[watch.home()..], watch.token(), Merge::Yes);
-                }
+                self.may_hear(conn, readers.iter().flatten().chain(above.flatten()))
+            });
+            for watch in fired {
+                self.send(watch.conn(), &watch.event(&path[watch.home()..], Merge::Yes));
             }
         }
     }
@@ -365,36 +382,14 @@ impl Core {
         lists.into_iter().any(|rights| rights.allow(&caller, Need::READ))
     }
 
-    pub(crate) fn send(&mut self, id: ConnId, path: &str, token: &[u8], merge: Merge) {
-        let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.closed) else {
-            return;
-        };
-        connection.output.event(self.requests, path, token, merge);
-        let too_much = connection.output.len() > OUTPUT_MAX;
-        self.woken.insert(id);
-        if too_much {
-            self.close(id);
-        }
-    }
-
     /// Ends the store's side of a connection; its driver finds out when it is woken.
     fn close(&mut self, id: ConnId) {
-        self.forget_watches(id);
+        self.reset(id);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.closed = true;
-            connection.transactions.clear();
-            connection.output.take(&mut BytesMut::new());
             self.woken.insert(id);
         }
-    }
-
-    /// How many replies a connection may leave unsent before its requests are not read any more.
-    pub(crate) fn outstanding_limit(&self, id: ConnId) -> usize {
-        let domid = self.connections.get(&id).map(|connection| connection.domid);
-        match self.domains.limits(domid).map(|limits| limits.get(Quota::Outstanding)) {
-            Ok(0) | Err(_) => usize::MAX,
-            Ok(limit) => limit as usize,
-        }
+        self.drop_output(id);
     }
 
     /// The connections that guests of this number have.
@@ -407,9 +402,13 @@ impl Core {
     /// Drops what a connection has under way, as when its domain is introduced again.
     pub(crate) fn reset(&mut self, id: ConnId) {
         self.forget_watches(id);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.transactions.clear();
-        }
+        self.drop_transactions(id);
+    }
+
+    fn drop_transactions(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let held: i64 = std::mem::take(&mut connection.transactions).values().map(Transaction::held).sum();
+        self.domains.count(connection.domid, Usage::memory(-held));
     }
 
     /// Ends a domain: its connections, and every node it owns with all below.
@@ -437,6 +436,7 @@ impl Core {
         let changes = nodes.changes;
         self.publish(&changes);
         self.domains.end(domid);
+        self.waiting.pressure.forget(domid);
         for special in [Special::Introduce, Special::Release] {
             let rights = &mut self.special[special as usize];
             if rights.list.owner() == domid {
@@ -475,12 +475,18 @@ fn absolute<'p>(caller: &Caller, path: &'p Path) -> Cow<'p, str> {
     }
 }
 
-/// Holds a guest's paths to its quota. What precedes the part below a home directory is free.
-fn check_length(caller: &Caller, path: &str) -> Result<(), ErrorCode> {
-    let below_home = path.strip_prefix("/local/domain/").and_then(|rest| {
+/// Holds paths to what `xs_wire.h` says that their kind may have, so that no node has a name that
+/// clients refuse, and a guest's to its quota. There, what precedes the part below a home directory
+/// is free.
+fn check_length(caller: &Caller, path: &Path, absolute: &str) -> Result<(), ErrorCode> {
+    let most = if path.is_absolute() { ABSOLUTE_MAX } else { RELATIVE_MAX };
+    if path.len() > most {
+        return Err(ErrorCode::EINVAL);
+    }
+    let below_home = absolute.strip_prefix("/local/domain/").and_then(|rest| {
         let (number, below) = rest.split_once('/')?;
         number.bytes().all(|byte| byte.is_ascii_digit()).then_some(below)
     });
-    let counted = below_home.unwrap_or(path).len();
+    let counted = below_home.unwrap_or(absolute).len();
     caller.check(Quota::PathMax, counted).map_err(|_| ErrorCode::EINVAL)
 }

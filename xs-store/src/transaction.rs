@@ -7,17 +7,25 @@
 //! changed nodes are put in place, and each fires one event, in the order in which the
 //! transaction first touched them.
 //!
+//! What a guest's transaction holds on to counts against the guest's quota of memory, with all its
+//! other transactions: the paths that it touched, missing ones included, and the nodes in its view,
+//! which others may have rewritten long ago. It keeps the names of a node's children and not the
+//! children. One of dom0, which has no quota, shares them.
+//!
 //! Source: Xen's `tools/xenstored/transaction.c`, by its behaviour.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use xs_proto::{DomId, ErrorCode};
+use xs_proto::{DomId, ErrorCode, Names};
 
 use crate::change::{Above, Change, Scope};
 use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Rights};
-use crate::tree::{Children, Data, Name, Node, Tree, basename, parent};
+use crate::tree::{Children, Data, Name, Node, Tree, basename, parent, size};
+
+/// Bytes of a record and of its place, besides path and node.
+const RECORD: usize = 256;
 
 /// An open transaction.
 #[derive(Debug, Default)]
@@ -31,6 +39,8 @@ pub(crate) struct Transaction {
     owners: BTreeSet<DomId>,
     /// Nodes created so far.
     created: u64,
+    /// Bytes that it holds on to and that are counted for the domain.
+    held: i64,
     /// A quota kept it from touching or from writing a node, so it is not what it was to be.
     spoiled: bool,
 }
@@ -38,8 +48,8 @@ pub(crate) struct Transaction {
 #[derive(Debug)]
 struct Touched {
     path: Arc<str>,
-    /// The node as it was outside at the first touch.
-    seen: Option<Data>,
+    /// The node as it was outside at the first touch: its generation and permissions.
+    seen: Option<(u64, Arc<Rights>)>,
     /// The node as the transaction sees it.
     view: Option<View>,
     /// Its number among the nodes created in the transaction, if it is one of them.
@@ -53,7 +63,7 @@ struct Touched {
 struct View {
     data: Data,
     /// The children from before the transaction; none for a node that it created.
-    base: Children,
+    base: Base,
     removed: BTreeSet<Arc<str>>,
     removed_bytes: usize,
     /// The names that were added, each with its place in their order. One can be there twice, and
@@ -63,16 +73,56 @@ struct View {
     next: u64,
 }
 
+/// The children that a node had when it was frozen.
+#[derive(Debug)]
+enum Base {
+    /// For who has no quota: the nodes themselves, shared with the tree.
+    Shared(Children),
+    /// For a guest, so that it holds on to nothing else.
+    Names(Names),
+}
+
+impl Base {
+    fn names(&self) -> Vec<Arc<str>> {
+        match self {
+            Self::Shared(children) => children.in_order().map(|node| node.data.name().into()).collect(),
+            Self::Names(names) => names.iter().map(Arc::from).collect(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Shared(children) => children.bytes(),
+            Self::Names(names) => names.as_bytes().len(),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Shared(children) => children.get(Name::new(name)).is_some(),
+            Self::Names(names) => names.iter().any(|other| other == name),
+        }
+    }
+}
+
 impl View {
-    /// A node frozen as it is, or one just created.
-    fn new(Node { data, children: base }: Node) -> Self {
+    /// A node frozen as it is.
+    fn frozen(node: &Node, caller: &Caller) -> Self {
+        let base = if caller.is_privileged() {
+            Base::Shared(node.children.clone())
+        } else {
+            Base::Names(Names::from_names(node.children.in_order().map(|node| node.data.name())))
+        };
+        Self::new(node.data.clone(), base)
+    }
+
+    fn new(data: Data, base: Base) -> Self {
         let (removed, added) = (BTreeSet::new(), BTreeSet::new());
         Self { data, base, removed, removed_bytes: 0, added, added_bytes: 0, next: 0 }
     }
 
     fn names(&self) -> Vec<Arc<str>> {
-        let base = self.base.in_order().map(|node| node.data.name());
-        let kept = base.filter(|name| !self.removed.contains(*name)).map(Arc::from);
+        let kept = self.base.names().into_iter().filter(|name| !self.removed.contains(name));
         let mut added: Vec<_> = self.added.iter().collect();
         added.sort_unstable_by_key(|(_, place)| *place);
         kept.chain(added.into_iter().map(|(name, _)| name.clone())).collect()
@@ -88,7 +138,7 @@ impl View {
 
     /// Whether a child is there from before the transaction.
     fn keeps(&self, name: &str) -> bool {
-        self.base.get(Name::new(name)).is_some() && !self.removed.contains(name)
+        self.base.has(name) && !self.removed.contains(name)
     }
 
     fn first_added(&self, name: &str) -> Option<&(Arc<str>, u64)> {
@@ -114,19 +164,28 @@ impl View {
 
 impl Transaction {
     /// Where the record of a node is; it is made, and the node frozen, at the first touch.
-    fn touch(&mut self, tree: &Tree, caller: &Caller, path: &str) -> Result<usize, ErrorCode> {
+    fn touch(&mut self, tree: &Tree, caller: &Caller, room: i64, path: &str) -> Result<usize, ErrorCode> {
         if let Some(place) = self.places.get(path) {
             return Ok(*place);
         }
         let place = self.touched.len();
         caller.check(Quota::TransactionNodes, place).inspect_err(|_| self.spoiled = true)?;
         let node = tree.get(path);
+        if !caller.is_privileged() {
+            let node = node.map_or(0, |node| bytes(&node.data) + node.children.bytes());
+            let held = (RECORD + path.len() + node) as i64;
+            if held >= room {
+                self.spoiled = true;
+                return Err(ErrorCode::ENOMEM);
+            }
+            self.held += held;
+        }
         let path: Arc<str> = path.into();
         self.places.insert(path.clone(), place);
         self.touched.push(Touched {
             path,
-            seen: node.map(|node| node.data.clone()),
-            view: node.cloned().map(View::new),
+            seen: node.map(|node| (node.data.generation(), node.data.rights().clone())),
+            view: node.map(|node| View::frozen(node, caller)),
             created: None,
             changed: false,
             fires: None,
@@ -134,14 +193,15 @@ impl Transaction {
         Ok(place)
     }
 
-    /// The node as the transaction sees it.
+    /// The node as the transaction sees it. A guest's may hold on to less than `room` bytes more.
     pub(crate) fn get(
         &mut self,
         tree: &Tree,
         caller: &Caller,
+        room: i64,
         path: &str,
     ) -> Result<Option<Data>, ErrorCode> {
-        let place = self.touch(tree, caller, path)?;
+        let place = self.touch(tree, caller, room, path)?;
         Ok(self.touched[place].view.as_ref().map(|view| view.data.clone()))
     }
 
@@ -166,8 +226,12 @@ impl Transaction {
     }
 
     /// Sets what a node holds that was got before, or creates it; then its parent was got too.
-    pub(crate) fn put(&mut self, path: &str, data: Data) {
+    pub(crate) fn put(&mut self, caller: &Caller, path: &str, data: Data) {
         let Some(&place) = self.places.get(path) else { return };
+        if !caller.is_privileged() {
+            let before = self.touched[place].view.as_ref().map_or(0, |view| bytes(&view.data));
+            self.held += bytes(&data) as i64 - before as i64;
+        }
         let generation = data.generation();
         let touched = &mut self.touched[place];
         touched.changed = true;
@@ -177,17 +241,19 @@ impl Transaction {
         }
         touched.created = Some(self.created);
         self.created += 1;
-        touched.view = Some(View::new(Node { data, children: Children::default() }));
+        touched.view = Some(View::new(data, Base::Shared(Children::default())));
         self.relink(path, generation, View::link);
     }
 
     /// Takes one node out of the view; what was below it must be out already.
-    pub(crate) fn remove(&mut self, path: &str, generation: u64) {
+    pub(crate) fn remove(&mut self, caller: &Caller, path: &str, generation: u64) {
         let Some(&place) = self.places.get(path) else { return };
         let touched = &mut self.touched[place];
         touched.changed = true;
         touched.created = None;
-        touched.view = None;
+        if let Some(view) = touched.view.take().filter(|_| !caller.is_privileged()) {
+            self.held -= (bytes(&view.data) + view.base.bytes()) as i64;
+        }
         self.relink(path, generation, View::unlink);
     }
 
@@ -224,6 +290,11 @@ impl Transaction {
         self.used.get(&owner).copied().unwrap_or_default()
     }
 
+    /// Bytes that it holds on to and that count for the domain.
+    pub(crate) fn held(&self) -> i64 {
+        self.held
+    }
+
     /// The domains that got nodes or lost some, be it for a while.
     pub(crate) fn owners(&self) -> impl Iterator<Item = DomId> {
         self.owners.iter().copied()
@@ -247,7 +318,7 @@ impl Transaction {
     pub(crate) fn conflicts(&self, tree: &Tree) -> bool {
         let same = |touched: &Touched| {
             let now = tree.get(&touched.path).map(|node| node.data.generation());
-            touched.seen.as_ref().map(Data::generation) == now
+            touched.seen.as_ref().map(|(generation, _)| *generation) == now
         };
         !self.touched.iter().all(same)
     }
@@ -290,7 +361,7 @@ impl Transaction {
             if seen.is_none() && view.is_none() {
                 continue;
             }
-            let before = seen.as_ref().map(|data| data.rights().clone());
+            let before = seen.as_ref().map(|(_, rights)| rights.clone());
             let after = view.as_ref().map(|view| view.data.rights().clone());
             // As in the daemon: who may read the parent hears of a removal outside a transaction,
             // but not of one in it.
@@ -310,5 +381,41 @@ impl Transaction {
             }
             _ => tree.get(path).map(|node| node.data.rights().clone()),
         }
+    }
+}
+
+/// Bytes of a node but for the names of its children.
+fn bytes(data: &Data) -> usize {
+    size(data.rights(), data.value().len()) + data.name().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use xs_proto::{Access, Permissions};
+
+    use super::*;
+    use crate::domains::Domains;
+
+    #[test]
+    fn the_view_of_a_guest_holds_on_to_no_node_below() {
+        let rights = || Rights::new(Permissions::owned_by(DomId::DOM0, Access::Read), 0);
+        let mut tree = Tree::new(rights());
+        let below = rights();
+        tree.put("/a", Data::new("a", b"v", below.clone(), 1));
+        let guest = Domains::new().caller(DomId(7), false);
+        let mut transaction = Transaction::default();
+        assert!(transaction.get(&tree, &guest, i64::MAX, "/").is_ok());
+        tree.remove("/a", 2);
+        assert_eq!(Arc::strong_count(&below), 1);
+        assert_eq!(transaction.names("/"), ["a".into()]);
+        // Of one that it saw itself, only the permissions.
+        tree.put("/a", Data::new("a", b"v", below.clone(), 3));
+        assert!(transaction.get(&tree, &guest, i64::MAX, "/a").is_ok());
+        transaction.remove(&guest, "/a", 4);
+        assert!(transaction.names("/").is_empty());
+        assert_eq!(
+            transaction.held() as usize,
+            2 * RECORD + 1 + 2 + bytes(&Data::new("", b"", rights(), 0)) + 2
+        );
     }
 }

@@ -14,6 +14,7 @@ use triomphe::ThinArc;
 
 use crate::change::Scope;
 use crate::connection::ConnId;
+use crate::outbox::{Event, Merge};
 
 #[derive(Debug)]
 struct Head {
@@ -43,8 +44,12 @@ impl Watch {
         self.head().conn
     }
 
-    pub(crate) fn token(&self) -> &[u8] {
-        self.parts().1
+    /// The event of a change at `path`.
+    pub(crate) fn event<'a>(&'a self, path: &'a str, merge: Merge) -> Event<'a> {
+        let (watched, token) = self.parts();
+        // It was a str when it came in.
+        let anything = str::from_utf8(&watched[self.home()..]).unwrap_or_default();
+        Event { path, token, merge, anything }
     }
 
     /// Bytes to take off an event's path: the home directory, if the watch is relative.
@@ -193,21 +198,67 @@ impl Watches {
         self.by_path.find(hash, is_on(path)).map_or(&[], |group| group)
     }
 
-    /// The watches that a change at `path` fires, in order.
-    pub(crate) fn fired(&self, path: &str, scope: Scope) -> SmallVec<[Watch; 4]> {
-        if scope == Scope::Exact {
-            return self.on(path).iter().cloned().collect();
-        }
+    /// The watches that a change at `path` fires, in order. Whether a connection may hear of it is
+    /// asked once for each, however many watches it has.
+    pub(crate) fn fired(
+        &self,
+        path: &str,
+        scope: Scope,
+        may_hear: impl FnMut(ConnId) -> bool,
+    ) -> SmallVec<[Watch; 4]> {
+        let mut hearing = Hearing { known: SmallVec::new(), may_hear };
         let mut found = SmallVec::new();
+        if scope == Scope::Exact {
+            hearing.pick(self.on(path), 0, &mut found);
+            return found;
+        }
         let mut levels =
             if path == "/" { 0 } else { path.bytes().filter(|byte| *byte == b'/').count() as u32 };
         for (above, hash) in self.paths.prefixes(path.as_bytes()) {
-            let in_reach = |watch: &&Watch| watch.depth().is_none_or(|depth| levels <= depth);
-            found.extend(self.on_hashed(above, hash).iter().filter(in_reach).cloned());
+            hearing.pick(self.on_hashed(above, hash), levels, &mut found);
             levels = levels.saturating_sub(1);
         }
         found.sort_unstable_by_key(Watch::order);
         found
+    }
+}
+
+/// Which connections may hear of a change.
+struct Hearing<F> {
+    /// Those that were asked for, in order.
+    known: SmallVec<[(ConnId, bool); 4]>,
+    may_hear: F,
+}
+
+impl<F: FnMut(ConnId) -> bool> Hearing<F> {
+    /// Adds those watches of a group, which are on a path so many levels up, that are to fire.
+    fn pick(&mut self, group: &[Watch], levels: u32, found: &mut SmallVec<[Watch; 4]>) {
+        let mut rest = group;
+        while let Some(first) = rest.first() {
+            let conn = first.conn();
+            // Most have one watch on a path.
+            let own = match rest.get(1) {
+                Some(second) if second.conn() == conn => rest.partition_point(|watch| watch.conn() == conn),
+                _ => 1,
+            };
+            let (watches, others) = rest.split_at(own);
+            if self.may(conn) {
+                let in_reach = |watch: &&Watch| watch.depth().is_none_or(|depth| levels <= depth);
+                found.extend(watches.iter().filter(in_reach).cloned());
+            }
+            rest = others;
+        }
+    }
+
+    fn may(&mut self, conn: ConnId) -> bool {
+        match self.known.binary_search_by_key(&conn, |(known, _)| *known) {
+            Ok(at) => self.known[at].1,
+            Err(at) => {
+                let may = (self.may_hear)(conn);
+                self.known.insert(at, (conn, may));
+                may
+            }
+        }
     }
 }
 
@@ -221,7 +272,7 @@ fn is_on(path: &[u8]) -> impl Fn(&Group) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::PathHasher;
+    use super::*;
 
     #[test]
     fn the_hashes_on_the_way_are_those_of_the_paths() {
@@ -231,5 +282,24 @@ mod tests {
         assert_eq!(on_the_way("/"), [hashed("/")]);
         assert_eq!(on_the_way("/a"), ["/", "/a"].map(hashed));
         assert_eq!(on_the_way("/ab/c/de"), ["/", "/ab", "/ab/c", "/ab/c/de"].map(hashed));
+    }
+
+    #[test]
+    fn a_connection_is_asked_for_once_however_many_watches_it_has() {
+        let mut watches = Watches::default();
+        for number in 0..100 {
+            for conn in [1, 2, 3].map(ConnId) {
+                watches.add(conn, "/", number.to_string().as_bytes(), 0, None);
+            }
+            watches.add(ConnId(2), "/a", number.to_string().as_bytes(), 0, None);
+        }
+        let mut asked = Vec::new();
+        let fired = watches.fired("/a", Scope::Above, |conn| {
+            asked.push(conn);
+            conn == ConnId(2)
+        });
+        assert_eq!(asked, [1, 2, 3].map(ConnId));
+        assert_eq!(fired.len(), 200);
+        assert!(fired.iter().is_sorted_by_key(|watch| watch.order()));
     }
 }

@@ -123,8 +123,8 @@ pub(super) async fn a_request_too_long_fails_alone(world: World) -> Result<()> {
 
 pub(super) async fn an_error_fails_alone(world: World) -> Result<()> {
     let (node, none) = (world.node("node"), world.node("none"));
-    let end = Request::TransactionEnd { commit: true };
-    let reads = [Request::Mkdir(node.clone()), Request::Read(none), end, Request::Read(node)];
+    let list = Request::Directory(none.clone());
+    let reads = [Request::Mkdir(node.clone()), Request::Read(none), list, Request::Read(node)];
     let outcomes = world.client.batch(reads.to_vec()).await?;
     let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().err().and_then(Error::code)).collect();
     assert_eq!(codes, [None, Some(&ErrorCode::ENOENT), Some(&ErrorCode::ENOENT), None]);

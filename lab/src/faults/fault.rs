@@ -148,12 +148,14 @@ impl Fault {
             4 => (rng.u64(10..150), What::Reorder),
             5 => (0, What::Again { commits: *pick(rng, &[1, 3, 10, 200]) }),
             6 | 7 => {
-                let (op, codes): (_, &[ErrorCode]) = match rng.u8(0..7) {
+                let (op, codes): (_, &[ErrorCode]) = match rng.u8(0..8) {
                     0 => (Op::DIRECTORY, &[ErrorCode::E2BIG]),
                     1 => (Op::MKDIR, &[ErrorCode::ENOSPC]),
                     2 => (Op::TRANSACTION_START, &[ErrorCode::ENOSPC]),
                     3 => (Op::TRANSACTION_END, &[ErrorCode::ENOSPC, ErrorCode::ENOMEM]),
-                    4 | 5 => (Op::WATCH, &[ErrorCode::E2BIG, ErrorCode::ENOSPC]),
+                    // In a transaction, a view that others have changed.
+                    4 => (Op::WRITE, &[ErrorCode::EIO]),
+                    5 | 6 => (Op::WATCH, &[ErrorCode::E2BIG, ErrorCode::ENOSPC]),
                     _ => (Op::WRITE, &[ErrorCode::ENOSPC, ErrorCode::E2BIG, ErrorCode::ENOMEM]),
                 };
                 // What oxenstored says to all of these.

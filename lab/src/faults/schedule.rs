@@ -357,6 +357,7 @@ impl Settings {
                 within: ms(*pick(rng, &[50, 400, 60_000])),
                 first_pause: ms(*pick(rng, &[1, 10])),
                 retry_reads: rng.bool(),
+                ..Reconnect::default()
             }),
             ..Config::default()
         };

@@ -340,12 +340,16 @@ impl<F: Face> Caller<F> {
             self.world.counting();
         }
         let (writes, world) = (&writes, &self.world);
+        // The connections that were lost when the last two attempts began: the client may hear of it
+        // only when it has begun the next one.
+        let mut lost = [world.lost(); 2];
         let mut attempts = 0;
         let outcome = self.client.transaction(|tx| {
             attempts += 1;
             if attempts > 1 {
-                world.tried_again();
+                world.tried_again(lost[0]);
             }
+            lost = [lost[1], world.lost()];
             async move {
                 let path = counter();
                 let count = text(&tx.read(&path).await?);
@@ -379,7 +383,9 @@ impl<F: Face> Caller<F> {
         let undone = match &outcome {
             Ok(()) => false,
             Err(Aborted::Meant | Aborted::Wrong(_)) => body != Body::Fail,
-            Err(Aborted::By(Error::Contended { .. } | Error::Store { .. })) => body != Body::Fail,
+            Err(Aborted::By(Error::Contended { .. } | Error::Store { .. } | Error::NoTurn { .. })) => {
+                body != Body::Fail
+            }
             Err(Aborted::By(_)) => false,
         };
         if undone {

@@ -48,7 +48,7 @@ const QUOTAS: [(&str, u32); 6] = [
 ];
 
 thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread().build().expect("a runtime");
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
 }
 
 /// The store answers like the model.

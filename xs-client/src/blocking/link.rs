@@ -332,11 +332,11 @@ impl State {
 
     /// Whether what is asked for now is sent at once.
     fn has_room(&self, window: usize) -> bool {
-        self.queued.is_empty() && self.connection.in_flight() < window
+        self.queued.is_empty() && self.connection.taken() < window
     }
 
     fn send_queued(&mut self, window: usize) {
-        while self.connection.in_flight() < window
+        while self.connection.taken() < window
             && let Some((queued, waiter)) = self.queued.pop_front()
         {
             match queued {

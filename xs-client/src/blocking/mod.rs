@@ -92,7 +92,7 @@ impl Client {
     fn on(stream: Stream, config: Config) -> Self {
         let deadline = config.deadline;
         let link = Arc::new(Link::new(stream, config));
-        Self { requests: Requests { link, deadline, tx: TxId::NONE } }
+        Self { requests: Requests { link, deadline, tx: TxId::NONE, attempt: None } }
     }
 
     /// The same connection, whose calls may take so long.

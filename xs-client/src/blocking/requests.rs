@@ -10,7 +10,8 @@ use xs_proto::{Op, Path, Permissions, Reply, Request, TxId};
 use super::calls::Answers;
 use super::link::{Link, Time};
 use crate::Error;
-use crate::ask::Ask;
+use crate::ask::{Ask, refuse_reserved};
+use crate::retry::Attempt;
 use crate::tree::{Reading, Tree};
 use crate::typed::{self, Listing, Outcome, unexpected};
 
@@ -18,7 +19,10 @@ use crate::typed::{self, Listing, Outcome, unexpected};
 /// both dereference to this.
 ///
 /// Every call ends within [`crate::Config::deadline`], or that of [`Requests::with_deadline`]. The
-/// store may carry out a request although its call has timed out; the late reply is thrown away.
+/// store may carry out a request although its call has timed out; the late reply is thrown away. A
+/// transaction with a batch that has timed out is not committed ([`Error::Unfinished`]).
+///
+/// # Errors
 ///
 /// Errors that every call may have: [`Error::Store`] with `EACCES` or `EINVAL`,
 /// [`Error::Timeout`], [`Error::Disconnected`], [`Error::Reply`].
@@ -27,6 +31,8 @@ pub struct Requests {
     pub(super) link: Arc<Link>,
     pub(super) deadline: Duration,
     pub(super) tx: TxId,
+    /// That of a transaction.
+    pub(super) attempt: Option<Arc<Attempt>>,
 }
 
 impl Requests {
@@ -40,18 +46,30 @@ impl Requests {
         Error::Timeout { op, path: path.cloned(), after: self.deadline }
     }
 
-    fn ask(&self, request: &impl Ask) -> Outcome {
+    pub(super) fn ask(&self, request: &impl Ask) -> Outcome {
         self.ask_within(self.deadline, request)
     }
 
     fn ask_within(&self, time: Duration, request: &impl Ask) -> Outcome {
         let answers = self.link.call(from_ref(request), self.tx, Time::of(time))?;
         let answer = answers.ok_or_else(|| self.timeout(request.op(), request.path()))?.pop();
-        answer.unwrap_or_else(|| Err(unexpected(request.op())))?.outcome(request.path())
+        self.noted(answer.unwrap_or_else(|| Err(unexpected(request.op())))?.outcome(request.path()))
+    }
+
+    /// Takes note of an error in a transaction.
+    fn noted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let (Some(attempt), Err(error)) = (&self.attempt, &outcome) {
+            attempt.note(error);
+        }
+        outcome
     }
 
     /// Sends any request and returns its reply; an error reply is an [`Error::Store`].
+    ///
+    /// Any but those of watches and transactions, of which the client keeps account: they are an
+    /// [`Error::Reserved`], here and in a batch.
     pub fn request(&self, request: Request) -> Result<Reply, Error> {
+        refuse_reserved(from_ref(&request))?;
         self.ask(&request)
     }
 
@@ -62,15 +80,30 @@ impl Requests {
     /// at all. An error of the store is the outcome of its own request alone; the others are
     /// carried out all the same.
     pub fn batch(&self, requests: Vec<Request>) -> Result<Vec<Result<Reply, Error>>, Error> {
-        Ok(typed::outcomes(self.ask_all(&requests)?, &requests))
+        refuse_reserved(&requests)?;
+        let outcomes = typed::outcomes(self.ask_all(&requests)?, &requests);
+        if let Some(attempt) = &self.attempt {
+            outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().err())
+                .for_each(|error| attempt.note(error));
+        }
+        Ok(outcomes)
     }
 
-    fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
+    pub(super) fn ask_all(&self, requests: &[impl Ask]) -> Result<Answers, Error> {
         let Some(first) = requests.first() else {
             return Ok(Answers::new());
         };
+        if let Some(attempt) = &self.attempt {
+            attempt.begin_batch();
+        }
         let answers = self.link.call(requests, self.tx, Time::of(self.deadline))?;
-        answers.ok_or_else(|| self.timeout(first.op(), first.path()))
+        let answers = answers.ok_or_else(|| self.timeout(first.op(), first.path()))?;
+        if let Some(attempt) = &self.attempt {
+            attempt.end_batch();
+        }
+        Ok(answers)
     }
 
     /// Sends several requests without waiting in between; the first error of the store is the
@@ -80,6 +113,9 @@ impl Requests {
     }
 
     /// The value of a node. `ENOENT` if there is none.
+    ///
+    /// The value is a part of the buffer that it was received in, up to 16 KiB that other values
+    /// share. To keep a few of many values for long, copy them (`Bytes::copy_from_slice`).
     pub fn read(&self, path: &Path) -> Result<Bytes, Error> {
         typed::value(self.ask(path))
     }
@@ -91,7 +127,7 @@ impl Requests {
 
     /// The values of several nodes, asked for together; `None` for those that are not there.
     pub fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Bytes>>, Error> {
-        typed::values(&mut self.ask_all(paths)?, paths)
+        self.noted(typed::values(&mut self.ask_all(paths)?, paths))
     }
 
     /// Sets the value of a node, and creates it and its parents where missing.

@@ -1,6 +1,7 @@
 //! Transactions.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -9,6 +10,8 @@ use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
 use crate::Error;
+use crate::ask::refuse_reserved;
+use crate::retry::Tried;
 use crate::typed::{self, unexpected};
 
 /// The view that a transaction's closure gets: the operations of [`Requests`], inside of it.
@@ -29,15 +32,24 @@ impl Deref for Transaction {
 
 impl Transaction {
     fn start(client: &Client) -> Result<Self, Error> {
-        let Reply::Transaction(tx) = client.request(Request::TransactionStart)? else {
+        let Reply::Transaction(tx) = client.ask(&Request::TransactionStart)? else {
             return Err(unexpected(Op::TRANSACTION_START));
         };
         client.link.counters.transactions.add(1);
-        Ok(Self { requests: Requests { tx, ..(**client).clone() }, open: true })
+        Ok(Self {
+            requests: Requests { tx, attempt: Some(Arc::default()), ..(**client).clone() },
+            open: true,
+        })
+    }
+
+    /// Whether the store has said in the middle that there is a conflict.
+    fn is_stale(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.is_stale())
     }
 
     fn commit(mut self) -> Result<(), Error> {
-        let ended = self.request(Request::TransactionEnd { commit: true });
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.check_whole())?;
+        let ended = self.ask(&Request::TransactionEnd { commit: true });
         // One that took too long may not even have been sent. If it was, there is nothing to abort
         // when the abort comes behind it.
         self.open = matches!(ended, Err(Error::Timeout { .. }));
@@ -62,10 +74,11 @@ impl Client {
     /// is what makes it conflict.
     ///
     /// No more than [`crate::Config::transactions`] are open at one time; the others wait for their
-    /// turn, within the deadline of a call.
+    /// turn, within the deadline of a call, and then fail with [`Error::NoTurn`].
     ///
     /// Attempts and pauses are bounded by [`crate::Config::retry`]; when they are used up, the
-    /// outcome is [`Error::Contended`].
+    /// outcome is [`Error::Contended`]. As for [`crate::Client::transaction`], a conflict may show
+    /// before the commit.
     ///
     /// ```no_run
     /// # fn example(client: xs_client::blocking::Client) -> Result<(), xs_client::Error> {
@@ -79,10 +92,14 @@ impl Client {
         mut body: impl FnMut(&Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
         self.attempts(|transaction| {
-            let outcome = body(&transaction)?;
+            let outcome = match body(&transaction) {
+                Ok(outcome) => outcome,
+                Err(error) if transaction.is_stale() => return Ok(Tried::Conflicted(Some(error))),
+                Err(error) => return Err(error),
+            };
             match transaction.commit() {
-                Ok(()) => Ok(Some(outcome)),
-                Err(error) if error.is_conflict() => Ok(None),
+                Ok(()) => Ok(Tried::Done(outcome)),
+                Err(error) if error.is_conflict() => Ok(Tried::Conflicted(None)),
                 Err(error) => Err(error.into()),
             }
         })
@@ -92,32 +109,42 @@ impl Client {
     /// [`crate::Client::commit_all`]. **If the store refuses one, the others are committed all the
     /// same.**
     pub fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        refuse_reserved(&requests)?;
         self.attempts(|mut transaction| {
-            let outcomes = transaction.batch(typed::with_commit(&requests))?;
+            let all = typed::with_commit(&requests);
+            let answers = transaction.ask_all(&all)?;
             transaction.open = false;
-            typed::committed(outcomes)
+            typed::committed(typed::outcomes(answers, &all))
         })
     }
 
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.
     fn attempts<T, E: From<Error>>(
         &self,
-        mut attempt: impl FnMut(Transaction) -> Result<Option<T>, E>,
+        mut attempt: impl FnMut(Transaction) -> Result<Tried<T, E>, E>,
     ) -> Result<T, E> {
         let begun = Instant::now();
         let mut pauses = self.link.config.retry.pauses();
         loop {
             // Given back before the pause, so that others have their turn meanwhile.
             let turn = self.link.turns.take(self.deadline);
-            let turn = turn.ok_or_else(|| self.timeout(Op::TRANSACTION_START, None))?;
+            let turn = turn.ok_or_else(|| Error::NoTurn {
+                limit: self.link.config.transactions.max(1),
+                after: self.deadline,
+            })?;
             let tried = attempt(Transaction::start(self)?)?;
             drop(turn);
-            if let Some(outcome) = tried {
-                return Ok(outcome);
-            }
-            self.link.counters.conflicts.add(1);
+            let reason = match tried {
+                Tried::Done(outcome) => return Ok(outcome),
+                Tried::Conflicted(reason) => {
+                    self.link.counters.conflicts.add(1);
+                    reason
+                }
+                Tried::Lost(reason) => Some(reason),
+            };
             debug!(attempt = pauses.attempt(), "transaction conflicted");
-            sleep(pauses.again(begun.elapsed())?);
+            let pause = pauses.again(begun.elapsed());
+            sleep(pause.map_err(|contended| reason.unwrap_or_else(|| contended.into()))?);
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::{Changes, Error};
 /// A watch on a path and all below it; made by [`Client::watch`].
 ///
 /// It fires once right after it was made. Dropping it removes it, without waiting for the store;
-/// the last one of a path removes the watch on the server.
+/// the last one of a path removes the watch on the server. Of many that are dropped together, some
+/// are removed there only while a thread waits for something else.
 #[derive(Debug)]
 #[must_use = "a dropped watch is removed"]
 pub struct Watch {

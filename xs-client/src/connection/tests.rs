@@ -33,7 +33,7 @@ fn watcher(text: &str) -> Arc<Watcher> {
     Watcher::new(&path(text), None)
 }
 
-fn receive(connection: &mut Connection, message: Message) -> Result<(), DecodeError> {
+fn receive(connection: &mut Connection, message: Message) -> Result<(), Error> {
     let mut completed = None;
     let received = connection.receive(message, |waiter, answer| completed = Some((waiter, answer)));
     connection.completed.extend(completed);
@@ -122,6 +122,7 @@ fn two_watchers_one_watch() {
     for watcher in [&first, &second, &third] {
         connection.unwatch(watcher);
     }
+    connection.fill(8);
     let requests = sent(&mut connection);
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].op, Op::UNWATCH);
@@ -199,4 +200,83 @@ fn what_was_watched_is_watched_again_on_another_connection() {
     receive(&mut connection, answer(&requests[0], Op::WATCH, "OK\0")).unwrap();
     receive(&mut connection, event("/kept\x003\0")).unwrap();
     assert_eq!(heard(&kept), ["/kept"]);
+}
+
+/// Who joins a watch that is still to be registered again waits for the server's word, as everybody.
+#[test]
+fn a_watch_on_another_connection_waits_for_its_confirmation() {
+    let mut connection = connection();
+    let [old, new] = [watcher("/w"), watcher("/w")];
+    connection.watch(&old, caller(1));
+    let request = sent(&mut connection).remove(0);
+    receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+    for (number, reply) in [(2, "OK\0"), (3, "EQUOTA\0")] {
+        completed(&mut connection);
+        connection.lose(&Error::Disconnected { reason: "gone".into() });
+        connection.restore(true);
+        connection.watch(&new, caller(number));
+        assert!(completed(&mut connection).is_empty(), "the store does not have it");
+        let requests = sent(&mut connection);
+        assert_eq!(requests.len(), 1, "one that somebody waits for does not wait in line");
+        connection.fill(8);
+        assert!(sent(&mut connection).is_empty(), "it is registered once");
+        let op = if reply == "OK\0" { Op::WATCH } else { Op::ERROR };
+        receive(&mut connection, answer(&requests[0], op, reply)).unwrap();
+        assert_eq!(completed(&mut connection).len(), 1);
+        connection.unwatch(&new);
+    }
+    assert!(matches!(old.take(), Some(Err(Error::Store { .. }))), "it is refused to both");
+    assert!(sent(&mut connection).is_empty() && connection.watches() == 0);
+}
+
+/// Neither the window nor the order is given up for it: what is watched next finds the room that they
+/// leave in the store's quota.
+#[test]
+fn many_dropped_watches_are_removed_within_the_window() {
+    const WINDOW: usize = 8;
+    let mut connection = connection();
+    let watchers: Vec<_> = (0..100).map(|number| watcher(&format!("/w{number}"))).collect();
+    for watcher in &watchers {
+        connection.watch(watcher, caller(0));
+        let request = sent(&mut connection).remove(0);
+        receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+    }
+    completed(&mut connection);
+    watchers.iter().for_each(|watcher| connection.unwatch(watcher));
+    let [new, joined, dropped] = [watcher("/new"), watcher("/new"), watcher("/dropped")];
+    connection.watch(&new, caller(1));
+    connection.watch(&dropped, caller(2));
+    connection.watch(&joined, caller(3));
+    assert_eq!(connection.taken(), 2, "they wait in line, and take places");
+    connection.unwatch(&dropped);
+    assert_eq!((completed(&mut connection).len(), connection.taken()), (1, 1));
+    let mut requests = Vec::new();
+    loop {
+        connection.fill(WINDOW);
+        let more = sent(&mut connection);
+        assert!(connection.in_flight() <= WINDOW);
+        if more.is_empty() {
+            break;
+        }
+        for request in &more {
+            receive(&mut connection, answer(request, request.op, "OK\0")).unwrap();
+        }
+        requests.extend(more);
+    }
+    assert_eq!(requests.len(), 101);
+    assert!(requests[..100].iter().all(|request| request.op == Op::UNWATCH));
+    assert!(requests[100].payload.starts_with(b"/new\0"));
+    assert_eq!(completed(&mut connection), ["1: Ok", "3: Ok"]);
+}
+
+/// Nobody may be left waiting for a watch that is not tried again.
+#[test]
+fn a_dropped_watch_whose_depth_is_refused_ends_its_call() {
+    let mut connection = connection();
+    let shallow = Watcher::new(&path("/w"), Some(1));
+    connection.watch(&shallow, caller(1));
+    let request = sent(&mut connection).remove(0);
+    connection.unwatch(&shallow);
+    receive(&mut connection, answer(&request, Op::ERROR, "EINVAL\0")).unwrap();
+    assert_eq!(completed(&mut connection).len(), 1);
 }

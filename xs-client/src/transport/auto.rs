@@ -16,13 +16,17 @@ use super::{Connect, SocketStream, UnixSocket, Xenbus, XenbusStream, default_soc
 ///
 /// When none can be reached, the error tells what was observed at each. A store that has no time
 /// now ([`io::ErrorKind::WouldBlock`]) is one that can be reached: no other is tried then.
+///
+/// The place that was found stays the only one for further connections. A daemon that restarts is
+/// waited for at its socket: the device, which is there meanwhile, may lead to another store, and
+/// serves one request at a time.
 #[derive(Clone, Debug)]
 pub struct Auto {
     places: Vec<PathBuf>,
     found: Option<Found>,
 }
 
-/// The last connection.
+/// Where the first connection went.
 #[derive(Clone, Debug)]
 struct Found {
     place: PathBuf,
@@ -58,7 +62,7 @@ impl Default for Auto {
 impl Connect for Auto {
     type Transport = Either<SocketStream, XenbusStream>;
 
-    /// Where the last connection went, or the only place.
+    /// Where the first connection went, or the only place.
     fn at(&self) -> String {
         match &self.found {
             Some(Found { place, .. }) => place.display().to_string(),
@@ -67,7 +71,9 @@ impl Connect for Auto {
     }
 
     async fn connect(&mut self) -> io::Result<Self::Transport> {
-        self.found = None;
+        if let Some(found) = &self.found {
+            return Ok(connect(&found.place).await?.0);
+        }
         let mut unreachable = Unreachable::default();
         for place in &self.places {
             match connect(place).await {
@@ -163,6 +169,24 @@ mod tests {
         assert!(matches!(auto.connect().await, Ok(Either::Left(_))));
         assert_eq!(auto.at(), socket.display().to_string());
         assert_eq!(auto.window(), usize::MAX);
+    }
+
+    /// The store behind the device may be another one, and the device is another kind of way.
+    #[tokio::test]
+    async fn once_found_it_is_the_way_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, device) = (folder.path().join("socket"), folder.path().join("device"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        fs::write(&device, "").unwrap();
+        let mut auto = Auto::among([socket.clone(), device]);
+        assert!(matches!(auto.connect().await, Ok(Either::Left(_))));
+        drop(listener);
+        assert_eq!(auto.connect().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        fs::remove_file(&socket).unwrap();
+        assert_eq!(auto.connect().await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!((auto.at(), auto.window()), (socket.display().to_string(), usize::MAX));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert!(matches!(auto.connect().await, Ok(Either::Left(_))));
     }
 
     #[tokio::test]

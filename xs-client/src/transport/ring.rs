@@ -9,13 +9,14 @@ use std::future::poll_fn;
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, ready};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
+use tokio::task::consume_budget;
 use xs_proto::ring::{ClientEnd, Page, RingError};
 
 use super::Connect;
@@ -152,6 +153,8 @@ impl<P: Deref<Target = Page>> Deref for Shared<P> {
 ///
 /// A server that gives the ring up need not raise an event, and C servers do not: it is noticed
 /// when something is sent or received the next time.
+///
+/// A page that is always ready does not keep other tasks from their turn.
 pub struct RingStream<P, E> {
     end: ClientEnd<Shared<P>>,
     events: Arc<E>,
@@ -212,6 +215,7 @@ impl<P: Deref<Target = Page>, E: Events> AsyncRead for RingStream<P, E> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(pin!(consume_budget()).poll(cx));
         loop {
             let room = buf.remaining();
             let received = this.end.receive(buf, room).map_err(broken)?;
@@ -229,6 +233,7 @@ impl<P: Deref<Target = Page>, E: Events> AsyncRead for RingStream<P, E> {
 impl<P: Deref<Target = Page>, E: Events> AsyncWrite for RingStream<P, E> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        ready!(pin!(consume_budget()).poll(cx));
         loop {
             let sent = this.end.send(buf).map_err(broken)?;
             this.notify_if_owed()?;

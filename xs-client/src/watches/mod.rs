@@ -5,7 +5,7 @@
 //! told to the watchers at and above the changed node, and to those below it, which may be gone
 //! with it.
 //!
-//! A token is never used again on a connection, so an event that was under way when its watch was
+//! A token is not used again before 2^32 others, so an event that was under way when its watch was
 //! removed finds no entry and is dropped, as the protocol asks of clients.
 
 mod local;
@@ -155,13 +155,18 @@ impl Watches {
         self.todo.pop_front()
     }
 
-    /// What to ask of the server for a watch; `None` if it is not wanted any more.
+    /// What to ask of the server for a watch; `None` if it has it, or it is not wanted any more.
     pub(crate) fn wanted(&self, token: u32) -> Option<(&Path, Option<u32>)> {
-        self.server.get(&token).map(|watch| (&watch.path, watch.depth))
+        let watch = self.server.get(&token).filter(|watch| !watch.confirmed)?;
+        Some((&watch.path, watch.depth))
     }
 
     fn serve(&mut self, path: &Path, depth: Option<u32>, serves: Serves) -> u32 {
-        self.last_token += 1;
+        // After the last one come the first again, and some of them may still live.
+        self.last_token = self.last_token.wrapping_add(1);
+        while self.last_token == NONE || self.server.contains_key(&self.last_token) {
+            self.last_token = self.last_token.wrapping_add(1);
+        }
         let watch = ServerWatch { path: path.clone(), depth, confirmed: false, heard: false, serves };
         self.server.insert(self.last_token, watch);
         self.last_token
@@ -485,3 +490,6 @@ impl Watches {
         self.local.iter()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,3 +231,17 @@ fn a_store_is_reached_by_its_socket_or_the_error_says_why() {
     let file = std::fs::File::open("/dev/null").unwrap();
     Client::over(file, Config { deadline: LONG, ..Config::default() }).unwrap_err();
 }
+
+/// They would take watches from those who have them, or open transactions that nobody can end.
+#[test]
+fn what_the_client_keeps_account_of_is_not_asked_for_by_hand() {
+    let served = Served::new();
+    let client = served.connect();
+    for request in [Request::ResetWatches, Request::TransactionStart] {
+        let error = client.request(request.clone()).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{} is for the client", request.op())), "{error}");
+        assert!(client.batch(vec![request.clone()]).is_err());
+        assert!(client.commit_all(vec![request]).is_err());
+    }
+    assert_eq!(client.stats().requests, 0);
+}

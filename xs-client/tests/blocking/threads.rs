@@ -125,7 +125,4 @@ fn transactions_take_turns() {
     });
     assert!(most.into_inner() <= 2);
     assert_eq!(client.directory(&path("/t")).unwrap().len(), 8);
-    timed_out(client.transaction(|_| {
-        client.transaction(|_| client.with_deadline(SHORT).transaction(|_| Ok::<_, xs_client::Error>(())))
-    }));
 }

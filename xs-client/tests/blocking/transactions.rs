@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use xs_client::{Config, DomId, Error, Op, Reply, Request, Retry, TxId};
+use xs_client::{Config, DomId, Error, ErrorCode, Op, Reply, Request, Retry, TxId};
 
 use crate::support::{Peer, SHORT, Served, path, patient, timed_out};
 
@@ -112,6 +112,18 @@ fn attempts_are_bounded() {
     assert_eq!((stats.transactions, stats.conflicts), (5 + 4, 5 + 3));
 }
 
+/// The store is not to blame for a wait for others of this program.
+#[test]
+fn a_wait_for_a_turn_is_not_the_stores() {
+    let served = Served::new();
+    let client = served.try_connect(Config { transactions: 1, ..patient() }).unwrap();
+    let error = client.transaction(|_| client.with_deadline(SHORT).transaction(|_| Ok::<_, Error>(())));
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "no transaction could begin within 20ms: this client has 1 open, as many as it may"
+    );
+}
+
 /// Whoever wanted it is gone when it is begun at last.
 #[test]
 fn a_transaction_that_begins_too_late_is_aborted() {
@@ -181,5 +193,56 @@ fn replies_that_come_one_by_one_are_taken_together() {
         peer.answer(&requests[0], &Reply::Ok);
         committing.join().unwrap();
         assert_eq!(peer.next().unwrap().payload, "F\0");
+    });
+}
+
+/// Answers as many requests, the ends of transactions included; returns how often one was begun.
+fn serve(peer: &mut Peer, count: usize, mut reply: impl FnMut(u32) -> Reply) -> u32 {
+    let mut begun = 0;
+    for _ in 0..count {
+        let request = peer.next().unwrap();
+        let reply = match request.op {
+            Op::TRANSACTION_START => {
+                begun += 1;
+                Reply::Transaction(TxId(begun))
+            }
+            Op::TRANSACTION_END => Reply::Ok,
+            _ => reply(begun),
+        };
+        peer.answer(&request, &reply);
+    }
+    begun
+}
+
+/// As much of a conflict as one at the commit, though xenstored says something else.
+#[test]
+fn a_stale_view_is_a_conflict() {
+    let (client, mut peer) = Peer::new(patient());
+    thread::scope(|scope| {
+        let removing = scope.spawn(|| client.transaction(|tx| tx.rm(&path("/a"))));
+        let fails_once = |run| if run == 1 { Reply::Error(ErrorCode::EIO) } else { Reply::Ok };
+        assert_eq!(serve(&mut peer, 6, fails_once), 2);
+        removing.join().unwrap().unwrap();
+    });
+    assert_eq!(client.stats().conflicts, 1);
+}
+
+/// A part of it was sent, and nobody knows which.
+#[test]
+fn a_batch_that_took_too_long_is_not_committed_in_part() {
+    let (client, mut peer) = Peer::new(Config { window: 4, ..patient() });
+    thread::scope(|scope| {
+        let given_up = scope.spawn(|| {
+            client.transaction(|tx| {
+                timed_out(tx.with_deadline(SHORT).batch(writes(&["/a"; 10])));
+                Ok::<_, Error>(())
+            })
+        });
+        let start = peer.next().unwrap();
+        peer.answer(&start, &Reply::Transaction(TxId(1)));
+        peer.requests(4);
+        assert_eq!(peer.next().unwrap().payload, "F\0");
+        let error = given_up.join().unwrap().unwrap_err();
+        assert!(error.to_string().starts_with("a batch of the transaction was given up"), "{error}");
     });
 }

@@ -346,3 +346,26 @@ async fn a_deadline_may_be_for_ever() {
     let read = client.wait_for(Duration::MAX, |view| async move { view.read(&path("/a")).await });
     assert_eq!(read.await.unwrap(), "1");
 }
+
+/// They would take watches from those who have them, or open transactions that nobody can end.
+#[tokio::test(start_paused = true)]
+async fn what_the_client_keeps_account_of_is_not_asked_for_by_hand() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    let token = xs_proto::Token::new("1").unwrap();
+    let requests = [
+        Request::Watch { path: path("/a"), token: token.clone(), depth: None },
+        Request::Unwatch { path: path("/a"), token },
+        Request::ResetWatches,
+        Request::TransactionStart,
+        Request::TransactionEnd { commit: true },
+    ];
+    for request in requests {
+        let write = Request::Write { path: path("/a"), value: "1".into() };
+        let error = client.request(request.clone()).await.unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{} is for the client", request.op())), "{error}");
+        let together = vec![write, request];
+        assert!(client.batch(together.clone()).await.is_err());
+        assert!(client.commit_all(together).await.is_err());
+    }
+    assert_eq!((proxy.count(Op::WRITE), client.stats().requests), (0, 0));
+}

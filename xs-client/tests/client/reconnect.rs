@@ -1,9 +1,11 @@
 //! The store goes away, and comes back or does not.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use xs_client::{Config, DomId, Error, Lifecycle, Op, Reconnect, Watch};
+use xs_client::{Config, DomId, Error, Lifecycle, Op, Reconnect, Reply, Request, Retry, TxId, Watch};
+use xs_proto::Message;
 use xs_store::Store;
 
 use crate::door;
@@ -91,31 +93,112 @@ async fn reads_under_way_are_asked_again_and_writes_fail() {
     }
 }
 
-/// The number of a transaction may be that of another one on the new connection.
+/// The number of a transaction may be that of another one on the new connection. So it ends with its
+/// own, and its closure runs again.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_ends_with_its_connection() {
-    let (client, door, store) = door::client(Config::default()).await;
-    let (node, client_again, again) = (&path("/a"), &client, &store);
-    let outcome = client
-        .transaction(|tx| {
-            let door = door.clone();
-            async move {
-                let mut lifecycle = client_again.lifecycle();
-                tx.write(node, "1").await?;
-                door.shut();
-                lifecycle.next().await;
-                door.open(again);
-                lifecycle.next().await;
-                tx.write(node, "2").await
+    let retry = Retry { attempts: 2, ..Retry::default() };
+    for losses in 1..=2 {
+        let (client, door, store) = door::client(Config { retry, ..Config::default() }).await;
+        let (node, client_again, again, runs) = (&path("/a"), &client, &store, &AtomicU32::new(0));
+        let outcome = client
+            .transaction(|tx| {
+                let door = door.clone();
+                async move {
+                    let run = runs.fetch_add(1, Ordering::Relaxed);
+                    let mut lifecycle = client_again.lifecycle();
+                    lifecycle.now();
+                    assert_eq!(tx.read_opt(node).await?, None);
+                    tx.write(node, "1").await?;
+                    if run < losses {
+                        door.shut();
+                        lifecycle.next().await;
+                        door.open(again);
+                        lifecycle.next().await;
+                    }
+                    tx.write(node, "2").await
+                }
+            })
+            .await;
+        assert_eq!(runs.load(Ordering::Relaxed), 2);
+        if losses == 1 {
+            outcome.unwrap();
+            assert_eq!(client.read(node).await.unwrap(), "2");
+        } else {
+            let error = outcome.unwrap_err();
+            assert!(
+                matches!(&error, Error::Disconnected { reason } if reason.contains("earlier connection")),
+                "{error}"
+            );
+            assert_eq!(client.read_opt(node).await.unwrap(), None);
+        }
+        assert_eq!(client.stats().conflicts, 0);
+    }
+}
+
+/// Whatever is lost before the commit was sent is as if it had never been; the outcome of a commit that
+/// was sent is not known.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_is_begun_again_unless_its_commit_was_sent() {
+    let cases = [(0, 1, false), (1, 2, false), (2, 3, false), (0, 1, true), (1, 3, true), (3, 4, true)];
+    for ((answered, asked, is_together), across_losses) in
+        cases.into_iter().flat_map(|case| [(case, true), (case, false)])
+    {
+        let retry = Retry { across_losses, ..Retry::default() };
+        let config = Config { window: 2, retry, ..Config::default() };
+        let (connect, mut peers) = Peer::behind();
+        let client = xs_client::Client::connect_with(connect, config).await.unwrap();
+        let node = &path("/a");
+        let outcome = async {
+            if is_together {
+                let write = Request::Write { path: node.clone(), value: "1".into() };
+                client.commit_all(vec![write.clone(), write]).await.map(drop)
+            } else {
+                client.transaction(|tx| async move { tx.write(node, "1").await }).await
             }
-        })
-        .await;
-    let error = outcome.unwrap_err();
-    assert!(
-        matches!(&error, Error::Disconnected { reason } if reason.contains("earlier connection")),
-        "{error}"
-    );
-    assert_eq!(client.read_opt(&path("/a")).await.unwrap(), None);
+        };
+        let served = async {
+            let mut peer = peers.next().await.unwrap();
+            for number in 1..=asked {
+                let request = peer.request().await.unwrap();
+                if number <= answered {
+                    answer(&mut peer, &request, TxId(7)).await;
+                }
+            }
+            drop(peer);
+            let mut peer = peers.next().await.unwrap();
+            while let Some(request) = peer.request().await {
+                answer(&mut peer, &request, TxId(8)).await;
+                if request.op == Op::TRANSACTION_END {
+                    return true;
+                }
+            }
+            false
+        };
+        let sent_commit = asked == if is_together { 4 } else { 3 };
+        let ends = sent_commit || !across_losses;
+        let (outcome, ()) = tokio::join!(outcome, async {
+            let served = timeout(Duration::from_secs(1), served).await;
+            assert_eq!(
+                served.is_ok_and(|committed| committed),
+                !ends,
+                "{asked} {is_together} {across_losses}"
+            );
+        });
+        let is_disconnected = outcome.is_err_and(|error| error.is_disconnected());
+        assert_eq!(is_disconnected, ends, "{asked} {is_together} {across_losses}");
+    }
+}
+
+async fn answer(peer: &mut Peer, request: &Message, tx: TxId) {
+    let reply = match request.op {
+        Op::TRANSACTION_START => Reply::Transaction(tx),
+        _ => {
+            assert_eq!(request.tx_id, tx);
+            Reply::Ok
+        }
+    };
+    peer.answer(request, &reply).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,4 +279,27 @@ async fn it_can_be_tried_for_ever() {
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     door.open(&store);
     client.write(&path("/a"), "1").await.unwrap();
+}
+
+/// A program may be started before its store is.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_there_yet_can_be_waited_for() {
+    let (store, door) = (Store::new(), door::Door::default());
+    let opening = async {
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        door.open(&store);
+    };
+    let connect = |within, from_start| {
+        let reconnect = Reconnect { within, from_start, ..Reconnect::default() };
+        let config = Config { reconnect: Some(reconnect), ..Config::default() };
+        xs_client::Client::connect_with(door.clone(), config)
+    };
+    let begun = tokio::time::Instant::now();
+    connect(Duration::MAX, false).await.unwrap_err();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let error = connect(Duration::from_secs(60), true).await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot connect to the store at the door: connection refused");
+    assert!((50..=60).contains(&begun.elapsed().as_secs()));
+    let (client, ()) = tokio::join!(connect(Duration::MAX, true), opening);
+    client.unwrap().write(&path("/a"), "1").await.unwrap();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use xs_client::{Config, Error};
+use xs_client::Config;
 
 use crate::support::{client, path, watched_client};
 
@@ -70,15 +70,4 @@ async fn transactions_wait_for_their_turn_and_not_for_the_quota() {
         transaction.await.unwrap().unwrap();
     }
     assert_eq!(guest.directory(&home).await.unwrap().len(), 20);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_turn_that_does_not_come_is_a_timeout() {
-    let (client, _proxy, _store) = watched_client(Config { transactions: 1, ..Config::default() });
-    let inner = client.clone();
-    let nested = client.transaction(|_| {
-        let inner = inner.clone();
-        async move { inner.transaction(|_| async { Ok::<_, Error>(()) }).await }
-    });
-    assert!(matches!(nested.await, Err(Error::Timeout { .. })));
 }

@@ -1,14 +1,15 @@
 //! Transactions: committed, aborted, dropped, in conflict.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use xs_client::{
-    Access, Client, Config, DomId, Error, ErrorCode, Op, Permissions, Reply, Request, Retry, TxId,
+    Access, Client, Config, DomId, Error, ErrorCode, Op, Permissions, Reply, Request, Retry, Transaction,
+    TxId,
 };
 use xs_store::Store;
 
@@ -64,6 +65,35 @@ async fn a_failure_aborts() {
         .await;
     assert!(matches!(failed, Err(Mine::Store)), "{failed:?}");
     assert_eq!(client.read_opt(node).await.unwrap(), None);
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
+    assert!(proxy.commits().is_empty());
+}
+
+/// Clones that live on are no part of it any more: neither when it has failed, nor when its future was
+/// dropped, nor after its commit.
+#[tokio::test(start_paused = true)]
+async fn a_clone_does_not_keep_it_open() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    let (node, kept) = (&path("/a"), &Mutex::new(None::<Transaction>));
+    let failed = client
+        .transaction(|tx| async move {
+            tx.write(node, "1").await?;
+            *kept.lock().unwrap() = Some(tx.clone());
+            tx.read(&path("/none")).await
+        })
+        .await;
+    assert!(failed.unwrap_err().is_not_found());
+    let clone = kept.lock().unwrap().take().unwrap();
+    assert!(clone.write(node, "2").await.unwrap_err().is_not_found());
+    assert_eq!(proxy.count(Op::TRANSACTION_END), 1);
+
+    let waiting = client.transaction(|tx| async move {
+        *kept.lock().unwrap() = Some(tx);
+        std::future::pending::<Result<(), Error>>().await
+    });
+    timeout(Duration::from_secs(1), waiting).await.unwrap_err();
+    let clone = kept.lock().unwrap().take().unwrap();
+    assert!(clone.write(node, "2").await.unwrap_err().is_not_found());
     assert_eq!(proxy.count(Op::TRANSACTION_END), 2);
     assert!(proxy.commits().is_empty());
 }
@@ -127,18 +157,34 @@ async fn attempts_and_pauses_are_bounded() {
 /// Other errors of a commit are final.
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_fails_otherwise_is_not_tried_again() {
-    let (client, proxy, store) = watched_client(Config::default());
-    store.introduce(DomId(1));
-    let node = &path("/a");
-    let ended = client
-        .transaction(|tx| async move {
-            // Ended behind the client's back: the commit finds no transaction.
-            tx.request(xs_client::Request::TransactionEnd { commit: false }).await?;
-            tx.write(node, "1").await
-        })
-        .await;
+    let (client, mut peer) = Peer::new(Config::default());
+    let (ended, ()) = tokio::join!(client.transaction(|_| async { Ok::<_, Error>(()) }), async {
+        let start = peer.request().await.unwrap();
+        peer.answer(&start, &Reply::Transaction(TxId(1))).await;
+        let commit = peer.request().await.unwrap();
+        peer.answer(&commit, &Reply::Error(ErrorCode::ENOENT)).await;
+        let more = timeout(Duration::from_secs(1), peer.request()).await;
+        assert!(more.is_err(), "{more:?}");
+    });
     assert!(ended.unwrap_err().is_not_found());
-    assert_eq!(proxy.count(Op::TRANSACTION_START), 1);
+}
+
+/// The store is not to blame for a wait for others of this program.
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_turn_is_not_the_stores() {
+    let deadline = Duration::from_millis(500);
+    let client = client().with_deadline(deadline);
+    let all = join_all((0..9).map(|_| {
+        client.transaction(|_| async {
+            tokio::time::sleep(2 * deadline).await;
+            Ok::<_, Error>(())
+        })
+    }));
+    let failed: Vec<Error> = all.await.into_iter().filter_map(Result::err).collect();
+    let [error] = &failed[..] else { panic!("{failed:?}") };
+    let expected = "no transaction could begin within 500ms: this client has 8 open, as many as it may";
+    assert_eq!(error.to_string(), expected);
+    assert!(!error.hint().contains("xenstored"), "{}", error.hint());
 }
 
 /// A guest may have ten open. A hundred that are dropped, each at another point, leave none.

@@ -227,3 +227,24 @@ async fn the_end_of_a_domain_is_told_with_its_number_or_without() {
     assert_eq!(next(&mut plain).await, [release]);
     assert_eq!(next(&mut which).await, [path("@releaseDomain/7")]);
 }
+
+/// As the documentation of `watch_depth` has it: what a write creates on its way tells nobody.
+#[tokio::test(start_paused = true)]
+async fn parents_that_a_write_creates_do_not_fire() {
+    let client = client();
+    let mut shallow = Vec::new();
+    for depth in 0..=1 {
+        let mut watch = client.watch_depth(&path("/a"), depth).await.unwrap();
+        watch.changed().await.unwrap();
+        shallow.push(watch);
+    }
+    let mut all = client.watch(&path("/a")).await.unwrap();
+    all.changed().await.unwrap();
+    client.write(&path("/a/b/c"), "1").await.unwrap();
+    assert!(all.changed().await.unwrap().paths.iter().eq([&path("/a/b/c")]));
+    for watch in &mut shallow {
+        timeout(Duration::from_secs(1), watch.changed()).await.unwrap_err();
+    }
+    client.mkdir(&path("/a/d")).await.unwrap();
+    assert!(shallow[1].changed().await.unwrap().paths.iter().eq([&path("/a/d")]));
+}

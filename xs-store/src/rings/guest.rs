@@ -1,13 +1,14 @@
 //! The server's end of one guest's ring: bytes on one side, the store's core on the other.
 
 use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
 use tokio_util::codec::Decoder;
 use tracing::debug;
 use xs_proto::MessageCodec;
 use xs_proto::ring::{RING_SIZE, RingError, RingFault};
 
 use super::folder::End;
-use crate::connection::{ConnId, REPLIES_MAX};
+use crate::connection::ConnId;
 use crate::store::Core;
 
 /// How a guest's turn went.
@@ -29,8 +30,8 @@ pub(super) struct Guest {
     input: BytesMut,
     /// Taken from the store and not in the ring yet.
     output: BytesMut,
-    /// How many replies were in the output when it was taken.
-    replies: usize,
+    /// Since when its requests are not read.
+    waiting: Option<Instant>,
     /// It broke the rules of the ring: it stays introduced, and is not looked at any more.
     ignored: bool,
 }
@@ -38,7 +39,7 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(conn: ConnId, end: End) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { conn, end, input, output, replies: 0, ignored: false }
+        Self { conn, end, input, output, waiting: None, ignored: false }
     }
 
     pub(super) fn conn(&self) -> ConnId {
@@ -59,9 +60,21 @@ impl Guest {
 
     fn drop_all(&mut self, core: &mut Core) {
         core.reset(self.conn);
+        core.drop_output(self.conn);
         self.input.clear();
         self.output.clear();
-        self.replies = 0;
+        self.waiting = None;
+    }
+
+    /// Since when its requests are not read, if they are not.
+    pub(super) fn waiting(&self) -> Option<Instant> {
+        self.waiting
+    }
+
+    /// It has waited for long enough.
+    pub(super) fn stop_waiting(&mut self, core: &mut Core) {
+        self.waiting = None;
+        core.stop_waiting(self.conn);
     }
 
     /// Whether the guest must be told to look.
@@ -102,9 +115,7 @@ impl Guest {
     fn send(&mut self, core: &mut Core) -> Result<(), RingError> {
         loop {
             if self.output.is_empty() {
-                let Some(connection) = core.connection(self.conn) else { return Ok(()) };
-                self.replies = connection.output.replies();
-                connection.output.take(&mut self.output);
+                core.take_output(self.conn, &mut self.output);
             }
             if self.output.is_empty() {
                 return Ok(());
@@ -116,15 +127,11 @@ impl Guest {
         }
     }
 
-    /// Whether its requests are read: not while too much is unsent. A reply counts until it is in
-    /// the ring, and with it all that were taken together.
-    fn may_ask(&self, core: &mut Core) -> bool {
-        let outstanding = core.outstanding_limit(self.conn);
-        let unsent = if self.output.is_empty() { 0 } else { self.replies };
-        core.connection(self.conn).is_some_and(|connection| {
-            connection.output.replies() + unsent < outstanding
-                && connection.output.len() + self.output.len() <= REPLIES_MAX
-        })
+    /// Whether its requests are read: not while too much is outstanding.
+    fn may_ask(&mut self, core: &mut Core) -> bool {
+        let may_ask = core.may_ask(self.conn);
+        self.waiting = if may_ask { None } else { self.waiting.or_else(|| Some(Instant::now())) };
+        may_ask
     }
 
     /// Carries out one request, if a whole one is there.

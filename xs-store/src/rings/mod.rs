@@ -9,6 +9,7 @@ mod folder;
 mod guest;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use std::sync::Arc;
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 use xs_proto::DomId;
 
+use crate::pressure::PATIENCE;
 use crate::server::{State, Store};
 use folder::Folder;
 use guest::{Guest, Turn};
@@ -72,13 +75,19 @@ impl TestDomains {
     /// Serves the domains until the event channel fails; that error is returned.
     ///
     /// Dropping the future leaves the domains unserved; what they have in the store stays.
+    ///
+    /// # Panics
+    ///
+    /// If the time of the tokio runtime is not enabled.
     pub async fn serve(mut self) -> io::Error {
         loop {
             let mut signal = [0; SIGNAL_MAX];
             // All are looked at if the store has something for one of them, as it does not say
             // for which; an event is of one.
+            let since = self.guests.values().filter_map(Guest::waiting).min();
             let mut pending: BTreeSet<DomId> = tokio::select! {
                 () = self.wake.notified() => self.everybody(),
+                () = patience(since) => self.stop_waiting(),
                 received = self.events.recv(&mut signal) => match received {
                     Ok(length) => self.signal(&signal[..length]),
                     Err(error) => return error,
@@ -90,6 +99,20 @@ impl TestDomains {
                 yield_now().await;
             }
         }
+    }
+
+    /// Lets those go on who have waited for long enough.
+    fn stop_waiting(&mut self) -> BTreeSet<DomId> {
+        let store = self.store.clone();
+        let mut state = store.lock();
+        let now = Instant::now();
+        for guest in self.guests.values_mut() {
+            if guest.waiting().is_some_and(|since| since + PATIENCE <= now) {
+                guest.stop_waiting(&mut state.core);
+            }
+        }
+        state.wake();
+        self.guests.keys().copied().collect()
     }
 
     fn everybody(&mut self) -> BTreeSet<DomId> {
@@ -150,5 +173,13 @@ impl TestDomains {
             state.tasks.insert(conn, self.wake.clone());
             self.guests.insert(domid, Guest::new(conn, end));
         }
+    }
+}
+
+/// Ends when who waits since then has waited for long enough.
+async fn patience(since: Option<Instant>) {
+    match since {
+        Some(since) => sleep_until(since + PATIENCE).await,
+        None => pending().await,
     }
 }

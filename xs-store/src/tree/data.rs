@@ -7,6 +7,11 @@ use triomphe::ThinArc;
 
 use crate::rights::Rights;
 
+/// The bytes of a node but for the names of its children, as the C daemon stores it.
+pub(crate) fn size(rights: &Rights, value: usize) -> usize {
+    16 + 8 * rights.list.entries().len() + value
+}
+
 #[derive(Debug)]
 struct Head {
     rights: Arc<Rights>,

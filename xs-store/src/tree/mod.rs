@@ -14,7 +14,7 @@ use xs_proto::DomId;
 
 use crate::rights::Rights;
 pub(crate) use children::{Children, Name};
-pub(crate) use data::Data;
+pub(crate) use data::{Data, size};
 
 /// The parent of an absolute path; `None` for the root, and for special paths.
 pub(crate) fn parent(path: &str) -> Option<&str> {

@@ -1,5 +1,11 @@
 //! Commands to the store.
 
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 use xs_proto::{DomId, Op};
 
 use crate::peer::{Peer, store};
@@ -20,6 +26,9 @@ async fn commands_are_refused_as_the_daemon_does() {
         "logfile|",
         "memreport|",
         "live-update|",
+        // Nobody keeps a log here.
+        "log|on|",
+        "print|hello|",
         "quota|set|",
         "quota|set|nodes|",
         "quota|set|nodes|x|",
@@ -34,7 +43,7 @@ async fn commands_are_refused_as_the_daemon_does() {
         assert_eq!(a.ask(Op::CONTROL, command).await, "!EINVAL", "{command}");
     }
     assert_eq!(a.ask(Op::CONTROL, "quota|9|").await, "!ENOENT");
-    for command in ["check|", "print|hello|", "log|on|", "log|off|", "quota|set|nodes|1000|"] {
+    for command in ["check|", "log|off|", "quota|set|nodes|1000|"] {
         a.ok(Op::CONTROL, command).await;
     }
     let help = a.ask(Op::CONTROL, "help|").await;
@@ -87,4 +96,48 @@ async fn the_most_that_any_guest_used_is_kept() {
     assert!(a.ask(Op::CONTROL, "quota|max|").await.contains("watches          :        3\n"));
     a.ok(Op::CONTROL, "quota|max|-r|").await;
     assert!(a.ask(Op::CONTROL, "quota|max|").await.contains("watches          :        0\n"));
+}
+
+/// A log of whatever is said.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Visit for Log {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.lock().unwrap().push_str(&format!("{field}={value:?} "));
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test]
+async fn what_is_asked_to_be_logged_is_in_the_log() {
+    let log = Log::default();
+    let _kept = tracing::subscriber::set_default(log.clone());
+    let (_store, mut a) = store();
+    a.ok(Op::CONTROL, "print|hello|").await;
+    a.ok(Op::CONTROL, "log|on|").await;
+    a.ok(Op::WRITE, "/x|v").await;
+    let said = log.0.lock().unwrap().clone();
+    assert!(said.contains("hello") && said.contains("payload=/x\\x00v"), "{said}");
 }

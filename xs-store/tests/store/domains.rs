@@ -93,7 +93,7 @@ async fn the_target_of_a_domain_lends_its_rights() {
 #[tokio::test]
 async fn commands_are_those_of_the_daemon_that_mean_something_here() {
     let (_store, mut a) = store();
-    for done in ["check|", "log|on|", "log|off|", "print|hello|", "quota|set|nodes|1000|"] {
+    for done in ["check|", "log|off|", "quota|set|nodes|1000|"] {
         assert_eq!(a.ask(Op::CONTROL, done).await, "OK|", "{done}");
     }
     for refused in ["check", "check|x|", "log||", "print|", "nocommand|", "help|x|", "quota|set|nodes|x|"] {

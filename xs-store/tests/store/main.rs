@@ -4,8 +4,12 @@
 mod control;
 mod domains;
 mod driver;
+mod fair;
+mod memory;
 mod peer;
 mod permissions;
 mod quotas;
+mod rings;
+mod slow;
 mod transactions;
 mod watches;

@@ -107,6 +107,7 @@ async fn memory_is_counted_in_nodes_watches_and_what_is_unread() {
     guest.ok(Op::WATCH, "k|t|").await;
     guest.ok(Op::WRITE, "k|v").await;
     guest.ok(Op::WRITE, &format!("l|{}", "v".repeat(200))).await;
+    a.ok(Op::CONTROL, "quota|set|memory|1700|").await;
     let tx = guest.start().await;
     guest.ok_in(tx, Op::WRITE, &format!("m|{}", "v".repeat(300))).await;
     assert_eq!(guest.ask_in(tx, Op::WRITE, &format!("n|{}", "v".repeat(300))).await, "!ENOMEM");
@@ -136,6 +137,19 @@ async fn sizes() {
     assert_eq!(guest.ask(Op::SET_PERMS, "k|n7|r0|r0|r0|r0|").await, "!ENOSPC");
     assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2047))).await, "!ENOENT");
     assert_eq!(guest.ask(Op::READ, &format!("{}|", "x".repeat(2048))).await, "!EINVAL");
+}
+
+#[tokio::test]
+async fn paths_are_as_long_as_clients_can_name() {
+    let (_store, mut a) = store();
+    let absolute = format!("/{}", "x".repeat(3071));
+    a.ok(Op::WRITE, &format!("{absolute}|v")).await;
+    assert_eq!(a.ask(Op::READ, &format!("{absolute}|")).await, "v");
+    assert_eq!(a.ask(Op::WRITE, &format!("{absolute}x|v")).await, "!EINVAL");
+    assert_eq!(a.ask(Op::WATCH, &format!("{absolute}x|t|")).await, "!EINVAL");
+    let relative = "x".repeat(2048);
+    a.ok(Op::WRITE, &format!("{relative}|v")).await;
+    assert_eq!(a.ask(Op::WRITE, &format!("{relative}x|v")).await, "!EINVAL");
 }
 
 #[tokio::test]

@@ -382,6 +382,9 @@ impl Wire {
                 request.payload = b"F\0"[..].into();
             }
             Some(code) => {
+                if code == ErrorCode::EIO && request.tx_id != TxId::NONE {
+                    self.world.conflicted();
+                }
                 let mut bytes = BytesMut::new();
                 let error = Reply::Error(code);
                 self.ledger.answered(request.req_id, true);

@@ -63,6 +63,10 @@ struct State {
     unheard: Option<Instant>,
     /// The last connection that was lost.
     lost: u32,
+    /// When the last connection was made.
+    made: Option<Instant>,
+    /// When the first one was lost since one has stood for a while.
+    outage: Option<Instant>,
     /// For each fault, whether it was begun, and whether it hit something.
     begun: Vec<bool>,
     hit: Vec<bool>,
@@ -103,6 +107,8 @@ impl World {
             back: None,
             unheard: None,
             lost: 0,
+            made: None,
+            outage: None,
             begun: vec![false; count],
             hit: vec![false; count],
             left: left.collect(),
@@ -149,6 +155,17 @@ impl World {
     /// How many connections the client has made so far.
     pub(super) fn connections(&self) -> u32 {
         self.state().connections
+    }
+
+    /// The number of the last connection that was lost, 0 before there was one.
+    pub(super) fn lost(&self) -> u32 {
+        self.state().lost
+    }
+
+    /// For how long a connection has to stand so that the next outage is a new one.
+    fn standing(&self) -> Duration {
+        let policy = self.schedule.settings.config.reconnect.unwrap_or_default();
+        (policy.first_pause * 32).max(Duration::from_secs(1)).min(policy.within)
     }
 
     /// Whether the client has a connection that is lost, and has heard of no other.
@@ -213,6 +230,7 @@ impl World {
         }
         state.connections += 1;
         state.wires += 1;
+        state.made = Some(Instant::now());
         Ok((state.connections, state.store.connect(self.domid())))
     }
 
@@ -255,6 +273,11 @@ impl World {
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;
+        // The client has seen it stand for somewhat less.
+        let stood = state.made.is_some_and(|made| made.elapsed() >= self.standing() + self.standing());
+        if state.lost < state.connections && (stood || state.outage.is_none()) {
+            state.outage = Some(Instant::now());
+        }
         state.lost = state.connections;
         state.unheard.get_or_insert_with(Instant::now);
     }
@@ -279,7 +302,7 @@ impl World {
 
     /// Looks whether the client has given up in its time, which it does just now.
     pub(super) fn check_giving_up(&self) {
-        let outage = self.state().unheard.map_or(Duration::ZERO, |since| since.elapsed());
+        let outage = self.state().outage.map_or(Duration::ZERO, |since| since.elapsed());
         let policy = self.schedule.settings.config.reconnect;
         if policy.is_some_and(|policy| outage < policy.within) {
             self.violation(format!("the client gives up after {outage:?} without a store"));

@@ -48,20 +48,23 @@ impl World {
         self.state().watched.iter().filter(|node| node.is_within(at)).cloned().collect()
     }
 
-    /// A commit is answered with EAGAIN.
+    /// A commit is answered with EAGAIN, or a request of a transaction with EIO.
     pub(crate) fn conflicted(&self) {
         self.state().conflicts += 1;
     }
 
-    /// Looks whether a transaction that is tried again has conflicted: one whose commit was lost may
-    /// have been carried out.
-    pub(crate) fn tried_again(&self) {
+    /// Looks whether a transaction that is tried again has conflicted, or was lost with a connection,
+    /// behind that of this number. Whether its commit was sent shows in the counter.
+    pub(crate) fn tried_again(&self, lost: u32) {
         let mut state = self.state();
+        if state.lost > lost {
+            return;
+        }
         if let Some(left) = state.conflicts.checked_sub(1) {
             state.conflicts = left;
         } else {
             drop(state);
-            self.violation("a transaction that has not conflicted is tried again");
+            self.violation("a transaction that has not conflicted, and was not lost, is tried again");
         }
     }
 
@@ -108,7 +111,8 @@ impl World {
                 let asked = path.as_ref().is_none_or(|path| about.iter().any(|of| path.is_within(of)));
                 asked && *after == config.deadline
             }
-            Error::Disconnected { .. } | Error::Protocol(_) => self.has_ended(),
+            Error::Disconnected { .. } | Error::Protocol(_) | Error::Stray { .. } => self.has_ended(),
+            Error::NoTurn { after, .. } => *after == config.deadline,
             Error::Contended { attempts, elapsed } => {
                 *attempts == config.retry.attempts || *elapsed + config.retry.max_pause > config.retry.within
             }
@@ -146,9 +150,13 @@ mod tests {
         world.check_sent(&write);
         assert_eq!(world.outcome().violations.len(), 1);
         world.conflicted();
-        world.tried_again();
+        world.tried_again(0);
         assert_eq!(world.outcome().violations.len(), 1);
-        world.tried_again();
+        world.tried_again(0);
+        assert_eq!(world.outcome().violations.len(), 2);
+        world.wire_begun().unwrap();
+        world.end();
+        world.tried_again(0);
         assert_eq!(world.outcome().violations.len(), 2);
     }
 }

@@ -1,7 +1,6 @@
 //! Both ends of a page in one program.
 
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
@@ -184,4 +183,34 @@ async fn an_event_that_the_writer_takes_wakes_the_reader() {
     assert!(!events.0.load(Ordering::Relaxed), "the writer has not taken the event");
     assert!(reader.0.load(Ordering::Relaxed));
     assert_eq!(stream.read_u8().await.unwrap(), b'x');
+}
+
+/// A server that is always ready, and a task that always goes on.
+#[tokio::test]
+async fn others_have_their_turn_while_there_is_input_and_room() {
+    let (mut server, _far, mut ring) = world(Features::NONE);
+    let mut stream = ring.connect().await.unwrap();
+    server.send(&[7; RING_SIZE]).unwrap();
+    let (mut reads, mut writes) = (0, 0);
+    poll_fn(|cx| {
+        let mut byte = [0];
+        while Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut byte))?.is_ready() {
+            reads += 1;
+        }
+        Poll::Ready(io::Result::Ok(()))
+    })
+    .await
+    .unwrap();
+    tokio::task::yield_now().await;
+    poll_fn(|cx| {
+        while Pin::new(&mut stream).poll_write(cx, b"x")?.is_ready() {
+            writes += 1;
+        }
+        Poll::Ready(io::Result::Ok(()))
+    })
+    .await
+    .unwrap();
+    for count in [reads, writes] {
+        assert!((1..RING_SIZE).contains(&count), "{reads} reads and {writes} writes in one turn each");
+    }
 }

@@ -1,0 +1,140 @@
+//! `cargo lab hostile`: what a guest that means harm, and a greedy neighbour, do to others.
+//!
+//! Each attack is run against `xendev store` and against the C daemon, under the same stand-in hypervisor.
+//! Beside it a guest and a tool of domain 0 go on with their work, and somebody sleeps. Told is how long their
+//! requests took (before the attack, and during it), how much memory it cost, and who was cut off.
+
+mod attack;
+mod host;
+mod victim;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use xs_client::DomId;
+
+use crate::xendev;
+use attack::{Attack, CULPRIT, SLEEPER};
+use host::{Host, Server};
+use victim::{Times, Victim};
+
+/// A guest's quota of memory, in bytes: that of the C daemon.
+const QUOTA: f64 = 2_621_440.0;
+
+/// The guest that does its work.
+const GUEST: DomId = DomId(91);
+
+/// What a guest that means harm and a greedy neighbour do to others: `xendev store` beside the C daemon
+#[derive(Debug, clap::Args)]
+pub struct HostileArgs {
+    /// How long each attack lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    seconds: f64,
+    /// Fail also if a goal of time is missed, which a busy machine makes happen
+    #[arg(long)]
+    check: bool,
+}
+
+/// What an attack did.
+struct Outcome {
+    idle: [Times; 2],
+    attacked: [Times; 2],
+    /// Bytes of memory more than before.
+    grown: f64,
+    /// Who was cut off and is not to blame.
+    cut_off: Vec<String>,
+}
+
+async fn measure(attack: Attack, server: Server, xendev: &Path, seconds: f64) -> Result<Outcome> {
+    let mut guests: Vec<DomId> =
+        (0..attack.culprits().max(2)).map(|guest| DomId(CULPRIT.0 + guest)).collect();
+    guests.extend([SLEEPER, GUEST]);
+    let host = Host::start(server, xendev, &guests).await?;
+    let work = async |length: f64| {
+        let victims = [Victim::domain0(&host), Victim::guest(&host, GUEST)];
+        tokio::time::sleep(Duration::from_secs_f64(length)).await;
+        victims.map(Victim::finish)
+    };
+    let [domain0, guest] = work(seconds / 2.0).await;
+    let idle = [domain0?, guest?];
+    let before = host.resident()?;
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let (cut_off, results) = tokio::join!(attack.run(&host, end), work(seconds));
+    let grown = host.resident()?.saturating_sub(before) as f64;
+    // An attack that the server refuses, or holds up for ever, has met what a culprit has to expect.
+    let mut cut: Vec<String> = cut_off.unwrap_or_default().into_iter().map(str::to_owned).collect();
+    let mut attacked = Vec::new();
+    for (name, result) in ["domain 0", "the guest"].into_iter().zip(results) {
+        attacked.push(result.unwrap_or_else(|error| {
+            cut.push(format!("{name} ({error:#})"));
+            Times::default()
+        }));
+    }
+    let [domain0, guest] = attacked.try_into().unwrap_or_default();
+    Ok(Outcome { idle, attacked: [domain0, guest], grown, cut_off: cut })
+}
+
+fn row(server: Server, outcome: &Outcome) {
+    let times = |times: &Times| {
+        let [p50, p99, max] = [50, 99, 100].map(|percent| times.percentile(percent));
+        format!("{p50:6.0} {p99:6.0} {max:7.0}")
+    };
+    let [domain0, guest] = &outcome.attacked;
+    let cut = if outcome.cut_off.is_empty() { "nobody".to_owned() } else { outcome.cut_off.join(", ") };
+    println!(
+        "    {:<9} | {} | {} | {:5.1} | {cut}",
+        server.name(),
+        times(domain0),
+        times(guest),
+        outcome.grown / 1e6
+    );
+}
+
+/// What ours misses of its goals, in words.
+fn missed(attack: Attack, ours: &Outcome, theirs: &Outcome, check: bool) -> Vec<String> {
+    let mut missed: Vec<String> = ours.cut_off.iter().map(|who| format!("{who} was cut off")).collect();
+    let allowed = QUOTA * 1.2 * f64::from(attack.culprits());
+    // What a server has anyway is not any guest's: its buffers, its allocator's.
+    let own = 4e6;
+    if ours.grown > allowed + own {
+        missed.push(format!(
+            "{:.1} MB of memory, and {:.1} are allowed",
+            ours.grown / 1e6,
+            (allowed + own) / 1e6
+        ));
+    }
+    for (index, name) in ["domain 0", "the guest"].into_iter().enumerate().filter(|_| check) {
+        let p99 = ours.attacked[index].percentile(99);
+        let goal = (2.0 * ours.idle[index].percentile(99)).max(theirs.attacked[index].percentile(99));
+        if p99 > goal {
+            missed.push(format!("{name} waits {p99:.0} us at 99 %, and {goal:.0} are the goal"));
+        }
+    }
+    missed
+}
+
+/// Runs the subcommand: an error if anybody but the culprit is cut off, or too much memory is used.
+pub fn run(args: &HostileArgs) -> Result<()> {
+    let program = xendev::build(true)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    println!(
+        "us that requests took: median, 99 %, longest; MB more of memory; who was cut off and is not to blame"
+    );
+    println!("    server    | domain 0               | a guest                |    MB | cut off");
+    let mut failures = 0;
+    for attack in Attack::ALL {
+        println!("{}", attack.words());
+        let outcome = |server| runtime.block_on(measure(attack, server, &program, args.seconds));
+        let [ours, theirs] = [outcome(Server::Xendev)?, outcome(Server::Xenstored)?];
+        for (server, outcome) in Server::ALL.into_iter().zip([&ours, &theirs]) {
+            row(server, outcome);
+        }
+        for missed in missed(attack, &ours, &theirs, args.check) {
+            println!("    MISSED: {missed}");
+            failures += 1;
+        }
+    }
+    ensure!(failures == 0, "{failures} goals were missed");
+    Ok(())
+}

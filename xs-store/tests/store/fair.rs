@@ -1,0 +1,56 @@
+//! What one connection costs the others.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use xs_proto::Op;
+
+use crate::peer::{Peer, request, store};
+
+#[tokio::test]
+async fn who_asks_much_at_once_takes_turns_with_the_others() {
+    const REQUESTS: usize = 400;
+    let (store, mut greedy) = store();
+    let mut other = Peer::of(&store, 0);
+    greedy.ok(Op::WRITE, "/count|0").await;
+    let requests: BytesMut =
+        (1..=REQUESTS).flat_map(|count| request(0, Op::WRITE, &format!("/count|{count}"))).collect();
+    assert!(requests.len() < 16 << 10, "all is read at once");
+    greedy.stream.write_all(&requests).await.unwrap();
+    let count: usize = other.ask(Op::READ, "/count|").await.parse().unwrap();
+    assert!(count < REQUESTS / 2, "{count} requests of another were carried out first");
+    for _ in 0..REQUESTS {
+        assert_eq!(greedy.receive().await.unwrap().0, Op::WRITE);
+    }
+}
+
+/// The time of writes to a node that nobody else may read, while 50 guests have so many watches
+/// above it.
+async fn time_of_writes(watches: usize) -> Duration {
+    let (store, mut a) = store();
+    let mut guests = Vec::new();
+    for domid in 1..=50 {
+        let mut guest = Peer::of(&store, domid);
+        for number in 0..watches {
+            guest.ok(Op::WATCH, &format!("/|{number}|")).await;
+        }
+        guests.push(guest);
+    }
+    let rounds = (0..5).map(|_| 20);
+    let mut times = Vec::new();
+    for writes in rounds {
+        let begin = Instant::now();
+        for _ in 0..writes {
+            a.ok(Op::WRITE, "/secret|v").await;
+        }
+        times.push(begin.elapsed());
+    }
+    times.into_iter().min().unwrap()
+}
+
+#[tokio::test]
+async fn rights_are_looked_at_once_for_a_connection_however_many_watches_it_has() {
+    let (one, many) = (time_of_writes(1).await, time_of_writes(127).await);
+    assert!(many < one * 15, "with one watch each {one:?}, with 127 {many:?}");
+}
