@@ -33,7 +33,7 @@ impl Toolstack {
         if self.enters { self.config_that_is_there(fe).await } else { Ok(None) }
     }
 
-    async fn config_that_is_there(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
+    pub(super) async fn config_that_is_there(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
         let Some(config) = self.named_config(fe).await? else { return Ok(None) };
         let looked_at = config.clone();
         // One that does not answer is there: whatever is to be changed in it will fail and say so.
@@ -65,11 +65,13 @@ impl Toolstack {
     /// A device of which nothing but its entry in the configuration is left: by an actor that died, or by `xl`,
     /// which leaves them all.
     pub(super) async fn entry_alone(&self, which: Which) -> Result<Option<Target>, Cause> {
-        if self.enters { self.stale_entry(which).await } else { Ok(None) }
+        match self.config_of(which.fe).await? {
+            Some(config) => self.stale_entry(config, which).await,
+            None => Ok(None),
+        }
     }
 
-    async fn stale_entry(&self, which: Which) -> Result<Option<Target>, Cause> {
-        let Some(config) = self.config_that_is_there(which.fe).await? else { return Ok(None) };
+    async fn stale_entry(&self, config: Userdata, which: Which) -> Result<Option<Target>, Cause> {
         let looked_at = config.clone();
         let has = blocking(self.limits.file, move || looked_at.has((which.kind, which.devid))).await;
         if has != Some(true) {
@@ -92,10 +94,7 @@ impl Job<'_> {
         let mut entry = device.as_spec().libxl();
         (id.kind.info().libxl.complete)(id.devid, &mut entry);
         let wanted = async {
-            if !self.has_config(id.fe, config).await? {
-                return Err(Cause::Gone { domain: true });
-            }
-            let seen = store::look(&self.toolstack.client, id.kind, target.paths()).await?;
+            let seen = self.look_again(target, config).await?;
             steps::enter(&seen, self.record.token).map(|()| true)
         };
         let change = move |config: &mut _| libxl::enter(config, (id.kind, id.devid), entry);
@@ -107,6 +106,7 @@ impl Job<'_> {
     /// then would get the earlier disk. So this is done also for a device that is not entered.
     pub(super) async fn strike_stale(
         &self,
+        config: &Userdata,
         fe: DomId,
         device: &Device,
         cancel: Cancel<'_>,
@@ -116,7 +116,7 @@ impl Job<'_> {
         if seen.lx {
             return Ok(());
         }
-        match self.toolstack.stale_entry(id.which()).await? {
+        match self.toolstack.stale_entry(config.clone(), id.which()).await? {
             Some(target) => self.strike(&target, cancel).await,
             None => Ok(()),
         }
@@ -126,21 +126,19 @@ impl Job<'_> {
     pub(super) async fn strike(&self, target: &Target, cancel: Cancel<'_>) -> Result<(), Cause> {
         let Some(config) = target.config() else { return Ok(()) };
         let id = target.id();
-        let wanted = async {
-            if !self.has_config(id.fe, config).await? {
-                return Err(Cause::Gone { domain: true });
-            }
-            let seen = store::look(&self.toolstack.client, id.kind, target.paths()).await?;
-            Ok(steps::is_to_be_struck(&seen))
-        };
+        let wanted = async { Ok(steps::is_to_be_struck(&self.look_again(target, config).await?)) };
         let change = move |config: &mut _| libxl::strike(config, (id.kind, id.devid));
         self.change(config, wanted, change, cancel).await
     }
 
-    /// Whether a domain is there, and has this configuration.
-    async fn has_config(&self, fe: DomId, config: &Userdata) -> Result<bool, Cause> {
-        let now = self.toolstack.named_config(fe).await?;
-        Ok(now.as_ref() == Some(config) && self.toolstack.client.is_introduced(fe).await?)
+    /// What the store says of a device now, if its domain is there and has this configuration.
+    async fn look_again(&self, target: &Target, config: &Userdata) -> Result<steps::Seen, Cause> {
+        let (client, id) = (&self.toolstack.client, target.id());
+        let now = self.toolstack.named_config(id.fe).await?;
+        if now.as_ref() != Some(config) || !client.is_introduced(id.fe).await? {
+            return Err(Cause::Gone { domain: true });
+        }
+        Ok(store::look(client, id.kind, target.paths()).await?)
     }
 
     /// Changes a configuration under its lock, if that is still wanted then.

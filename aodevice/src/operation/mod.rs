@@ -210,8 +210,11 @@ impl<'a> Job<'a> {
         self.made.clear();
         self.before = None;
         let ready = async {
-            self.strike_stale(fe, device, cancel).await?;
-            self.toolstack.config_of(fe).await
+            let config = self.toolstack.config_that_is_there(fe).await?;
+            if let Some(config) = &config {
+                self.strike_stale(config, fe, device, cancel).await?;
+            }
+            Ok(config.filter(|_| self.toolstack.enters))
         };
         let config = match wait::unless_cancelled(ready, cancel).await {
             Ok(config) => config,

@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use xs_client::{Client, Config, DomId, Path};
 
 use super::host::{Host, home};
+use crate::peers::figure::percentile;
 
 /// Between two requests, so that a victim is not itself the load.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -21,9 +22,7 @@ pub(super) struct Times(Vec<f64>);
 impl Times {
     /// What so many of a hundred do not exceed; NaN if there are none.
     pub(super) fn percentile(&self, percent: usize) -> f64 {
-        let mut values = self.0.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(f64::NAN)
+        percentile(&mut self.0.clone(), percent)
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `clients` | what is compared with `--clients` |
 
 mod clients;
-mod figure;
+pub(crate) mod figure;
 mod harness;
 mod report;
 mod servers;
