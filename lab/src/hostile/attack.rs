@@ -1,6 +1,7 @@
 //! A guest's arsenal, and a local user's. Whoever attacks is a culprit; whoever sleeps is not.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use xs_proto::{DomId, Op, TxId};
@@ -75,17 +76,17 @@ impl Attack {
         }
     }
 
-    /// Attacks until the end comes. An error is the server's answer to it, such as a connection that it closed.
+    /// Attacks until it is over. An error is the server's answer to it, such as a connection that it closed.
     /// Says who was cut off without having done anything.
-    pub(super) async fn run(self, host: &Host, end: Instant) -> Result<Option<&'static str>> {
+    pub(super) async fn run(self, host: &Host, over: &AtomicBool) -> Result<Option<&'static str>> {
         let mut culprit = host.ring(CULPRIT)?;
         let home = home(CULPRIT);
         match self {
-            Self::Watches => watches(host, end).await?,
+            Self::Watches => watches(host, over).await?,
             Self::Events => {
                 let mut sleeper = host.ring(SLEEPER)?;
                 watch(&mut sleeper, &home).await?;
-                come_and_go(&mut culprit, end).await;
+                come_and_go(&mut culprit, over).await;
                 if !is_alive(&mut sleeper).await {
                     return Ok(Some("a guest that slept"));
                 }
@@ -93,32 +94,36 @@ impl Attack {
             Self::SocketEvents => {
                 let mut sleeper = host.connect().await?;
                 watch(&mut sleeper, &home).await?;
-                come_and_go(&mut culprit, end).await;
+                come_and_go(&mut culprit, over).await;
                 if !is_alive(&mut sleeper).await {
                     return Ok(Some("a tool of domain 0 that slept"));
                 }
             }
-            Self::Pipeline => pipeline(&mut host.connect().await?, end).await?,
-            Self::UnreadRing => unread(&mut culprit, end).await,
-            Self::Transactions => transactions(&mut culprit, end, Fill::Nodes).await?,
+            Self::Pipeline => pipeline(&mut host.connect().await?, over).await?,
+            Self::UnreadRing => unread(&mut culprit, over).await,
+            Self::Transactions => transactions(&mut culprit, over, Fill::Nodes).await?,
             Self::Views => {
                 let mut other = host.ring(DomId(CULPRIT.0 + 1))?;
-                transactions(&mut culprit, end, Fill::Views(&mut other)).await?;
+                transactions(&mut culprit, over, Fill::Views(&mut other)).await?;
             }
-            Self::Missing => transactions(&mut culprit, end, Fill::Missing).await?,
-            Self::WideAndDeep => wide_and_deep(&mut culprit, end).await?,
-            Self::Permissions => permissions(&mut culprit, end).await?,
-            Self::Recreated => recreated(host, end).await?,
+            Self::Missing => transactions(&mut culprit, over, Fill::Missing).await?,
+            Self::WideAndDeep => wide_and_deep(&mut culprit, over).await?,
+            Self::Permissions => permissions(&mut culprit, over).await?,
+            Self::Recreated => recreated(host, over).await?,
         }
         Ok(None)
     }
+}
+
+fn is_over(over: &AtomicBool) -> bool {
+    over.load(Ordering::Relaxed)
 }
 
 async fn watch(conn: &mut Conn, path: &str) -> Result<()> {
     done(conn.call(Op::WATCH, format!("{path}\0token\0").as_bytes(), TxId::NONE, None).await?)
 }
 
-async fn watches(host: &Host, end: Instant) -> Result<()> {
+async fn watches(host: &Host, over: &AtomicBool) -> Result<()> {
     let mut guests = Vec::new();
     for guest in 0..20 {
         let mut conn = host.ring(DomId(CULPRIT.0 + guest))?;
@@ -127,7 +132,7 @@ async fn watches(host: &Host, end: Instant) -> Result<()> {
         }
         guests.push(conn);
     }
-    while Instant::now() < end {
+    while !is_over(over) {
         for guest in &mut guests {
             guest.barrier().await?;
             guest.events.clear();
@@ -139,20 +144,20 @@ async fn watches(host: &Host, end: Instant) -> Result<()> {
 
 /// Makes and removes nodes with long names as fast as the server takes it. Being held up, or cut off, is what a
 /// culprit has to expect.
-async fn come_and_go(culprit: &mut Conn, end: Instant) {
+async fn come_and_go(culprit: &mut Conn, over: &AtomicBool) {
     for turn in 0.. {
         let name = format!("{}{}\0", turn % 8, "n".repeat(LONG));
         for op in [Op::MKDIR, Op::RM] {
-            if Instant::now() >= end || culprit.call(op, name.as_bytes(), TxId::NONE, None).await.is_err() {
+            if is_over(over) || culprit.call(op, name.as_bytes(), TxId::NONE, None).await.is_err() {
                 return;
             }
         }
     }
 }
 
-async fn pipeline(conn: &mut Conn, end: Instant) -> Result<()> {
+async fn pipeline(conn: &mut Conn, over: &AtomicBool) -> Result<()> {
     let requests = vec![(Op::READ, b"/tool\0".to_vec()); 200];
-    while Instant::now() < end {
+    while !is_over(over) {
         let bytes = pipelined(conn, &requests, TxId::NONE);
         conn.write(&bytes).await?;
         for _ in 0..requests.len() {
@@ -162,9 +167,9 @@ async fn pipeline(conn: &mut Conn, end: Instant) -> Result<()> {
     Ok(())
 }
 
-async fn unread(culprit: &mut Conn, end: Instant) {
+async fn unread(culprit: &mut Conn, over: &AtomicBool) {
     let requests = vec![(Op::DIRECTORY, b"/\0".to_vec()); 16];
-    while Instant::now() < end {
+    while !is_over(over) {
         let bytes = pipelined(culprit, &requests, TxId::NONE);
         // The ring is full for ever after a while: that is all that happens.
         if tokio::time::timeout(Duration::from_millis(50), culprit.write(&bytes)).await.is_err() {
@@ -183,7 +188,7 @@ enum Fill<'a> {
     Missing,
 }
 
-async fn transactions(culprit: &mut Conn, end: Instant, mut fill: Fill<'_>) -> Result<()> {
+async fn transactions(culprit: &mut Conn, over: &AtomicBool, mut fill: Fill<'_>) -> Result<()> {
     let mut open = Vec::new();
     for _ in 0..9 {
         let started = culprit.call(Op::TRANSACTION_START, b"\0", TxId::NONE, None).await?;
@@ -194,7 +199,7 @@ async fn transactions(culprit: &mut Conn, end: Instant, mut fill: Fill<'_>) -> R
     for round in 0.. {
         for tx in &open {
             for node in 0..40 {
-                if Instant::now() >= end {
+                if is_over(over) {
                     return Ok(());
                 }
                 let number = round * 40 + node;
@@ -221,8 +226,8 @@ async fn transactions(culprit: &mut Conn, end: Instant, mut fill: Fill<'_>) -> R
     Ok(())
 }
 
-async fn wide_and_deep(culprit: &mut Conn, end: Instant) -> Result<()> {
-    while Instant::now() < end {
+async fn wide_and_deep(culprit: &mut Conn, over: &AtomicBool) -> Result<()> {
+    while !is_over(over) {
         for child in 0..900 {
             culprit.call(Op::MKDIR, format!("wide/{child}\0").as_bytes(), TxId::NONE, None).await?;
         }
@@ -237,10 +242,10 @@ async fn wide_and_deep(culprit: &mut Conn, end: Instant) -> Result<()> {
     Ok(())
 }
 
-async fn permissions(culprit: &mut Conn, end: Instant) -> Result<()> {
+async fn permissions(culprit: &mut Conn, over: &AtomicBool) -> Result<()> {
     culprit.call(Op::MKDIR, b"p\0", TxId::NONE, None).await?;
     for turn in 0u32.. {
-        if Instant::now() >= end {
+        if is_over(over) {
             break;
         }
         let perms = format!("p\0n{CULPRIT}\0r{}\0w{}\0b{}\0", turn % 100, turn % 7, turn % 50);
@@ -249,10 +254,10 @@ async fn permissions(culprit: &mut Conn, end: Instant) -> Result<()> {
     Ok(())
 }
 
-async fn recreated(host: &Host, end: Instant) -> Result<()> {
+async fn recreated(host: &Host, over: &AtomicBool) -> Result<()> {
     let mut dom0 = host.connect().await?;
     let again = DomId(CULPRIT.0 + 50);
-    while Instant::now() < end {
+    while !is_over(over) {
         host.introduce(&mut dom0, again).await?;
         let mut guest = host.ring(again)?;
         watch(&mut guest, &home(again)).await?;

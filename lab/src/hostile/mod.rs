@@ -9,9 +9,11 @@ mod host;
 mod victim;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tokio::task::spawn_blocking;
 use xs_client::DomId;
 
 use crate::xendev;
@@ -51,21 +53,25 @@ async fn measure(attack: Attack, server: Server, xendev: &Path, seconds: f64) ->
         (0..attack.culprits().max(2)).map(|guest| DomId(CULPRIT.0 + guest)).collect();
     guests.extend([SLEEPER, GUEST]);
     let host = Host::start(server, xendev, &guests).await?;
+    let over = AtomicBool::new(false);
     let work = async |length: f64| {
         let victims = [Victim::domain0(&host), Victim::guest(&host, GUEST)];
         tokio::time::sleep(Duration::from_secs_f64(length)).await;
-        victims.map(Victim::finish)
+        // Until their last requests are answered, the attack goes on.
+        let finished = spawn_blocking(|| victims.map(Victim::finish)).await;
+        over.store(true, Ordering::Relaxed);
+        finished
     };
-    let [domain0, guest] = work(seconds / 2.0).await;
+    let [domain0, guest] = work(seconds / 2.0).await?;
     let idle = [domain0?, guest?];
     let before = host.resident()?;
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let (cut_off, results) = tokio::join!(attack.run(&host, end), work(seconds));
+    over.store(false, Ordering::Relaxed);
+    let (cut_off, results) = tokio::join!(attack.run(&host, &over), work(seconds));
     let grown = host.resident()?.saturating_sub(before) as f64;
     // An attack that the server refuses, or holds up for ever, has met what a culprit has to expect.
     let mut cut: Vec<String> = cut_off.unwrap_or_default().into_iter().map(str::to_owned).collect();
     let mut attacked = Vec::new();
-    for (name, result) in ["domain 0", "the guest"].into_iter().zip(results) {
+    for (name, result) in ["domain 0", "the guest"].into_iter().zip(results?) {
         attacked.push(result.unwrap_or_else(|error| {
             cut.push(format!("{name} ({error:#})"));
             Times::default()

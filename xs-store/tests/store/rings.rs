@@ -108,3 +108,34 @@ async fn a_guest_cannot_end_the_connection_of_another_by_events() {
     assert!(victim.receive().await.contains(&Op::READ));
     serving.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_takes_no_events_keeps_none_from_another() {
+    /// More than the queue of a socket takes.
+    const UNTAKEN: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new();
+    let domains = TestDomains::new(&store, folder.path()).unwrap();
+    let serving = tokio::spawn(domains.serve());
+    let mut dom0 = Peer::of(&store, 0);
+    let mut deaf = Guest::new(&mut dom0, folder.path(), 7).await;
+    let mut other = Guest::new(&mut dom0, folder.path(), 8).await;
+    let _untaken = UnixDatagram::bind(folder.path().join("guest.7")).unwrap();
+    let taken = UnixDatagram::bind(folder.path().join("guest.8")).unwrap();
+    dom0.ok(Op::WRITE, "/news||").await;
+    dom0.ok(Op::SET_PERMS, "/news|r0|").await;
+    for guest in [&mut deaf, &mut other] {
+        guest.ask(Op::WATCH, "/news|t|").await;
+    }
+    for _ in 0..UNTAKEN {
+        deaf.ask(Op::READ, "/|").await;
+        while deaf.end.receive(&mut deaf.input, 1024).unwrap() > 0 {}
+    }
+    let mut event = [0; 8];
+    while taken.try_recv(&mut event).is_ok() {}
+    // Both are told in one turn, the deaf one first.
+    dom0.ok(Op::WRITE, "/news||").await;
+    let told = tokio::time::timeout(A_MOMENT, taken.recv(&mut event)).await;
+    assert_eq!(told.expect("it is told of the event").unwrap(), 1);
+    serving.abort();
+}
