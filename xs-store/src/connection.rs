@@ -31,8 +31,6 @@ pub(crate) struct Connection {
     /// Bytes of its watches that are counted for the domain.
     pub(crate) watched: i64,
     pub(crate) output: Outbox,
-    /// Bytes of unsent events that it has caused, if it is privileged.
-    pub(crate) caused: usize,
     /// The store is done with the connection: its domain ended.
     pub(crate) closed: bool,
 }
@@ -46,7 +44,6 @@ impl Connection {
             last_transaction: 0,
             watched: 0,
             output: Outbox::default(),
-            caused: 0,
             closed: false,
         }
     }

@@ -14,8 +14,6 @@ use bytes::BytesMut;
 use hashbrown::HashTable;
 use xs_proto::{ErrorCode, HEADER_LEN, Header, Op, PAYLOAD_MAX, Reply, TxId};
 
-use crate::pressure::Debt;
-
 /// Events for which the memory of their table is kept when they are gone.
 const KEPT: usize = 1024;
 
@@ -44,8 +42,10 @@ pub(crate) struct Outbox {
     /// Where the payloads of the events are.
     events: HashTable<Range<usize>>,
     hasher: RandomState,
-    /// What it counts for.
-    debts: Vec<Debt>,
+    /// The requests that are outstanding because of it.
+    debts: Vec<u64>,
+    /// Bytes of the last of them.
+    of_last: usize,
     taken: Taken,
     /// Somebody has waited for long: nobody does until all is sent.
     behind: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Outbox {
 struct Taken {
     bytes: usize,
     replies: usize,
-    debts: Vec<Debt>,
+    debts: Vec<u64>,
 }
 
 impl Outbox {
@@ -110,19 +110,16 @@ impl Outbox {
         HEADER_LEN + len
     }
 
-    /// Notes what the last message counts for. Returns whether that is new.
-    pub(crate) fn owe(&mut self, debt: Debt) -> bool {
-        match (self.debts.last_mut(), debt) {
-            (Some(Debt::Bytes(last, sum)), Debt::Bytes(conn, bytes)) if *last == conn => {
-                *sum += bytes;
-                false
-            }
-            (Some(last), Debt::Request(_)) if *last == debt => false,
-            _ => {
-                self.debts.push(debt);
-                true
-            }
+    /// Notes that the last message, of so many bytes, keeps a request outstanding. Returns whether that is new,
+    /// and how many bytes of the request are here by now.
+    pub(crate) fn owe(&mut self, request: u64, bytes: usize) -> (bool, usize) {
+        let new = self.debts.last() != Some(&request);
+        if new {
+            self.debts.push(request);
+            self.of_last = 0;
         }
+        self.of_last += bytes;
+        (new, self.of_last)
     }
 
     /// Bytes that are unsent.
@@ -135,13 +132,13 @@ impl Outbox {
         self.replies + self.taken.replies
     }
 
-    /// What the unsent bytes count for.
-    pub(crate) fn debts(&self) -> impl Iterator<Item = &Debt> {
-        self.debts.iter().chain(&self.taken.debts)
+    /// The requests that are outstanding because of the unsent bytes.
+    pub(crate) fn debts(&self) -> impl Iterator<Item = u64> {
+        self.debts.iter().chain(&self.taken.debts).copied()
     }
 
-    /// What was taken has been sent. Returns what it counted for.
-    pub(crate) fn sent(&mut self) -> Vec<Debt> {
+    /// What was taken has been sent. Returns the requests that were outstanding because of it.
+    pub(crate) fn sent(&mut self) -> Vec<u64> {
         if self.bytes.is_empty() {
             self.behind = false;
         }
@@ -160,16 +157,16 @@ impl Outbox {
         self.taken = Taken { bytes: into.len(), replies, debts };
     }
 
-    /// Nobody is to wait for it any more until all is sent. Returns what it counted for.
-    pub(crate) fn fall_behind(&mut self) -> Vec<Debt> {
+    /// Nobody is to wait for it any more until all is sent. Returns the requests that were outstanding because of it.
+    pub(crate) fn fall_behind(&mut self) -> Vec<u64> {
         self.behind = true;
         let mut debts = mem::take(&mut self.debts);
         debts.append(&mut self.taken.debts);
         debts
     }
 
-    /// Drops everything. Returns what it counted for.
-    pub(crate) fn clear(&mut self) -> Vec<Debt> {
+    /// Drops everything. Returns the requests that were outstanding because of it.
+    pub(crate) fn clear(&mut self) -> Vec<u64> {
         let debts = mem::take(self).fall_behind();
         self.behind = false;
         debts
@@ -179,7 +176,6 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ConnId;
 
     const MOST: usize = 1000;
 
@@ -215,21 +211,22 @@ mod tests {
         outbox.take(&mut taken);
         assert_eq!(paths(&taken), [&*long, "/"]);
         assert_eq!(outbox.event(&event("/a"), MOST), 0, "what is on its way counts");
-        assert_eq!(outbox.sent(), []);
+        assert!(outbox.sent().is_empty());
         assert!(outbox.event(&event("/b"), MOST) > 0);
     }
 
     #[test]
     fn debts_are_paid_when_all_that_was_taken_is_sent() {
         let (mut outbox, mut taken) = (Outbox::default(), BytesMut::new());
-        let debts = [Debt::Request(1), Debt::Bytes(ConnId(2), 10)];
-        assert_eq!(debts.map(|debt| outbox.owe(debt)), [true, true]);
-        assert!(!outbox.owe(debts[1]));
+        assert_eq!(
+            [(1, 10), (2, 20), (2, 30)].map(|(request, bytes)| outbox.owe(request, bytes)),
+            [(true, 10), (true, 20), (false, 50)]
+        );
         outbox.take(&mut taken);
-        assert!(outbox.owe(Debt::Request(2)));
+        assert_eq!(outbox.owe(3, 5), (true, 5));
         assert_eq!(outbox.debts().count(), 3);
-        assert_eq!(outbox.sent(), [Debt::Request(1), Debt::Bytes(ConnId(2), 20)]);
-        assert_eq!(outbox.fall_behind(), [Debt::Request(2)]);
+        assert_eq!(outbox.sent(), [1, 2]);
+        assert_eq!(outbox.fall_behind(), [3]);
         assert_eq!(outbox.event(&event("/a"), MOST), 0, "nobody waits for who is behind");
         taken.clear();
         outbox.take(&mut taken);

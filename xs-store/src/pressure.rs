@@ -5,8 +5,11 @@
 //!
 //! | source | waits while | whose events count |
 //! | --- | --- | --- |
-//! | a guest, with all its connections | as many of its requests as the quota `outstanding` says have an answer or an event unsent, or 64 KiB of its events are | everybody's |
-//! | a privileged connection | 1 MiB of its events are unsent | those of privileged connections: dom0 waits for no guest |
+//! | a guest, with all its connections | as many of its requests as the quota `outstanding` says have an answer or an event unsent, or 64 KiB of its events are for one watcher | everybody's |
+//! | a privileged connection | 1 MiB of its events are unsent for one watcher | those of privileged connections: dom0 waits for no guest |
+//!
+//! Bytes are those of one watcher, as many watchers with many watches are no fault of the source: what waits for
+//! each is bounded by itself. Of each request the watcher counts that has most of it.
 //!
 //! That does not go on for ever: a watcher for whom somebody has waited for [`PATIENCE`] is behind.
 //! Until it has read all that is there for it, nobody waits for it. Its events are kept up to a
@@ -24,34 +27,26 @@ use crate::connection::ConnId;
 /// seconds, as it throws away the events then; here they are kept.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of unsent events from which on the guest that caused them is not read.
+/// Bytes of events that one watcher has not been sent, from which on the guest that caused them is not read.
 const GUEST_MAX: usize = 64 << 10;
 
-/// Bytes of unsent events from which on the privileged connection that caused them is not read.
-pub(crate) const PRIVILEGED_MAX: usize = 1 << 20;
+/// The same of a privileged connection.
+const PRIVILEGED_MAX: usize = 1 << 20;
 
 /// Who causes events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Guest(DomId),
     Privileged(ConnId),
 }
 
-/// For what some output of a connection counts, as long as it is unsent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Debt {
-    /// For a request of a guest.
-    Request(u64),
-    /// For the connection that caused so many bytes of it.
-    Bytes(ConnId, usize),
-}
-
 /// A request that caused events.
 #[derive(Debug)]
 struct Open {
-    domid: DomId,
+    source: Source,
     /// How many connections have output of it unsent.
     holders: usize,
+    /// Of one watcher.
     bytes: usize,
 }
 
@@ -61,23 +56,23 @@ struct Due {
     bytes: usize,
 }
 
-/// What guests have outstanding because of the events that they caused.
+/// What is outstanding because of the events that somebody caused.
 #[derive(Debug, Default)]
 pub(crate) struct Pressure {
     requests: HashMap<u64, Open>,
-    guests: HashMap<DomId, Due>,
+    sources: HashMap<Source, Due>,
 }
 
 impl Pressure {
-    /// A request of a guest has caused events of so many bytes, which so many connections hold.
-    pub(crate) fn opened(&mut self, request: u64, domid: DomId, holders: usize, bytes: usize) {
-        self.requests.insert(request, Open { domid, holders, bytes });
-        let due = self.guests.entry(domid).or_default();
+    /// A request has caused events, which so many connections hold, and one of them so many bytes.
+    pub(crate) fn opened(&mut self, request: u64, source: Source, holders: usize, bytes: usize) {
+        self.requests.insert(request, Open { source, holders, bytes });
+        let due = self.sources.entry(source).or_default();
         due.requests += 1;
         due.bytes += bytes;
     }
 
-    /// A connection has sent what it held of a request. One whose domain has ended is not known any
+    /// A connection has sent what it held of a request. One whose source has ended is not known any
     /// more.
     pub(crate) fn sent(&mut self, request: u64) {
         let Some(open) = self.requests.get_mut(&request) else { return };
@@ -85,37 +80,41 @@ impl Pressure {
         if open.holders > 0 {
             return;
         }
-        let (domid, bytes) = (open.domid, open.bytes);
+        let (source, bytes) = (open.source, open.bytes);
         self.requests.remove(&request);
-        if let Some(due) = self.guests.get_mut(&domid) {
+        if let Some(due) = self.sources.get_mut(&source) {
             due.requests -= 1;
             due.bytes -= bytes;
             if due.requests == 0 {
-                self.guests.remove(&domid);
+                self.sources.remove(&source);
             }
         }
     }
 
-    /// Forgets a domain that has ended.
-    pub(crate) fn forget(&mut self, domid: DomId) {
-        if self.guests.remove(&domid).is_some() {
-            self.requests.retain(|_, open| open.domid != domid);
+    /// Forgets a source that has ended.
+    pub(crate) fn forget(&mut self, source: Source) {
+        if self.sources.remove(&source).is_some() {
+            self.requests.retain(|_, open| open.source != source);
         }
     }
 
-    /// Whether a request is one of a domain.
-    pub(crate) fn is_of(&self, request: u64, domid: DomId) -> bool {
-        self.requests.get(&request).is_some_and(|open| open.domid == domid)
+    /// Whether a request is one of a source.
+    pub(crate) fn is_of(&self, request: u64, source: Source) -> bool {
+        self.requests.get(&request).is_some_and(|open| open.source == source)
     }
 
-    /// How many requests of a guest are outstanding because of their events.
-    pub(crate) fn requests(&self, domid: DomId) -> usize {
-        self.guests.get(&domid).map_or(0, |due| due.requests)
+    /// How many requests of a source are outstanding because of their events.
+    pub(crate) fn requests(&self, source: Source) -> usize {
+        self.sources.get(&source).map_or(0, |due| due.requests)
     }
 
     /// Whether too many bytes of events are.
-    pub(crate) fn is_over(&self, domid: DomId) -> bool {
-        self.guests.get(&domid).is_some_and(|due| due.bytes >= GUEST_MAX)
+    pub(crate) fn is_over(&self, source: Source) -> bool {
+        let most = match source {
+            Source::Guest(_) => GUEST_MAX,
+            Source::Privileged(_) => PRIVILEGED_MAX,
+        };
+        self.sources.get(&source).is_some_and(|due| due.bytes >= most)
     }
 }
 
@@ -123,7 +122,8 @@ impl Pressure {
 mod tests {
     use super::*;
 
-    const GUEST: DomId = DomId(7);
+    const GUEST: Source = Source::Guest(DomId(7));
+    const OTHER: Source = Source::Guest(DomId(8));
 
     #[test]
     fn a_request_is_outstanding_until_the_last_of_its_events_is_sent() {
@@ -131,24 +131,24 @@ mod tests {
         pressure.opened(1, GUEST, 2, 100);
         pressure.opened(2, GUEST, 1, GUEST_MAX);
         assert_eq!(pressure.requests(GUEST), 2);
-        assert!(pressure.is_over(GUEST) && !pressure.is_over(DomId(8)));
+        assert!(pressure.is_over(GUEST) && !pressure.is_over(OTHER));
         pressure.sent(1);
         pressure.sent(2);
         assert_eq!(pressure.requests(GUEST), 1);
         assert!(!pressure.is_over(GUEST) && pressure.is_of(1, GUEST) && !pressure.is_of(2, GUEST));
         pressure.sent(1);
         assert_eq!(pressure.requests(GUEST), 0);
-        assert!(pressure.guests.is_empty() && pressure.requests.is_empty());
+        assert!(pressure.sources.is_empty() && pressure.requests.is_empty());
     }
 
     #[test]
     fn the_next_domain_of_a_number_owes_nothing() {
         let mut pressure = Pressure::default();
         pressure.opened(1, GUEST, 1, 100);
-        pressure.opened(2, DomId(8), 1, 100);
+        pressure.opened(2, OTHER, 1, 100);
         pressure.forget(GUEST);
         pressure.opened(3, GUEST, 1, 100);
         pressure.sent(1);
-        assert_eq!((pressure.requests(GUEST), pressure.requests(DomId(8))), (1, 1));
+        assert_eq!((pressure.requests(GUEST), pressure.requests(OTHER)), (1, 1));
     }
 }

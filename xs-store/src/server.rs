@@ -41,8 +41,8 @@ const PIPE: usize = 64 << 10;
 ///
 /// Who has much outstanding is not read for the moment: a connection with 1 MiB of output unsent,
 /// a guest of which as many requests as its quota `outstanding` says have a reply or an event (for
-/// whomever) unsent, or 64 KiB of its events are, a privileged connection with 1 MiB of events
-/// unsent to others such. Where somebody has waited for a connection for a second, nobody does until
+/// whomever) unsent, or 64 KiB of its events are for one watcher, a privileged connection with 1 MiB of
+/// events unsent for one other such. Where somebody has waited for a connection for a second, nobody does until
 /// it has read everything.
 ///
 /// An event is left out while the same one (path and token) waits. From 4 MiB of unsent output on

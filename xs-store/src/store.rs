@@ -21,6 +21,7 @@ use crate::connection::{ConnId, Connection};
 use crate::domains::Domains;
 use crate::nodes::{self, Listing, Nodes};
 use crate::outbox::{Event, Merge};
+use crate::pressure::Source;
 use crate::quota::{Quota, Usage};
 use crate::rights::{Caller, Need, Rights};
 use crate::special::Special;
@@ -110,7 +111,7 @@ impl Core {
     pub(crate) fn usage(&self, domid: DomId) -> Result<Usage, ErrorCode> {
         self.domains.limits(Some(domid))?;
         let mut usage = self.domains.counted(domid);
-        usage.outstanding += self.waiting.pressure.requests(domid) as i64;
+        usage.outstanding += self.waiting.pressure.requests(Source::Guest(domid)) as i64;
         for (id, connection) in self.connections.iter().filter(|(_, connection)| connection.domid == domid) {
             usage += Usage {
                 nodes: 0,
@@ -165,7 +166,8 @@ impl Core {
             connection.output.count_reply();
         }
         if !privileged {
-            let outstanding = connection.output.replies() + self.waiting.pressure.requests(domid);
+            let outstanding =
+                connection.output.replies() + self.waiting.pressure.requests(Source::Guest(domid));
             self.domains.note_most(Usage { outstanding: outstanding as i64, ..Usage::default() });
         }
         // Every watch fires once at the start, right behind its reply.
@@ -436,7 +438,7 @@ impl Core {
         let changes = nodes.changes;
         self.publish(&changes);
         self.domains.end(domid);
-        self.waiting.pressure.forget(domid);
+        self.waiting.pressure.forget(Source::Guest(domid));
         for special in [Special::Introduce, Special::Release] {
             let rights = &mut self.special[special as usize];
             if rights.list.owner() == domid {

@@ -4,11 +4,10 @@
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use xs_proto::DomId;
 
 use crate::connection::{ConnId, REPLIES_MAX};
 use crate::outbox::Event;
-use crate::pressure::{Debt, PRIVILEGED_MAX, Pressure, Source};
+use crate::pressure::{Pressure, Source};
 use crate::quota::Quota;
 use crate::store::Core;
 
@@ -22,6 +21,7 @@ pub(crate) struct Waiting {
     /// to domains.
     source: Option<Source>,
     holders: usize,
+    /// For one of them: the most.
     bytes: usize,
 }
 
@@ -35,6 +35,7 @@ impl Waiting {
     /// Forgets a connection that has ended.
     pub(crate) fn forget(&mut self, id: ConnId) {
         self.connections.remove(&id);
+        self.pressure.forget(Source::Privileged(id));
     }
 }
 
@@ -47,37 +48,30 @@ impl Core {
         let most = connection.output_max(self.waiting.source);
         let bytes = connection.output.event(event, most);
         self.woken.insert(id);
-        let debt = match self.waiting.source {
-            Some(Source::Guest(_)) => Debt::Request(self.requests),
-            Some(Source::Privileged(source)) if connection.privileged => Debt::Bytes(source, bytes),
-            _ => return,
+        let counts = match self.waiting.source {
+            Some(Source::Guest(_)) => true,
+            Some(Source::Privileged(_)) => connection.privileged,
+            None => false,
         };
-        if bytes > 0 {
-            self.waiting.holders += usize::from(connection.output.owe(debt));
-            self.waiting.bytes += bytes;
+        if counts && bytes > 0 {
+            let (new, bytes) = connection.output.owe(self.requests, bytes);
+            self.waiting.holders += usize::from(new);
+            self.waiting.bytes = self.waiting.bytes.max(bytes);
         }
     }
 
     /// A request has been carried out; its reply comes next. Returns whether the reply counts with
     /// the events.
     pub(crate) fn finish(&mut self, id: ConnId) -> bool {
-        let Waiting { holders, bytes, .. } = self.waiting;
-        let source = self.waiting.source.take();
-        if bytes == 0 {
-            return false;
-        }
+        let Waiting { mut holders, bytes, .. } = self.waiting;
+        let Some(source) = self.waiting.source.take().filter(|_| holders > 0) else { return false };
         let Some(connection) = self.connections.get_mut(&id) else { return false };
-        match source {
-            Some(Source::Guest(domid)) => {
-                let own = usize::from(connection.output.owe(Debt::Request(self.requests)));
-                self.waiting.pressure.opened(self.requests, domid, holders + own, bytes);
-                true
-            }
-            _ => {
-                connection.caused += bytes;
-                false
-            }
+        let with_reply = matches!(source, Source::Guest(_));
+        if with_reply {
+            holders += usize::from(connection.output.owe(self.requests, 0).0);
         }
+        self.waiting.pressure.opened(self.requests, source, holders, bytes);
+        with_reply
     }
 
     /// Whether the next request of a connection is read: not while too much of what it gets is
@@ -87,20 +81,17 @@ impl Core {
         if connection.output.len() > REPLIES_MAX {
             return false;
         }
-        let free = match connection.source(id) {
-            Source::Privileged(_) => connection.caused < PRIVILEGED_MAX,
-            Source::Guest(domid) => self.guest_may_ask(domid, connection.output.replies()),
+        let (source, replies) = (connection.source(id), connection.output.replies());
+        let limit = match source {
+            Source::Privileged(_) => 0,
+            Source::Guest(domid) => self.domains.limit(domid, Quota::Outstanding) as usize,
         };
+        let pressure = &self.waiting.pressure;
+        let free = (limit == 0 || replies + pressure.requests(source) < limit) && !pressure.is_over(source);
         if !free {
             self.waiting.connections.insert(id);
         }
         free
-    }
-
-    fn guest_may_ask(&self, domid: DomId, replies: usize) -> bool {
-        let limit = self.domains.limit(domid, Quota::Outstanding) as usize;
-        let pressure = &self.waiting.pressure;
-        (limit == 0 || replies + pressure.requests(domid) < limit) && !pressure.is_over(domid)
     }
 
     /// What a connection's driver has taken is sent.
@@ -132,32 +123,21 @@ impl Core {
     pub(crate) fn stop_waiting(&mut self, id: ConnId) {
         let Some(source) = self.connections.get(&id).map(|connection| connection.source(id)) else { return };
         let pressure = &self.waiting.pressure;
-        let is_due = |debt: &Debt| match (*debt, source) {
-            (Debt::Request(request), Source::Guest(domid)) => pressure.is_of(request, domid),
-            (Debt::Bytes(conn, _), Source::Privileged(id)) => conn == id,
-            _ => false,
-        };
         // Who does not read itself waits on.
         let others = self.connections.iter_mut().filter(|(at, other)| other.source(**at) != source);
-        let slow = others.filter(|(_, other)| other.output.debts().any(is_due));
+        let slow =
+            others.filter(|(_, other)| other.output.debts().any(|request| pressure.is_of(request, source)));
         let paid: Vec<_> = slow.flat_map(|(_, other)| other.output.fall_behind()).collect();
         self.pay(paid);
     }
 
     /// Some output counts no more. Who may go on is woken.
-    fn pay(&mut self, debts: Vec<Debt>) {
-        if debts.is_empty() {
+    fn pay(&mut self, requests: Vec<u64>) {
+        if requests.is_empty() {
             return;
         }
-        for debt in debts {
-            match debt {
-                Debt::Request(request) => self.waiting.pressure.sent(request),
-                Debt::Bytes(conn, bytes) => {
-                    if let Some(connection) = self.connections.get_mut(&conn) {
-                        connection.caused = connection.caused.saturating_sub(bytes);
-                    }
-                }
-            }
+        for request in requests {
+            self.waiting.pressure.sent(request);
         }
         for id in std::mem::take(&mut self.waiting.connections) {
             if self.may_ask(id) {

@@ -109,6 +109,28 @@ async fn a_guest_leaves_room_for_the_events_of_dom0() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_watched_by_many_is_not_held_up_by_how_many_they_are() {
+    let (store, mut a, mut source, _) = two_guests().await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|r7|").await;
+    let mut watchers: Vec<_> = (0..20).map(|guest| Peer::of(&store, 100 + guest)).collect();
+    for watcher in &mut watchers {
+        for token in 0..100 {
+            watcher.ok(Op::WATCH, &format!("/local/domain/7|{token}|")).await;
+        }
+    }
+    // From here on nothing more goes into the pipes of the watchers.
+    for number in 0..20 {
+        a.ok(Op::MKDIR, &format!("/local/domain/7/full{number}|")).await;
+    }
+    let begun = Instant::now();
+    for number in 0..10 {
+        source.ok(Op::MKDIR, &format!("{number}|")).await;
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop(watchers);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_reads_waits_for_nobody() {
     let (store, _a) = store();
     let mut guest = Peer::of(&store, 7);
