@@ -13,6 +13,7 @@ use crate::cargo::{cargo, install, succeed};
 use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
 use crate::grammar::{self, GrammarArgs};
+use crate::hostile::{self, HostileArgs};
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
@@ -54,6 +55,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),
+        ("hostile", Box::new(|| hostile::run(&HostileArgs::default()))),
         ("demo", Box::new(|| run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
     ];
     if args.no_xen {

@@ -3,6 +3,10 @@
 //! Each attack is run against `xendev store` and against the C daemon, under the same stand-in hypervisor.
 //! Beside it a guest and a tool of domain 0 go on with their work, and somebody sleeps. Told is how long their
 //! requests took (before the attack, and during it), how much memory it cost, and who was cut off.
+//!
+//! That nobody but a culprit is cut off, and how much memory is used, must hold on every machine, so CI looks at
+//! both. Times are compared with `--check`, on a machine that does nothing else; what misses a goal is tried twice
+//! more, for a single pause of the machine is in the 99th percentile.
 
 mod attack;
 mod host;
@@ -24,6 +28,9 @@ use victim::{Times, Victim};
 /// A guest's quota of memory, in bytes: that of the C daemon.
 const QUOTA: f64 = 2_621_440.0;
 
+/// How often an attack is tried before it has missed a goal of time.
+const TRIES: usize = 3;
+
 /// The guest that does its work.
 const GUEST: DomId = DomId(91);
 
@@ -31,11 +38,18 @@ const GUEST: DomId = DomId(91);
 #[derive(Debug, clap::Args)]
 pub struct HostileArgs {
     /// How long each attack lasts
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = HostileArgs::default().seconds)]
     seconds: f64,
     /// Fail also if a goal of time is missed, which a busy machine makes happen
     #[arg(long)]
     check: bool,
+}
+
+impl Default for HostileArgs {
+    /// Two minutes.
+    fn default() -> Self {
+        Self { seconds: 3.0, check: false }
+    }
 }
 
 /// What an attack did.
@@ -97,27 +111,27 @@ fn row(server: Server, outcome: &Outcome) {
     );
 }
 
-/// What ours misses of its goals, in words.
-fn missed(attack: Attack, ours: &Outcome, theirs: &Outcome, check: bool) -> Vec<String> {
-    let mut missed: Vec<String> = ours.cut_off.iter().map(|who| format!("{who} was cut off")).collect();
-    let allowed = QUOTA * 1.2 * f64::from(attack.culprits());
+/// What of its goals ours misses that hold on every machine, in words.
+fn broken(attack: Attack, ours: &Outcome) -> Option<String> {
+    if !ours.cut_off.is_empty() {
+        return Some(format!("{} was cut off", ours.cut_off.join(", ")));
+    }
     // What a server has anyway is not any guest's: its buffers, its allocator's.
-    let own = 4e6;
-    if ours.grown > allowed + own {
-        missed.push(format!(
-            "{:.1} MB of memory, and {:.1} are allowed",
-            ours.grown / 1e6,
-            (allowed + own) / 1e6
-        ));
-    }
-    for (index, name) in ["domain 0", "the guest"].into_iter().enumerate().filter(|_| check) {
-        let p99 = ours.attacked[index].percentile(99);
-        let goal = (2.0 * ours.idle[index].percentile(99)).max(theirs.attacked[index].percentile(99));
-        if p99 > goal {
-            missed.push(format!("{name} waits {p99:.0} us at 99 %, and {goal:.0} are the goal"));
-        }
-    }
-    missed
+    let allowed = QUOTA * 1.2 * f64::from(attack.culprits()) + 4e6;
+    (ours.grown > allowed)
+        .then(|| format!("{:.1} MB of memory, and {:.1} are allowed", ours.grown / 1e6, allowed / 1e6))
+}
+
+/// Who waits for longer than twice what is usual, and than by the C daemon.
+fn too_slow(ours: &Outcome, theirs: &Outcome) -> Vec<String> {
+    let victims = ["domain 0", "the guest"].into_iter().enumerate();
+    victims
+        .filter_map(|(index, name)| {
+            let p99 = ours.attacked[index].percentile(99);
+            let goal = (2.0 * ours.idle[index].percentile(99)).max(theirs.attacked[index].percentile(99));
+            (p99 > goal).then(|| format!("{name} waits {p99:.0} us at 99 %, and {goal:.0} are the goal"))
+        })
+        .collect()
 }
 
 /// Runs the subcommand: an error if anybody but the culprit is cut off, or too much memory is used.
@@ -131,12 +145,23 @@ pub fn run(args: &HostileArgs) -> Result<()> {
     let mut failures = 0;
     for attack in Attack::ALL {
         println!("{}", attack.words());
-        let outcome = |server| runtime.block_on(measure(attack, server, &program, args.seconds));
-        let [ours, theirs] = [outcome(Server::Xendev)?, outcome(Server::Xenstored)?];
-        for (server, outcome) in Server::ALL.into_iter().zip([&ours, &theirs]) {
-            row(server, outcome);
+        let mut missed = Vec::new();
+        for _ in 0..TRIES {
+            let outcome = |server| runtime.block_on(measure(attack, server, &program, args.seconds));
+            let [ours, theirs] = [outcome(Server::Xendev)?, outcome(Server::Xenstored)?];
+            for (server, outcome) in Server::ALL.into_iter().zip([&ours, &theirs]) {
+                row(server, outcome);
+            }
+            if let Some(broken) = broken(attack, &ours) {
+                missed = vec![broken];
+                break;
+            }
+            missed = if args.check { too_slow(&ours, &theirs) } else { Vec::new() };
+            if missed.is_empty() {
+                break;
+            }
         }
-        for missed in missed(attack, &ours, &theirs, args.check) {
+        for missed in missed {
             println!("    MISSED: {missed}");
             failures += 1;
         }
