@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use xs_client::{DomId, Path, PathError};
 
-use crate::Kind;
+use crate::{BackendKind, Kind};
 
 /// A device of a guest, as an operator names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ pub struct DeviceId {
     #[serde(serialize_with = "domid_number")]
     pub be: DomId,
     /// Its kind on the backend's side.
-    pub be_kind: Kind,
+    pub be_kind: BackendKind,
 }
 
 pub(crate) fn domid_number<S: serde::Serializer>(domid: &DomId, to: S) -> Result<S::Ok, S::Error> {
@@ -40,10 +40,24 @@ pub(crate) fn domid_number<S: serde::Serializer>(domid: &DomId, to: S) -> Result
 }
 
 impl DeviceId {
-    /// A device that the domain `be` serves with the backend of the same kind.
+    /// A device that the domain `be` serves with the usual backend of its kind: the kernel's.
     pub fn new(which: Which, be: DomId) -> Self {
+        Self::with_backend(which, be, which.kind.info().backends[0])
+    }
+
+    /// A device that the domain `be` serves with this backend.
+    pub fn with_backend(which: Which, be: DomId, be_kind: BackendKind) -> Self {
         let Which { fe, kind, devid } = which;
-        Self { fe, kind, devid, be, be_kind: kind }
+        Self { fe, kind, devid, be, be_kind }
+    }
+
+    /// The device whose backend's directory this is; `None` if that is no directory for it.
+    pub fn served_at(which: Which, backend: &Path) -> Option<Self> {
+        let names: Vec<&str> = backend.names().collect();
+        let ["local", "domain", be, "backend", be_kind, _, _] = names[..] else { return None };
+        let be_kind = BackendKind::from_name(be_kind)?;
+        let id = Self::with_backend(which, be.parse().ok()?, be_kind);
+        (which.kind.info().backends.contains(&be_kind) && id.backend().ok()? == *backend).then_some(id)
     }
 
     /// Its guest, kind and number.

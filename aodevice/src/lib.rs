@@ -53,7 +53,7 @@ pub use device::Device;
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{Kind, KindInfo, ListedKey, vbd, vif};
+pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vif};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;

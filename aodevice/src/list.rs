@@ -105,8 +105,8 @@ pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>,
 }
 
 async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, Error> {
-    let be = backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0);
-    let id = DeviceId::new(which, be);
+    let be = || backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0);
+    let id = DeviceId::served_at(which, backend).unwrap_or_else(|| DeviceId::new(which, be()));
     let (lx, frontend) = (id.toolstack()?, id.frontend()?);
     let of_kind = which.kind.info().listed;
     let mut keys = vec![lx.join("op")?];

@@ -87,6 +87,8 @@ pub struct Toolstack {
     pub(crate) libxl_dir: PathBuf,
     /// Whether devices are entered there, and struck out.
     pub(crate) enters: bool,
+    /// Where device models write their logs.
+    pub(crate) log_dir: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
 }
@@ -123,6 +125,7 @@ impl Toolstack {
             own: domid.unwrap_or(DomId::DOM0),
             script_dir: "/etc/xen/scripts".into(),
             libxl_dir: "/var/lib/xen".into(),
+            log_dir: "/var/log/xen".into(),
             enters: true,
             limits: Limits::default(),
             observer: None,
@@ -150,6 +153,14 @@ impl Toolstack {
     #[must_use]
     pub fn with_libxl_dir(mut self, libxl_dir: impl Into<PathBuf>) -> Self {
         self.libxl_dir = libxl_dir.into();
+        self
+    }
+
+    /// With the logs of device models in this directory, `/var/log/xen` if not said. Why QEMU does not take a
+    /// device up is read there.
+    #[must_use]
+    pub fn with_log_dir(mut self, log_dir: impl Into<PathBuf>) -> Self {
+        self.log_dir = log_dir.into();
         self
     }
 

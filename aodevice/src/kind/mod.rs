@@ -2,6 +2,7 @@
 //! [`crate::Device`]: whatever the rest of the crate needs to know of it is in its [`KindInfo`] and
 //! its [`Spec`].
 
+mod backend;
 mod members;
 #[cfg(test)]
 mod table;
@@ -14,6 +15,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use backend::{BackendKind, Server};
+
 use crate::libxl::Listing;
 use crate::{Cause, DeviceId, Guest, Tree};
 
@@ -22,9 +25,9 @@ use crate::{Cause, DeviceId, Guest, Tree};
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Kind {
-    /// A disk, served by the kernel's blkback.
+    /// A disk.
     Vbd,
-    /// A network interface, served by the kernel's netback.
+    /// A network interface.
     Vif,
 }
 
@@ -61,6 +64,8 @@ pub(crate) type Recorded = BTreeMap<String, String>;
 pub struct KindInfo {
     /// Its name in store paths.
     pub name: &'static str,
+    /// What serves it: the first is the kernel's, the usual one.
+    pub backends: &'static [BackendKind],
     /// The kernel module that serves it in the backend's domain (Linux).
     pub backend_module: &'static str,
     /// The kernel module that drives it in the guest (Linux).
@@ -157,6 +162,9 @@ pub(crate) trait Spec {
 
     /// Whether this version can serve it for this guest.
     fn check(&self, guest: &Guest) -> Result<(), Cause>;
+
+    /// What serves it.
+    fn backend(&self, guest: &Guest) -> BackendKind;
 
     /// Whether it can have this number.
     fn check_place(&self, id: &DeviceId) -> Result<(), Cause> {

@@ -35,8 +35,8 @@ use devstate::Goal;
 use xs_client::DomId;
 
 use super::{
-    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
-    Remove, Step, await_backend,
+    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Remove,
+    Step, await_backend,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
@@ -360,7 +360,7 @@ impl Machine for Add {
                 self.fail(target, cause);
             }
             (State::On(target, Known::WaitingForGuest), Event::Waited(waited)) => match waited {
-                Ok(Reached::Value | Reached::Gone) => self.enter(target),
+                Ok(_) => self.enter(target),
                 Err(cause) => self.fail(target, cause),
             },
             (State::On(target, Known::Entering), Event::Entered(entered)) => match entered {

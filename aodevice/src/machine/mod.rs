@@ -44,6 +44,8 @@ pub struct Limits {
     pub connect: Duration,
     /// A backend to close: 10 s by default.
     pub close: Duration,
+    /// A device model to end of which nothing can be seen: 2 s by default.
+    pub unseen: Duration,
     /// Another operation on the same device to end: 60 s by default.
     pub owner: Duration,
     /// Looking at a file of this domain: 10 s by default. Dead network storage does not answer.
@@ -61,6 +63,7 @@ impl Default for Limits {
             backend: wait,
             connect: wait,
             close: wait,
+            unseen: Duration::from_secs(2),
             owner: Duration::from_secs(60),
             file: wait,
             config: wait,
@@ -192,6 +195,8 @@ pub enum Step {
     },
     /// Tell the device to close, in one transaction.
     Close(Claim, Frontend),
+    /// Write that the backend has closed, in one transaction, in place of a device model that has ended.
+    CloseForServer,
     /// Remove the device's tree, in one transaction, if it is still ours.
     Destroy,
     /// Enter the device into libxl's configuration of its domain, if it is still ours.
@@ -259,6 +264,10 @@ pub enum Reached {
     Value,
     /// The node is gone, which was as good.
     Gone,
+    /// The device model that was to move the node has ended.
+    ServerGone,
+    /// Neither the device model that was to move the node nor its guest is to be seen.
+    ServerUnseen,
 }
 
 /// Where a device stands that was to be told to close.
@@ -316,6 +325,8 @@ pub enum Event {
     NotRun(Cause),
     /// Of [`Step::Close`].
     Told(Result<Closing, Cause>),
+    /// Of [`Step::CloseForServer`].
+    ClosedForServer(Result<(), Cause>),
     /// Of [`Step::Destroy`].
     Destroyed(Result<Destroyed, Cause>),
     /// Of [`Step::Enter`]. An error means that it was not entered.

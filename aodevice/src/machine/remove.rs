@@ -59,6 +59,7 @@ enum State {
 enum Known {
     Closing,
     WaitingForClose,
+    ClosingForServer,
     RunningScript(usize),
     Destroying,
     Striking,
@@ -117,7 +118,12 @@ impl Remove {
     fn waited_for_close(&mut self, target: Target, waited: Result<Reached, Cause>) {
         let forced = self.frontend == Frontend::Delete;
         match (waited, self.removal.force) {
-            (Ok(_), _) => self.script(target, 0),
+            (Ok(Reached::ServerGone), _) => self.on_target(target, Known::ClosingForServer),
+            (Ok(Reached::ServerUnseen), _) => {
+                self.warnings.push(Warning::ServerUnseen { limit: self.limits.unseen });
+                self.on_target(target, Known::ClosingForServer);
+            }
+            (Ok(Reached::Value | Reached::Gone), _) => self.script(target, 0),
             (Err(Cause::TimedOut { .. }), Force::AfterTimeout) if !forced => {
                 self.frontend = Frontend::Delete;
                 self.on_target(target, Known::Closing);
@@ -190,6 +196,7 @@ impl Remove {
                 let step = match known {
                     Known::Closing => Step::Close(self.claim.clone(), self.frontend),
                     Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
+                    Known::ClosingForServer => Step::CloseForServer,
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Remove, index: *index },
                     Known::Destroying => Step::Destroy,
                     Known::Striking => Step::Strike,
@@ -234,6 +241,12 @@ impl Machine for Remove {
             (State::On(target, Known::WaitingForClose), Event::Waited(waited)) => {
                 self.waited_for_close(target, waited);
             }
+            (State::On(target, Known::ClosingForServer), Event::ClosedForServer(closed)) => match closed {
+                Ok(()) => self.script(target, 0),
+                // Its record is gone: what is left of it is looked at again.
+                Err(Cause::Gone { .. }) => self.on_target(target, Known::Closing),
+                Err(cause) => self.fail(target, cause),
+            },
             (State::On(target, Known::RunningScript(index)), Event::Ran(ran)) => match ran {
                 Err(Cause::Script { run, report }) => {
                     self.warnings.push(Warning::ScriptFailed { run, report });
@@ -303,6 +316,7 @@ impl fmt::Display for Remove {
                 }
                 Known::Closing => f.write_str("telling both ends to close"),
                 Known::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
+                Known::ClosingForServer => f.write_str("noting that the device model is gone"),
                 Known::RunningScript(_) => f.write_str("running the hotplug script"),
                 Known::Destroying => f.write_str("removing the device's nodes"),
                 Known::Striking => {

@@ -18,7 +18,7 @@ use super::files::blocking;
 use super::wait::{Cancel, cancelled, unless_cancelled};
 use super::{Job, Target, place, steps, store};
 use crate::libxl::{self, ConfigError, Locked, Userdata};
-use crate::{Cause, Device, DeviceId, Kind, Toolstack, Which};
+use crate::{Cause, Device, DeviceId, Guest, Kind, Toolstack, Which};
 
 /// For how long a thread looks for the lock, before it is asked whether that is still wanted.
 const LOOK: Duration = Duration::from_millis(20);
@@ -107,12 +107,12 @@ impl Job<'_> {
     pub(super) async fn strike_stale(
         &self,
         config: &Userdata,
-        fe: DomId,
+        (fe, guest): (DomId, &Guest),
         device: &Device,
         cancel: Cancel<'_>,
     ) -> Result<(), Cause> {
         let Toolstack { client, own, .. } = self.toolstack;
-        let (id, seen) = place::find(client, (fe, *own), device).await?;
+        let (id, seen) = place::find(client, (fe, *own), device, guest).await?;
         if seen.lx {
             return Ok(());
         }

@@ -7,6 +7,7 @@
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
+//! | the guest's device model: its end, and its log | [`model`] |
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`plan`] |
 //! | what both ends say, for reports | [`observe`] |
@@ -16,6 +17,7 @@ mod entry;
 #[cfg(test)]
 mod explore;
 mod files;
+mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
 mod place;
@@ -48,7 +50,8 @@ use crate::kind::Recorded;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
 use crate::{
-    Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Success, Toolstack, Warning, Which,
+    Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Success, Toolstack, Warning,
+    Which,
 };
 
 pub use self::plan::{Plan, PlannedScript, PlannedWrite};
@@ -79,6 +82,8 @@ pub(crate) struct Job<'a> {
     /// The device's error texts as they stood before the operation began.
     stood: Texts,
     observed: Observation,
+    /// What the device model that is to serve the device says from now on.
+    model_log: Option<model::Log>,
     _under_way: UnderWay,
 }
 
@@ -97,6 +102,7 @@ impl<'a> Job<'a> {
             given_up: None,
             stood: Texts::default(),
             observed: Observation::default(),
+            model_log: None,
             _under_way: UnderWay::new(record.token),
             record,
         }
@@ -183,6 +189,12 @@ impl<'a> Job<'a> {
                 let closing = store::close(client, target, record, (&claim, frontend), cancel);
                 Event::Told(wait::unless_hung(closing, cancel).await)
             }
+            Step::CloseForServer => {
+                let closed = store::step(client, target, record, cancel, |seen| {
+                    Ok(((), steps::close_for_server(seen, token)?))
+                });
+                Event::ClosedForServer(wait::unless_hung(closed, cancel).await)
+            }
             Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
             Step::Strike => Event::Struck(self.strike(target, cancel).await),
@@ -210,21 +222,22 @@ impl<'a> Job<'a> {
         self.made.clear();
         self.before = None;
         let ready = async {
+            let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
+            let by_model = device.as_spec().backend(&guest).server() == Server::DeviceModel;
+            let log = if by_model { self.toolstack.model_log(fe).await? } else { None };
             let config = self.toolstack.config_that_is_there(fe).await?;
             if let Some(config) = &config {
-                self.strike_stale(config, fe, device, cancel).await?;
+                self.strike_stale(config, (fe, &guest), device, cancel).await?;
             }
-            Ok(config.filter(|_| self.toolstack.enters))
+            Ok((guest, log, config.filter(|_| self.toolstack.enters)))
         };
-        let config = match wait::unless_cancelled(ready, cancel).await {
-            Ok(config) => config,
+        let (guest, log, config) = match wait::unless_cancelled(ready, cancel).await {
+            Ok(ready) => ready,
             Err(cause) => return Created::Failed(cause, None),
         };
+        self.model_log = log;
         let written = Mutex::new(None);
-        let created = async {
-            let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
-            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
-        };
+        let created = store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel);
         let created = wait::unless_hung(created, cancel).await;
         let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.stood = written.as_mut().map(|(_, stood)| std::mem::take(stood)).unwrap_or_default();

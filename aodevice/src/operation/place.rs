@@ -10,20 +10,21 @@ use super::steps::{self, Seen};
 use super::store::{look, text};
 use crate::id::lx_parent;
 use crate::kind::Unique;
-use crate::{Cause, Device, DeviceId, Kind, Paths, Which};
+use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 
 /// The identity that a device would have now, and what is there already.
 pub(crate) async fn find(
     store: &Requests,
     (fe, own): (DomId, DomId),
     device: &Device,
+    guest: &Guest,
 ) -> Result<(DeviceId, Seen), Cause> {
     let kind = device.kind();
     let devid = match device.devid() {
         Some(devid) => devid,
         None => free_devid(store, fe, own, kind).await?,
     };
-    let id = DeviceId::new(Which { fe, kind, devid }, own);
+    let id = DeviceId::with_backend(Which { fe, kind, devid }, own, device.as_spec().backend(guest));
     let seen = look(store, kind, &id.paths()?).await?;
     Ok((id, seen))
 }
@@ -47,9 +48,9 @@ pub(crate) async fn check(
 /// and the second looks again.
 async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
     let mut taken = store.directory_or_empty(&lx_parent(fe, kind)?).await?;
-    for parent in
-        [format!("/local/domain/{fe}/device/{kind}"), format!("/local/domain/{own}/backend/{kind}/{fe}")]
-    {
+    let backends = kind.info().backends.iter();
+    let backends = backends.map(|backend| format!("/local/domain/{own}/backend/{backend}/{fe}"));
+    for parent in backends.chain([format!("/local/domain/{fe}/device/{kind}")]) {
         taken.extend(store.directory_or_empty(&Path::new(parent)?).await?);
     }
     let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));

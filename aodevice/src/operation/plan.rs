@@ -6,10 +6,11 @@ use hotplug::Action;
 use serde::Serialize;
 use xs_client::{DomId, Request};
 
+use super::model::Model;
 use super::steps::Obstacle;
 use super::{Target, files, place, steps};
 use crate::report::Named;
-use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Toolstack, guest};
+use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, guest};
 
 /// What an add would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,7 +103,7 @@ impl Toolstack {
 
     async fn plan_settled(&self, fe: DomId, device: &Device) -> Result<Plan, Cause> {
         let guest = self.check(fe, device).await?;
-        let (id, seen) = place::find(&self.client, (fe, self.own), device).await?;
+        let (id, seen) = place::find(&self.client, (fe, self.own), device, &guest).await?;
         match steps::create(&seen) {
             Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
             Err(Obstacle::Exists) => return Err(Cause::Exists),
@@ -141,6 +142,11 @@ impl Toolstack {
         guest::must_run(&self.client, fe).await?;
         let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
         device.as_spec().check(&guest)?;
+        if device.as_spec().backend(&guest).server() == Server::DeviceModel
+            && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
+        {
+            return Err(Cause::NoDeviceModel(fe));
+        }
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
         }

@@ -13,7 +13,7 @@ use xs_client::{Client, Path, PathError, Request, Requests};
 use super::cleanup;
 use super::store::{keys_of, text, writes};
 use crate::kind::Recorded;
-use crate::{Cause, DeviceId, Kind, Paths};
+use crate::{BackendKind, Cause, DeviceId, Kind, Paths};
 
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
@@ -29,7 +29,7 @@ pub(crate) const FILE: &str = "xendev-file";
 pub(crate) const SEQUENCE: &str = "xendev-diskseq";
 
 /// Where the copies of a kind of backends are.
-pub(crate) fn of_kind(kind: Kind) -> Result<Path, PathError> {
+pub(crate) fn of_kind(kind: BackendKind) -> Result<Path, PathError> {
     Path::new(format!("/tool/xendev/backend/{kind}"))
 }
 
@@ -169,13 +169,13 @@ pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
 /// Those of an add that did not come to its end stay, for a removal.
 pub(crate) async fn sweep(client: &Client) -> Result<(), Cause> {
-    for kind in Kind::ALL {
+    for kind in BackendKind::ALL {
         sweep_kind(client, kind).await?;
     }
     Ok(())
 }
 
-async fn sweep_kind(client: &Client, kind: Kind) -> Result<(), Cause> {
+async fn sweep_kind(client: &Client, kind: BackendKind) -> Result<(), Cause> {
     let parent = of_kind(kind)?;
     for fe in client.directory_or_empty(&parent).await? {
         if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {

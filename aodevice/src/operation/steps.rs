@@ -65,6 +65,8 @@ pub(crate) enum Change {
     Offline,
     /// Writes `state`=5 in BE.
     TellToClose,
+    /// Writes `state`=6 in BE.
+    SayClosed,
     /// Removes `hotplug-error` in BE, which is of an earlier run.
     ForgetError,
     /// Removes FE, LX and BE, with the parents that they leave empty, and then the copies.
@@ -153,6 +155,12 @@ impl Seen {
             Standing::Vanished => Err(Cause::Gone { domain: !self.home }),
         }
     }
+
+    /// Why an add cannot go on, if so: the device is not ours any more, or its guest is gone.
+    fn is_to_be_had(&self, token: Token) -> Result<(), Cause> {
+        self.lost(self.standing(token))?;
+        if self.home { Ok(()) } else { Err(Cause::Gone { domain: true }) }
+    }
 }
 
 /// Whether a backend in this state has taken its device up and not let go.
@@ -234,7 +242,7 @@ pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause>
 
 /// Whether the device is ours, and its backend ready.
 pub(crate) fn is_ready(seen: &Seen, token: Token) -> Result<(), Cause> {
-    seen.lost(seen.standing(token))?;
+    seen.is_to_be_had(token)?;
     let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
     match seen.be_state() {
         Some(state) if goal.done.contains(state) => Ok(()),
@@ -265,6 +273,14 @@ pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> (
     }
 }
 
+/// Says that the backend has closed, for a device model that has ended: its guest's frontend and whoever serves
+/// the other domain are told so by nobody else.
+pub(crate) fn close_for_server(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
+    seen.lost(seen.standing(token))?;
+    let closed = seen.be_state() == Some(XenbusState::Closed);
+    Ok(if seen.be && !closed { vec![Change::Offline, Change::SayClosed] } else { Vec::new() })
+}
+
 /// Removes the device's tree, if nobody else has it.
 pub(crate) fn destroy(seen: &Seen, token: Token) -> (Destroyed, Vec<Change>) {
     match seen.standing(token) {
@@ -287,7 +303,7 @@ pub(crate) fn settle(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
 
 /// Whether the device may be entered into libxl's configuration of its domain: it is ours.
 pub(crate) fn enter(seen: &Seen, token: Token) -> Result<(), Cause> {
-    seen.lost(seen.standing(token))
+    seen.is_to_be_had(token)
 }
 
 /// Whether the entry of a device that was removed is to go: nobody has added it again.

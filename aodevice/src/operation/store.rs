@@ -68,6 +68,7 @@ pub(crate) async fn apply(
             Change::DeleteFrontend => {}
             Change::Offline => tx.write(&backend.join("online")?, "0").await?,
             Change::TellToClose => tx.write(&backend.join("state")?, XenbusState::Closing.digits()).await?,
+            Change::SayClosed => tx.write(&backend.join("state")?, XenbusState::Closed.digits()).await?,
             Change::ForgetError => tx.rm(&backend.join("hotplug-error")?).await?,
             Change::RemoveTree => {
                 cleanup::remove(tx, frontend, &roots.frontend).await?;
@@ -100,7 +101,10 @@ pub(crate) async fn create(
     cancel: Cancel<'_>,
 ) -> Result<Written, Cause> {
     let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
-    let fixed = device.devid().map(|devid| DeviceId::new(Which { fe, kind: device.kind(), devid }, own));
+    let fixed = device.devid().map(|devid| {
+        let which = Which { fe, kind: device.kind(), devid };
+        DeviceId::with_backend(which, own, device.as_spec().backend(guest))
+    });
     let unfinished = match fixed {
         Some(id) => saved::is_unfinished(client, id.kind, &id.paths()?).await?,
         None => false,
@@ -111,7 +115,7 @@ pub(crate) async fn create(
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
-        let (id, seen) = place::find(&tx, (fe, own), device).await?;
+        let (id, seen) = place::find(&tx, (fe, own), device, guest).await?;
         let (paths, seen) = (id.paths()?, Seen { unfinished, ..seen });
         if let Err(obstacle) = steps::create(&seen) {
             return Ok(Written::Blocked(id.which(), obstacle));
@@ -139,10 +143,29 @@ pub(crate) struct Probed {
     pub(crate) op: Option<String>,
 }
 
+/// What serves a device that is there, by the toolstack's record, or else by whose backend has a directory for it.
+async fn identify(client: &Client, own: DomId, which: Which) -> Result<DeviceId, Cause> {
+    let backends = which.kind.info().backends.iter();
+    let ids: Vec<_> = backends.map(|backend| DeviceId::with_backend(which, own, *backend)).collect();
+    let mut nodes = vec![ids[0].toolstack()?.join("backend")?];
+    for id in &ids {
+        nodes.push(id.backend()?);
+    }
+    let seen = client.read_many(&nodes).await?;
+    let recorded = seen[0].as_ref().and_then(|backend| Path::new(backend).ok());
+    if let Some(id) =
+        recorded.and_then(|backend| DeviceId::served_at(which, &backend)).filter(|id| id.be == own)
+    {
+        return Ok(id);
+    }
+    let there = ids.iter().zip(&seen[1..]).find_map(|(id, backend)| backend.as_ref().map(|_| *id));
+    Ok(there.unwrap_or(ids[0]))
+}
+
 /// Reads what is recorded of a device. Neither the guest nor a backend of another domain is trusted
 /// with where its directories are and which script is run.
 pub(crate) async fn probe(client: &Client, own: DomId, which: Which, adopt: bool) -> Result<Probed, Cause> {
-    let id = DeviceId::new(which, own);
+    let id = identify(client, own, which).await?;
     let paths = id.paths()?;
     let unfinished = saved::is_unfinished(client, which.kind, &paths).await?;
     let seen = Seen { unfinished, ..look(client, which.kind, &paths).await? };

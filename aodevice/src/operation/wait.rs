@@ -10,9 +10,9 @@ use xs_client::{Client, Path};
 
 use super::observe::shown;
 use super::record::{Occupant, Record, Token};
-use super::{Job, Target, store};
+use super::{Job, Target, model, store};
 use crate::machine::{Event, Node, Reached, Until};
-use crate::{Cause, Which};
+use crate::{Cause, Toolstack, Which};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -179,10 +179,35 @@ impl Job<'_> {
                 }
             }
         };
+        let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
         tokio::select! {
             biased;
             waited = waited => waited,
+            ended = self.server_ended(target, closing) => ended,
             cause = lost(client, target, self.record.token, cancel, None) => Err(cause),
+        }
+    }
+
+    /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
+    async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
+        let Toolstack { client, limits, .. } = self.toolstack;
+        if closing {
+            return model::let_go(client, target, limits.unseen).await;
+        }
+        let refused = async {
+            match &self.model_log {
+                Some(log) => {
+                    Cause::DeviceModel { said: log.refusal(target).await, log: log.path().to_owned() }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            cause = refused => Err(cause),
+            gone = model::let_go(client, target, limits.unseen) => {
+                gone.and(Err(Cause::NoDeviceModel(target.id().fe)))
+            }
         }
     }
 

@@ -84,8 +84,19 @@ pub enum Cause {
     /// The device is one that xl knows and this version does not serve yet.
     #[error("{0} is not served yet")]
     Unsupported(String),
+    /// The domain has no device model that runs, and that is to serve the device.
+    #[error("domain {0} has no device model that runs, and QEMU is to serve the device")]
+    NoDeviceModel(DomId),
+    /// The device model says that it cannot serve the device.
+    #[error("the device model says: {said}")]
+    DeviceModel {
+        /// What it says, in a form that can be shown.
+        said: String,
+        /// Its log.
+        log: PathBuf,
+    },
     /// The device's backend is in another domain, or of a kind that this version does not know.
-    #[error("its backend is {0}; only vbd and vif backends of this domain are served")]
+    #[error("its backend is {0}; only vbd, qdisk and vif backends of this domain are served")]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
     #[error("{occupant} works on the device, and did not end within {limit:?}")]
@@ -227,6 +238,8 @@ impl Cause {
             Self::Invalid(_) => "invalid",
             Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
+            Self::NoDeviceModel(_) => "no_device_model",
+            Self::DeviceModel { .. } => "device_model",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",

@@ -88,6 +88,8 @@ impl Failure {
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::Target(_) => Hint::NameTarget,
+            Cause::NoDeviceModel(_) => Hint::UseKernelBackend,
+            Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant

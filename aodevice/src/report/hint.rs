@@ -1,5 +1,6 @@
 //! What to do about a failure, typed: whoever shows it words it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hotplug::SpawnFault;
@@ -30,6 +31,10 @@ pub enum Hint {
     CorrectDevice,
     /// Name a file or block device that is there, or the script that makes one of the target.
     NameTarget,
+    /// Have the guest made with a device of QEMU's, or have the kernel serve the device.
+    UseKernelBackend,
+    /// Correct the device by what the log of the device model says.
+    ReadModelLog(PathBuf),
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.

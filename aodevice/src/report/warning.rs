@@ -37,6 +37,11 @@ pub enum Warning {
         /// How long it had.
         limit: Duration,
     },
+    /// Nothing was to be seen of the device model that served the device, and its domain is gone.
+    ServerUnseen {
+        /// How long it had.
+        limit: Duration,
+    },
     /// Another toolstack has the device now; it was left to it.
     Taken,
     /// A script was killed, and these were made of its target since it began and are nobody's: one was given
@@ -76,6 +81,11 @@ impl fmt::Display for Warning {
                  be run; what it was to undo (loop device, bridge port) may be left",
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
+            Self::ServerUnseen { limit } => write!(
+                f,
+                "the device model that served the device cannot be seen; it was taken to be gone after {limit:?}, and \
+                 may use the image still"
+            ),
             Self::Surplus(devices) => write!(
                 f,
                 "a hotplug script was killed, and {} was made of the device's target since it began and may be left",

@@ -20,13 +20,14 @@ pub use vdev::{Vdev, VdevError};
 use hotplug::{LINE_SHOWN, printable};
 
 use super::members::Members;
-use super::{KindInfo, ListedKey, Recorded, Spec, Surroundings};
+use super::{BackendKind, KindInfo, ListedKey, Recorded, Spec, Surroundings};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vbd",
+    backends: &[BackendKind::Vbd, BackendKind::Qdisk],
     backend_module: "xen-blkback",
     frontend_module: "xen-blkfront",
     id_name: |devid| Vdev::from_devid(devid).name().to_owned(),
@@ -137,6 +138,16 @@ choice! {
     }
 }
 
+impl Format {
+    /// How `params` names it to QEMU.
+    const fn of_qemu(self) -> &'static str {
+        match self {
+            Self::Raw | Self::Empty => "aio",
+            other => other.name(),
+        }
+    }
+}
+
 choice! {
     /// What serves a disk.
     Backend {
@@ -182,7 +193,8 @@ pub struct Colo {
 /// A disk as it is asked for. `None` is what was not said: whoever adds it fills in the default.
 ///
 /// All that xl's grammar can say is here; what this version serves is a block device, or a file that its
-/// script puts behind one, by the kernel's blkback in the toolstack's own domain. Adding anything else
+/// script puts behind one, by the kernel's blkback in the toolstack's own domain, and images of all formats by
+/// QEMU there. Adding anything else
 /// fails with [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -261,7 +273,19 @@ impl Spec for Vbd {
     }
 
     fn must_exist(&self) -> Option<&str> {
-        (self.script().is_none() && self.target_is_local).then(|| self.target())
+        // QEMU knows targets that are no files, such as `nbd:`.
+        let is_file = self.backend != Some(Backend::Qdisk) || self.target().starts_with('/');
+        let is_here = self.script().is_none() && self.target_is_local && self.format != Format::Empty;
+        (is_here && is_file).then(|| self.target())
+    }
+
+    fn backend(&self, guest: &Guest) -> BackendKind {
+        let by_qemu = match self.backend {
+            Some(backend) => backend == Backend::Qdisk,
+            // QEMU emulates the drive of an HVM guest, too.
+            None => self.cdrom && guest.is_hvm() || !matches!(self.format, Format::Raw | Format::Empty),
+        };
+        if by_qemu { BackendKind::Qdisk } else { BackendKind::Vbd }
     }
 
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
@@ -270,7 +294,7 @@ impl Spec for Vbd {
             (Some(specification @ Specification::Virtio), _) => {
                 return unsupported(format!("specification={}", specification.name()));
             }
-            (_, Some(backend)) if backend != Backend::Phy => {
+            (_, Some(backend @ (Backend::Tap | Backend::Standalone))) => {
                 return unsupported(format!("backendtype={}", backend.name()));
             }
             _ => {}
@@ -284,21 +308,21 @@ impl Spec for Vbd {
         if self.grant_usage.is_some() {
             return unsupported("grant_usage=".to_owned());
         }
-        match self.format {
-            Format::Raw => {}
-            Format::Empty if self.cdrom && self.target().is_empty() => {
-                return unsupported("a CD-ROM drive without a medium (backendtype=qdisk)".to_owned());
-            }
-            Format::Empty => {
-                return Err(Cause::Invalid("only a CD-ROM without a target has the format empty".to_owned()));
-            }
-            format => return unsupported(format!("format={} (backendtype=qdisk)", format.name())),
+        let invalid = |why: &str| Err(Cause::Invalid(why.to_owned()));
+        if self.format == Format::Empty && !(self.cdrom && self.target().is_empty()) {
+            return invalid("only a CD-ROM without a target has the format empty");
         }
-        // xl has QEMU serve it, which emulates the drive too.
-        if self.cdrom && guest.is_hvm() && self.backend.is_none() {
-            return unsupported("a CD-ROM of an HVM guest (backendtype=qdisk)".to_owned());
+        match self.backend(guest) {
+            BackendKind::Qdisk if self.script().is_some() => invalid(
+                "QEMU serves it, which runs no script (only raw disks have scripts, by backendtype=phy)",
+            ),
+            BackendKind::Qdisk => Ok(()),
+            _ if self.format == Format::Empty => {
+                unsupported("a CD-ROM drive without a medium by backendtype=phy".to_owned())
+            }
+            _ if self.format != Format::Raw => invalid("backendtype=phy serves the format raw alone"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn libxl(&self) -> Map<String, Value> {
@@ -321,11 +345,17 @@ impl Spec for Vbd {
         let flag = |yes: bool| if yes { "1" } else { "0" };
         let device_type = if self.cdrom { "cdrom" } else { "disk" };
         let mut be = Keys::new();
-        be.add("params", self.target());
-        be.add("script", guest.script(self.script().unwrap_or("block")));
+        let by_qemu = id.be_kind == BackendKind::Qdisk;
+        if by_qemu {
+            be.add("params", format!("{}:{}", self.format.of_qemu(), self.target()));
+        } else {
+            be.add("params", self.target());
+            be.add("script", guest.script(self.script().unwrap_or("block")));
+        }
         be.add("frontend-id", id.fe).add("online", 1);
         be.add("removable", flag(self.cdrom)).add("bootable", 1);
-        be.add("state", 1).add("dev", &self.vdev).add("type", "phy");
+        be.add("state", 1).add("dev", &self.vdev);
+        be.add("type", if by_qemu { "qdisk" } else { "phy" });
         be.add("mode", if self.writable { "w" } else { "r" }).add("device-type", device_type);
         if self.direct_io_safe {
             be.add("direct-io-safe", 1);

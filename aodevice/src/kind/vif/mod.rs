@@ -21,13 +21,14 @@ pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
 use hotplug::{LINE_SHOWN, printable};
 
 use super::members::Members;
-use super::{KindInfo, ListedKey, Recorded, Spec, Unique};
+use super::{BackendKind, KindInfo, ListedKey, Recorded, Spec, Unique};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vif",
+    backends: &[BackendKind::Vif],
     backend_module: "xen-netback",
     frontend_module: "xen-netfront",
     id_name: |devid| devid.to_string(),
@@ -165,6 +166,10 @@ impl Spec for Vif {
 
     fn settle(&mut self) {
         self.mac.get_or_insert_with(Mac::random);
+    }
+
+    fn backend(&self, _: &Guest) -> BackendKind {
+        BackendKind::Vif
     }
 
     fn check(&self, guest: &Guest) -> Result<(), Cause> {

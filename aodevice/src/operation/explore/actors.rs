@@ -1,6 +1,6 @@
 //! What an actor does: it carries out what its machine asks for, by the decisions of `steps.rs`.
 
-use devstate::{StateValue, XenbusState};
+use devstate::{Goal, StateValue, XenbusState};
 use xs_client::DomId;
 
 use super::super::owner::Owner;
@@ -81,6 +81,12 @@ impl World {
                         Some(devstate::Outcome::Reached(_)) => event(&|_| Event::Waited(Ok(Reached::Value))),
                         Some(devstate::Outcome::Gone) => event(&|_| Event::Waited(Ok(Reached::Gone))),
                         Some(_) => event(&|_| Event::Waited(Err(Cause::Vanished(node)))),
+                        None if self.is_without_mover() && goal == Goal::CLOSED => {
+                            event(&|_| Event::Waited(Ok(Reached::ServerGone)));
+                        }
+                        None if self.is_without_mover() => {
+                            event(&|_| Event::Waited(Err(Cause::NoDeviceModel(WHICH.fe))));
+                        }
                         None => {}
                     }
                     if let Some(cause) = self.lost(token) {
@@ -100,6 +106,12 @@ impl World {
                     let (closing, changes) = steps::close(&world.seen(), token, &claim, frontend);
                     world.apply(&record, &changes);
                     Event::Told(Ok(closing))
+                }),
+                Step::CloseForServer => event(&|world| {
+                    Event::ClosedForServer(
+                        steps::close_for_server(&world.seen(), token)
+                            .map(|changes| world.apply(&record, &changes)),
+                    )
                 }),
                 Step::Destroy => event(&|world| {
                     let (destroyed, changes) = steps::destroy(&world.seen(), token);
@@ -244,10 +256,11 @@ impl World {
                 (self.lx, self.op) = (true, Some(record.to_string()));
                 (self.fe, self.be) = (Some(XenbusState::Initialising), Some(Some(XenbusState::Initialising)));
                 (self.node, self.saved, self.unfinished) = (None, None, false);
-                Created::Done(target())
+                Created::Done(target(self.mover))
             }
             Err(Obstacle::Occupied(text)) => Created::Occupied(WHICH, self.occupant(&text)),
             Err(Obstacle::Stale) => Created::Stale(WHICH),
+            Err(Obstacle::NoHome) => Created::Failed(Cause::NoSuchDomain(WHICH.fe.to_string()), None),
             Err(Obstacle::Alive(state)) => Created::Failed(Cause::Unrecorded(state), None),
             Err(_) => Created::Failed(Cause::Exists, None),
         }
@@ -258,18 +271,18 @@ impl World {
         if !seen.lx && !seen.be && !seen.unfinished {
             return Err(Cause::NoSuchDevice);
         }
-        if let Some(state) = seen.alive().filter(|_| !seen.lx) {
+        if let Some(state) = seen.alive().filter(|_| !seen.lx && seen.home) {
             return Err(Cause::Unrecorded(state));
         }
         let occupant = self.op.as_deref().map(|text| self.occupant(text));
-        Ok(Found { target: target(), occupant })
+        Ok(Found { target: target(self.mover), occupant })
     }
 
     pub(super) fn lost(&self, token: Token) -> Option<Cause> {
         match self.seen().standing(token) {
             Standing::Ours => None,
             Standing::Taken => Some(Cause::Taken),
-            Standing::Vanished => Some(Cause::Gone { domain: false }),
+            Standing::Vanished => Some(Cause::Gone { domain: !self.home }),
         }
     }
 
@@ -312,7 +325,8 @@ impl World {
     pub(super) fn judge(&self, running: &Running, instance: Option<Instance>) {
         match (running, running.outcome()) {
             (Running::Add(_), Ok(())) => {
-                assert!(self.stands() && self.entry == instance, "added, it says: {self}\n{}", way());
+                let entered = self.entry == instance || !self.home;
+                assert!(self.stands() && entered, "added, it says: {self}\n{}", way());
             }
             (Running::Add(_), Err(Cause::Exists)) => {
                 assert!(self.lx, "it exists, it says: {self}\n{}", way());

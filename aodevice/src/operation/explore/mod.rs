@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
 
-use self::world::{Running, World};
+use self::world::{Mover, Running, World};
 use crate::Operation;
 
 /// How a world came about.
@@ -72,6 +72,13 @@ fn explore_with_xl(todo: [&[Operation]; 2], attached: bool) -> usize {
     explore_from(World { deaths, teardowns: 1, ..World::new(todo.map(<[Operation]>::to_vec), attached) })
 }
 
+/// The same with a device model that serves the device, and may end at any moment, or the domain; alone, or with
+/// a death of an actor.
+fn explore_with_ends(todo: [&[Operation]; 2], attached: bool, deaths: usize) -> usize {
+    let world = World::new(todo.map(<[Operation]>::to_vec), attached).by_model();
+    explore_from(World { deaths, timeouts: 1 - deaths, ..world })
+}
+
 fn explore_from(world: World) -> usize {
     let xl = world.teardowns > 0;
     let mut seen: HashSet<String> = HashSet::new();
@@ -85,7 +92,7 @@ fn explore_from(world: World) -> usize {
         let next = world.next();
         if next.is_empty() || world.is_over() {
             assert!(world.is_over(), "somebody waits for ever\n{}", way());
-            let settled = world.lx && world.op.is_none();
+            let settled = world.lx && world.op.is_none() && world.mover == Mover::Kernel;
             assert!(!settled || world.entry == world.node, "it is not entered as it is: {world}\n{}", way());
             let after = if world.is_clean() { world.clone() } else { world.clone().removed_later() };
             // What `xl` removed leaves its saved copy, which nobody believes.
@@ -136,4 +143,23 @@ fn xl_beside_an_add_and_a_removal() {
     ] {
         explore_with_xl(todo, attached);
     }
+}
+
+#[test]
+fn the_end_of_the_device_model_or_of_the_domain() {
+    let mut worlds = 0;
+    for deaths in [0, 1] {
+        for (todo, attached) in [
+            ([&[ADD][..], &[][..]], false),
+            ([&[ADD, REMOVE], &[]], false),
+            ([&[ADD], &[REMOVE]], false),
+            ([&[ADD], &[ADD]], false),
+            ([&[REMOVE], &[]], true),
+            ([&[REMOVE], &[REMOVE]], true),
+            ([&[REMOVE], &[ADD]], true),
+        ] {
+            worlds += explore_with_ends(todo, attached, deaths);
+        }
+    }
+    assert!(worlds > 1_000, "{worlds}");
 }

@@ -12,7 +12,7 @@ use super::super::record::{Occupant, Record, Stage};
 use super::super::steps::{self, Change, Inputs, Seen};
 use crate::libxl::Userdata;
 use crate::machine::{Action, Add, Event, Machine, Purpose, Remove};
-use crate::{Cause, Device, DeviceId, Kind, Operation, Which, vbd};
+use crate::{BackendKind, Cause, Device, DeviceId, Kind, Operation, Which, vbd};
 
 /// The device.
 pub(super) const WHICH: Which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
@@ -70,10 +70,23 @@ pub(super) struct Actor {
     pub(super) alive: bool,
 }
 
+/// Who moves the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mover {
+    Kernel,
+    /// A device model, which runs no scripts.
+    Model {
+        alive: bool,
+    },
+}
+
 /// The nodes of the device, and what the world does with it.
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) actors: [Actor; 2],
+    pub(super) mover: Mover,
+    /// Whether the guest has a home.
+    pub(super) home: bool,
     pub(super) lx: bool,
     pub(super) op: Option<String>,
     pub(super) fe: Option<XenbusState>,
@@ -94,17 +107,25 @@ pub(super) struct World {
     /// A script of a dead actor that the guard has not killed yet.
     pub(super) orphan: Option<(Instance, Purpose)>,
     pub(super) deaths: usize,
+    /// Of the device model, and of the domain.
+    pub(super) ends: usize,
     pub(super) timeouts: usize,
     pub(super) teardowns: usize,
     /// Whether this is the time after all, when somebody cleans up.
     pub(super) later: bool,
 }
 
-pub(super) fn target() -> Target {
-    let keys = [("script", "/etc/xen/scripts/block"), ("params", "/srv/d.img")];
-    let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
+pub(super) fn target(mover: Mover) -> Target {
+    let keys: &[_] = match mover {
+        Mover::Kernel => &[("script", "/etc/xen/scripts/block"), ("params", "/srv/d.img")],
+        Mover::Model { .. } => &[("params", "qcow2:/srv/d.img")],
+    };
+    let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let backend = if mover == Mover::Kernel { BackendKind::Vbd } else { BackendKind::Qdisk };
     let config = Userdata::new("/var/lib/xen", WHICH.fe, "/vm/00000000-0000-4000-8000-000000000001");
-    Target::new(DeviceId::new(WHICH, DomId::DOM0), keys).unwrap().with_config(Some(config.unwrap()))
+    Target::new(DeviceId::with_backend(WHICH, DomId::DOM0, backend), keys)
+        .unwrap()
+        .with_config(Some(config.unwrap()))
 }
 
 pub(super) fn device() -> Arc<Device> {
@@ -124,6 +145,8 @@ impl World {
         });
         let mut world = Self {
             actors,
+            mover: Mover::Kernel,
+            home: true,
             lx: attached,
             op: None,
             fe: attached.then_some(XenbusState::Connected),
@@ -136,6 +159,7 @@ impl World {
             effects: BTreeSet::new(),
             orphan: None,
             deaths: 0,
+            ends: 0,
             timeouts: 1,
             teardowns: 0,
             later: false,
@@ -146,9 +170,20 @@ impl World {
         world
     }
 
+    /// The same device served by a device model, which may end, or its domain, at any moment.
+    pub(super) fn by_model(self) -> Self {
+        let (mover, effects) = (Mover::Model { alive: true }, BTreeSet::new());
+        Self { mover, effects, node: None, saved: None, ends: 1, ..self }
+    }
+
+    /// Whether who moves the backend is not there any more.
+    pub(super) fn is_without_mover(&self) -> bool {
+        self.mover == Mover::Model { alive: false }
+    }
+
     pub(super) fn seen(&self) -> Seen {
         Seen {
-            home: true,
+            home: self.home,
             lx: self.lx,
             op: self.op.clone(),
             fe: self.fe.is_some(),
@@ -168,6 +203,7 @@ impl World {
                 Change::Release => self.op = None,
                 Change::DeleteFrontend => self.fe = None,
                 Change::Offline | Change::ForgetError => {}
+                Change::SayClosed => self.be = Some(Some(XenbusState::Closed)),
                 Change::TellToClose => self.be = Some(Some(XenbusState::Closing)),
                 Change::RemoveTree => self.remove_tree(),
             }
@@ -192,7 +228,7 @@ impl World {
         is_up
             && self.lx
             && self.fe.is_some()
-            && self.node.is_some()
+            && (self.node.is_some() || self.mover != Mover::Kernel)
             && self.effects == self.node.into_iter().collect()
     }
 
@@ -241,6 +277,7 @@ impl World {
     pub(super) fn others_move(&self, next: &mut Vec<Self>) {
         use XenbusState::{Closed, Closing, Connected, InitWait, Initialising};
         let be = match (self.be.flatten(), self.fe) {
+            _ if self.is_without_mover() => None,
             (Some(Initialising), Some(_)) => Some(InitWait),
             (Some(Initialising | InitWait | Connected | Closing), None) => Some(Closed),
             // The guest answers.
@@ -249,6 +286,24 @@ impl World {
         };
         if let Some(state) = be {
             next.push(Self { be: Some(Some(state)), ..self.clone() });
+        }
+        if let Mover::Model { alive: true } = self.mover {
+            if self.be == Some(Some(Closed)) {
+                // It lets go of a device that was told to go, and removes its nodes.
+                next.push(Self { be: None, fe: None, ..self.clone() });
+            }
+            if self.ends > 0 {
+                // Killed, or asked to end.
+                let killed = Self { ends: 0, mover: Mover::Model { alive: false }, ..self.clone() };
+                next.push(Self { be: None, fe: None, ..killed.clone() });
+                next.push(killed);
+            }
+        }
+        if self.ends > 0 && self.home {
+            // The store removes what the guest owns; its home, and its configuration, go with it.
+            let gone =
+                Self { ends: 0, home: false, fe: None, entry: None, entry_may_be_left: true, ..self.clone() };
+            next.push(gone);
         }
         if let Some((instance, purpose)) = self.orphan {
             let mut killed = Self { orphan: None, ..self.clone() };

@@ -1,0 +1,61 @@
+//! The kinds of backend: what serves a device. A kind of device may have several.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The kind of a backend, as it stands in store paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum BackendKind {
+    /// The kernel's blkback.
+    Vbd,
+    /// The kernel's netback.
+    Vif,
+    /// QEMU, for disks.
+    Qdisk,
+}
+
+/// Who moves a backend's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Server {
+    /// The kernel of the backend's domain.
+    Kernel,
+    /// The guest's device model: a process that may be asked to end, or die.
+    DeviceModel,
+}
+
+impl BackendKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Vbd, Self::Vif, Self::Qdisk];
+
+    /// Its name in store paths.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vbd => "vbd",
+            Self::Vif => "vif",
+            Self::Qdisk => "qdisk",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Who moves its state.
+    pub const fn server(self) -> Server {
+        match self {
+            Self::Vbd | Self::Vif => Server::Kernel,
+            Self::Qdisk => Server::DeviceModel,
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,260 @@
+//! The device model of a guest, QEMU: whether it is there, that it has let go, and why it refused a device.
+//!
+//! A backend of QEMU's moves only as long as its process lives, so a wait for such a backend also ends with the
+//! process. libxl does not look: where it takes QEMU to be going, it waits for 2 seconds and hopes. Here the
+//! evidence is the process itself, held by a pidfd: a pid alone may be another process's by now. Which process it
+//! is, the toolstack has recorded, and the process says so on its own command line.
+//!
+//! Why QEMU does not take a device up stands in its log alone: the backend just stays where it is.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+use xs_client::{Client, DomId, Error, Path};
+
+use super::Target;
+use super::observe::shown;
+use super::store::text;
+use crate::machine::Reached;
+use crate::{Cause, Server, Toolstack};
+
+/// How often its log is looked at while a device is waited for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How much of its log is looked at, in bytes: what it says of one device is a line.
+const LOG_MAX: u64 = 64 << 10;
+
+/// The number of the pid namespace that the kernel begins with (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// What the toolstack has recorded of a guest's device model. The guest cannot write there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Model {
+    /// Its own word: `running` once it serves devices.
+    state: Option<String>,
+    pid: Option<u32>,
+}
+
+/// Whether a device model lives.
+#[derive(Debug)]
+enum Life {
+    Alive(Process),
+    Ended,
+    /// Nothing is recorded, or its process cannot be seen from here.
+    Unseen,
+}
+
+/// A process that cannot be mistaken for a later one of its number.
+#[derive(Debug)]
+struct Process(OwnedFd);
+
+impl Process {
+    /// The device model of a guest, if the process of this number is that.
+    fn of_model(pid: u32, fe: DomId) -> Option<Self> {
+        let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+        // Looked at once the number cannot change hands any more. That of a zombie is empty.
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = command.split(|byte| *byte == 0);
+        let domid = words.by_ref().skip_while(|word| *word != b"-xen-domid").nth(1)?;
+        (domid == fe.to_string().as_bytes()).then_some(Self(process))
+    }
+
+    // What replaces it came after Tokio 1.39; a pidfd keeps its number here.
+    #[allow(deprecated)]
+    async fn ended(self) -> std::io::Result<()> {
+        AsyncFd::new(self.0)?.readable().await.map(drop)
+    }
+}
+
+impl Model {
+    pub(crate) async fn look(client: &Client, (fe, own): (DomId, DomId)) -> Result<Self, Error> {
+        let nodes = [
+            format!("/local/domain/{own}/device-model/{fe}/state"),
+            format!("/local/domain/{fe}/image/device-model-pid"),
+        ];
+        let nodes = nodes.map(Path::new).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut seen = client.read_many(&nodes).await?.into_iter().map(text);
+        let (state, pid) = (seen.next().flatten(), seen.next().flatten());
+        Ok(Self { state, pid: pid.and_then(|pid| pid.parse().ok()) })
+    }
+
+    fn life(&self, fe: DomId) -> Life {
+        match self.pid.map(|pid| Process::of_model(pid, fe)) {
+            Some(Some(process)) => Life::Alive(process),
+            Some(None) if sees_all_processes() => Life::Ended,
+            _ => Life::Unseen,
+        }
+    }
+
+    /// Whether it serves devices that are added now.
+    pub(crate) fn is_running(&self, fe: DomId) -> bool {
+        self.state.as_deref() == Some("running") && !matches!(self.life(fe), Life::Ended)
+    }
+}
+
+/// Whether a process that is not seen is not there: in a pid namespace of our own it may be.
+fn sees_all_processes() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST_PID_NAMESPACE)
+}
+
+/// Waits until a device's model has let go of it, by its end; for ever if a kernel serves the device, or if the
+/// model cannot be seen while its guest runs. Where there is neither a model to be seen nor a guest, it is taken to
+/// have gone after `unseen`.
+pub(crate) async fn let_go(client: &Client, target: &Target, unseen: Duration) -> Result<Reached, Cause> {
+    let id = target.id();
+    if id.be_kind.server() == Server::Kernel {
+        return std::future::pending().await;
+    }
+    match Model::look(client, (id.fe, id.be)).await?.life(id.fe) {
+        // A pidfd that cannot be waited for tells nothing.
+        Life::Alive(process) => match process.ended().await {
+            Ok(()) => Ok(Reached::ServerGone),
+            Err(_) => std::future::pending().await,
+        },
+        Life::Ended => Ok(Reached::ServerGone),
+        Life::Unseen if client.read_opt(&target.paths().home).await?.is_none() => {
+            sleep(unseen).await;
+            Ok(Reached::ServerUnseen)
+        }
+        Life::Unseen => std::future::pending().await,
+    }
+}
+
+/// The log of a guest's device model, from where it ended when this was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    from: u64,
+}
+
+impl Log {
+    /// Of a guest of this name, if a file can have that.
+    pub(crate) fn of(directory: &FilePath, guest: &str) -> Option<Self> {
+        if guest.is_empty() || guest.contains('/') {
+            return None;
+        }
+        let path = directory.join(format!("qemu-dm-{guest}.log"));
+        let from = fs::metadata(&path).ok()?.len();
+        Some(Self { path, from })
+    }
+
+    pub(crate) fn path(&self) -> &FilePath {
+        &self.path
+    }
+
+    /// Waits until QEMU has said there that it cannot make a device.
+    pub(crate) async fn refusal(&self, target: &Target) -> String {
+        let id = target.id();
+        let device = format!("'{}' device '{}'", id.be_kind, id.devid);
+        loop {
+            if let Some(line) = self.line_of(&device) {
+                return line;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn line_of(&self, device: &str) -> Option<String> {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::open(&self.path).ok()?;
+        let new = file.metadata().ok()?.len().checked_sub(self.from)?.min(LOG_MAX);
+        let mut said = vec![0; new as usize];
+        file.read_exact_at(&mut said, self.from).ok()?;
+        let said = String::from_utf8_lossy(&said);
+        // One that is not whole yet is read the next time.
+        let mut lines = said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        lines.find(|line| line.contains("failed") && line.contains(device)).map(|line| shown(line.as_bytes()))
+    }
+}
+
+impl Toolstack {
+    /// The log of a guest's device model, as it stands.
+    pub(crate) async fn model_log(&self, fe: DomId) -> Result<Option<Log>, Cause> {
+        let name = Path::new(format!("/local/domain/{fe}/name"))?;
+        let name = text(self.client.read_opt(&name).await?);
+        Ok(name.and_then(|name| Log::of(&self.log_dir, &name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::{BackendKind, DeviceId, Kind, Which};
+
+    const FE: DomId = DomId(7);
+
+    /// A process that says that it is the device model of a guest.
+    fn process(fe: DomId) -> Child {
+        Command::new("sh")
+            .args(["-c", "read x", "sh", "-xen-domid", &fe.to_string()])
+            .stdin(piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn piped() -> std::process::Stdio {
+        std::process::Stdio::piped()
+    }
+
+    fn model(child: &Child) -> Model {
+        Model { state: Some("running".to_owned()), pid: Some(child.id()) }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_its_process_is_the_evidence() {
+        let mut child = process(FE);
+        let Life::Alive(process) = model(&child).life(FE) else { panic!("it lives") };
+        assert!(model(&child).is_running(FE));
+        child.kill().unwrap();
+        process.ended().await.unwrap();
+        // A zombie, and then nothing.
+        assert!(!matches!(model(&child).life(FE), Life::Alive(_)));
+        child.wait().unwrap();
+        assert!(!matches!(model(&child).life(FE), Life::Alive(_)));
+    }
+
+    #[test]
+    fn another_process_of_its_number_is_not_taken_for_it() {
+        let mut other = process(DomId(70));
+        assert!(!matches!(model(&other).life(FE), Life::Alive(_)));
+        let me = Model { pid: Some(std::process::id()), ..Model::default() };
+        assert!(!matches!(me.life(FE), Life::Alive(_)));
+        assert!(matches!(Model::default().life(FE), Life::Unseen));
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn b11_the_log_tells_why_a_device_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qemu-dm-guest.log");
+        let line = "qemu-system-i386: failed to create 'qdisk' device '51760': failed to create drive: no qcow2\u{1b}";
+        fs::write(&path, format!("{line}\n")).unwrap();
+        let log = Log::of(directory.path(), "guest").unwrap();
+        let device = |devid| {
+            let id = DeviceId::with_backend(
+                Which { fe: FE, kind: Kind::Vbd, devid },
+                DomId::DOM0,
+                BackendKind::Qdisk,
+            );
+            format!("'{}' device '{}'", id.be_kind, id.devid)
+        };
+        assert_eq!(log.line_of(&device(51760)), None, "what stood there before is of another day");
+        let mut file = fs::File::options().append(true).open(&path).unwrap();
+        write!(file, "{line}").unwrap();
+        assert_eq!(log.line_of(&device(51760)), None, "half a line");
+        writeln!(file).unwrap();
+        assert_eq!(log.line_of(&device(51760)).as_deref(), Some(&*shown(line.as_bytes())));
+        assert_eq!(log.line_of(&device(5176)), None);
+        assert!(Log::of(directory.path(), "../guest").is_none());
+    }
+}
