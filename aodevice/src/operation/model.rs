@@ -184,8 +184,8 @@ impl Toolstack {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Child, Command};
+    use std::io::{Read, Write};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
     use crate::{BackendKind, DeviceId, Kind, Which};
@@ -194,15 +194,13 @@ mod tests {
 
     /// A process that says that it is the device model of a guest.
     fn process(fe: DomId) -> Child {
-        Command::new("sh")
-            .args(["-c", "read x", "sh", "-xen-domid", &fe.to_string()])
-            .stdin(piped())
-            .spawn()
-            .unwrap()
-    }
-
-    fn piped() -> std::process::Stdio {
-        std::process::Stdio::piped()
+        let fe = fe.to_string();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read x", "sh", "-xen-domid", &fe]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Once it speaks it has its own command line.
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        child
     }
 
     fn model(child: &Child) -> Model {

@@ -74,14 +74,12 @@ async fn what_is_not_served_yet_is_named() {
     let world = World::new().await;
     let before = world.dump().await;
     for (spec, what) in [
-        ("/d,qcow2,xvda", "format=qcow2 (backendtype=qdisk)"),
-        ("/d,raw,xvda,backendtype=qdisk", "backendtype=qdisk"),
         ("/d,raw,xvda,backendtype=tap", "backendtype=tap"),
         ("/d,raw,xvda,specification=virtio", "specification=virtio"),
         ("/d,raw,xvda,backend=dd", "backend=dd"),
         ("/d,raw,xvda,colo", "COLO"),
         ("/d,raw,xvda,grant_usage=1", "grant_usage="),
-        (",,hdc:cdrom", "a CD-ROM drive without a medium (backendtype=qdisk)"),
+        (",,hdc:cdrom", "a CD-ROM drive without a medium by backendtype=phy"),
     ] {
         let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();
         assert_eq!(failure.cause.to_string(), format!("{what} is not served yet"), "{spec}");
@@ -95,10 +93,19 @@ async fn what_is_not_served_yet_is_named() {
         let failure = world.add(nic_of(&[spec])).await.unwrap_err();
         assert_eq!(failure.cause.to_string(), format!("{what} is not served yet"), "{spec}");
     }
+    for (spec, why) in [
+        ("/d,qcow2,xvda,backendtype=phy", "backendtype=phy serves the format raw alone"),
+        ("/d,qcow2,xvda,script=block-x", "QEMU serves it, which runs no script"),
+    ] {
+        let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();
+        assert!(matches!(&failure.cause, Cause::Invalid(text) if text.starts_with(why)), "{spec}: {failure}");
+    }
+    // QEMU serves the CD-ROMs of an HVM guest.
     world.write("/libxl/1/type", "hvm").await;
-    let cdrom = || Device::Vbd(vbd::parse(&["/i.iso,raw,hdc:cdrom,script=block"]).unwrap());
-    let failure = world.add(cdrom()).await.unwrap_err();
-    assert!(failure.to_string().ends_with("a CD-ROM of an HVM guest (backendtype=qdisk) is not served yet"));
+    for spec in ["/proc/self/exe,raw,hdc:cdrom", ",,hdc:cdrom"] {
+        let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();
+        assert_eq!(failure.cause.code(), "no_device_model", "{spec}");
+    }
     world.write("/libxl/1/type", "pv").await;
     assert_eq!(world.dump().await, before);
 }

@@ -11,6 +11,7 @@ mod machine;
 mod not_ours;
 mod outsiders;
 mod owners;
+mod qemu;
 mod races;
 mod remove;
 mod reports;
