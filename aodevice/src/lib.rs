@@ -43,6 +43,7 @@ mod list;
 pub mod machine;
 pub mod multi;
 mod operation;
+mod plan;
 mod report;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -58,7 +59,8 @@ pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
-pub use operation::{Plan, PlannedScript, PlannedWrite, Target};
+pub use operation::{PlannedScript, PlannedWrite, Preview, Target};
+pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run};
 pub use report::{
     Cause, End, Failure, FailureKind, Hint, Named, Observation, Operation, Step, Success, Warning,
 };

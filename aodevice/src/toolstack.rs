@@ -181,6 +181,11 @@ impl Toolstack {
         self
     }
 
+    /// Its own domain.
+    pub fn own(&self) -> DomId {
+        self.own
+    }
+
     /// The connection.
     pub fn client(&self) -> &Client {
         &self.client
@@ -212,7 +217,7 @@ impl Toolstack {
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
         let device = Arc::new(device.settled());
-        let named = Named { fe, kind: device.kind(), devid: device.devid(), name: device.as_spec().label() };
+        let named = Named::of_device(fe, &device);
         let machine = Add::new(fe, device, addition.into(), self.limits);
         // Boxed, since it is large and several may run in one task.
         Box::pin(Job::new(self, Operation::Attach, named).drive(machine, cancel)).await
@@ -243,8 +248,9 @@ impl Toolstack {
         removal: impl Into<Removal>,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let named = Named { fe, kind, devid: Some(devid), name: (kind.info().id_name)(devid) };
-        let machine = Remove::new(Which { fe, kind, devid }, removal.into(), self.limits);
+        let which = Which { fe, kind, devid };
+        let named = Named::of_id(which);
+        let machine = Remove::new(which, removal.into(), self.limits);
         Box::pin(Job::new(self, Operation::Detach, named).drive(machine, cancel)).await
     }
 }

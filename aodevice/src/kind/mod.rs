@@ -35,6 +35,10 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Self; 2] = [Self::Vbd, Self::Vif];
 
+    /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
+    /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
+    pub const BRING_UP: [Self; 2] = [Self::Vbd, Self::Vif];
+
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
         match self {

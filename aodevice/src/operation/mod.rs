@@ -9,7 +9,7 @@
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | the guest's device model: its end, and its log | [`model`] |
 //! | libxl's configuration of the domain | [`entry`] |
-//! | where a new device goes, and what an add would do | [`place`], [`plan`] |
+//! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
 
 mod cleanup;
@@ -21,7 +21,7 @@ mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
 mod place;
-mod plan;
+mod preview;
 pub(crate) mod record;
 mod said;
 mod saved;
@@ -54,7 +54,8 @@ use crate::{
     Which,
 };
 
-pub use self::plan::{Plan, PlannedScript, PlannedWrite};
+pub(crate) use self::model::{Life, Model};
+pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub(crate) use self::store::text;
 pub use self::target::Target;
 

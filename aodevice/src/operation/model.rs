@@ -8,12 +8,13 @@
 //! Why QEMU does not take a device up stands in its log alone: the backend just stays where it is.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use xs_client::{Client, DomId, Error, Path};
@@ -43,7 +44,7 @@ pub(crate) struct Model {
 
 /// Whether a device model lives.
 #[derive(Debug)]
-enum Life {
+pub(crate) enum Life {
     Alive(Process),
     Ended,
     /// Nothing is recorded, or its process cannot be seen from here.
@@ -52,7 +53,7 @@ enum Life {
 
 /// A process that cannot be mistaken for a later one of its number.
 #[derive(Debug)]
-struct Process(OwnedFd);
+pub(crate) struct Process(OwnedFd);
 
 impl Process {
     /// The device model of a guest, if the process of this number is that.
@@ -67,8 +68,16 @@ impl Process {
 
     // What replaces it came after Tokio 1.39; a pidfd keeps its number here.
     #[allow(deprecated)]
-    async fn ended(self) -> std::io::Result<()> {
-        AsyncFd::new(self.0)?.readable().await.map(drop)
+    pub(crate) async fn ended(&self) -> std::io::Result<()> {
+        AsyncFd::new(self.0.as_fd())?.readable().await.map(drop)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> std::io::Result<()> {
+        match pidfd_send_signal(&self.0, signal) {
+            // It has ended: that is seen next.
+            Err(Errno::SRCH) => Ok(()),
+            sent => Ok(sent?),
+        }
     }
 }
 
@@ -84,12 +93,17 @@ impl Model {
         Ok(Self { state, pid: pid.and_then(|pid| pid.parse().ok()) })
     }
 
-    fn life(&self, fe: DomId) -> Life {
+    pub(crate) fn life(&self, fe: DomId) -> Life {
         match self.pid.map(|pid| Process::of_model(pid, fe)) {
             Some(Some(process)) => Life::Alive(process),
             Some(None) if sees_all_processes() => Life::Ended,
             _ => Life::Unseen,
         }
+    }
+
+    /// Whether there is, or was, one.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.state.is_some() || self.pid.is_some()
     }
 
     /// Whether it serves devices that are added now.

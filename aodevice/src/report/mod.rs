@@ -20,7 +20,7 @@ pub use observation::Observation;
 pub use warning::Warning;
 
 use crate::id::domid_number;
-use crate::{DeviceId, Kind};
+use crate::{Device, DeviceId, Kind, Which};
 
 /// How many characters of a device's name are shown.
 const NAME_SHOWN: usize = 100;
@@ -38,6 +38,19 @@ pub struct Named {
     pub devid: Option<u32>,
     /// What an operator calls it: `xvda`, or the bridge of an interface that has no number yet.
     pub name: String,
+}
+
+impl Named {
+    /// A device that is asked for.
+    pub(crate) fn of_device(fe: DomId, device: &Device) -> Self {
+        Self { fe, kind: device.kind(), devid: device.devid(), name: device.as_spec().label() }
+    }
+
+    /// A device that has its number.
+    pub(crate) fn of_id(which: Which) -> Self {
+        let Which { fe, kind, devid } = which;
+        Self { fe, kind, devid: Some(devid), name: (kind.info().id_name)(devid) }
+    }
 }
 
 impl std::fmt::Display for Named {
@@ -82,6 +95,6 @@ pub struct Success {
     pub elapsed: Duration,
 }
 
-fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(duration.as_secs_f64())
 }

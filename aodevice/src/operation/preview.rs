@@ -15,7 +15,7 @@ use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Ser
 /// What an add would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Plan {
+pub struct Preview {
     /// The device, with the id that it would get now.
     pub device: DeviceId,
     /// What would be written into the store, in this order and in one transaction. The record of the
@@ -86,13 +86,12 @@ impl Toolstack {
     ///
     /// Whatever `add` would fail with before it writes anything. What only others could make it fail with,
     /// such as an operation that is under way, is not among it.
-    pub async fn plan(&self, fe: DomId, device: &Device) -> Result<Plan, Box<Failure>> {
+    pub async fn preview(&self, fe: DomId, device: &Device) -> Result<Preview, Box<Failure>> {
         let device = device.settled();
-        self.plan_settled(fe, &device).await.map_err(|cause| {
-            let (kind, devid, name) = (device.kind(), device.devid(), device.as_spec().label());
+        self.preview_settled(fe, &device).await.map_err(|cause| {
             Box::new(Failure {
                 operation: Operation::Attach,
-                device: Named { fe, kind, devid, name },
+                device: Named::of_device(fe, &device),
                 cause,
                 observed: Observation::default(),
                 warnings: Vec::new(),
@@ -101,7 +100,7 @@ impl Toolstack {
         })
     }
 
-    async fn plan_settled(&self, fe: DomId, device: &Device) -> Result<Plan, Cause> {
+    async fn preview_settled(&self, fe: DomId, device: &Device) -> Result<Preview, Cause> {
         let guest = self.check(fe, device).await?;
         let (id, seen) = place::find(&self.client, (fe, self.own), device, &guest).await?;
         match steps::create(&seen) {
@@ -126,7 +125,7 @@ impl Toolstack {
                 environment: request.variables().into_iter().collect(),
             }
         });
-        Ok(Plan {
+        Ok(Preview {
             device: id,
             writes: requests
                 .into_iter()

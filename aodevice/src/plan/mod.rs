@@ -1,0 +1,267 @@
+//! The devices of a domain as one: all that a new domain gets, or all of one that goes.
+//!
+//! ```no_run
+//! # async fn example(toolstack: aodevice::Toolstack) -> Result<(), Box<dyn std::error::Error>> {
+//! use aodevice::Plan;
+//! use tokio_util::sync::CancellationToken;
+//! use xs_client::DomId;
+//!
+//! let plan = Plan::destroy(&toolstack, DomId(7)).await?;
+//! let mut run = plan.run(&toolstack, &CancellationToken::new());
+//! while let Some(progress) = run.next().await {
+//!     println!("{progress}");
+//! }
+//! let outcome = run.finish().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All its operations are there before the first of them begins, so that it cannot come to its end while it is
+//! still being filled, and one without any ends as well. A failure stops none of those that run beside it.
+
+mod ending;
+mod run;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use xs_client::{DomId, Error, Path};
+
+pub use ending::ModelEnd;
+pub use run::Run;
+
+use crate::id::domid_number;
+use crate::report::Named;
+use crate::{
+    Addition, BackendKind, Device, Failure, Force, Kind, Removal, Server, Step, Success, Toolstack, Which,
+    list,
+};
+
+/// An operation of a plan.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Planned {
+    /// A device is added.
+    Add(Arc<Device>, Addition),
+    /// A device is removed.
+    Remove(Which, Removal),
+}
+
+/// Operations on the devices of one domain, which are carried out as one.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    fe: DomId,
+    operations: Vec<Planned>,
+    /// Which of them are carried out side by side; each set begins when the one before has succeeded.
+    stages: Vec<Vec<usize>>,
+    /// Which are removals of what the device model serves; that is ended when they have had their time.
+    of_model: Option<Vec<usize>>,
+    /// Directories of devices of kinds that are not served yet.
+    left: Vec<String>,
+    at_once: usize,
+    deadline: Duration,
+    undo: bool,
+}
+
+impl Plan {
+    fn new(fe: DomId, operations: Vec<Planned>) -> Self {
+        let stages = vec![(0..operations.len()).collect()];
+        Self {
+            fe,
+            operations,
+            stages,
+            of_model: None,
+            left: Vec::new(),
+            at_once: 16,
+            deadline: Duration::MAX,
+            undo: false,
+        }
+    }
+
+    /// Adds devices to a new domain, in the order in which a domain is brought up: its disks, then its network
+    /// interfaces. Those of one kind are added side by side, and the next kind begins when all of the last have
+    /// succeeded.
+    pub fn add(fe: DomId, devices: impl IntoIterator<Item = (Device, Addition)>) -> Self {
+        let operations =
+            devices.into_iter().map(|(device, addition)| Planned::Add(Arc::new(device), addition));
+        let mut plan = Self::new(fe, operations.collect());
+        let of_kind = |kind: Kind| {
+            let is_of =
+                |planned: &Planned| matches!(planned, Planned::Add(device, _) if device.kind() == kind);
+            let numbered = plan.operations.iter().enumerate();
+            numbered.filter(|(_, planned)| is_of(planned)).map(|(index, _)| index).collect::<Vec<_>>()
+        };
+        plan.stages = Kind::BRING_UP.map(of_kind).into_iter().filter(|stage| !stage.is_empty()).collect();
+        plan
+    }
+
+    /// Removes all devices of a domain that goes, without its consent, and ends its device model: what that serves
+    /// is told to close first, then it is asked to end, and killed if it does not. Devices that have left nothing
+    /// but their backend are among them.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading which devices there are.
+    pub async fn destroy(toolstack: &Toolstack, fe: DomId) -> Result<Self, Error> {
+        let (devices, left) = devices_of(toolstack, fe).await?;
+        let of_model = |(_, backend): &(Which, BackendKind)| backend.server() == Server::DeviceModel;
+        let served = devices.iter().enumerate().filter(|(_, device)| of_model(device));
+        let served = served.map(|(index, _)| index).collect();
+        let removal = Removal::from(Force::AtOnce).adopt(true);
+        let removals = devices.iter().map(|(which, _)| Planned::Remove(*which, removal));
+        Ok(Self { of_model: Some(served), left, ..Self::new(fe, removals.collect()) })
+    }
+
+    /// So many operations at one time, and no more; 16 if not said.
+    #[must_use]
+    pub fn at_once(mut self, at_once: usize) -> Self {
+        self.at_once = at_once.max(1);
+        self
+    }
+
+    /// All of it must be done in this time; what is not is cancelled then. `Duration::MAX`, as if not said, means
+    /// that only the limits of each operation count.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// If something cannot be added, what was added goes again.
+    #[must_use]
+    pub fn undo(mut self, undo: bool) -> Self {
+        self.undo = undo;
+        self
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> DomId {
+        self.fe
+    }
+
+    /// The operations. What [`Toolstack::preview`] tells of an addition is what would be done for it.
+    pub fn operations(&self) -> &[Planned] {
+        &self.operations
+    }
+
+    /// Directories of devices of kinds that are not served yet, which are left alone.
+    pub fn left(&self) -> &[String] {
+        &self.left
+    }
+}
+
+/// All devices of a domain, by the toolstack's record or by what is left of their backends in this domain; and what
+/// is of other kinds.
+async fn devices_of(
+    toolstack: &Toolstack,
+    fe: DomId,
+) -> Result<(Vec<(Which, BackendKind)>, Vec<String>), Error> {
+    let (client, own) = (toolstack.client(), toolstack.own());
+    let mut devices: Vec<(Which, BackendKind)> = Vec::new();
+    let mut left = Vec::new();
+    for kind in Kind::ALL {
+        let listed = list(client, fe, kind).await?;
+        devices.extend(listed.into_iter().map(|device| (device.id.which(), device.id.be_kind)));
+        for backend in kind.info().backends {
+            let parent = Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"))?;
+            for devid in client.directory_or_empty(&parent).await? {
+                let Ok(devid) = devid.parse() else { continue };
+                let which = Which { fe, kind, devid };
+                if devices.iter().all(|(there, _)| *there != which) {
+                    devices.push((which, *backend));
+                }
+            }
+        }
+    }
+    let parent = Path::new(format!("/libxl/{fe}/device"))?;
+    for kind in client.directory_or_empty(&parent).await? {
+        if Kind::ALL.iter().all(|known| known.name() != kind) {
+            let of_kind = parent.join(&kind)?;
+            for devid in client.directory_or_empty(&of_kind).await? {
+                left.push(format!("{of_kind}/{devid}"));
+            }
+        }
+    }
+    Ok((devices, left))
+}
+
+/// What is told while a plan is carried out.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Progress {
+    /// An operation takes a step.
+    Step(usize, Step),
+    /// An operation has ended.
+    Ended(usize, Result<Success, Box<Failure>>),
+    /// The device model has ended, or not.
+    Model(ModelEnd),
+    /// What was added is removed again.
+    Undone(usize, Result<Success, Box<Failure>>),
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(_, step) => step.fmt(f),
+            Self::Ended(_, Ok(success)) => write!(f, "{}: done", success.id),
+            Self::Undone(_, Ok(success)) => write!(f, "{}: removed again", success.id),
+            Self::Ended(_, Err(failure)) | Self::Undone(_, Err(failure)) => failure.fmt(f),
+            Self::Model(end) => end.fmt(f),
+        }
+    }
+}
+
+/// How an operation of a plan ended.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ended {
+    /// It succeeded.
+    Done(Success),
+    /// It failed.
+    Failed(Box<Failure>),
+    /// It was not begun, since another one had failed, or it was cancelled before.
+    NotBegun {
+        /// The device.
+        device: Named,
+    },
+}
+
+/// How a plan ended: every outcome.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The domain.
+    #[serde(serialize_with = "domid_number")]
+    pub domid: DomId,
+    /// How each operation ended, in the order of the plan.
+    pub devices: Vec<Ended>,
+    /// Which of them failed first in time.
+    pub first_failure: Option<usize>,
+    /// Whether its deadline ended it.
+    pub timed_out: bool,
+    /// How the removals of what was added ended, by its place in the plan.
+    pub undone: Vec<(usize, Ended)>,
+    /// What became of the device model, if it was to end.
+    pub model: Option<ModelEnd>,
+    /// Directories of devices of kinds that are not served yet.
+    pub left: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether all that was planned is done.
+    pub fn is_done(&self) -> bool {
+        let model_is_gone = self.model.as_ref().is_none_or(ModelEnd::is_gone);
+        model_is_gone && self.devices.iter().all(|ended| matches!(ended, Ended::Done(_)))
+    }
+
+    /// The failure that came first in time.
+    pub fn first_failure(&self) -> Option<&Failure> {
+        match self.devices.get(self.first_failure?)? {
+            Ended::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Carrying a plan out.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::ending::{self, ModelEnd};
+use super::{Ended, Outcome, Plan, Planned, Progress};
+use crate::report::Named;
+use crate::{Failure, Force, Removal, Success, Toolstack, Which};
+
+/// How long the device model has to close what it serves before it is asked to end: more than QEMU needs, which
+/// takes milliseconds.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A plan that is carried out, as long as somebody asks for its progress or its end.
+///
+/// Dropping it stops all operations where they are, as dropping those does: see [`Toolstack::add`] and
+/// [`Toolstack::remove`].
+pub struct Run {
+    work: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+    progress: UnboundedReceiver<Progress>,
+    outcome: Option<Outcome>,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run").field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    /// What happens next; `None` when all is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Progress> {
+        StreamExt::next(self).await
+    }
+
+    /// The outcome, once all is over.
+    pub async fn finish(mut self) -> Outcome {
+        while self.next().await.is_some() {}
+        match self.outcome {
+            Some(outcome) => outcome,
+            None => self.work.await,
+        }
+    }
+}
+
+impl Stream for Run {
+    type Item = Progress;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Progress>> {
+        loop {
+            if let Poll::Ready(progress) = self.progress.poll_recv(cx) {
+                return Poll::Ready(progress);
+            }
+            if self.outcome.is_some() {
+                return Poll::Ready(None);
+            }
+            match self.work.as_mut().poll(cx) {
+                // What it has told last is still to be taken.
+                Poll::Ready(outcome) => self.outcome = Some(outcome),
+                Poll::Pending => return self.progress.poll_recv(cx),
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Carries it out. When `cancel` is cancelled, what runs is cancelled, with the effects that
+    /// [`Toolstack::add`] and [`Toolstack::remove`] tell of, and nothing more is begun.
+    ///
+    /// Nothing happens but while the [`Run`] is asked.
+    pub fn run(self, toolstack: &Toolstack, cancel: &CancellationToken) -> Run {
+        let (sender, progress) = mpsc::unbounded_channel();
+        let worker = Worker { plan: self, toolstack: toolstack.clone(), progress: sender };
+        Run { work: Box::pin(worker.work(cancel.child_token())), progress, outcome: None }
+    }
+}
+
+struct Worker {
+    plan: Plan,
+    toolstack: Toolstack,
+    progress: UnboundedSender<Progress>,
+}
+
+/// What has come of the operations so far.
+struct Tally {
+    ended: Vec<Option<Result<Success, Box<Failure>>>>,
+    first_failure: Option<usize>,
+}
+
+impl Worker {
+    async fn work(self, cancel: CancellationToken) -> Outcome {
+        let deadline = CancellationToken::new();
+        let late = async {
+            devstate::deadline(self.plan.deadline).await;
+            deadline.cancel();
+            cancel.cancel();
+            std::future::pending::<()>().await;
+        };
+        let mut tally = Tally { ended: vec![None; self.plan.operations.len()], first_failure: None };
+        let all = async {
+            let mut stages = VecDeque::from(self.plan.stages.clone());
+            while let Some(stage) = stages.pop_front() {
+                if tally.first_failure.is_some() || cancel.is_cancelled() {
+                    break;
+                }
+                match &self.plan.of_model {
+                    Some(served) => {
+                        let model = self.destroy(&stage, served, &mut tally, &cancel).await;
+                        return (Some(model), tally);
+                    }
+                    None => self.stage(&stage, &mut tally, &cancel, |_| {}).await,
+                }
+            }
+            (None, tally)
+        };
+        let (model, mut tally) = tokio::select! {
+            ended = all => ended,
+            () = late => unreachable!("a deadline cancels, and waits"),
+        };
+        let undone = if tally.first_failure.is_some() && self.plan.undo {
+            self.undo(&tally).await
+        } else {
+            Vec::new()
+        };
+        let devices = tally.ended.iter_mut().enumerate();
+        let devices = devices.map(|(index, ended)| self.ended(index, ended.take())).collect();
+        Outcome {
+            domid: self.plan.fe,
+            devices,
+            first_failure: tally.first_failure,
+            timed_out: deadline.is_cancelled(),
+            undone,
+            model,
+            left: self.plan.left,
+        }
+    }
+
+    /// The removals of a domain that goes, and beside them the end of its device model, once what it serves has had
+    /// its time to be closed.
+    async fn destroy(
+        &self,
+        stage: &[usize],
+        served: &[usize],
+        tally: &mut Tally,
+        cancel: &CancellationToken,
+    ) -> ModelEnd {
+        let closed = CancellationToken::new();
+        let model = async {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = sleep(GRACE) => {}
+            }
+            if cancel.is_cancelled() {
+                return ModelEnd::Alive { reason: "it was not asked to: cancelled".to_owned() };
+            }
+            let patience = self.toolstack.limits.close;
+            let end = ending::end(&self.toolstack, self.plan.fe, patience).await;
+            let end = end.unwrap_or_else(|cause| ModelEnd::Alive { reason: cause.to_string() });
+            self.tell(Progress::Model(end.clone()));
+            end
+        };
+        let all_closed = |tally: &Tally| served.iter().all(|index| tally.ended[*index].is_some());
+        let removals = async {
+            // What the device model serves comes first, if not all can be done at one time.
+            let rest = stage.iter().filter(|index| !served.contains(index));
+            let order: Vec<usize> = served.iter().chain(rest).copied().collect();
+            if all_closed(tally) {
+                closed.cancel();
+            }
+            self.stage(&order, tally, cancel, |tally| {
+                if all_closed(tally) {
+                    closed.cancel();
+                }
+            })
+            .await;
+        };
+        tokio::join!(model, removals).0
+    }
+
+    /// Carries out some operations side by side.
+    async fn stage(
+        &self,
+        stage: &[usize],
+        tally: &mut Tally,
+        cancel: &CancellationToken,
+        after: impl Fn(&Tally),
+    ) {
+        let mut waiting = VecDeque::from(stage.to_vec());
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < self.plan.at_once && !cancel.is_cancelled() {
+                let Some(index) = waiting.pop_front() else { break };
+                running.push(async move { (index, self.operation(index, cancel).await) });
+            }
+            let Some((index, outcome)) = running.next().await else { break };
+            if outcome.is_err() {
+                tally.first_failure.get_or_insert(index);
+            }
+            self.tell(Progress::Ended(index, outcome.clone()));
+            tally.ended[index] = Some(outcome);
+            after(tally);
+        }
+    }
+
+    async fn operation(&self, index: usize, cancel: &CancellationToken) -> Result<Success, Box<Failure>> {
+        let toolstack = self.told(index);
+        match &self.plan.operations[index] {
+            Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
+            Planned::Remove(Which { fe, kind, devid }, removal) => {
+                toolstack.remove(*fe, (*kind, *devid), *removal, cancel).await
+            }
+        }
+    }
+
+    /// Removes what was added, the last stage first.
+    async fn undo(&self, tally: &Tally) -> Vec<(usize, Ended)> {
+        // What was done is undone also if all was cancelled.
+        let never = CancellationToken::new();
+        let mut undone = Vec::new();
+        for stage in self.plan.stages.iter().rev() {
+            let added = stage.iter().filter_map(|index| match &tally.ended[*index] {
+                Some(Ok(success)) => Some((*index, success.id)),
+                _ => None,
+            });
+            let removals = added.map(|(index, id)| {
+                let never = &never;
+                async move {
+                    let removal = Removal::from(Force::AtOnce);
+                    (index, self.told(index).remove(id.fe, (id.kind, id.devid), removal, never).await)
+                }
+            });
+            let mut removals: FuturesUnordered<_> = removals.collect();
+            while let Some((index, outcome)) = removals.next().await {
+                self.tell(Progress::Undone(index, outcome.clone()));
+                undone.push((index, self.ended(index, Some(outcome))));
+            }
+        }
+        undone
+    }
+
+    /// The toolstack, whose steps are told as those of an operation.
+    fn told(&self, index: usize) -> Toolstack {
+        let progress = self.progress.clone();
+        let before = self.toolstack.observer.clone();
+        self.toolstack.clone().with_observer(move |step| {
+            if let Some(before) = &before {
+                before(step);
+            }
+            _ = progress.send(Progress::Step(index, step.clone()));
+        })
+    }
+
+    fn tell(&self, progress: Progress) {
+        // Whoever dropped the receiver has dropped this, too.
+        _ = self.progress.send(progress);
+    }
+
+    fn ended(&self, index: usize, outcome: Option<Result<Success, Box<Failure>>>) -> Ended {
+        match outcome {
+            Some(Ok(success)) => Ended::Done(success),
+            Some(Err(failure)) => Ended::Failed(failure),
+            None => Ended::NotBegun { device: self.named(index) },
+        }
+    }
+
+    fn named(&self, index: usize) -> Named {
+        match &self.plan.operations[index] {
+            Planned::Add(device, _) => Named::of_device(self.plan.fe, device),
+            Planned::Remove(which, _) => Named::of_id(*which),
+        }
+    }
+}
