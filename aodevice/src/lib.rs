@@ -60,7 +60,7 @@ pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{PlannedScript, PlannedWrite, Preview, Target};
-pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run};
+pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
     Cause, End, Failure, FailureKind, Hint, Named, Observation, Operation, Step, Success, Warning,
 };

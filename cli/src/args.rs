@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,6 +72,7 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
     /// Show the main job on an embedded store: attach and detach a disk and a NIC of a
@@ -89,7 +91,7 @@ impl Command {
 
     /// Whether `-N` can be said with it.
     pub(crate) fn has_dry_run(&self) -> bool {
-        matches!(self, Self::BlockAttach(_) | Self::NetworkAttach(_))
+        matches!(self, Self::BlockAttach(_) | Self::NetworkAttach(_) | Self::DestroyDevices(_))
     }
 }
 
@@ -290,6 +292,48 @@ pub(crate) struct NetworkDetachArgs {
     pub(crate) device: String,
     #[command(flatten)]
     pub(crate) detaching: Detaching,
+}
+
+/// Remove all devices of a domain that goes, and end its device model.
+///
+/// The guest is not asked. What the device model (QEMU) serves is told to close first; then the device model is
+/// asked to end, and killed if it does not within --timeout. When this is done no process of it has an image open.
+/// With -N it only tells which devices there are.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DestroyArgs {
+    /// The domain, by domid or name; one that is gone, by its domid
+    pub(crate) domain: String,
+    /// How long each backend, and the device model, may take to let go
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
+    timeout: Duration,
+    /// How long a hotplug script may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "40")]
+    script_timeout: Duration,
+    /// How long all of it may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "inf")]
+    pub(crate) deadline: Duration,
+    /// How many devices are removed at one time
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub(crate) at_once: NonZeroUsize,
+    #[command(flatten)]
+    others: Others,
+    #[command(flatten)]
+    pub(crate) recording: Recording,
+}
+
+impl DestroyArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.close = self.timeout;
+        limits.owner = self.others.owner_timeout;
+        limits.scripts = limits.scripts.deadline(self.script_timeout);
+        limits
+    }
+
+    /// Whether the owners of operations that are under way are asked to cancel them.
+    pub(crate) fn take_over(&self) -> bool {
+        self.others.take_over
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -73,10 +73,16 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
-        Hint::UseKernelBackend => "a guest has one if it was created with a device of QEMU's (a qcow2 disk, a vfb, or                                    as an HVM guest); raw images are also served by the kernel (backendtype=phy)"
-            .to_owned(),
+        Hint::UseKernelBackend => {
+            "a guest has one if it was created with a device of QEMU's (a qcow2 disk, a vfb, or \
+             as an HVM guest); raw images are also served by the kernel (backendtype=phy)"
+                .to_owned()
+        }
         Hint::ReadModelLog(log) => {
-            format!("correct the image or the description of the device; {} has all that it says", log.display())
+            format!(
+                "correct the image or the description of the device; {} has all that it says",
+                log.display()
+            )
         }
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {

@@ -6,6 +6,7 @@
 mod args;
 mod block;
 mod demo;
+mod destroy;
 mod devices;
 mod hint;
 mod network;
@@ -91,7 +92,7 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only block-attach and network-attach have one";
+        let observed = "only block-attach, network-attach and destroy-devices have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
@@ -101,6 +102,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
+        Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::Demo(_) if common.json => {
             let observed = "the demo tells a story, which has no JSON";

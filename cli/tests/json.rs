@@ -60,7 +60,9 @@ fn outcomes() {
         (&["wait", "no path", "4"], 2, "usage"),
         (&["wait", "/local", "nonsense"], 2, "usage"),
         (&["-N", "block-detach", "guest", "xvda"], 2, "usage"),
-        (&["-N", "block-attach", "guest", "/etc/passwd,qcow2,xvda"], 1, "unsupported"),
+        (&["-N", "block-attach", "guest", "/etc/passwd,qcow2,xvda"], 1, "no_device_model"),
+        (&["destroy-devices", "nobody"], 1, "no_such_domain"),
+        (&["destroy-devices", "0"], 2, "usage"),
         (&["demo"], 2, "usage"),
         (&["bogus"], 2, "usage"),
         (&["block-attach"], 2, "usage"),
@@ -100,6 +102,15 @@ fn a_dry_run() {
     let nic = ["mac=00:16:3e:01:02:03,gatewaydev=eth0"];
     let nic = [&["-N", "network-attach", "guest", "--no-xl-conf"], &nic[..]].concat();
     assert_data_eq!(masked(run(&on_embedded(&nic)).1), file!["json/dry-run-vif.json"]);
+}
+
+#[test]
+fn destroyed() {
+    let (status, value) = run(&on_embedded(&["destroy-devices", "guest"]));
+    assert_eq!((status, &value["ok"]), (0, &Value::Bool(true)));
+    assert_eq!(value["model"]["outcome"], "not_there");
+    let (status, value) = run(&on_embedded(&["-N", "destroy-devices", "guest"]));
+    assert_eq!((status, &value["dry_run"]), (0, &Value::Bool(true)));
 }
 
 #[test]

@@ -129,6 +129,18 @@ impl Plan {
         self
     }
 
+    /// Asks the owners of operations that are under way on the devices to cancel them.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        for planned in &mut self.operations {
+            match planned {
+                Planned::Add(_, addition) => addition.take_over = take_over,
+                Planned::Remove(_, removal) => removal.take_over = take_over,
+            }
+        }
+        self
+    }
+
     /// If something cannot be added, what was added goes again.
     #[must_use]
     pub fn undo(mut self, undo: bool) -> Self {
@@ -229,6 +241,17 @@ pub enum Ended {
     },
 }
 
+/// How what was added is removed again.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Undone {
+    /// Which operation of the plan is undone.
+    pub operation: usize,
+    /// How its removal ended.
+    #[serde(flatten)]
+    pub ended: Ended,
+}
+
 /// How a plan ended: every outcome.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -242,8 +265,8 @@ pub struct Outcome {
     pub first_failure: Option<usize>,
     /// Whether its deadline ended it.
     pub timed_out: bool,
-    /// How the removals of what was added ended, by its place in the plan.
-    pub undone: Vec<(usize, Ended)>,
+    /// How the removals of what was added ended.
+    pub undone: Vec<Undone>,
     /// What became of the device model, if it was to end.
     pub model: Option<ModelEnd>,
     /// Directories of devices of kinds that are not served yet.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ending::{self, ModelEnd};
-use super::{Ended, Outcome, Plan, Planned, Progress};
+use super::{Ended, Outcome, Plan, Planned, Progress, Undone};
 use crate::report::Named;
 use crate::{Failure, Force, Removal, Success, Toolstack, Which};
 
@@ -226,7 +226,7 @@ impl Worker {
     }
 
     /// Removes what was added, the last stage first.
-    async fn undo(&self, tally: &Tally) -> Vec<(usize, Ended)> {
+    async fn undo(&self, tally: &Tally) -> Vec<Undone> {
         // What was done is undone also if all was cancelled.
         let never = CancellationToken::new();
         let mut undone = Vec::new();
@@ -245,7 +245,7 @@ impl Worker {
             let mut removals: FuturesUnordered<_> = removals.collect();
             while let Some((index, outcome)) = removals.next().await {
                 self.tell(Progress::Undone(index, outcome.clone()));
-                undone.push((index, self.ended(index, Some(outcome))));
+                undone.push(Undone { operation: index, ended: self.ended(index, Some(outcome)) });
             }
         }
         undone

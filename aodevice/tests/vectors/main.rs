@@ -11,6 +11,7 @@ mod machine;
 mod not_ours;
 mod outsiders;
 mod owners;
+mod plan;
 mod qemu;
 mod races;
 mod remove;

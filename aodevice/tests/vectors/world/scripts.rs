@@ -19,6 +19,8 @@ use super::tenths;
 pub(crate) enum Line {
     /// Its work, and exits with 0 after so many seconds.
     Takes(f64),
+    /// Nothing, and exits with 1 after so many seconds.
+    FailsAfter(f64),
     /// Writes this to `hotplug-error` and exits with 1.
     Fails(&'static str),
     /// Writes these keys and values, and exits with this status.
@@ -57,7 +59,8 @@ impl Scripts {
         }
     }
 
-    /// Gives the run of this action (`add`, `remove`, `online`, `offline`) its line.
+    /// Gives the run of this action (`add`, `remove`, `online`, `offline`) its line; of one script alone if that
+    /// stands before it (`block-b add`).
     pub(crate) fn on(&self, action: &'static str, line: Line) {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(action, line);
     }
@@ -91,6 +94,10 @@ impl Scripts {
                 Some(Line::Hangs) => std::future::pending().await,
                 Some(Line::CannotStart) => {
                     Ending::SpawnFailed(std::io::Error::from(std::io::ErrorKind::NotFound).into())
+                }
+                Some(Line::FailsAfter(seconds)) => {
+                    sleep(Duration::from_secs_f64(seconds)).await;
+                    Ending::Exited(1)
                 }
                 Some(Line::Fails(error)) => {
                     let node = Path::new(format!("{}/hotplug-error", run.directory())).unwrap();
@@ -141,12 +148,13 @@ impl Runner for Scripts {
             }
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(run.clone());
             let at = tenths(self.begun.elapsed());
+            let (name, action) =
+                (run.script.file_name().unwrap_or_default().to_string_lossy(), run.args()[0]);
             let line = {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-                lines.get(run.args()[0]).copied()
+                lines.get(&*format!("{name} {action}")).or_else(|| lines.get(action)).copied()
             };
             let report = self.play(line, run, limits, cancel).await;
-            let name = run.script.file_name().unwrap_or_default().to_string_lossy();
             let copy = if run.copy.is_some() { " in a copy" } else { "" };
             let record = format!("at {at} s: {name} {}{copy} {}", run.args().join(" "), report.ending);
             self.runs.lock().unwrap_or_else(PoisonError::into_inner).push(record);

@@ -1,0 +1,181 @@
+//! The devices of a domain as one: vector 26, and the rules of `Plan`.
+
+use std::time::Duration;
+
+use aodevice::{
+    Addition, Device, Ended, FailureKind, Kind, ModelEnd, Outcome, Plan, Planned, Progress, Undone, sim, vbd,
+};
+use tokio_util::sync::CancellationToken;
+use xs_client::DomId;
+
+use crate::world::{GUEST, Line, World, nic, path, tenths};
+
+const LATENCY: Duration = Duration::from_millis(100);
+
+/// A disk with a script of its own: `xvdb` has `block-xvdb`.
+fn disk_named(name: &str) -> Device {
+    Device::Vbd(vbd::parse(&[format!("/srv/d.img,raw,{name},w,script=block-{name}")]).unwrap())
+}
+
+fn additions(devices: impl IntoIterator<Item = Device>) -> Vec<(Device, Addition)> {
+    devices.into_iter().map(|device| (device, Addition::default())).collect()
+}
+
+async fn run(world: &World, plan: Plan) -> Outcome {
+    plan.run(&world.toolstack, &CancellationToken::new()).finish().await
+}
+
+/// In a word for each.
+fn words(ended: &[Ended]) -> Vec<String> {
+    let word = |ended: &Ended| match ended {
+        Ended::Done(_) => "done".to_owned(),
+        Ended::Failed(failure) => failure.cause.code().to_owned(),
+        Ended::NotBegun { device } => format!("not begun: {device}"),
+        other => panic!("{other:?}"),
+    };
+    ended.iter().map(word).collect()
+}
+
+/// 26. Three devices, the second fails first: that is the failure of all, and the others are done.
+#[tokio::test(start_paused = true)]
+async fn the_failure_that_comes_first_in_time_is_named() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    world.scripts.on("block-xvda add", Line::FailsAfter(3.0));
+    world.scripts.on("block-xvdb add", Line::FailsAfter(1.0));
+    let plan = Plan::add(GUEST, additions(["xvda", "xvdb", "xvdc"].map(disk_named)));
+    let outcome = run(&world, plan).await;
+    assert_eq!(words(&outcome.devices), ["script", "script", "done"]);
+    assert_eq!(outcome.first_failure, Some(1));
+    assert_eq!(outcome.first_failure().unwrap().device.name, "xvdb");
+    assert!(!outcome.is_done() && outcome.undone.is_empty() && !outcome.timed_out);
+}
+
+/// The order of a new domain: disks side by side, and interfaces only when all of them are there.
+#[tokio::test(start_paused = true)]
+async fn kinds_come_one_after_the_other() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    let devices = || additions([nic(), disk_named("xvda"), disk_named("xvdb")]);
+    let mut run_of = Plan::add(GUEST, devices()).run(&world.toolstack, &CancellationToken::new());
+    let mut ended = Vec::new();
+    while let Some(progress) = run_of.next().await {
+        if let Progress::Ended(index, _) = progress {
+            ended.push(index);
+        }
+    }
+    let outcome = run_of.finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!((ended.len(), ended[2]), (3, 0), "the interface comes last");
+
+    // All of them go as one, side by side.
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+    assert_eq!((plan.operations().len(), plan.left().len()), (3, 0));
+    let outcome = run(&world, plan).await;
+    assert!(outcome.is_done() && matches!(outcome.model, Some(ModelEnd::NotThere)), "{outcome:?}");
+    assert_eq!(world.dump().await, before);
+
+    // If a disk fails, no interface is begun; with undo the other disk goes again.
+    for undo in [false, true] {
+        world.scripts.on("block-xvdb add", Line::FailsAfter(1.0));
+        let outcome = run(&world, Plan::add(GUEST, devices()).undo(undo)).await;
+        assert_eq!(words(&outcome.devices), ["not begun: vif on xenbr0", "done", "script"]);
+        let undone: Vec<_> = outcome
+            .undone
+            .iter()
+            .map(|Undone { operation, ended, .. }| (*operation, words(std::slice::from_ref(ended))))
+            .collect();
+        if undo {
+            assert_eq!(undone, [(1, vec!["done".to_owned()])]);
+        } else {
+            assert!(undone.is_empty());
+            run(&world, Plan::destroy(&world.toolstack, GUEST).await.unwrap()).await;
+        }
+        assert_eq!(world.dump().await, before, "undo: {undo}");
+    }
+}
+
+/// Each operation is there before the first begins: the seed's rule, without which an early end of one would be
+/// taken for the end of all. And there is an end of none at all.
+#[tokio::test(start_paused = true)]
+async fn a_plan_without_operations_ends() {
+    let world = World::new().await;
+    let outcome = run(&world, Plan::add(GUEST, [])).await;
+    assert!(outcome.is_done() && outcome.devices.is_empty());
+    let outcome = run(&world, Plan::destroy(&world.toolstack, GUEST).await.unwrap()).await;
+    assert!(outcome.is_done() && outcome.devices.is_empty(), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_at_work_than_may_be() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let disks = ["xvda", "xvdb", "xvdc", "xvdd", "xvde"].map(disk_named);
+    let (mut at_work, mut most) = (0, 0);
+    let mut run =
+        Plan::add(GUEST, additions(disks)).at_once(2).run(&world.toolstack, &CancellationToken::new());
+    let mut begun = std::collections::BTreeSet::new();
+    while let Some(progress) = run.next().await {
+        match progress {
+            Progress::Step(index, _) if begun.insert(index) => {
+                (at_work, most) = (at_work + 1, most.max(at_work + 1));
+            }
+            Progress::Ended(..) => at_work -= 1,
+            _ => {}
+        }
+    }
+    assert!(run.finish().await.is_done());
+    assert_eq!(most, 2);
+}
+
+/// One deadline for all: who has not ended by then is cancelled, and leaves what a cancelled operation leaves.
+#[tokio::test(start_paused = true)]
+async fn one_deadline_for_all() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    world.scripts.on("block-xvdb add", Line::Takes(30.0));
+    let begun = tokio::time::Instant::now();
+    let plan = Plan::add(GUEST, additions(["xvda", "xvdb"].map(disk_named)));
+    let outcome = run(&world, plan.deadline(Duration::from_secs(2)).undo(true)).await;
+    assert_eq!(words(&outcome.devices), ["done", "cancelled"]);
+    assert!(outcome.timed_out && tenths(begun.elapsed()) < 4.0, "{:?}", begun.elapsed());
+    assert_eq!(outcome.first_failure().unwrap().cause.kind(), FailureKind::Aborted);
+    assert_eq!(world.dump().await, before);
+}
+
+/// Ten devices of a domain that goes, one of whose scripts hangs, and one of a kind that is not served.
+#[tokio::test(start_paused = true)]
+async fn a_domain_goes_with_all_its_devices() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    let names = ["xvda", "xvdb", "xvdc", "xvdd", "xvde", "xvdf", "xvdg", "xvdh", "xvdi"];
+    let devices = names.map(disk_named).into_iter().chain([nic()]);
+    assert!(run(&world, Plan::add(GUEST, additions(devices))).await.is_done());
+    // Its record is gone, its backend is not (B-53).
+    world.dom0.rm(&path("/libxl/1/device/vbd/51728")).await.unwrap();
+    world.write("/libxl/1/device/vtpm/0/backend", "/local/domain/5/backend/vtpm/1/0").await;
+    world.scripts.on("block-xvdc remove", Line::Hangs);
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+    assert_eq!(plan.left(), ["/libxl/1/device/vtpm/0"]);
+    let outcome = run(&world, plan).await;
+    assert_eq!(words(&outcome.devices), ["done"; 10]);
+    let warned = outcome
+        .devices
+        .iter()
+        .filter(|ended| matches!(ended, Ended::Done(done) if !done.warnings.is_empty()));
+    assert_eq!(warned.count(), 1, "the script that hangs");
+    world.dom0.rm(&path("/libxl/1/device/vtpm")).await.unwrap();
+    assert_eq!(world.dump().await, before);
+}
+
+#[test]
+fn every_kind_has_its_turn() {
+    let mut kinds = Kind::BRING_UP;
+    kinds.sort_unstable();
+    assert_eq!(kinds, Kind::ALL);
+    let plan = Plan::add(GUEST, additions([nic()]));
+    assert!(matches!(plan.operations(), [Planned::Add(..)]));
+}

@@ -1,0 +1,117 @@
+//! `destroy-devices`: all devices of a domain that goes.
+
+use aodevice::{Ended, ModelEnd, Outcome, Plan, Planned, Progress};
+use serde_json::json;
+use xs_client::DomId;
+
+use crate::args::{Common, DestroyArgs};
+use crate::problem::{Code, Exit, Problem, line, unless_cancelled};
+use crate::progress;
+use crate::signals::cancel_on_signal;
+use crate::world::World;
+use crate::{devices, output};
+
+pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Problem> {
+    let cancel = cancel_on_signal();
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    if fe == DomId::DOM0 {
+        return Err(Problem::new(
+            Code::Usage,
+            "cannot remove all devices of domain 0",
+            "domain 0 does not go",
+            "detach its devices one by one",
+        ));
+    }
+    let toolstack = args.recording.of(world.toolstack(args.limits()).await?);
+    let tried = format!("cannot find the devices of domain {fe}");
+    let plan = unless_cancelled(&*tried, Plan::destroy(&toolstack, fe)).await?;
+    let plan = plan.map_err(|error| Problem::store(tried, &error))?;
+    if common.dry_run {
+        dry_run(common, &plan);
+        return Ok(Exit::Done);
+    }
+    let plan = plan.at_once(args.at_once.get()).deadline(args.deadline).take_over(args.take_over());
+    let progress = progress::Progress::new(common);
+    let mut run = plan.run(&toolstack, &cancel);
+    while let Some(happened) = run.next().await {
+        match &happened {
+            Progress::Step(_, step) => progress.step(step),
+            Progress::Ended(_, Ok(success)) => {
+                for warning in &success.warnings {
+                    output::warn(common, &format!("{}: {warning}", success.id));
+                }
+            }
+            // Told at the end, with what to do.
+            _ => {}
+        }
+    }
+    progress.done();
+    report(common, &run.finish().await)
+}
+
+fn dry_run(common: &Common, plan: &Plan) {
+    let removed = |planned: &Planned| match planned {
+        Planned::Remove(which, _) => Some(*which),
+        _ => None,
+    };
+    let devices: Vec<_> = plan.operations().iter().filter_map(removed).collect();
+    if common.json {
+        let devices: Vec<_> = devices
+            .iter()
+            .map(|which| json!({"fe": which.fe.0, "kind": which.kind, "devid": which.devid}))
+            .collect();
+        output::say_json(
+            json!({"ok": true, "dry_run": true}),
+            json!({"domid": plan.domain().0, "devices": devices, "left": plan.left()}),
+        );
+        return;
+    }
+    for which in devices {
+        output::say(format!("{} {}\n", which.kind, (which.kind.info().id_name)(which.devid)));
+    }
+    for left in plan.left() {
+        output::say(format!("{} is left: its kind is not served yet\n", line(left)));
+    }
+}
+
+/// Tells every failure; the first in time decides the exit status.
+fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
+    let mut problems = Vec::new();
+    for ended in &outcome.devices {
+        match ended {
+            Ended::Failed(failure) => problems.push(Problem::from(failure.clone())),
+            Ended::NotBegun { device } => problems.push(Problem::new(
+                Code::Of("cancelled"),
+                format!("cannot remove {device} from domain {}", outcome.domid),
+                "it was not begun",
+                "run it again to go on",
+            )),
+            _ => {}
+        }
+    }
+    if let Some(end) = outcome.model.as_ref().filter(|end| !end.is_gone()) {
+        problems.push(Problem::new(
+            Code::Of("device_model"),
+            format!("cannot end the device model of domain {}", outcome.domid),
+            end,
+            "see its log (/var/log/xen/qemu-dm-*.log), end its process, and run this again",
+        ));
+    }
+    for left in &outcome.left {
+        output::warn(common, &format!("{left} is left: its kind is not served yet"));
+    }
+    if let Some(end @ ModelEnd::Ended { killed: true, .. }) = &outcome.model {
+        output::warn(common, end);
+    }
+    if common.json {
+        output::say_json(json!({"ok": outcome.is_done()}), json!(outcome));
+    }
+    let first = outcome.first_failure().map(|failure| Problem::from(Box::new(failure.clone())).exit);
+    let Some(last) = problems.pop() else { return Ok(Exit::Done) };
+    problems.iter().for_each(Problem::print);
+    let exit = if outcome.timed_out { Exit::TimedOut } else { first.unwrap_or(last.exit) };
+    let mut last = last.with_exit(exit);
+    last.told = common.json;
+    Err(last)
+}
