@@ -86,6 +86,7 @@ pub(crate) async fn observe(client: &Client, target: &Target, before: &Texts) ->
     let frontend = next().as_deref().map(StateValue::parse);
     let texts = Texts::from_values(next).since(before);
     Ok(Observation {
+        served_by: Some(id.be_kind),
         backend,
         frontend,
         hotplug_status: texts.said.status,

@@ -33,6 +33,8 @@ pub enum Hint {
     NameTarget,
     /// Have the guest made with a device of QEMU's, or have the kernel serve the device.
     UseKernelBackend,
+    /// See whether the device model is stopped, and what its log says.
+    CheckModel,
     /// Correct the device by what the log of the device model says.
     ReadModelLog(PathBuf),
     /// Use the toolstack that knows this backend.

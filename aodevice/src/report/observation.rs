@@ -3,11 +3,15 @@
 use devstate::{StateValue, XenbusState};
 use serde::Serialize;
 
+use crate::{BackendKind, Server};
+
 /// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Observation {
+    /// What serves the device, where that is known.
+    pub served_by: Option<BackendKind>,
     /// The backend's state.
     pub backend: Option<StateValue>,
     /// The frontend's state, as the guest wrote it.
@@ -49,6 +53,11 @@ impl Observation {
             ));
         }
         sentences
+    }
+
+    /// Whether a device model is to move the backend.
+    pub(crate) fn is_of_model(&self) -> bool {
+        self.served_by.is_some_and(|backend| backend.server() == Server::DeviceModel)
     }
 
     pub(crate) fn backend_is(&self, wanted: XenbusState) -> bool {

@@ -129,6 +129,18 @@ async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model()
     assert_eq!(world.dump().await, before);
 }
 
+/// QEMU that is stopped, or does not know the kind.
+#[tokio::test(start_paused = true)]
+async fn a_device_model_that_does_nothing_is_named() {
+    let world = World::new().await;
+    world.write(MODEL, "running").await;
+    let before = world.dump().await;
+    let failure = world.add(image()).await.unwrap_err();
+    assert_eq!((failure.cause.code(), failure.hint()), ("timed_out", Hint::CheckModel));
+    assert!(failure.observations().contains(&"the device model has not taken the device up".to_owned()));
+    assert_eq!(world.dump().await, before);
+}
+
 /// 18. The guest is paused and QEMU lives: the normal way, no sleep of 2 s, state 6 written by QEMU (libxl writes it
 /// and may give the image away while QEMU writes to it).
 #[tokio::test(start_paused = true)]
