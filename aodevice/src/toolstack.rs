@@ -89,6 +89,8 @@ pub struct Toolstack {
     pub(crate) enters: bool,
     /// Where device models write their logs.
     pub(crate) log_dir: PathBuf,
+    /// Where the kernel tells of network interfaces, in `class/net`.
+    pub(crate) sys_dir: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
 }
@@ -126,6 +128,7 @@ impl Toolstack {
             script_dir: "/etc/xen/scripts".into(),
             libxl_dir: "/var/lib/xen".into(),
             log_dir: "/var/log/xen".into(),
+            sys_dir: "/sys".into(),
             enters: true,
             limits: Limits::default(),
             observer: None,
@@ -161,6 +164,13 @@ impl Toolstack {
     #[must_use]
     pub fn with_log_dir(mut self, log_dir: impl Into<PathBuf>) -> Self {
         self.log_dir = log_dir.into();
+        self
+    }
+
+    /// With the kernel's network interfaces in `class/net` of this directory, `/sys` if not said.
+    #[must_use]
+    pub fn with_sys_dir(mut self, sys_dir: impl Into<PathBuf>) -> Self {
+        self.sys_dir = sys_dir.into();
         self
     }
 

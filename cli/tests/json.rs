@@ -51,7 +51,7 @@ fn outcomes() {
         (&["block-detach", "guest", "nonsense"], 2, "bad_device"),
         (&["block-detach", "77", "xvda"], 1, "no_such_domain"),
         (&["network-attach", "guest", "colour=red"], 2, "bad_device"),
-        (&["network-attach", "guest", "type=ioemu"], 1, "unsupported"),
+        (&["network-attach", "guest", "type=ioemu"], 1, "invalid"),
         (&["network-detach", "guest", "7"], 1, "no_such_device"),
         (&["network-detach", "guest", "eth0"], 2, "bad_device"),
         (&["network-detach", "guest", "00:16:3e:01:02:03"], 1, "no_such_device"),

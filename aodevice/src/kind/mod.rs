@@ -14,6 +14,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use xs_client::DomId;
 
 pub use backend::{BackendKind, Server};
 
@@ -161,6 +162,12 @@ pub(crate) trait Spec {
 
     /// A path that must be a file or block device of the toolstack's domain.
     fn must_exist(&self) -> Option<&str> {
+        None
+    }
+
+    /// A network interface that the guest's device model must have made in the toolstack's domain.
+    fn emulated_twin(&self, fe: DomId) -> Option<String> {
+        _ = fe;
         None
     }
 

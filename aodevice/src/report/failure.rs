@@ -94,6 +94,7 @@ impl Failure {
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::Target(_) => Hint::NameTarget,
             Cause::NoDeviceModel(_) => Hint::UseKernelBackend,
+            Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
