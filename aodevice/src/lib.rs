@@ -54,7 +54,7 @@ pub use device::Device;
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vif};
+pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vfb, vif, vkb};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;

@@ -7,7 +7,9 @@ mod members;
 #[cfg(test)]
 mod table;
 pub mod vbd;
+pub mod vfb;
 pub mod vif;
+pub mod vkb;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +21,7 @@ use xs_client::DomId;
 pub use backend::{BackendKind, Server};
 
 use crate::libxl::Listing;
+use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 /// The kind of a device, as it stands in store paths.
@@ -28,23 +31,29 @@ use crate::{Cause, DeviceId, Guest, Tree};
 pub enum Kind {
     /// A disk.
     Vbd,
+    /// A framebuffer.
+    Vfb,
     /// A network interface.
     Vif,
+    /// A keyboard with a pointer.
+    Vkbd,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Vbd, Self::Vif];
+    pub const ALL: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 2] = [Self::Vbd, Self::Vif];
+    pub const BRING_UP: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
         match self {
             Self::Vbd => &vbd::INFO,
+            Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
+            Self::Vkbd => &vkb::INFO,
         }
     }
 
@@ -147,6 +156,13 @@ pub(crate) struct Unique {
     pub(crate) value: String,
     /// Whether also devices of other guests may not hold it.
     pub(crate) of_all_guests: bool,
+}
+
+/// The frontend's keys of a device whose driver writes all else.
+fn plain_frontend(id: &DeviceId) -> Keys {
+    let mut fe = Keys::new();
+    fe.add("backend-id", id.be).add("state", 1);
+    fe
 }
 
 /// A device of some kind as it is asked for: plain values, no I/O.

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, list, vbd};
+use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, list, vbd, vfb, vkb};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
@@ -127,6 +127,63 @@ async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model()
     assert!(failure.to_string().ends_with("Image is not in qcow2 format"), "{failure}");
     assert_eq!(failure.hint(), Hint::ReadModelLog(log));
     assert_eq!(world.dump().await, before);
+}
+
+/// What `xl create` writes for an HVM guest's keyboard, and for the framebuffer of a PV guest.
+#[tokio::test(start_paused = true)]
+async fn a_keyboard_and_a_framebuffer() {
+    let world = World::new().await;
+    world.write(MODEL, "running").await;
+    for (device, kind, keys) in [
+        (Device::Vkb(vkb::Vkb::default()), "vkbd", &[][..]),
+        (
+            Device::Vfb(vfb::Vfb::of_vnc(vfb::Vnc::default())),
+            "vfb",
+            &[
+                "vnc = \"1\"",
+                "vnclisten = \"127.0.0.1\"",
+                "vncdisplay = \"0\"",
+                "vncunused = \"1\"",
+                "sdl = \"0\"",
+                "opengl = \"0\"",
+            ],
+        ),
+    ] {
+        let before = world.dump().await;
+        let be = format!("/local/domain/0/backend/{kind}/1/0");
+        let kind_of = device.kind();
+        let (ended, lines) = join!(world.add(device), async {
+            world.exists(&be).await;
+            let lines = added(&before, &world.dump().await);
+            world.write(&format!("{be}/state"), "2").await;
+            lines
+        });
+        ended.unwrap();
+        let of = |parent: &str| {
+            let lines = lines.iter().filter_map(|line| line.strip_prefix(&format!("{parent}/")));
+            lines.map(|line| line.split("   (").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let common = [
+            format!("frontend = \"/local/domain/1/device/{kind}/0\""),
+            "frontend-id = \"1\"".to_owned(),
+            "online = \"1\"".to_owned(),
+            "state = \"1\"".to_owned(),
+        ];
+        assert_eq!(
+            of(&be),
+            [&common[..], &keys.iter().map(ToString::to_string).collect::<Vec<_>>()].concat()
+        );
+        let fe = ["backend-id = \"0\"", "state = \"1\""];
+        assert_eq!(of(&format!("/local/domain/1/device/{kind}/0"))[1..], fe);
+        let never = CancellationToken::new();
+        let (removed, ()) =
+            join!(world.toolstack.remove(GUEST, (kind_of, 0), Force::AtOnce, &never), async {
+                world.is_gone(&format!("/local/domain/1/device/{kind}/0")).await;
+                world.write(&format!("{be}/state"), "6").await;
+            });
+        assert_eq!(warned(&removed.unwrap()), [""; 0]);
+        assert_eq!(world.dump().await, before);
+    }
 }
 
 /// QEMU that is stopped, or does not know the kind.
