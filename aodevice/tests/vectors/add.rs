@@ -123,6 +123,7 @@ async fn the_script_fails() {
 ///
 /// That its process group is gone within 2 s more is tested with real processes, in the crate that
 /// runs them.
+/// B-1.
 #[tokio::test(start_paused = true)]
 async fn the_script_hangs() {
     let world = World::new().await;
@@ -194,6 +195,7 @@ async fn the_guest_has_the_device_already() {
 }
 
 /// 7. Backend state already 4 at the first read: on at once.
+/// B-37.
 #[tokio::test(start_paused = true)]
 async fn the_backend_is_ahead() {
     let world = World::new().await;
@@ -286,6 +288,7 @@ async fn the_guest_does_not_connect() {
 }
 
 /// A quota in the middle of the tree: the whole transaction is off, and the error says which node.
+/// B-2.
 #[tokio::test(start_paused = true)]
 async fn a_quota_is_used_up_in_the_middle() {
     let world = World::new().await;
@@ -341,6 +344,7 @@ async fn there_is_no_such_target() {
 }
 
 /// The guest's directory belongs to a live frontend of a backend that the toolstack does not know.
+/// B-35.
 #[tokio::test(start_paused = true)]
 async fn the_frontend_is_in_use() {
     let world = World::new().await;

@@ -107,6 +107,7 @@ async fn a_guest_without_a_device_model_gets_no_disk_of_it() {
 }
 
 /// libxl says that an image is attached which QEMU could not open.
+/// B-11.
 #[tokio::test]
 async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model() {
     let logs = tempfile::tempdir().unwrap();
@@ -130,6 +131,7 @@ async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model()
 }
 
 /// What `xl create` writes for an HVM guest's keyboard, and for the framebuffer of a PV guest.
+/// B-46.
 #[tokio::test(start_paused = true)]
 async fn a_keyboard_and_a_framebuffer() {
     let world = World::new().await;
@@ -200,6 +202,7 @@ async fn a_device_model_that_does_nothing_is_named() {
 
 /// 18. The guest is paused and QEMU lives: the normal way, no sleep of 2 s, state 6 written by QEMU (libxl writes it
 /// and may give the image away while QEMU writes to it).
+/// B-6.
 #[tokio::test(start_paused = true)]
 async fn b6_a_paused_guest_has_a_living_device_model() {
     let world = connected().await;
