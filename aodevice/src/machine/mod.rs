@@ -264,6 +264,8 @@ pub enum Reached {
     Value,
     /// The node is gone, which was as good.
     Gone,
+    /// The node holds what was waited for, or is gone; but the device model still has the image open.
+    ImageOpen,
     /// The device model that was to move the node has ended.
     ServerGone,
     /// Neither the device model that was to move the node nor its guest is to be seen.

@@ -123,6 +123,10 @@ impl Remove {
                 self.warnings.push(Warning::ServerUnseen { limit: self.limits.unseen });
                 self.on_target(target, Known::ClosingForServer);
             }
+            (Ok(Reached::ImageOpen), _) => {
+                self.warnings.push(Warning::ImageOpen { limit: self.limits.close });
+                self.script(target, 0);
+            }
             (Ok(Reached::Value | Reached::Gone), _) => self.script(target, 0),
             (Err(Cause::TimedOut { .. }), Force::AfterTimeout) if !forced => {
                 self.frontend = Frontend::Delete;

@@ -85,6 +85,8 @@ pub(crate) struct Job<'a> {
     observed: Observation,
     /// What the device model that is to serve the device says from now on.
     model_log: Option<model::Log>,
+    /// The image that the device model has open, as the operation began.
+    image: Option<model::Image>,
     _under_way: UnderWay,
 }
 
@@ -104,6 +106,7 @@ impl<'a> Job<'a> {
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
+            image: None,
             _under_way: UnderWay::new(record.token),
             record,
         }
@@ -157,6 +160,7 @@ impl<'a> Job<'a> {
                         probed => probed?,
                     };
                     let target = probed.target.with_config(self.toolstack.config_of(which.fe).await?);
+                    self.image = model::Image::of(client, &target, self.toolstack.limits.file).await;
                     self.resumes = probed.op.is_some();
                     self.stood = Texts::read(client, &target.id(), target.paths()).await?;
                     let occupant = match probed.op {

@@ -12,7 +12,7 @@ use super::observe::shown;
 use super::record::{Occupant, Record, Token};
 use super::{Job, Target, model, store};
 use crate::machine::{Event, Node, Reached, Until};
-use crate::{Cause, Toolstack, Which};
+use crate::{BackendKind, Cause, Toolstack, Which};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -180,11 +180,36 @@ impl Job<'_> {
             }
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
+        let waited = async {
+            match waited.await {
+                Ok(reached) if closing => self.image_closed(target, reached).await,
+                waited => waited,
+            }
+        };
         tokio::select! {
             biased;
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
             cause = lost(client, target, self.record.token, cancel, None) => Err(cause),
+        }
+    }
+
+    /// Waits until the device model has closed the image, or, where that cannot be seen, has removed the nodes of the
+    /// backend, which it does shortly before.
+    async fn image_closed(&self, target: &Target, reached: Reached) -> Result<Reached, Cause> {
+        let Toolstack { client, limits, .. } = self.toolstack;
+        match &self.image {
+            Some(image) if image.closed(limits.close).await => Ok(reached),
+            Some(_) => Ok(Reached::ImageOpen),
+            None if target.id().be_kind == BackendKind::Qdisk && reached == Reached::Value => {
+                let gone = |value: Option<&[u8]>| value.is_none().then_some(());
+                let never = CancellationToken::new();
+                match wait_until(client, &target.paths().backend, limits.unseen, &never, gone).await {
+                    Ended::Io(error) => Err(Cause::Store(error)),
+                    _ => Ok(reached),
+                }
+            }
+            None => Ok(reached),
         }
     }
 

@@ -17,6 +17,9 @@ const BE: &str = "/local/domain/0/backend/qdisk/1/51712";
 const MODEL: &str = "/local/domain/0/device-model/1/state";
 const PID: &str = "/local/domain/1/image/device-model-pid";
 
+/// What the process that plays the device model has open.
+const IMAGE: &str = "/bin/sh";
+
 fn image() -> Device {
     Device::Vbd(vbd::parse(&["/proc/self/exe,qcow2,xvda"]).unwrap())
 }
@@ -27,9 +30,14 @@ async fn says(world: &World, state: &'static str) {
 
 /// A guest with a device model that has opened the image, and that the guest uses.
 async fn connected() -> World {
+    connected_to("/proc/self/exe").await
+}
+
+async fn connected_to(image: &str) -> World {
     let world = World::new().await;
     world.write(MODEL, "running").await;
-    let (ended, ()) = join!(world.add(image()), async {
+    let image = Device::Vbd(vbd::parse(&[format!("{image},qcow2,xvda")]).unwrap());
+    let (ended, ()) = join!(world.add(image), async {
         world.exists(BE).await;
         says(&world, "2").await;
     });
@@ -44,7 +52,8 @@ struct Model(Child);
 
 impl Model {
     async fn start(world: &World) -> Self {
-        let arguments = ["-c", "echo; read x", "sh", "-xen-domid", "1"];
+        // It has the image open.
+        let arguments = ["-c", "exec 3< /bin/sh; echo; read x", "sh", "-xen-domid", "1"];
         let mut child =
             Command::new("sh").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // Once it speaks it has its own command line.
@@ -211,7 +220,9 @@ async fn b6_a_paused_guest_has_a_living_device_model() {
         world.is_gone(FE).await;
         world.at(begun + 3.5).await;
         assert_eq!(world.read(&format!("{BE}/state")).await, "5", "6 is for QEMU to write");
+        // It removes the nodes right after that.
         says(&world, "6").await;
+        world.dom0.rm(&path(BE)).await.unwrap();
     });
     let success = ended.unwrap();
     assert_eq!(tenths(success.elapsed), 3.5);
@@ -294,4 +305,32 @@ async fn b7_a_backend_that_is_gone_is_closed() {
     assert_eq!(warned(&ended.unwrap()), [""; 0]);
     assert_eq!(world.read(LX).await, "not there");
     assert_eq!(world.read(&format!("/local/domain/{}/backend", DomId::DOM0)).await, "");
+}
+
+/// QEMU closes the image last, after it has removed the backend's nodes: a removal is done only then.
+#[tokio::test]
+async fn the_image_is_closed_when_a_removal_is_done() {
+    for closes in [true, false] {
+        let world = connected_to(IMAGE).await;
+        let mut model = Model::start(&world).await;
+        let mut limits = Limits::default();
+        limits.close = if closes { Duration::MAX } else { Duration::from_millis(300) };
+        let toolstack = world.toolstack.clone().with_limits(limits);
+        let cancel = CancellationToken::new();
+        let (ended, ()) = join!(toolstack.remove(GUEST, (Kind::Vbd, 51712), Force::Never, &cancel), async {
+            world.exists(&format!("{LX}/op")).await;
+            world.dom0.rm(&path(BE)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(world.read(LX).await.is_empty(), "it is not done while the image is open");
+            if closes {
+                model.kill();
+            }
+        });
+        let warned = warned(&ended.unwrap());
+        assert_eq!(
+            warned.iter().filter(|text| text.contains("still has the image open")).count(),
+            usize::from(!closes)
+        );
+        assert_eq!(world.read(LX).await, "not there");
+    }
 }
