@@ -296,7 +296,7 @@ impl<F: Face> Course<F> {
                 world.violation(format!("after the storm, a transaction is told: {error}"));
             }
         }
-        let (window, counter) = (world.schedule.settings.config.window, counter());
+        let (window, counter) = (world.schedule.settings.window(), counter());
         let reads = (0..2 * window).map(|_| client.read_opt(&counter));
         for outcome in join_all(reads).await {
             if let Err(error) = outcome {

@@ -107,6 +107,8 @@ pub(crate) struct Watches {
     /// With so many watches on the server, look whether some can be shared.
     share_from: usize,
     todo: VecDeque<Todo>,
+    /// Those registered again that the server has not answered yet.
+    restoring: HashSet<u32>,
     /// Distinct paths that a watcher keeps.
     backlog: usize,
     pub(crate) told: Told,
@@ -130,6 +132,7 @@ impl Watches {
             last_token: NONE,
             share_from: SHARE_FROM,
             todo: VecDeque::new(),
+            restoring: HashSet::new(),
             backlog,
             told: Told::default(),
         }
@@ -259,6 +262,7 @@ impl Watches {
     }
 
     fn drop_watch(&mut self, number: u32) -> Option<(Path, Token)> {
+        self.restoring.remove(&number);
         let ServerWatch { path, serves, .. } = self.server.remove(&number)?;
         if matches!(serves, Serves::Below(_)) {
             self.shared.remove(&path);
@@ -270,6 +274,7 @@ impl Watches {
     pub(crate) fn confirm(&mut self, token: u32) {
         let Some(watch) = self.server.get_mut(&token) else { return };
         watch.confirmed = true;
+        self.restoring.remove(&token);
         let path = watch.path.clone();
         if let Serves::Below(_) = watch.serves {
             return self.gather(token, &path);
@@ -402,7 +407,10 @@ impl Watches {
         let watchers = match self.server.get_mut(&token) {
             Some(ServerWatch { serves: Serves::Path(watchers), .. }) => std::mem::take(watchers),
             Some(_) => {
-                self.split(token);
+                let successors = self.split(token);
+                if self.restoring.contains(&token) {
+                    self.restoring.extend(successors);
+                }
                 self.drop_watch(token);
                 // It is not asked for again.
                 self.share_from = usize::MAX;
@@ -465,6 +473,7 @@ impl Watches {
     pub(crate) fn lose(&mut self) {
         self.server.clear();
         self.todo.clear();
+        self.restoring.clear();
         self.local.iter().for_each(|watcher| watcher.set_token(NONE));
     }
 
@@ -483,6 +492,12 @@ impl Watches {
         }
         let alone = self.local.iter().filter(|watcher| watcher.token() == NONE).cloned().collect();
         self.register(alone);
+        self.restoring.extend(self.server.keys());
+    }
+
+    /// Whether the server has answered everything that is watched again.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.restoring.is_empty()
     }
 
     /// There will be no connection again: no watcher has anything more to wait for.

@@ -74,7 +74,7 @@ impl Wire {
         if let Err(error) = self.pass(client, store).await {
             self.world.violation(format!("the stream cannot be followed any more: {error}"));
         }
-        self.world.wire_ended();
+        self.world.wire_ended(self.number);
     }
 
     async fn pass(&mut self, client: impl Transport, store: DuplexStream) -> Result<(), StreamError> {

@@ -76,6 +76,8 @@ struct State {
     made: Option<Instant>,
     /// When the first one was lost since one has stood for a while.
     outage: Option<Instant>,
+    /// The last connection that the client has taken for lost.
+    gone: u32,
     /// The time since which no connection has stood for a while, as far as the client can know.
     trying: Option<Outage>,
     /// For each fault, whether it was begun, and whether it hit something.
@@ -125,6 +127,7 @@ impl World {
             lost: 0,
             made: None,
             outage: None,
+            gone: 0,
             trying: None,
             begun: vec![false; count],
             hit: vec![false; count],

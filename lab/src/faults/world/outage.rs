@@ -29,6 +29,8 @@ impl World {
     /// the end, whatever the connections have said that were made meanwhile.
     pub(crate) fn attempted(&self) {
         let Some(policy) = self.schedule.settings.config.reconnect else { return };
+        // One that it has closed itself is followed to its end only later.
+        self.over(self.connections());
         let mut state = self.state();
         let Some(outage) = &mut state.trying else { return };
         outage.attempts += 1;
@@ -45,16 +47,26 @@ impl World {
     }
 
     /// A connection of the client is over.
-    pub(crate) fn wire_ended(&self) {
+    pub(crate) fn wire_ended(&self, number: u32) {
+        let mut state = self.state();
+        state.wires -= 1;
+        state.closed = Some((number, Instant::now()));
+        drop(state);
+        self.over(number);
+    }
+
+    /// The client takes a connection for lost. Begins another outage if it has stood for a while.
+    fn over(&self, number: u32) {
         let standing = self.standing();
         let mut state = self.state();
-        let now = Instant::now();
-        state.wires -= 1;
+        if number <= state.gone {
+            return;
+        }
+        state.gone = number;
         state.mute = false;
-        state.closed = Some((state.connections, now));
         let stood = state.made.is_some_and(|made| made.elapsed() + SLACK >= standing);
         if stood || state.trying.is_none() {
-            state.trying = Some(Outage { begun: now, attempts: 0 });
+            state.trying = Some(Outage { begun: Instant::now(), attempts: 0 });
         }
     }
 
@@ -66,7 +78,7 @@ impl World {
     /// Whether no store says anything to the client.
     pub(crate) fn is_silent(&self) -> bool {
         let state = self.state();
-        state.wires == 0 || state.mute
+        state.gone == state.connections || state.mute
     }
 
     /// The number of the oldest connection that the client may still take for the present one.

@@ -106,7 +106,8 @@ impl World {
         let missing = answers.held.iter().find(|held| {
             held.there < number
                 && !has(&answers.taken, number, &held.watched, is_shared)
-                && !has(&answers.refused, number, &held.watched, is_shared)
+                // It may have ended before already.
+                && !has(&answers.refused, held.asked + 1, &held.watched, is_shared)
         });
         let missing = missing.map(|held| held.watched.0.clone());
         drop(state);
