@@ -119,7 +119,9 @@ pub(super) enum Body {
     /// It fails, which aborts the transaction.
     Fail,
     /// It keeps a clone of the transaction beyond its end, and fails or not.
-    Keep { fails: bool },
+    Keep {
+        fails: bool,
+    },
 }
 
 impl Body {

@@ -42,7 +42,9 @@ impl<F: Face> Caller<F> {
 
     async fn knock_once(&self, knock: &Knock, window: usize) {
         match knock {
-            Knock::Watch(path) => drop_after(POLLS, async { drop(self.client.watch(path, None).await) }).await,
+            Knock::Watch(path) => {
+                drop_after(POLLS, async { drop(self.client.watch(path, None).await) }).await
+            }
             Knock::Read => drop_after(POLLS, async { drop(self.client.read_opt(&counter()).await) }).await,
             Knock::Batch => {
                 let reads = vec![Request::Read(path("/w")); window * 2 / 3 + 1];

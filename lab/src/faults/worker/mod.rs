@@ -46,7 +46,15 @@ pub(super) struct Caller<F: Face> {
 impl<F: Face> Caller<F> {
     pub(super) fn new(world: Arc<World>, client: F, worker: &Worker) -> Self {
         let number = worker.number;
-        Self { world, client, number, own: Own::new(number), serial: 0, watches: Vec::new(), kept: Vec::new() }
+        Self {
+            world,
+            client,
+            number,
+            own: Own::new(number),
+            serial: 0,
+            watches: Vec::new(),
+            kept: Vec::new(),
+        }
     }
 
     /// Takes all steps. Returns the watches that it still has, and their numbers.
