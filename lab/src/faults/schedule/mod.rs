@@ -304,7 +304,7 @@ pub(super) struct Schedule {
 }
 
 /// So many calls are given up where nobody answers.
-const KNOCKS: usize = 2000;
+const KNOCKS: usize = 800;
 
 /// What is to happen in a silence begins so long before its end, in milliseconds, for it begins in a
 /// moment of its worker's own.

@@ -43,7 +43,7 @@ impl<F: Face> Caller<F> {
     async fn knock_once(&self, knock: &Knock, window: usize) {
         match knock {
             Knock::Watch(path) => {
-                drop_after(POLLS, async { drop(self.client.watch(path, None).await) }).await
+                drop_after(POLLS, async { drop(self.client.watch(path, None).await) }).await;
             }
             Knock::Read => drop_after(POLLS, async { drop(self.client.read_opt(&counter()).await) }).await,
             Knock::Batch => {

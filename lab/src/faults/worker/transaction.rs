@@ -128,7 +128,7 @@ impl<F: Face> Caller<F> {
         for (what, outcome) in outcomes {
             match outcome {
                 Ok(()) => {
-                    self.world.violation(format!("{what} of a transaction that has ended goes through"))
+                    self.world.violation(format!("{what} of a transaction that has ended goes through"));
                 }
                 Err(error) => self.world.judge(what, &error, &[path.clone(), counter()]),
             }
