@@ -95,3 +95,58 @@ impl Unreachable {
         io::Error::new(self.kind.unwrap_or(io::ErrorKind::NotFound), self.observed.join("; "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// A way that may be open, with a window of its own.
+    struct Door {
+        is_open: Arc<AtomicBool>,
+        window: usize,
+    }
+
+    impl Connect for Door {
+        type Transport = DuplexStream;
+
+        fn at(&self) -> String {
+            format!("door {}", self.window)
+        }
+
+        async fn connect(&mut self) -> io::Result<DuplexStream> {
+            let is_open = self.is_open.load(Ordering::Relaxed);
+            if is_open { Ok(tokio::io::duplex(1).0) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+        }
+
+        fn window(&self) -> usize {
+            self.window
+        }
+
+        fn is_ordered(&self) -> bool {
+            self.window > 1
+        }
+    }
+
+    #[tokio::test]
+    async fn the_way_that_was_found_stays_the_only_one() {
+        for found in 0..2 {
+            let open = [0, 1].map(|number| Arc::new(AtomicBool::new(number == found)));
+            let doors = open.clone().into_iter().zip([8, 1]);
+            let mut ways = FirstOf::new(doors.map(|(is_open, window)| Door { is_open, window }));
+            assert_eq!((ways.at().as_str(), ways.window()), ("any of 2 places", usize::MAX));
+            ways.connect().await.unwrap();
+            open.iter().enumerate().for_each(|(number, open)| open.store(number != found, Ordering::Relaxed));
+            assert_eq!(ways.connect().await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            let window = [8, 1][found];
+            assert_eq!((ways.at(), ways.window()), (format!("door {window}"), window));
+            assert_eq!(ways.is_ordered(), window > 1);
+            open[found].store(true, Ordering::Relaxed);
+            ways.connect().await.unwrap();
+        }
+    }
+}

@@ -125,8 +125,9 @@ pub(super) enum Body {
 }
 
 impl Body {
+    /// Whether nothing is to come of it.
     pub(super) fn fails(self) -> bool {
-        matches!(self, Self::Fail | Self::Keep { fails: true })
+        matches!(self, Self::Fail | Self::Keep { fails: true } | Self::GiveUp)
     }
 }
 
@@ -479,10 +480,11 @@ impl Step {
             12..14 => Act::WriteShared(rng.usize(0..SHARED), rng.usize(0..NODES)),
             14 => Act::ReadTree(rng.usize(0..SHARED)),
             15..20 => {
-                let body = match rng.u8(0..6) {
+                let body = match rng.u8(0..7) {
                     0 => Body::Fail,
                     1 => Body::Slow(rng.u64(1..40)),
                     2 => Body::Keep { fails: rng.u8(0..3) > 0 },
+                    3 => Body::GiveUp,
                     _ => Body::Commit,
                 };
                 Act::Transaction((0..rng.usize(0..3)).map(|_| rng.usize(0..NODES)).collect(), body)

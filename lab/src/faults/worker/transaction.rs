@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use xs_client::{Error, Path, Request};
 
-use super::{Caller, text};
+use super::{Caller, drop_after, text};
 use crate::faults::face::{Asks, Face};
 use crate::faults::fault::Event;
 use crate::faults::schedule::{Body, counter};
@@ -15,6 +15,8 @@ use crate::faults::world::count_value;
 impl<F: Face> Caller<F> {
     /// Writes nodes of its own, and counts on.
     pub(super) async fn transaction(&mut self, nodes: &[usize], body: Body) {
+        // A call that takes its thread cannot be given up.
+        let body = if F::BLOCKS && body == Body::GiveUp { Body::Fail } else { body };
         let before: Vec<_> = nodes.iter().map(|node| self.own.possible(*node)).collect();
         let mut writes = Vec::new();
         for &node in nodes {
@@ -24,11 +26,15 @@ impl<F: Face> Caller<F> {
             }
             writes.push((self.own.path(node), value));
         }
+        let given_up = [0; 3].map(|node| {
+            let (path, value) = (self.own.path(node), self.value(node).into());
+            Request::Write { path, value }
+        });
         let epoch = self.world.epoch();
         if !body.fails() {
             self.world.counting();
         }
-        let (writes, world) = (&writes, &self.world);
+        let (writes, world, given_up) = (&writes, &self.world, &given_up);
         // The connections that were lost when the last two attempts began: the client may hear of it
         // only when it has begun the next one.
         let mut lost = [world.lost(); 2];
@@ -64,6 +70,11 @@ impl<F: Face> Caller<F> {
                 }
                 world.ask(&tx, Request::Write { path, value: count_value(count + 1).into() }).await?;
                 match body {
+                    Body::GiveUp => {
+                        given_up.iter().for_each(|write| world.note_asked(write));
+                        drop_after(1, async { drop(tx.batch(given_up.to_vec()).await) }).await;
+                        Ok(())
+                    }
                     Body::Commit | Body::Keep { fails: false } => Ok(()),
                     Body::Slow(ms) => {
                         sleep(Duration::from_millis(ms)).await;
@@ -96,6 +107,7 @@ impl<F: Face> Caller<F> {
                 }
             }
             Err(Aborted::Meant) => {}
+            Err(Aborted::By(Error::Unfinished)) if body == Body::GiveUp => {}
             Err(Aborted::Wrong(text)) => self.check(Err(text)),
             Err(Aborted::By(error)) => {
                 let mut about: Vec<Path> = nodes.iter().map(|node| self.own.path(*node)).collect();
