@@ -122,6 +122,8 @@ pub(super) enum Body {
     Keep {
         fails: bool,
     },
+    /// It gives up a batch that may be sent in part, and so it cannot be committed.
+    GiveUp,
 }
 
 impl Body {
