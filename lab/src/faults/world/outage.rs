@@ -81,11 +81,15 @@ impl World {
         state.gone == state.connections || state.mute
     }
 
-    /// The number of the oldest connection that the client may still take for the present one.
+    /// The number of the oldest connection that the client may still take for the present one. One that
+    /// blocks learns of an end only when it looks.
     pub(crate) fn present(&self) -> u32 {
         let state = self.state();
+        let is_only = self.schedule.settings.config.reconnect.is_none();
         match state.closed {
-            Some((number, at)) if number == state.connections && at < Instant::now() => number + 1,
+            Some((number, at)) if !is_only && number == state.connections && at < Instant::now() => {
+                number + 1
+            }
             _ => state.connections,
         }
     }
