@@ -10,6 +10,7 @@
 
 mod local;
 mod share;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use rustc_hash::FxHashMap;
 use tracing::debug;
 use xs_proto::{Path, Token};
 
-use crate::queue::Kept;
 use crate::watcher::Watcher;
 use local::Local;
 use share::{SHARE_FROM, Trial, upwards};
+pub(crate) use told::Told;
 
 /// The token of nothing: the connection is lost.
 const NONE: u32 = 0;
@@ -72,29 +73,6 @@ pub(crate) enum Added {
 pub(crate) enum Todo {
     Watch(u32),
     Unwatch(Path, Token),
-}
-
-/// What became of the changes that watchers were told.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) changes: usize,
-    pub(crate) coalesced: usize,
-    pub(crate) overflows: usize,
-}
-
-impl Told {
-    fn tell(&mut self, watcher: &Watcher, path: &Path, backlog: usize) {
-        let Some(kept) = watcher.changed(path, backlog) else { return };
-        self.changes += 1;
-        match kept {
-            Kept::New => {}
-            Kept::Coalesced => self.coalesced += 1,
-            Kept::Overflowed => {
-                debug!(path = %watcher.path, backlog, "a watcher has not looked for long");
-                self.overflows += 1;
-            }
-        }
-    }
 }
 
 #[derive(Debug)]
