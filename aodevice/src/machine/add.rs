@@ -1,29 +1,14 @@
-//! Adding a device.
-//!
-//! ```text
-//!  Checking --> Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Entering --> Settling --> Done
-//!     |          ^  |  ^             |                            |                 v        ^ |           |
-//!     |          |  |  |             | 5, 6, gone,                | failed,    WaitingForGuest | failed    | failed
-//!     |          |  |  |             | timeout                    | timeout         | timeout  |           |
-//!     |          |  |  |             v                            v                 v          v           v
-//!     |          |  |  |         Observing <----------------------+-----------------+----------+-----------+
-//!     |          |  |  |             |
-//!     |          |  |  |             v      roll-back; cannot be cancelled
-//!     |          |  |  |          Closing --> WaitingForClose --> UndoingScript(n..0) --> Destroying --> Striking --> Done
-//!     |          |  |  |             | never taken up: gone at once                          |   gone   ^
-//!     |          |  |  |             +-------------------------------------------------------+----------+
-//!     |          |  |  +-- ended -- WaitingForOwner   an operation on the device is under way
-//!     |          |  +-- gone ------ Recovering        an operation died, or a device is not alive: a removal
-//!     v          v
-//!    Done (it exists, there is no domain: nothing was written)
-//! ```
+//! Adding a device. `xendev machine add` and docs/machines.md show it as a diagram.
 //!
 //! Success is: the backend is ready and the scripts have run. That the guest connects is waited
 //! for if asked; it may not even be running. A failure after the tree was written, or when the
 //! store did not say whether it was, rolls all of it back, and the original cause is the outcome. The
 //! backend closes before the scripts undo their work, or a guest that connects late would lose a
 //! device that it uses. A device that somebody else has by now is left to him, but what the scripts
-//! of this add made is still undone.
+//! of this add made is still undone. A roll-back cannot be cancelled.
+//!
+//! An operation on the device that is under way is waited for; one that died, or a device that is not alive, is
+//! removed first, by a removal that is a part of the add.
 //!
 //! Where libxl keeps a configuration of the domain, the device is entered into it last, while it is still
 //! this add's. Without a configuration, the states Entering and Striking are left out.
@@ -35,11 +20,12 @@ use devstate::Goal;
 use xs_client::DomId;
 
 use super::{
-    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
-    Remove, Step, await_backend,
+    Action, Awaiting, Charted, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose,
+    Reached, Remove, Step, await_backend,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
+use crate::vif::Vif;
 use crate::{Addition, Cause, Device, Warning, Which};
 
 /// When an add is done.
@@ -385,8 +371,97 @@ impl Machine for Add {
         self.failure.is_none()
     }
 
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Idle => "Idle",
+            State::Checking => "Checking",
+            State::Creating => "Creating",
+            State::WaitingForOwner(..) => "WaitingForOwner",
+            State::Recovering(_) => "Recovering",
+            State::On(_, known) => match known {
+                Known::WaitingForBackend => "WaitingForBackend",
+                Known::RunningScript(_) => "RunningScript",
+                Known::WaitingForGuest => "WaitingForGuest",
+                Known::Entering => "Entering",
+                Known::Settling => "Settling",
+                Known::Observing => "Observing",
+                Known::Closing => "Closing",
+                Known::WaitingForClose => "WaitingForClose",
+                Known::UndoingScript(_) => "UndoingScript",
+                Known::Destroying => "Destroying",
+                Known::Striking => "Striking",
+                Known::Leaving => "Leaving",
+            },
+            State::Done if self.failure.is_some() => "Failed",
+            State::Done => "Attached",
+        }
+    }
+
+    fn part(&self) -> Option<&Remove> {
+        match &self.state {
+            State::Recovering(remove) => Some(remove),
+            _ => None,
+        }
+    }
+
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
         (self.failure.map_or(Ok(()), Err), self.warnings)
+    }
+}
+
+impl Charted for Add {
+    const NAME: &'static str = "add";
+
+    fn configurations() -> Vec<Self> {
+        let additions = [WaitFor::Script, WaitFor::Connected].map(Addition::from);
+        let additions = additions.into_iter().flat_map(|addition| [addition, addition.take_over(true)]);
+        let device = Arc::new(Device::Vif(Vif::default()));
+        additions.map(|addition| Self::new(DomId(1), device.clone(), addition, Limits::default())).collect()
+    }
+
+    fn facts(&self) -> Vec<&'static str> {
+        let (target, known) = match &self.state {
+            State::On(target, known) => (Some(target), Some(known)),
+            _ => (None, None),
+        };
+        let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
+        let begun = if let Some(Known::UndoingScript(index)) = known { *index } else { self.begun };
+        vec![
+            match target.is_some_and(|target| next < target.runs()) {
+                true => "a script is left",
+                false => "no script is left",
+            },
+            match begun > 0 {
+                true => "a script is to be undone",
+                false => "no script is to be undone",
+            },
+            match self.addition.wait_for {
+                WaitFor::Script => "the guest is not waited for",
+                WaitFor::Connected => "the guest is waited for",
+            },
+            match (self.created, self.unsure) {
+                (false, _) => "no nodes were written",
+                (true, false) => "nodes were written",
+                (true, true) => "nodes were perhaps written",
+            },
+            match self.nodes {
+                Nodes::Ours => "the nodes are to go",
+                Nodes::Kept => "the nodes are kept",
+                Nodes::Taken => "somebody else has the nodes",
+            },
+            match target.is_some_and(|target| target.config().is_some()) {
+                true => "libxl keeps a configuration",
+                false => "libxl keeps none",
+            },
+        ]
+    }
+
+    fn forget_reports(&mut self) {
+        self.warnings.clear();
+        self.failure = self.failure.take().map(|_| Cause::Aborted);
+        if let State::Recovering(remove) = &mut self.state {
+            remove.forget_reports();
+        }
     }
 }
 

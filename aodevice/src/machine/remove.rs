@@ -1,18 +1,7 @@
-//! Removing a device.
+//! Removing a device. `xendev machine remove` and docs/machines.md show it as a diagram.
 //!
-//! ```text
-//!             owner dead, or none                         6, or gone                                         gone
-//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying ----> Striking --> Done
-//!   |   ^  \                        |  ^  |             |   |                   ^                    ^
-//!   |   |   owner alive             |  |  | closed already, |                   |                    |
-//!   |   |       \                   |  |  | or no backend --|-------------------+                    |
-//!   |   +-- WaitingForOwner         |  |                |   | timeout, AtOnce (with a warning)       |
-//!   |   ended        | timeout      |  |                |   +-------------------+                    |
-//!   |                |              |  +- timeout, AfterTimeout: now without the guest               |
-//!   |                |              | record changed: Probing; nothing is left: Striking                |
-//!   v                v              v
-//!  Observing (it failed) --> Leaving, if the device was claimed: left closing --> Done
-//! ```
+//! An operation on the device that is under way is waited for; one that died is gone on with. Whatever changes
+//! the record between the look at it and the claim makes the removal look again.
 //!
 //! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
@@ -25,12 +14,13 @@ use std::fmt;
 use devstate::Goal;
 
 use super::{
-    Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached, Step,
-    await_backend,
+    Action, Awaiting, Charted, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
+    Step, await_backend,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Cause, Removal, Warning, Which};
+use crate::{Cause, Kind, Removal, Warning, Which};
+use xs_client::DomId;
 
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -285,8 +275,79 @@ impl Machine for Remove {
         self.failure.is_none()
     }
 
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Idle => "Idle",
+            State::Probing => "Probing",
+            State::WaitingForOwner(_) => "WaitingForOwner",
+            State::On(_, known) => match known {
+                Known::Closing => "Closing",
+                Known::WaitingForClose => "WaitingForClose",
+                Known::RunningScript(_) => "RunningScript",
+                Known::Destroying => "Destroying",
+                Known::Striking => "Striking",
+                Known::Observing => "Observing",
+                Known::Leaving => "Leaving",
+            },
+            State::Done if self.failure.is_some() => "Failed",
+            State::Done => "Detached",
+        }
+    }
+
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
         (self.failure.map_or(Ok(()), Err), self.warnings)
+    }
+}
+
+impl Charted for Remove {
+    const NAME: &'static str = "remove";
+
+    fn configurations() -> Vec<Self> {
+        let removals = [Force::Never, Force::AfterTimeout, Force::AtOnce].map(Removal::from);
+        let removals =
+            removals.into_iter().flat_map(|removal| [removal, removal.take_over(true).adopt(true)]);
+        let which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
+        removals.map(|removal| Self::new(which, removal, Limits::default())).collect()
+    }
+
+    fn facts(&self) -> Vec<&'static str> {
+        let (target, known) = match &self.state {
+            State::On(target, known) => (Some(target), Some(known)),
+            _ => (None, None),
+        };
+        let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
+        vec![
+            match self.removal.force {
+                Force::Never => "not forced",
+                Force::AfterTimeout => "forced after a timeout",
+                Force::AtOnce => "forced at once",
+            },
+            match self.frontend {
+                Frontend::Delete => "without the guest",
+                Frontend::Keep | Frontend::DeleteIfIdle => "the guest was asked",
+            },
+            match self.claim {
+                Claim::First(_) => "the device is not claimed",
+                Claim::Kept => "the device was claimed",
+            },
+            match self.waited {
+                true => "somebody else was at work on it",
+                false => "nobody else was at work on it",
+            },
+            match target.is_some_and(|target| next < target.runs()) {
+                true => "a script is left",
+                false => "no script is left",
+            },
+            match target.is_some_and(|target| target.config().is_some()) {
+                true => "libxl keeps a configuration",
+                false => "libxl keeps none",
+            },
+        ]
+    }
+
+    fn forget_reports(&mut self) {
+        self.warnings.clear();
+        self.failure = self.failure.take().map(|_| Cause::Aborted);
     }
 }
 
