@@ -14,6 +14,7 @@ mod owners;
 mod races;
 mod remove;
 mod reports;
+mod traces;
 mod tree;
 mod words;
 mod world;
