@@ -8,6 +8,7 @@ mod block;
 mod demo;
 mod devices;
 mod hint;
+mod machine;
 mod network;
 mod output;
 mod printer;
@@ -102,6 +103,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
         Command::Wait(args) => wait::run(common, &args).await,
+        Command::Machine(args) => Ok(machine::run(common, &args)),
         Command::Demo(_) if common.json => {
             let observed = "the demo tells a story, which has no JSON";
             Err(Problem::new(Code::Usage, "cannot show the demo", observed, "leave out --json"))
