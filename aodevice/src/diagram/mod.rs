@@ -1,8 +1,8 @@
 //! The machines as diagrams, drawn from the machines themselves.
 //!
-//! Nothing here says what a machine does. Each is walked from its begin ([`walk`]): in every state that it can get
-//! to it is given every event that may come there ([`alphabet`]), and where it goes is an arc. What it knew
-//! whenever it went one way or another makes the guards ([`guard`]). So a state, an event or a guard that is added
+//! Nothing here says what a machine does. Each is walked from its begin (`walk.rs`): in every state that it can get
+//! to it is given every event that may come there (`alphabet.rs`), and where it goes is an arc. What it knew
+//! whenever it went one way or another makes the guards (`guard.rs`). So a state, an event or a guard that is added
 //! to a machine is in its diagram, and in docs/machines.md once that was written anew.
 //!
 //! ```
