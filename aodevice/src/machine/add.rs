@@ -13,6 +13,8 @@
 //! Where libxl keeps a configuration of the domain, the device is entered into it last, while it is still
 //! this add's. Without a configuration, the states Entering and Striking are left out.
 
+mod facts;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,12 +22,11 @@ use devstate::Goal;
 use xs_client::DomId;
 
 use super::{
-    Action, Awaiting, Charted, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose,
-    Reached, Remove, Step, await_backend,
+    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
+    Remove, Step, await_backend,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::vif::Vif;
 use crate::{Addition, Cause, Device, Warning, Which};
 
 /// When an add is done.
@@ -406,62 +407,6 @@ impl Machine for Add {
 
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
         (self.failure.map_or(Ok(()), Err), self.warnings)
-    }
-}
-
-impl Charted for Add {
-    const NAME: &'static str = "add";
-
-    fn configurations() -> Vec<Self> {
-        let additions = [WaitFor::Script, WaitFor::Connected].map(Addition::from);
-        let additions = additions.into_iter().flat_map(|addition| [addition, addition.take_over(true)]);
-        let device = Arc::new(Device::Vif(Vif::default()));
-        additions.map(|addition| Self::new(DomId(1), device.clone(), addition, Limits::default())).collect()
-    }
-
-    fn facts(&self) -> Vec<&'static str> {
-        let (target, known) = match &self.state {
-            State::On(target, known) => (Some(target), Some(known)),
-            _ => (None, None),
-        };
-        let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
-        let begun = if let Some(Known::UndoingScript(index)) = known { *index } else { self.begun };
-        vec![
-            match target.is_some_and(|target| next < target.runs()) {
-                true => "a script is left",
-                false => "no script is left",
-            },
-            match begun > 0 {
-                true => "a script is to be undone",
-                false => "no script is to be undone",
-            },
-            match self.addition.wait_for {
-                WaitFor::Script => "the guest is not waited for",
-                WaitFor::Connected => "the guest is waited for",
-            },
-            match (self.created, self.unsure) {
-                (false, _) => "no nodes were written",
-                (true, false) => "nodes were written",
-                (true, true) => "nodes were perhaps written",
-            },
-            match self.nodes {
-                Nodes::Ours => "the nodes are to go",
-                Nodes::Kept => "the nodes are kept",
-                Nodes::Taken => "somebody else has the nodes",
-            },
-            match target.is_some_and(|target| target.config().is_some()) {
-                true => "libxl keeps a configuration",
-                false => "libxl keeps none",
-            },
-        ]
-    }
-
-    fn forget_reports(&mut self) {
-        self.warnings.clear();
-        self.failure = self.failure.take().map(|_| Cause::Aborted);
-        if let State::Recovering(remove) = &mut self.state {
-            remove.forget_reports();
-        }
     }
 }
 

@@ -9,18 +9,19 @@
 //! there. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
 //! if that fails, it is a warning. An add that died is undone without the guest where no frontend is at work.
 
+mod facts;
+
 use std::fmt;
 
 use devstate::Goal;
 
 use super::{
-    Action, Awaiting, Charted, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached,
-    Step, await_backend,
+    Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached, Step,
+    await_backend,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Cause, Kind, Removal, Warning, Which};
-use xs_client::DomId;
+use crate::{Cause, Removal, Warning, Which};
 
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -296,58 +297,6 @@ impl Machine for Remove {
 
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {
         (self.failure.map_or(Ok(()), Err), self.warnings)
-    }
-}
-
-impl Charted for Remove {
-    const NAME: &'static str = "remove";
-
-    fn configurations() -> Vec<Self> {
-        let removals = [Force::Never, Force::AfterTimeout, Force::AtOnce].map(Removal::from);
-        let removals =
-            removals.into_iter().flat_map(|removal| [removal, removal.take_over(true).adopt(true)]);
-        let which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
-        removals.map(|removal| Self::new(which, removal, Limits::default())).collect()
-    }
-
-    fn facts(&self) -> Vec<&'static str> {
-        let (target, known) = match &self.state {
-            State::On(target, known) => (Some(target), Some(known)),
-            _ => (None, None),
-        };
-        let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
-        vec![
-            match self.removal.force {
-                Force::Never => "not forced",
-                Force::AfterTimeout => "forced after a timeout",
-                Force::AtOnce => "forced at once",
-            },
-            match self.frontend {
-                Frontend::Delete => "without the guest",
-                Frontend::Keep | Frontend::DeleteIfIdle => "the guest was asked",
-            },
-            match self.claim {
-                Claim::First(_) => "the device is not claimed",
-                Claim::Kept => "the device was claimed",
-            },
-            match self.waited {
-                true => "somebody else was at work on it",
-                false => "nobody else was at work on it",
-            },
-            match target.is_some_and(|target| next < target.runs()) {
-                true => "a script is left",
-                false => "no script is left",
-            },
-            match target.is_some_and(|target| target.config().is_some()) {
-                true => "libxl keeps a configuration",
-                false => "libxl keeps none",
-            },
-        ]
-    }
-
-    fn forget_reports(&mut self) {
-        self.warnings.clear();
-        self.failure = self.failure.take().map(|_| Cause::Aborted);
     }
 }
 
