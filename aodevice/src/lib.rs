@@ -25,8 +25,8 @@
 //!
 //! # The parts
 //!
-//! What an operation does next is decided by [`machine`], plain values that can be read as the
-//! diagrams at their heads. What a device's nodes are is a [`Tree`], another plain value. What
+//! What an operation does next is decided by [`machine`], plain values whose [`diagram`]s are drawn by
+//! walking them, and whose transitions are traced under the same names. What a device's nodes are is a [`Tree`], another plain value. What
 //! each step does to the store is one transaction each.
 //!
 //! # Whom it trusts
@@ -35,6 +35,7 @@
 //! read for reports and listings, and for one decision: whether a frontend is at work there.
 
 mod device;
+pub mod diagram;
 mod guest;
 mod id;
 mod kind;

@@ -114,6 +114,22 @@ fn destroyed() {
 }
 
 #[test]
+fn the_machines() {
+    let (status, value) = run(&["machine"]);
+    let names: Vec<&str> = value["machines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|machine| machine["machine"].as_str().unwrap())
+        .collect();
+    assert_eq!((status, &names[..]), (0, &["add", "remove"][..]));
+    let settling =
+        &value["machines"][0]["states"].as_array().unwrap().iter().find(|state| state["name"] == "Settling");
+    assert_eq!(settling.unwrap()["phase"], "at_work");
+    assert_eq!(run(&["machine", "remove"]).1["machines"], Value::Array(vec![value["machines"][1].clone()]));
+}
+
+#[test]
 fn a_listing_has_a_value_for_each_guest() {
     let (status, value) = run(&on_embedded(&["block-list", "guest", "nobody"]));
     assert_eq!((status, value.as_array().unwrap().len()), (1, 1));

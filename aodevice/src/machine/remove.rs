@@ -1,24 +1,15 @@
-//! Removing a device.
+//! Removing a device. `xendev machine remove` and docs/machines.md show it as a diagram.
 //!
-//! ```text
-//!             owner dead, or none                         6, or gone                                         gone
-//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying ----> Striking --> Done
-//!   |   ^  \                        |  ^  |             |   |                   ^                    ^
-//!   |   |   owner alive             |  |  | closed already, |                   |                    |
-//!   |   |       \                   |  |  | or no backend --|-------------------+                    |
-//!   |   +-- WaitingForOwner         |  |                |   | timeout, AtOnce (with a warning)       |
-//!   |   ended        | timeout      |  |                |   +-------------------+                    |
-//!   |                |              |  +- timeout, AfterTimeout: now without the guest               |
-//!   |                |              | record changed: Probing; nothing is left: Striking                |
-//!   v                v              v
-//!  Observing (it failed) --> Leaving, if the device was claimed: left closing --> Done
-//! ```
+//! An operation on the device that is under way is waited for; one that died is gone on with. Whatever changes
+//! the record between the look at it and the claim makes the removal look again.
 //!
 //! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
 //! or timed out after the device was told to close leaves it closing, and a later one goes on from
 //! there. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
 //! if that fails, it is a warning. An add that died is undone without the guest where no frontend is at work.
+
+mod facts;
 
 use std::fmt;
 
@@ -300,6 +291,26 @@ impl Machine for Remove {
 
     fn is_cancellable(&self) -> bool {
         self.failure.is_none()
+    }
+
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Idle => "Idle",
+            State::Probing => "Probing",
+            State::WaitingForOwner(_) => "WaitingForOwner",
+            State::On(_, known) => match known {
+                Known::Closing => "Closing",
+                Known::WaitingForClose => "WaitingForClose",
+                Known::ClosingForServer => "ClosingForServer",
+                Known::RunningScript(_) => "RunningScript",
+                Known::Destroying => "Destroying",
+                Known::Striking => "Striking",
+                Known::Observing => "Observing",
+                Known::Leaving => "Leaving",
+            },
+            State::Done if self.failure.is_some() => "Failed",
+            State::Done => "Detached",
+        }
     }
 
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {

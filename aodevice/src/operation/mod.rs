@@ -11,6 +11,7 @@
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
+//! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
 mod entry;
@@ -29,6 +30,7 @@ mod script;
 pub(crate) mod steps;
 mod store;
 mod target;
+mod trace;
 mod wait;
 
 use std::fmt;
@@ -118,27 +120,26 @@ impl<'a> Job<'a> {
         mut machine: impl Machine,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let mut action = machine.on(Event::Begin);
+        let mut entered = self.begun;
+        let mut action = self.give(&mut machine, Event::Begin, &mut entered);
         while action != Action::Finish {
             self.tell(&machine);
             let cancel = machine.is_cancellable().then_some(cancel);
             let event = self.carry_out(action, cancel).await;
-            action = machine.on(event);
+            action = self.give(&mut machine, event, &mut entered);
         }
         self.tell(&machine);
         self.finish(machine.outcome())
     }
 
     fn tell(&self, machine: &dyn fmt::Display) {
-        let step = crate::Step {
-            device: self.device.clone(),
-            operation: self.record.operation,
-            elapsed: self.begun.elapsed(),
-            doing: machine.to_string(),
-        };
-        debug!(device = %step.device, domid = step.device.fe.0, doing = step.doing, "step");
         if let Some(observer) = &self.toolstack.observer {
-            observer(&step);
+            observer(&crate::Step {
+                device: self.device.clone(),
+                operation: self.record.operation,
+                elapsed: self.begun.elapsed(),
+                doing: machine.to_string(),
+            });
         }
     }
 

@@ -17,6 +17,7 @@ mod qemu;
 mod races;
 mod remove;
 mod reports;
+mod traces;
 mod tree;
 mod words;
 mod world;
