@@ -35,8 +35,7 @@ pub use run::Run;
 use crate::id::domid_number;
 use crate::report::Named;
 use crate::{
-    Addition, BackendKind, Device, Failure, Force, Kind, Removal, Server, Step, Success, Toolstack, Which,
-    list,
+    Addition, BackendKind, Device, Failure, Force, Kind, Removal, Step, Success, Toolstack, Which, list,
 };
 
 /// An operation of a plan.
@@ -56,7 +55,7 @@ pub struct Plan {
     operations: Vec<Planned>,
     /// Which of them are carried out side by side; each set begins when the one before has succeeded.
     stages: Vec<Vec<usize>>,
-    /// Which are removals of what the device model serves; that is ended when they have had their time.
+    /// Which are removals of what the device model closes by itself; it is ended when they have had their time.
     of_model: Option<Vec<usize>>,
     /// Directories of devices of kinds that are not served yet.
     left: Vec<String>,
@@ -106,8 +105,9 @@ impl Plan {
     /// Those of reading which devices there are.
     pub async fn destroy(toolstack: &Toolstack, fe: DomId) -> Result<Self, Error> {
         let (devices, left) = devices_of(toolstack, fe).await?;
-        let of_model = |(_, backend): &(Which, BackendKind)| backend.server() == Server::DeviceModel;
-        let served = devices.iter().enumerate().filter(|(_, device)| of_model(device));
+        // QEMU's older backends do nothing without their guest: their end is the end of QEMU.
+        let closes = |(_, backend): &(Which, BackendKind)| *backend == BackendKind::Qdisk;
+        let served = devices.iter().enumerate().filter(|(_, device)| closes(device));
         let served = served.map(|(index, _)| index).collect();
         let removal = Removal::from(Force::AtOnce).adopt(true);
         let removals = devices.iter().map(|(which, _)| Planned::Remove(*which, removal));
