@@ -17,7 +17,7 @@ use xs_proto::{Request, TxId};
 
 use crate::calls::{Caller, Calls};
 use crate::connection::Connection;
-use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
+use crate::handle::{Chore, Command, Handle, Link, ended, is_abandoned, lost_transaction};
 use crate::inbox::Inbox;
 use crate::requests::later;
 use crate::retry::Pauses;
@@ -110,9 +110,10 @@ impl Driver {
         let link = self.link.clone();
         let mut wire = Wire::new(transport, &link);
         let mut chores = pin!(link.chores.notify.notified());
-        let mut clients_gone = false;
+        // Whether all commands were taken, and none will come.
+        let mut drained = false;
         // Nobody waits for the last answers, so a store that never gives them is left in the end.
-        let mut end = Instant::now();
+        let mut end = None;
         let mut batch = Vec::new();
         // What was dropped while there was no connection is not to be watched on this one.
         self.do_chores();
@@ -122,20 +123,22 @@ impl Driver {
             self.deliver();
             self.tell_restored();
             link.counters.count(&self.connection);
-            if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
+            if drained && self.connection.is_idle() && self.calls.is_idle() {
                 return Ok(());
             }
             let in_flight = self.connection.in_flight();
             let room = self.window.saturating_sub(self.connection.taken());
+            if drained || (room == 0 && is_abandoned(commands)) {
+                end.get_or_insert_with(|| later(link.config.deadline));
+            }
             // What makes for more to send comes before reading, so that a store with many events
             // cannot keep from it; it cannot keep from reading, for only replies make room for more.
             // Every branch may be dropped without losing bytes or commands.
             tokio::select! {
                 biased;
-                count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
-                    clients_gone = count == 0;
+                count = commands.recv_many(&mut batch, room), if room > 0 && !drained => {
+                    drained = count == 0;
                     self.others_turn = false;
-                    end = later(link.config.deadline);
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));
@@ -149,7 +152,9 @@ impl Driver {
                     self.receive(wire.inbox())?;
                 }
                 // Only then is there to be a timer at all.
-                () = async { sleep_until(end).await }, if clients_gone => return Ok(()),
+                () = async { sleep_until(end.unwrap_or_else(Instant::now)).await }, if end.is_some() => {
+                    return Ok(());
+                }
             }
         }
     }

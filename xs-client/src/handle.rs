@@ -82,7 +82,18 @@ pub(crate) struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     commands: mpsc::Sender<Command>,
-    link: Arc<Link>,
+    /// Dropped after the sender, so that who is told of it finds that gone.
+    link: Last,
+}
+
+/// Tells the driver, which does not always listen for commands, that nobody has a handle any more.
+#[derive(Debug)]
+struct Last(Arc<Link>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.chores.notify.notify_one();
+    }
 }
 
 /// What callers and the driver share.
@@ -110,8 +121,13 @@ impl Deref for Handle {
     type Target = Link;
 
     fn deref(&self) -> &Link {
-        &self.0.link
+        &self.0.link.0
     }
+}
+
+/// Whether nobody has a handle any more. Whether the channel is closed is known only of its end.
+pub(crate) fn is_abandoned(commands: &mpsc::Receiver<Command>) -> bool {
+    commands.sender_strong_count() == 0
 }
 
 impl Handle {
@@ -122,7 +138,7 @@ impl Handle {
         let lifecycle = watch::Sender::new(Lifecycle::Connected);
         let counters = Counters::default();
         let link = Arc::new(Link { config, chores, counters, lifecycle, epoch: AtomicU64::new(0) });
-        (Self(Arc::new(Shared { commands, link: link.clone() })), link, receiver)
+        (Self(Arc::new(Shared { commands, link: Last(link.clone()) })), link, receiver)
     }
 
     pub(crate) fn downgrade(&self) -> WeakHandle {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
 use xs_client::{Config, Error, Op, Reply, TxId};
 
 use crate::support::{Peer, path};
@@ -113,5 +114,40 @@ async fn with_a_store_that_never_answers() {
     drop(client);
     assert!(!has_ended(&mut peer).await, "the answer is waited for");
     tokio::time::sleep(Config::default().deadline).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// A store that answers nothing is left after the deadline, also when it leaves no room for more, and
+/// when more was asked for than there is room.
+#[tokio::test(start_paused = true)]
+async fn of_a_store_that_says_nothing() {
+    const WINDOW: usize = 40;
+    for calls in [1, WINDOW - 1, WINDOW, 2 * WINDOW - 1, 2 * WINDOW] {
+        let config = Config { window: WINDOW, deadline: Duration::from_secs(5), ..Config::default() };
+        let (client, mut peer) = Peer::new(config);
+        let node = path("/x");
+        let calls = join_all((0..calls).map(|_| client.read(&node))).await;
+        assert!(calls.iter().all(Result::is_err));
+        peer.requests(calls.len().min(WINDOW)).await;
+        drop(client);
+        assert!(!has_ended(&mut peer).await, "it may answer yet");
+        sleep(Duration::from_secs(5)).await;
+        assert!(has_ended(&mut peer).await, "{} calls", calls.len());
+    }
+}
+
+/// The driver learns of the last handle's end although it takes no commands.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_watch_while_there_is_no_room() {
+    let (client, mut peer) = Peer::new(Config { window: 1, ..Config::default() });
+    let node = path("/x");
+    let (watch, ()) = tokio::join!(client.watch(&node), async {
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &Reply::Ok).await;
+    });
+    assert!(timeout(Duration::from_millis(1), client.write(&node, "1")).await.is_err());
+    assert_eq!(peer.request().await.unwrap().op, Op::WRITE);
+    drop((client, watch));
+    sleep(Duration::from_secs(10)).await;
     assert!(has_ended(&mut peer).await);
 }
