@@ -79,10 +79,15 @@ impl Driver {
             self.calls.lose(&error);
             self.link.counters.count(&self.connection);
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
-            match outage.mend(&mut connect, policy, &mut commands).await {
+            let mended = tokio::select! {
+                biased;
+                // What it was asked for meanwhile has nobody who waits for it.
+                () = self.link.abandoned(&commands) => break error,
+                mended = outage.mend(&mut connect, policy) => mended,
+            };
+            match mended {
                 Ok(again) => transport = again,
-                Err(Some(reason)) => break gone(&error, &reason),
-                Err(None) => break error,
+                Err(reason) => break gone(&error, &reason),
             }
             debug!(at = connect.at(), "connected to the store again");
             self.link.counters.reconnects.add(1);
@@ -252,14 +257,8 @@ struct Outage {
 }
 
 impl Outage {
-    /// Makes another connection. Fails when it has taken too long, with what was observed last, or
-    /// when nobody wants one any more.
-    async fn mend<C: Connect>(
-        &mut self,
-        connect: &mut C,
-        policy: Reconnect,
-        commands: &mut mpsc::Receiver<Command>,
-    ) -> Result<C::Transport, Option<String>> {
+    /// Makes another connection. Fails when it has taken too long, with what was observed last.
+    async fn mend<C: Connect>(&mut self, connect: &mut C, policy: Reconnect) -> Result<C::Transport, String> {
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let mut reason = "every new one was lost at once".to_owned();
         loop {
@@ -267,12 +266,9 @@ impl Outage {
                 sleep(pauses.next()).await;
             }
             let pauses = self.pauses.get_or_insert_with(|| policy.pauses());
-            if commands.is_closed() && commands.is_empty() {
-                return Err(None);
-            }
             let left = policy.within.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Err(Some(format!("and not back within {:?}: {reason}", policy.within)));
+                return Err(format!("and not back within {:?}: {reason}", policy.within));
             }
             match timeout(left, connect.connect()).await {
                 Ok(Ok(transport)) => return Ok(transport),

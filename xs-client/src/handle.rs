@@ -125,6 +125,16 @@ impl Deref for Handle {
     }
 }
 
+impl Link {
+    /// Waits until nobody has a handle any more. What is in the channel then is of callers who have
+    /// given up.
+    pub(crate) async fn abandoned(&self, commands: &mpsc::Receiver<Command>) {
+        while !is_abandoned(commands) {
+            self.chores.notify.notified().await;
+        }
+    }
+}
+
 /// Whether nobody has a handle any more. Whether the channel is closed is known only of its end.
 pub(crate) fn is_abandoned(commands: &mpsc::Receiver<Command>) -> bool {
     commands.sender_strong_count() == 0
