@@ -20,7 +20,8 @@ pub struct Config {
     /// Distinct changed paths below its own that are kept for a watcher that does not look; beyond
     /// it the watcher is told that anything may have changed. Default: 1024.
     pub watch_backlog: usize,
-    /// The most nodes that [`crate::Requests::read_tree`] reads. Default: 100 000.
+    /// The most nodes that [`crate::Requests::read_tree`] reads, with 4096 bytes for each: no store has
+    /// more, for that is what one message has room for. Default: 100 000.
     pub tree_limit: usize,
     /// Transactions that may be open at one time; more wait their turn. Default: 8, which every
     /// server lets a guest have.

@@ -113,10 +113,14 @@ impl Peer {
 
     /// Sends an event; its payload is that of the WATCH that it is of.
     pub(crate) fn event(&mut self, watch: &[u8]) {
+        self.send(Op::WATCH_EVENT, 0, watch);
+    }
+
+    /// Sends any message.
+    pub(crate) fn send(&mut self, op: Op, req_id: u32, payload: &[u8]) {
         let mut bytes = BytesMut::new();
-        Header { op: Op::WATCH_EVENT, req_id: 0, tx_id: TxId::NONE, len: watch.len() as u32 }
-            .encode(&mut bytes);
-        self.stream.write_all(&[&bytes[..], watch].concat()).unwrap();
+        Header { op, req_id, tx_id: TxId::NONE, len: payload.len() as u32 }.encode(&mut bytes);
+        self.stream.write_all(&[&bytes[..], payload].concat()).unwrap();
     }
 
     /// Whether there is no request now.

@@ -11,7 +11,7 @@ use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Request};
 use xs_proto::Names;
 use xs_store::Store;
 
-use crate::support::{Peer, client, path, watched_client};
+use crate::support::{Peer, client, frame, path, watched_client};
 
 async fn concurrent_reads(count: usize) {
     let client = client();
@@ -308,6 +308,30 @@ async fn a_long_directory_changes_meanwhile() {
         }
     });
     assert_eq!(names.unwrap(), ["a", "x", "c"]);
+}
+
+/// A list that never ends is given up before it takes all memory.
+#[tokio::test(start_paused = true)]
+async fn a_directory_without_end() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/d");
+    let names = {
+        let answering = async {
+            let request = peer.request().await.unwrap();
+            peer.answer(&request, &Reply::Error(ErrorCode::E2BIG)).await;
+            let part = [&b"7\0"[..], &b"a-name\0".repeat(100_000)].concat();
+            for _ in 0..100 {
+                let request = peer.request().await.unwrap();
+                peer.send(&frame(Op::DIRECTORY_PART, request.req_id, part.len() as u32, &part)).await;
+            }
+        };
+        tokio::select! {
+            names = client.directory(&node) => names,
+            () = answering => panic!("all of it is taken"),
+        }
+    };
+    let error = names.unwrap_err();
+    assert!(matches!(&error, Error::Endless { path, limit: 0x400_0000 } if *path == node), "{error}");
 }
 
 /// A daemon that answers neither: the first error stands.
