@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use xs_proto::TxId;
 
+use crate::config::at_once;
 use crate::messages::Messages;
 use crate::stats::Counters;
 use crate::typed::Answered;
@@ -143,7 +144,7 @@ pub(crate) fn is_abandoned(commands: &mpsc::Receiver<Command>) -> bool {
 impl Handle {
     /// A way to a driver, which gets its end, for so many waiting commands.
     pub(crate) fn new(config: Config) -> (Self, Arc<Link>, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(config.window.max(1));
+        let (commands, receiver) = mpsc::channel(at_once(config.window));
         let chores = Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() };
         let lifecycle = watch::Sender::new(Lifecycle::Connected);
         let counters = Counters::default();

@@ -274,3 +274,28 @@ fn what_the_client_keeps_account_of_is_not_asked_for_by_hand() {
     }
     assert_eq!(client.stats().requests, 0);
 }
+
+/// What is as large as it can be is no bound, and nothing that is counted with.
+#[test]
+fn without_bounds() {
+    let config = Config {
+        deadline: Duration::MAX,
+        window: usize::MAX,
+        reply_limit: usize::MAX,
+        watch_backlog: usize::MAX,
+        tree_limit: usize::MAX,
+        transactions: usize::MAX,
+        spin: Duration::MAX,
+        ..Config::default()
+    };
+    let served = Served::new();
+    let client = served.try_connect(config).unwrap();
+    let mut watch = client.watch(&path("/t")).unwrap();
+    watch.changed(LONG).unwrap().unwrap();
+    let writes =
+        (0..200).map(|child| Request::Write { path: path(format!("/t/{child}")), value: "1".into() });
+    client.all(writes.collect()).unwrap();
+    assert!(watch.changed(LONG).unwrap().is_some());
+    let tree = client.transaction(|tx| tx.read_tree(&path("/t"))).unwrap();
+    assert_eq!(tree.unwrap().children.len(), 200);
+}
