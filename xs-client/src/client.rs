@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tracing::{Instrument, trace_span};
 use xs_proto::{Op, Path};
 
+use crate::config::at_once;
 use crate::driver;
 use crate::handle::{Command, Tx};
 use crate::requests::later;
@@ -71,7 +72,7 @@ impl Client {
             };
             let again = waits.is_some() || error.kind() == io::ErrorKind::WouldBlock;
             let pause = pauses.next();
-            if !again || Instant::now() + pause >= until {
+            if !again || later(pause) >= until {
                 break error;
             }
             sleep(pause).await;
@@ -86,7 +87,7 @@ impl Client {
     }
 
     fn drive<C: Connect>(transport: C::Transport, connect: C, config: Config) -> Self {
-        let turns = Arc::new(Semaphore::new(config.transactions.max(1)));
+        let turns = Arc::new(Semaphore::new(at_once(config.transactions)));
         let deadline = config.deadline;
         let handle = driver::spawn(transport, connect, config);
         Self { requests: Requests { handle, deadline, tx: Tx::NONE, attempt: None }, turns }

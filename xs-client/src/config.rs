@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::Retry;
 use crate::retry::Pauses;
 
@@ -11,8 +13,8 @@ pub struct Config {
     /// How long a call may take before it fails with [`crate::Error::Timeout`]. Default: 10 s.
     pub deadline: Duration,
     /// Requests that may be unanswered at one time; more wait, and single calls and batches take
-    /// turns. Default: 64, which keeps a daemon busy and stays far below what makes any of them
-    /// stall.
+    /// turns. `usize::MAX` is for no bound, and 0 is taken for 1. Default: 64, which keeps a daemon busy
+    /// and stays far below what makes any of them stall.
     pub window: usize,
     /// The longest reply that is accepted, in bytes. Default: 1 MiB, because oxenstored answers
     /// long listings on a socket with more than the protocol's 4096.
@@ -20,10 +22,11 @@ pub struct Config {
     /// Distinct changed paths below its own that are kept for a watcher that does not look; beyond
     /// it the watcher is told that anything may have changed. Default: 1024.
     pub watch_backlog: usize,
-    /// The most nodes that [`crate::Requests::read_tree`] reads. Default: 100 000.
+    /// The most nodes that [`crate::Requests::read_tree`] reads, with 4096 bytes for each: no store has
+    /// more, for that is what one message has room for. Default: 100 000.
     pub tree_limit: usize,
-    /// Transactions that may be open at one time; more wait their turn. Default: 8, which every
-    /// server lets a guest have.
+    /// Transactions that may be open at one time; more wait their turn. `usize::MAX` is for no bound,
+    /// and 0 is taken for 1. Default: 8, which every server lets a guest have.
     pub transactions: usize,
     /// How conflicting transactions are tried again.
     pub retry: Retry,
@@ -91,6 +94,11 @@ impl Reconnect {
     pub(crate) fn standing(&self) -> Duration {
         self.max_pause().max(Duration::from_secs(1)).min(self.within)
     }
+}
+
+/// So many at one time, as Tokio can count them.
+pub(crate) fn at_once(count: usize) -> usize {
+    count.clamp(1, Semaphore::MAX_PERMITS)
 }
 
 impl Default for Config {

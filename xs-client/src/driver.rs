@@ -17,7 +17,7 @@ use xs_proto::{Request, TxId};
 
 use crate::calls::{Caller, Calls};
 use crate::connection::Connection;
-use crate::handle::{Chore, Command, Handle, Link, ended, lost_transaction};
+use crate::handle::{Chore, Command, Handle, Link, ended, is_abandoned, lost_transaction};
 use crate::inbox::Inbox;
 use crate::requests::later;
 use crate::retry::Pauses;
@@ -79,10 +79,15 @@ impl Driver {
             self.calls.lose(&error);
             self.link.counters.count(&self.connection);
             self.link.lifecycle.send_replace(Lifecycle::Lost(error.clone()));
-            match outage.mend(&mut connect, policy, &mut commands).await {
+            let mended = tokio::select! {
+                biased;
+                // What it was asked for meanwhile has nobody who waits for it.
+                () = self.link.abandoned(&commands) => break error,
+                mended = outage.mend(&mut connect, policy) => mended,
+            };
+            match mended {
                 Ok(again) => transport = again,
-                Err(Some(reason)) => break gone(&error, &reason),
-                Err(None) => break error,
+                Err(reason) => break gone(&error, &reason),
             }
             debug!(at = connect.at(), "connected to the store again");
             self.link.counters.reconnects.add(1);
@@ -110,9 +115,10 @@ impl Driver {
         let link = self.link.clone();
         let mut wire = Wire::new(transport, &link);
         let mut chores = pin!(link.chores.notify.notified());
-        let mut clients_gone = false;
+        // Whether all commands were taken, and none will come.
+        let mut drained = false;
         // Nobody waits for the last answers, so a store that never gives them is left in the end.
-        let mut end = Instant::now();
+        let mut end = None;
         let mut batch = Vec::new();
         // What was dropped while there was no connection is not to be watched on this one.
         self.do_chores();
@@ -122,20 +128,22 @@ impl Driver {
             self.deliver();
             self.tell_restored();
             link.counters.count(&self.connection);
-            if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
+            if drained && self.connection.is_idle() && self.calls.is_idle() {
                 return Ok(());
             }
             let in_flight = self.connection.in_flight();
             let room = self.window.saturating_sub(self.connection.taken());
+            if drained || (room == 0 && is_abandoned(commands)) {
+                end.get_or_insert_with(|| later(link.config.deadline));
+            }
             // What makes for more to send comes before reading, so that a store with many events
             // cannot keep from it; it cannot keep from reading, for only replies make room for more.
             // Every branch may be dropped without losing bytes or commands.
             tokio::select! {
                 biased;
-                count = commands.recv_many(&mut batch, room), if room > 0 && !clients_gone => {
-                    clients_gone = count == 0;
+                count = commands.recv_many(&mut batch, room), if room > 0 && !drained => {
+                    drained = count == 0;
                     self.others_turn = false;
-                    end = later(link.config.deadline);
                     // What a caller dropped before it called goes first: it may have made room.
                     self.do_chores();
                     batch.drain(..).for_each(|command| self.accept(command));
@@ -149,7 +157,9 @@ impl Driver {
                     self.receive(wire.inbox())?;
                 }
                 // Only then is there to be a timer at all.
-                () = async { sleep_until(end).await }, if clients_gone => return Ok(()),
+                () = async { sleep_until(end.unwrap_or_else(Instant::now)).await }, if end.is_some() => {
+                    return Ok(());
+                }
             }
         }
     }
@@ -247,14 +257,8 @@ struct Outage {
 }
 
 impl Outage {
-    /// Makes another connection. Fails when it has taken too long, with what was observed last, or
-    /// when nobody wants one any more.
-    async fn mend<C: Connect>(
-        &mut self,
-        connect: &mut C,
-        policy: Reconnect,
-        commands: &mut mpsc::Receiver<Command>,
-    ) -> Result<C::Transport, Option<String>> {
+    /// Makes another connection. Fails when it has taken too long, with what was observed last.
+    async fn mend<C: Connect>(&mut self, connect: &mut C, policy: Reconnect) -> Result<C::Transport, String> {
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let mut reason = "every new one was lost at once".to_owned();
         loop {
@@ -262,12 +266,9 @@ impl Outage {
                 sleep(pauses.next()).await;
             }
             let pauses = self.pauses.get_or_insert_with(|| policy.pauses());
-            if commands.is_closed() && commands.is_empty() {
-                return Err(None);
-            }
             let left = policy.within.saturating_sub(begun.elapsed());
             if left.is_zero() {
-                return Err(Some(format!("and not back within {:?}: {reason}", policy.within)));
+                return Err(format!("and not back within {:?}: {reason}", policy.within));
             }
             match timeout(left, connect.connect()).await {
                 Ok(Ok(transport)) => return Ok(transport),

@@ -110,6 +110,15 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// What the store says goes on beyond what any can have: a list in parts of more than 64 MiB, or a
+    /// tree of more than 4096 bytes for each node of [`crate::Config::tree_limit`].
+    #[error("what the store says of {path} does not end within {limit} bytes")]
+    Endless {
+        /// The node whose list, or which with all below it, was to be read.
+        path: Path,
+        /// What there may be.
+        limit: usize,
+    },
     /// What was waited for did not come in time.
     #[error("not satisfied within {after:?} by what the store says at {}", list(.paths))]
     Unsatisfied {
@@ -167,7 +176,9 @@ impl Error {
             Self::Disconnected { .. } | Self::Protocol(_) | Self::Stray { .. } => {
                 "see whether xenstored still runs, then try again"
             }
-            Self::Reply(_) => "see whether this store is another or newer than what this program knows",
+            Self::Reply(_) | Self::Endless { .. } => {
+                "see whether this store is another or newer than what this program knows"
+            }
             Self::Timeout { .. } => "see whether xenstored is stopped or overloaded, then try again",
             Self::Contended { .. } => {
                 "something keeps writing to the same nodes: find it, or try again later"

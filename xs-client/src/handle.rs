@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use xs_proto::TxId;
 
+use crate::config::at_once;
 use crate::messages::Messages;
 use crate::stats::Counters;
 use crate::typed::Answered;
@@ -82,7 +83,18 @@ pub(crate) struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     commands: mpsc::Sender<Command>,
-    link: Arc<Link>,
+    /// Dropped after the sender, so that who is told of it finds that gone.
+    link: Last,
+}
+
+/// Tells the driver, which does not always listen for commands, that nobody has a handle any more.
+#[derive(Debug)]
+struct Last(Arc<Link>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.chores.notify.notify_one();
+    }
 }
 
 /// What callers and the driver share.
@@ -110,19 +122,34 @@ impl Deref for Handle {
     type Target = Link;
 
     fn deref(&self) -> &Link {
-        &self.0.link
+        &self.0.link.0
     }
+}
+
+impl Link {
+    /// Waits until nobody has a handle any more. What is in the channel then is of callers who have
+    /// given up.
+    pub(crate) async fn abandoned(&self, commands: &mpsc::Receiver<Command>) {
+        while !is_abandoned(commands) {
+            self.chores.notify.notified().await;
+        }
+    }
+}
+
+/// Whether nobody has a handle any more. Whether the channel is closed is known only of its end.
+pub(crate) fn is_abandoned(commands: &mpsc::Receiver<Command>) -> bool {
+    commands.sender_strong_count() == 0
 }
 
 impl Handle {
     /// A way to a driver, which gets its end, for so many waiting commands.
     pub(crate) fn new(config: Config) -> (Self, Arc<Link>, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(config.window.max(1));
+        let (commands, receiver) = mpsc::channel(at_once(config.window));
         let chores = Chores { list: Mutex::new(Ok(Vec::new())), notify: Notify::new() };
         let lifecycle = watch::Sender::new(Lifecycle::Connected);
         let counters = Counters::default();
         let link = Arc::new(Link { config, chores, counters, lifecycle, epoch: AtomicU64::new(0) });
-        (Self(Arc::new(Shared { commands, link: link.clone() })), link, receiver)
+        (Self(Arc::new(Shared { commands, link: Last(link.clone()) })), link, receiver)
     }
 
     pub(crate) fn downgrade(&self) -> WeakHandle {

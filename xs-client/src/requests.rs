@@ -252,6 +252,7 @@ impl Requests {
     ///
     /// A list too long for one reply is fetched in parts, from the start again whenever the node
     /// changes in between.
+    /// One that does not end within 64 MiB is an [`Error::Endless`].
     pub async fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
         let mut parts = match typed::listing(path, self.request(Request::Directory(path.clone())).await)? {
             Listing::Whole(names) => return Ok(names),

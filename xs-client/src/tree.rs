@@ -1,9 +1,9 @@
-//! A subtree, read in as few round trips as it has levels.
+//! A subtree, read in as few round trips as it has levels, or a few more where these are wide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use xs_proto::{Op, Path, Request};
+use xs_proto::{Op, PAYLOAD_MAX, Path, Request};
 
 use crate::typed::{self, Listing, Outcome, unexpected};
 use crate::{Error, Requests};
@@ -53,6 +53,10 @@ struct Found {
     tree: Tree,
 }
 
+/// So many nodes are asked for together: many times the window, and few enough that their replies, each
+/// as long as it may be, are no danger.
+const TOGETHER: usize = 256;
+
 /// A subtree that is being read, a level at a time.
 #[derive(Debug)]
 pub(crate) struct Reading {
@@ -60,23 +64,37 @@ pub(crate) struct Reading {
     limit: usize,
     found: Vec<Found>,
     /// The nodes to be read next, each with the place of its parent.
-    level: Vec<(Path, usize)>,
+    next: VecDeque<(Path, usize)>,
+    /// Bytes that may still come: a node's name and value were once in one message.
+    bytes_left: usize,
 }
 
 impl Reading {
     /// Reads no more than `limit` nodes.
     pub(crate) fn new(root: &Path, limit: usize) -> Self {
         // The root has no parent, not even itself.
-        Self { root: root.clone(), limit, found: Vec::new(), level: vec![(root.clone(), usize::MAX)] }
+        let next = [(root.clone(), usize::MAX)].into();
+        let bytes_left = Self::bytes(limit);
+        Self { root: root.clone(), limit, found: Vec::new(), next, bytes_left }
+    }
+
+    /// What so many nodes can have.
+    fn bytes(nodes: usize) -> usize {
+        nodes.saturating_mul(PAYLOAD_MAX)
+    }
+
+    fn check_limit(&self) -> Result<(), Error> {
+        if self.found.len() + self.next.len() > self.limit {
+            return Err(Error::TooLarge { path: self.root.clone(), limit: self.limit });
+        }
+        Ok(())
     }
 
     /// What to ask for next, all together; nothing if it is complete.
     pub(crate) fn requests(&self) -> Result<Vec<Request>, Error> {
-        if self.found.len() + self.level.len() > self.limit {
-            return Err(Error::TooLarge { path: self.root.clone(), limit: self.limit });
-        }
+        self.check_limit()?;
         let both = |path: &Path| [Request::Read(path.clone()), Request::Directory(path.clone())];
-        Ok(self.level.iter().flat_map(|(path, _)| both(path)).collect())
+        Ok(self.next.iter().take(TOGETHER).flat_map(|(path, _)| both(path)).collect())
     }
 
     /// Takes the replies. Returns the nodes whose lists have to be asked for in parts, each with
@@ -84,13 +102,17 @@ impl Reading {
     pub(crate) fn take(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<(Path, usize)>, Error> {
         let mut outcomes = outcomes.into_iter();
         let mut long = Vec::new();
-        for (path, parent) in std::mem::take(&mut self.level) {
-            let (Some(value), Some(names)) = (outcomes.next(), outcomes.next()) else {
+        while let Some(value) = outcomes.next() {
+            let (Some(names), Some((path, parent))) = (outcomes.next(), self.next.pop_front()) else {
                 return Err(unexpected(Op::READ));
             };
             let Some(value) = typed::found(typed::value(value))? else { continue };
             let Some(listing) = typed::found(typed::listing(&path, names))? else { continue };
             let place = self.found.len();
+            let Some(left) = self.bytes_left.checked_sub(path.name().len() + value.len()) else {
+                return Err(Error::Endless { path: self.root.clone(), limit: Self::bytes(self.limit) });
+            };
+            self.bytes_left = left;
             match listing {
                 Listing::Whole(names) => self.take_names(&path, place, names)?,
                 Listing::Long(_) => long.push((path.clone(), place)),
@@ -105,7 +127,8 @@ impl Reading {
     /// Takes the names of a node's children.
     pub(crate) fn take_names(&mut self, path: &Path, place: usize, names: Vec<String>) -> Result<(), Error> {
         for name in names {
-            self.level.push((path.join(name)?, place));
+            self.next.push_back((path.join(name)?, place));
+            self.check_limit()?;
         }
         Ok(())
     }
@@ -124,15 +147,15 @@ impl Reading {
 }
 
 impl Requests {
-    /// Reads a node and all below it, a level at a time, each with all its requests under way
-    /// together; `None` if there is no such node.
+    /// Reads a node and all below it, a level at a time, each with its requests under way together,
+    /// those of up to 256 nodes; `None` if there is no such node.
     ///
     /// Outside of a transaction others may change the nodes meanwhile: what is removed before it
     /// is read is left out. In a transaction the tree is that of one moment, or the commit
-    /// conflicts. The deadline is for each level.
+    /// conflicts. The deadline is for each of these.
     ///
-    /// Fails with [`Error::TooLarge`] if there are more nodes than [`crate::Config::tree_limit`],
-    /// and with `EACCES` if one of them may not be read. Dropping the future is safe.
+    /// Fails with [`Error::TooLarge`] if there are more nodes than [`crate::Config::tree_limit`], with
+    /// [`Error::Endless`] if they have more bytes than so many can, and with `EACCES` if one of them may not be read. Dropping the future is safe.
     pub async fn read_tree(&self, path: &Path) -> Result<Option<Tree>, Error> {
         let mut reading = Reading::new(path, self.handle.config.tree_limit);
         loop {

@@ -129,6 +129,10 @@ pub(crate) fn listing(path: &Path, outcome: Outcome) -> Result<Listing, Error> {
     }
 }
 
+/// The longest list that is put together from parts, in bytes. A million children with names of 60
+/// have less; a store that never comes to an end is left here.
+const LIST_MAX: usize = 64 << 20;
+
 /// A list that comes in parts, from the start again whenever its node changes in between.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -164,6 +168,9 @@ impl Parts {
         if *self.generation.get_or_insert(generation) != generation {
             self.begin_anew();
             return Ok(None);
+        }
+        if names.as_bytes().len() > LIST_MAX - self.list.len() {
+            return Err(Error::Endless { path: self.path.clone(), limit: LIST_MAX });
         }
         self.list.extend_from_slice(names.as_bytes());
         if !last && !names.is_empty() {

@@ -13,7 +13,8 @@ use crate::watcher::Watcher;
 /// A watch on a path and all below it; made by [`crate::Client::watch`].
 ///
 /// It fires once right after it was made, and once whenever the connection was lost and made
-/// again. Dropping it removes it; the last one of a path removes the watch on the server.
+/// again; also when one watch on the server takes the place of many. Dropping it removes it; the
+/// last one of a path removes the watch on the server.
 #[derive(Debug)]
 #[must_use = "a dropped watch is removed"]
 pub struct Watch {

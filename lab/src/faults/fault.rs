@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fastrand::Rng;
-use xs_proto::{ErrorCode, Op};
+use xs_proto::{ErrorCode, Op, Path};
 
 /// Faults happen in this time, in milliseconds since the beginning; then it is calm.
 pub(super) const STORM: u64 = 1000;
@@ -81,6 +81,9 @@ pub(super) enum What {
     Flap { messages: u32 },
     /// The connection ends, and those made meanwhile say nothing, and end when it is over.
     Mute,
+    /// When one watch takes the place of many, the store's answer waits for so many milliseconds, and
+    /// meanwhile all of it is removed.
+    Gather { above: Path, holds: u64 },
 }
 
 /// Something that happens in the storm.
@@ -96,7 +99,7 @@ pub(super) struct Fault {
 }
 
 /// All kinds of faults, and what else has to happen in the schedules.
-pub(super) const KINDS: [&str; 20] = [
+pub(super) const KINDS: [&str; 21] = [
     "delay",
     "fragment",
     "coalesce",
@@ -117,6 +120,7 @@ pub(super) const KINDS: [&str; 20] = [
     "way closed",
     "refused again",
     "knocks",
+    "gather",
 ];
 
 /// Those from here on happen only to a client that makes a lost connection again.
@@ -156,6 +160,7 @@ impl What {
             Self::Restart { keep: false } => 12,
             Self::Flap { .. } => 15,
             Self::Mute => 16,
+            Self::Gather { .. } => 20,
         }
     }
 
@@ -238,6 +243,12 @@ impl Fault {
         Self { at: rng.u64(0..STORM), lasts: rng.u64(20..300), seed: rng.u64(..) | 1, what }
     }
 
+    /// What is above many watched nodes goes while the client gets one watch for them.
+    pub(super) fn gathering(rng: &mut Rng, above: &Path) -> Self {
+        let what = What::Gather { above: above.clone(), holds: rng.u64(1..100) };
+        Self { at: 0, lasts: STORM, seed: rng.u64(..), what }
+    }
+
     /// The store is full, and takes no watches.
     pub(super) fn full(rng: &mut Rng, at: u64) -> Self {
         let what = What::Refuse { op: Op::WATCH, code: ErrorCode::ENOSPC, requests: *pick(rng, &[1, 2, 20]) };
@@ -289,6 +300,9 @@ impl fmt::Display for Fault {
                 write!(f, "each connection ends after {messages} messages to the client")
             }
             What::Mute => f.write_str("the connection ends, and the next ones say nothing"),
+            What::Gather { above, holds } => {
+                write!(f, "the answer to a watch of {above} waits for {holds} ms, and {above} is removed")
+            }
         }
     }
 }

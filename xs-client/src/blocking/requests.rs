@@ -151,6 +151,7 @@ impl Requests {
     ///
     /// A list too long for one reply is fetched in parts, from the start again whenever the node
     /// changes in between.
+    /// One that does not end within 64 MiB is an [`Error::Endless`].
     pub fn directory(&self, path: &Path) -> Result<Vec<String>, Error> {
         let mut parts = match typed::listing(path, self.ask(&Request::Directory(path.clone())))? {
             Listing::Whole(names) => return Ok(names),

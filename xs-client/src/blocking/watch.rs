@@ -13,7 +13,8 @@ use crate::{Changes, Error};
 
 /// A watch on a path and all below it; made by [`Client::watch`].
 ///
-/// It fires once right after it was made. Dropping it removes it, without waiting for the store;
+/// It fires once right after it was made; also when one watch on the server takes the place of many.
+/// Dropping it removes it, without waiting for the store;
 /// the last one of a path removes the watch on the server. Of many that are dropped together, some
 /// are removed there only while a thread waits for something else.
 #[derive(Debug)]

@@ -50,8 +50,6 @@ enum Serves {
 #[derive(Debug, Default)]
 struct Below {
     watchers: usize,
-    /// Whether its initial event is news: not if its watchers had watches of their own until then.
-    initial_is_news: bool,
     trial: Trial,
     /// The watches that are to take its place, as far as they are neither confirmed nor refused.
     successors: Option<HashSet<u32>>,
@@ -419,7 +417,7 @@ impl Watches {
     pub(crate) fn event(&mut self, token: &Token, path: &Path) {
         let Some(token) = number(token) else { return };
         let Some(watch) = self.server.get_mut(&token) else { return };
-        let initial = !std::mem::replace(&mut watch.heard, true);
+        watch.heard = true;
         let below = match &mut watch.serves {
             Serves::Path(watchers) => {
                 watchers.iter().for_each(|watcher| self.told.tell(watcher, path, self.backlog));
@@ -427,9 +425,9 @@ impl Watches {
             }
             Serves::Below(below) => below,
         };
-        if initial && !below.initial_is_news && *path == watch.path {
-            return;
-        }
+        // Also the initial one, although all below have had theirs: a store merges events that are the
+        // same and wait, so it may stand for a removal as well, and what the watches that this one has
+        // replaced tell of that comes too late.
         let before = self.told.changes;
         let (told, backlog) = (&mut self.told, self.backlog);
         self.local.upwards(path, &watch.path, |watcher| told.tell(watcher, path, backlog));
@@ -464,7 +462,7 @@ impl Watches {
             if unserved.is_empty() {
                 continue;
             }
-            let below = Below { watchers: unserved.len(), initial_is_news: true, ..Below::default() };
+            let below = Below { watchers: unserved.len(), ..Below::default() };
             let token = self.serve_below(path, Box::new(below));
             unserved.iter().for_each(|watcher| watcher.set_token(token));
         }

@@ -206,6 +206,35 @@ fn a_long_directory_that_changes_meanwhile_is_fetched_again() {
     });
 }
 
+/// They are given up before they take all memory.
+#[test]
+fn a_directory_or_a_tree_without_end() {
+    type Call = fn(Client) -> Error;
+    let calls: [(Call, usize); 2] = [
+        (|client| client.directory(&path("/d")).unwrap_err(), 64 << 20),
+        (|client| client.read_tree(&path("/d")).unwrap_err(), 1000 * 4096),
+    ];
+    for (call, most) in calls {
+        let (client, mut peer) = Peer::new(Config { tree_limit: 1000, ..patient() });
+        // With the call, the connection ends.
+        let calling = std::thread::spawn(move || call(client));
+        let part = [&b"7\0"[..], &b"a-name\0".repeat(100_000)].concat();
+        let mut sent = 0;
+        while let Some(request) = peer.next() {
+            let (op, payload) = match request.op {
+                Op::DIRECTORY if most == 64 << 20 => (Op::ERROR, &b"E2BIG\0"[..]),
+                Op::DIRECTORY => (Op::DIRECTORY, &b"child\0"[..]),
+                op => (op, &part[..]),
+            };
+            sent += payload.len();
+            assert!(sent < most + 2 * part.len(), "all of it is taken");
+            peer.send(op, request.req_id, payload);
+        }
+        let error = calling.join().unwrap();
+        assert!(matches!(error, Error::Endless { limit, .. } if limit == most), "{error}");
+    }
+}
+
 #[test]
 fn a_tree_has_a_limit() {
     let served = Served::new();
@@ -244,4 +273,29 @@ fn what_the_client_keeps_account_of_is_not_asked_for_by_hand() {
         assert!(client.commit_all(vec![request]).is_err());
     }
     assert_eq!(client.stats().requests, 0);
+}
+
+/// What is as large as it can be is no bound, and nothing that is counted with.
+#[test]
+fn without_bounds() {
+    let config = Config {
+        deadline: Duration::MAX,
+        window: usize::MAX,
+        reply_limit: usize::MAX,
+        watch_backlog: usize::MAX,
+        tree_limit: usize::MAX,
+        transactions: usize::MAX,
+        spin: Duration::MAX,
+        ..Config::default()
+    };
+    let served = Served::new();
+    let client = served.try_connect(config).unwrap();
+    let mut watch = client.watch(&path("/t")).unwrap();
+    watch.changed(LONG).unwrap().unwrap();
+    let writes =
+        (0..200).map(|child| Request::Write { path: path(format!("/t/{child}")), value: "1".into() });
+    client.all(writes.collect()).unwrap();
+    assert!(watch.changed(LONG).unwrap().is_some());
+    let tree = client.transaction(|tx| tx.read_tree(&path("/t"))).unwrap();
+    assert_eq!(tree.unwrap().children.len(), 200);
 }

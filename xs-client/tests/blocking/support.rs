@@ -11,8 +11,8 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio_util::codec::Decoder;
 use xs_client::blocking::Client;
-use xs_client::{Config, DomId, Error, Path, Reply};
-use xs_proto::{Message, MessageCodec};
+use xs_client::{Config, DomId, Error, Op, Path, Reply, TxId};
+use xs_proto::{Header, Message, MessageCodec};
 use xs_store::Store;
 
 /// Longer than any test takes.
@@ -109,6 +109,18 @@ impl Peer {
         let mut bytes = BytesMut::new();
         reply.encode(to.op, to.req_id, to.tx_id, &mut bytes).unwrap();
         self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// Sends an event; its payload is that of the WATCH that it is of.
+    pub(crate) fn event(&mut self, watch: &[u8]) {
+        self.send(Op::WATCH_EVENT, 0, watch);
+    }
+
+    /// Sends any message.
+    pub(crate) fn send(&mut self, op: Op, req_id: u32, payload: &[u8]) {
+        let mut bytes = BytesMut::new();
+        Header { op, req_id, tx_id: TxId::NONE, len: payload.len() as u32 }.encode(&mut bytes);
+        self.stream.write_all(&[&bytes[..], payload].concat()).unwrap();
     }
 
     /// Whether there is no request now.

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use xs_client::{DomId, Error, Op, Path, Request};
+use xs_client::{DomId, Error, Op, Path, Reply, Request};
 
-use crate::support::{LONG, SHORT, Served, path, patient};
+use crate::support::{LONG, Peer, SHORT, Served, path, patient};
 
 #[test]
 fn a_watch_tells_of_changes_of_another_connection() {
@@ -67,6 +67,43 @@ fn a_watch_with_a_depth_tells_of_nothing_deeper() {
     }
     told.dedup();
     assert_eq!(told, [path("/w/a")]);
+}
+
+/// By hand, for what a store merges depends on time: the first event of the watch that takes the place of
+/// many is also the only word that all of it was removed.
+#[test]
+fn the_first_event_of_a_watch_for_many_is_told_to_all() {
+    const MANY: usize = 256;
+    let (client, mut peer) = Peer::new(patient());
+    let nodes: Vec<Path> = (0..MANY).map(|number| path(format!("/w/many/{number}"))).collect();
+    thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let watches = nodes.iter().map(|node| client.watch(node).unwrap());
+            let mut watches: Vec<_> = watches.collect();
+            for watch in &mut watches {
+                assert!(watch.changed(LONG).unwrap().is_some());
+            }
+            client.write(&path("/w/done"), "").unwrap();
+            watches
+        });
+        for _ in 0..MANY {
+            let request = peer.next().unwrap();
+            peer.answer(&request, &Reply::Ok);
+            peer.event(&request.payload);
+        }
+        let ancestor = peer.next().unwrap();
+        assert_eq!((ancestor.op, &ancestor.payload[..8]), (Op::WATCH, &b"/w/many\0"[..]));
+        let done = peer.next().unwrap();
+        peer.answer(&done, &Reply::Ok);
+        let mut watches = watching.join().unwrap();
+        assert!(watches.iter_mut().all(|watch| watch.changed(Duration::ZERO).unwrap().is_none()));
+        peer.answer(&ancestor, &Reply::Ok);
+        peer.event(&ancestor.payload);
+        for (watch, node) in watches.iter_mut().zip(&nodes) {
+            let changes = watch.changed(LONG).unwrap().unwrap();
+            assert_eq!(changes.paths.into_iter().collect::<Vec<_>>(), std::slice::from_ref(node));
+        }
+    });
 }
 
 #[test]

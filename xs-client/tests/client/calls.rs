@@ -7,11 +7,11 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use lab_proxy::Proxy;
 use tokio::time::{Instant, sleep, timeout};
-use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reply, Request};
+use xs_client::{Client, Config, DomId, Error, ErrorCode, Op, Reconnect, Reply, Request, Retry};
 use xs_proto::Names;
 use xs_store::Store;
 
-use crate::support::{Peer, client, path, watched_client};
+use crate::support::{Peer, client, frame, path, watched_client};
 
 async fn concurrent_reads(count: usize) {
     let client = client();
@@ -310,6 +310,30 @@ async fn a_long_directory_changes_meanwhile() {
     assert_eq!(names.unwrap(), ["a", "x", "c"]);
 }
 
+/// A list that never ends is given up before it takes all memory.
+#[tokio::test(start_paused = true)]
+async fn a_directory_without_end() {
+    let (client, mut peer) = Peer::new(Config::default());
+    let node = path("/d");
+    let names = {
+        let answering = async {
+            let request = peer.request().await.unwrap();
+            peer.answer(&request, &Reply::Error(ErrorCode::E2BIG)).await;
+            let part = [&b"7\0"[..], &b"a-name\0".repeat(100_000)].concat();
+            for _ in 0..100 {
+                let request = peer.request().await.unwrap();
+                peer.send(&frame(Op::DIRECTORY_PART, request.req_id, part.len() as u32, &part)).await;
+            }
+        };
+        tokio::select! {
+            names = client.directory(&node) => names,
+            () = answering => panic!("all of it is taken"),
+        }
+    };
+    let error = names.unwrap_err();
+    assert!(matches!(&error, Error::Endless { path, limit: 0x400_0000 } if *path == node), "{error}");
+}
+
 /// A daemon that answers neither: the first error stands.
 #[tokio::test(start_paused = true)]
 async fn a_daemon_without_parts() {
@@ -368,4 +392,42 @@ async fn what_the_client_keeps_account_of_is_not_asked_for_by_hand() {
         assert!(client.commit_all(together).await.is_err());
     }
     assert_eq!((proxy.count(Op::WRITE), client.stats().requests), (0, 0));
+}
+
+/// What is as large as it can be is no bound, and nothing that is counted with.
+#[tokio::test(start_paused = true)]
+async fn without_bounds() {
+    let retry = Retry { attempts: u32::MAX, within: Duration::MAX, ..Retry::default() };
+    let reconnect = Reconnect { within: Duration::MAX, from_start: true, ..Reconnect::default() };
+    let config = Config {
+        deadline: Duration::MAX,
+        window: usize::MAX,
+        reply_limit: usize::MAX,
+        watch_backlog: usize::MAX,
+        tree_limit: usize::MAX,
+        transactions: usize::MAX,
+        retry,
+        spin: Duration::MAX,
+        reconnect: Some(reconnect),
+    };
+    let client = Client::over(Store::new().connect(DomId::DOM0), config);
+    let mut watch = client.watch(&path("/t")).await.unwrap();
+    watch.changed().await.unwrap();
+    let writes =
+        (0..200).map(|child| Request::Write { path: path(format!("/t/{child}")), value: "1".into() });
+    client.all(writes.collect()).await.unwrap();
+    assert!(watch.changed().await.is_ok());
+    let tree = client.transaction(async |tx| tx.read_tree(&path("/t")).await);
+    assert_eq!(tree.await.unwrap().unwrap().children.len(), 200);
+}
+
+/// A pause that no clock can say is one that is not waited for.
+#[tokio::test(start_paused = true)]
+async fn pauses_without_bounds() {
+    let reconnect = Reconnect { first_pause: Duration::MAX, from_start: true, ..Reconnect::default() };
+    for _ in 0..20 {
+        let config = Config { reconnect: Some(reconnect), ..Config::default() };
+        let error = Client::connect_unix("/none/at/all", config).await.unwrap_err();
+        assert!(matches!(error, Error::Connect { .. }), "{error}");
+    }
 }

@@ -1,9 +1,14 @@
 //! The end of a connection: when its last handle is gone, not sooner, not later.
 
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
-use xs_client::{Config, Error, Op, Reply, TxId};
+use futures_util::future::join_all;
+use tokio::io::DuplexStream;
+use tokio::time::{sleep, timeout};
+use xs_client::{Client, Config, Connect, Error, Op, Reconnect, Reply, TxId};
 
 use crate::support::{Peer, path};
 
@@ -114,4 +119,91 @@ async fn with_a_store_that_never_answers() {
     assert!(!has_ended(&mut peer).await, "the answer is waited for");
     tokio::time::sleep(Config::default().deadline).await;
     assert!(has_ended(&mut peer).await);
+}
+
+/// A store that answers nothing is left after the deadline, also when it leaves no room for more, and
+/// when more was asked for than there is room.
+#[tokio::test(start_paused = true)]
+async fn of_a_store_that_says_nothing() {
+    const WINDOW: usize = 40;
+    for calls in [1, WINDOW - 1, WINDOW, 2 * WINDOW - 1, 2 * WINDOW] {
+        let config = Config { window: WINDOW, deadline: Duration::from_secs(5), ..Config::default() };
+        let (client, mut peer) = Peer::new(config);
+        let node = path("/x");
+        let calls = join_all((0..calls).map(|_| client.read(&node))).await;
+        assert!(calls.iter().all(Result::is_err));
+        peer.requests(calls.len().min(WINDOW)).await;
+        drop(client);
+        assert!(!has_ended(&mut peer).await, "it may answer yet");
+        sleep(Duration::from_secs(5)).await;
+        assert!(has_ended(&mut peer).await, "{} calls", calls.len());
+    }
+}
+
+/// The driver learns of the last handle's end although it takes no commands.
+#[tokio::test(start_paused = true)]
+async fn with_the_last_watch_while_there_is_no_room() {
+    let (client, mut peer) = Peer::new(Config { window: 1, ..Config::default() });
+    let node = path("/x");
+    let (watch, ()) = tokio::join!(client.watch(&node), async {
+        let request = peer.request().await.unwrap();
+        peer.answer(&request, &Reply::Ok).await;
+    });
+    assert!(timeout(Duration::from_millis(1), client.write(&node, "1")).await.is_err());
+    assert_eq!(peer.request().await.unwrap().op, Op::WRITE);
+    drop((client, watch));
+    sleep(Duration::from_secs(10)).await;
+    assert!(has_ended(&mut peer).await);
+}
+
+/// A store that is gone; connecting to it fails, or never ends.
+struct Gone {
+    first: Option<DuplexStream>,
+    hangs: bool,
+    /// As long as there is this.
+    _wanted: Arc<()>,
+}
+
+impl Connect for Gone {
+    type Transport = DuplexStream;
+
+    fn at(&self) -> String {
+        "a store that is gone".into()
+    }
+
+    async fn connect(&mut self) -> io::Result<DuplexStream> {
+        match self.first.take() {
+            Some(stream) => Ok(stream),
+            None if self.hangs => pending().await,
+            None => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+}
+
+/// Calls that were given up, and wait where nobody takes them, are no reason to connect again.
+#[tokio::test(start_paused = true)]
+async fn without_a_store() {
+    for calls in [0, 1, 40, 64] {
+        for (hangs, first_pause) in [(false, 1), (true, 1), (false, 3600)] {
+            let (near, far) = tokio::io::duplex(4096);
+            let wanted = Arc::new(());
+            let gone = Gone { first: Some(near), hangs, _wanted: wanted.clone() };
+            let first_pause = Duration::from_secs(first_pause);
+            let reconnect = Reconnect { within: Duration::MAX, first_pause, ..Reconnect::default() };
+            let config = Config {
+                reconnect: Some(reconnect),
+                deadline: Duration::from_millis(100),
+                ..Config::default()
+            };
+            let client = Client::connect_with(gone, config).await.unwrap();
+            drop(far);
+            sleep(Duration::from_secs(1)).await;
+            let node = path("/x");
+            let calls = join_all((0..calls).map(|_| client.write(&node, "1"))).await;
+            assert!(calls.iter().all(Result::is_err));
+            drop(client);
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(Arc::strong_count(&wanted), 1, "{} calls, {hangs}, {first_pause:?}", calls.len());
+        }
+    }
 }

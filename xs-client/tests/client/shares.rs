@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use xs_client::{Access, Client, Config, DomId, Op, Path, Permissions, Request, Watch};
 use xs_store::Store;
 
@@ -29,7 +31,7 @@ async fn next(watch: &mut Watch) -> Option<Vec<String>> {
 }
 
 async fn settled(client: &Client) {
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     assert_eq!(client.stats().in_flight, 0);
 }
 
@@ -110,6 +112,80 @@ async fn nothing_is_missed_in_between() {
     watching.await;
 }
 
+/// A way to a store that can be held: what comes back, and the watch of the ancestor on its way there.
+struct Held {
+    requests: watch::Sender<bool>,
+    replies: watch::Sender<bool>,
+}
+
+impl Held {
+    fn over(store: &Store) -> (DuplexStream, Self) {
+        let (near, far) = tokio::io::duplex(4096);
+        let (mut from_client, mut to_client) = tokio::io::split(far);
+        let (mut from_store, mut to_store) = tokio::io::split(store.connect(DomId::DOM0));
+        let (requests, mut may_pass) = watch::channel(false);
+        tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            while from_client.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
+                if bytes.windows(13).any(|found| found == b"/backend/vif\0") {
+                    _ = may_pass.wait_for(|may| *may).await;
+                }
+                to_store.write_all(&bytes).await.unwrap();
+                bytes.clear();
+            }
+        });
+        let (replies, mut may_pass) = watch::channel(true);
+        tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            loop {
+                _ = may_pass.wait_for(|may| *may).await;
+                if !from_store.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
+                    return;
+                }
+                _ = may_pass.wait_for(|may| *may).await;
+                to_client.write_all(&bytes).await.unwrap();
+                bytes.clear();
+            }
+        });
+        (near, Self { requests, replies })
+    }
+}
+
+/// A store merges what it has to say of the ancestor with the initial event of its watch, if that waits.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_ancestor_is_heard_while_its_watch_is_made() {
+    for gone in ["/local/domain/0/backend/vif", "/local/domain/0/backend", "/local"] {
+        let store = Store::new();
+        let writer = Client::over(store.connect(DomId::DOM0), Config::default());
+        let (stream, held) = Held::over(&store);
+        let client = Client::over(stream, Config::default());
+        let flood = client.watch(&path("/flood")).await.unwrap();
+        let mut watches = Vec::new();
+        for number in 0..255 {
+            writer.write(&node(number), "4").await.unwrap();
+            watches.push(client.watch(&node(number)).await.unwrap());
+        }
+        for watch in &mut watches {
+            next(watch).await;
+        }
+        // The client is slow, and much waits for it already.
+        held.replies.send_replace(false);
+        for number in 0..100 {
+            writer.write(&path(format!("/flood/{number:0>2000}")), "").await.unwrap();
+        }
+        held.requests.send_replace(true);
+        sleep(Duration::from_secs(1)).await;
+        writer.rm(&path(gone)).await.unwrap();
+        held.replies.send_replace(true);
+        settled(&client).await;
+        assert_eq!(client.stats().watches, 2, "one for all, and one for what is no device");
+        for (number, watch) in watches.iter_mut().enumerate() {
+            assert_eq!(next(watch).await, Some(vec![node(number).to_string()]), "{gone}");
+        }
+        drop(flood);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_watch_is_made_again_on_another_connection() {
     let (client, door, store) = door::client(Config::default()).await;
@@ -119,7 +195,7 @@ async fn one_watch_is_made_again_on_another_connection() {
         next(watch).await;
     }
     door.shut();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     door.open(&store);
     for (number, watch) in watches.iter_mut().enumerate() {
         assert_eq!(next(watch).await, Some(vec![node(number).to_string()]));

@@ -3,7 +3,7 @@
 use xs_client::{Client, Config, DomId, Error, Op, Path};
 use xs_store::Store;
 
-use crate::support::{client, path, watched_client};
+use crate::support::{Peer, client, frame, path, watched_client};
 
 async fn fill(client: &Client, nodes: &[(&str, &'static str)]) {
     for (node, value) in nodes {
@@ -31,17 +31,17 @@ async fn a_missing_node_has_no_tree() {
     assert_eq!(client().read_tree(&path("/none")).await.unwrap(), None);
 }
 
-/// One round trip for each level, whatever its width; none of them waits for another of its level.
+/// Also those that are too wide for one round trip.
 #[tokio::test(start_paused = true)]
-async fn a_level_is_asked_for_at_once() {
+async fn levels_are_asked_for_together() {
     let (client, proxy, _store) = watched_client(Config { window: 1000, ..Config::default() });
-    for child in 0..100 {
+    for child in 0..300 {
         client.write(&path(format!("/wide/{child}/x")), "v").await.unwrap();
     }
     let before = proxy.count(Op::READ);
     let tree = client.read_tree(&path("/wide")).await.unwrap().unwrap();
-    assert_eq!(tree.nodes().count(), 201);
-    assert_eq!(proxy.count(Op::READ) - before, 201);
+    assert_eq!(tree.nodes().count(), 601);
+    assert_eq!(proxy.count(Op::READ) - before, 601);
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,6 +67,34 @@ async fn a_tree_over_the_limit_is_refused() {
     client.write(&path("/t/9"), "v").await.unwrap();
     let error = client.read_tree(&path("/t")).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: 10, .. }), "{error}");
+}
+
+/// Values longer than any node can have are given up before all of the level is asked for.
+#[tokio::test(start_paused = true)]
+async fn a_tree_of_too_many_bytes_is_refused() {
+    let (client, mut peer) = Peer::new(Config { tree_limit: 1000, ..Config::default() });
+    let names: String = (0..900).map(|child| format!("{child}\0")).collect();
+    let mut asked = 0;
+    let root = path("/t");
+    let answering = async {
+        while let Some(request) = peer.request().await {
+            asked += 1;
+            let value = vec![b'x'; 20_000];
+            let reply = match request.op {
+                Op::READ => &value[..],
+                _ if asked == 2 => names.as_bytes(),
+                _ => b"",
+            };
+            peer.send(&frame(request.op, request.req_id, reply.len() as u32, reply)).await;
+        }
+    };
+    let tree = tokio::select! {
+        tree = client.read_tree(&root) => tree,
+        () = answering => Ok(None),
+    };
+    let error = tree.unwrap_err();
+    assert!(matches!(&error, Error::Endless { path, limit: 4_096_000 } if *path == root), "{error}");
+    assert!(asked <= 2 + 512, "{asked} requests");
 }
 
 #[tokio::test(start_paused = true)]

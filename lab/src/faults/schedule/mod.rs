@@ -358,7 +358,6 @@ impl Schedule {
         if again {
             Self::meet_losses(rng, &mut faults, &mut workers, &followers);
         }
-        faults.sort_by_key(|fault| fault.at);
         let mut changes: Vec<_> = (0..rng.usize(5..25)).map(|_| Change::new(rng)).collect();
         if rng.u8(0..20) == 0 {
             // A guest may not have as many watches. And all of them have to be served in time.
@@ -380,7 +379,16 @@ impl Schedule {
                 };
                 Change { at: rng.u64(0..STORM), deed }
             }));
+            if rng.u8(0..5) > 0 {
+                faults.push(Fault::gathering(rng, &crowds));
+                // What is removed has to have been there.
+                changes.extend((0..rng.usize(1..CROWD)).map(|node| Change {
+                    at: rng.u64(0..=from),
+                    deed: Deed::WriteCrowd(crowd(&crowds, node)),
+                }));
+            }
         }
+        faults.sort_by_key(|fault| fault.at);
         changes.sort_by_key(|change| change.at);
         let flags = [(); FLAGS].map(|()| rng.u64(0..STORM));
         Self { seed, settings, faults, workers, followers, changes, flags }

@@ -30,6 +30,11 @@ impl Lane {
         self.queue.push_back((self.last, bytes));
     }
 
+    /// Whether the same message waits already.
+    pub(super) fn has(&self, bytes: &Bytes) -> bool {
+        self.queue.iter().any(|(_, waiting)| waiting == bytes)
+    }
+
     /// Makes ready what has had its time.
     pub(super) fn release(&mut self) {
         let now = Instant::now();

@@ -38,6 +38,8 @@ pub(super) struct Wire {
     closing: Option<Way>,
     /// The fault by which this one says nothing.
     mute: Option<usize>,
+    /// Until then nothing gets to the client.
+    holds: Option<Instant>,
     /// Messages for the client so far.
     told: u32,
     rng: Rng,
@@ -58,6 +60,7 @@ impl Wire {
             cut: None,
             closing: None,
             mute: None,
+            holds: None,
             told: 0,
             rng,
             world,
@@ -98,7 +101,7 @@ impl Wire {
                 Some(Way::ToClient) if self.to_client.is_empty() => return Ok(()),
                 _ => {}
             }
-            let dues = [self.to_store.due(), self.to_client.due(), self.world.next(now)];
+            let dues = [self.to_store.due(), self.to_client.due(), self.holds, self.world.next(now)];
             let next = dues.into_iter().flatten().filter(|due| *due > now).min();
             // In a fixed order, so that a schedule has one course.
             tokio::select! {
@@ -162,6 +165,9 @@ impl Wire {
 
     /// Whether nothing is to get through this way now.
     fn is_held(&mut self, way: Way) -> bool {
+        if way == Way::ToClient && self.holds.is_some_and(|until| Instant::now() < until) {
+            return true;
+        }
         let world = self.world.clone();
         let holds = |what: &What| match what {
             What::Stall { way: held } | What::Coalesce { way: held } => *held == way,
@@ -365,6 +371,9 @@ impl Wire {
     fn answered(&mut self, req_id: u32, is_refused: bool) -> (Option<Op>, Option<ErrorCode>) {
         let Answered { op, replaced, watch } = self.ledger.answered(req_id, is_refused);
         if let Some(watched) = watch {
+            if !is_refused {
+                self.gather(&watched.0);
+            }
             self.world.watch_answered(self.number, watched, is_refused);
         }
         (op, replaced)
@@ -373,7 +382,11 @@ impl Wire {
     fn reply(&mut self, mut reply: Message) -> io::Result<()> {
         self.world.note((Way::ToClient as u8, reply.op.0, reply.req_id, reply.tx_id, &reply.payload));
         if reply.op == Op::WATCH_EVENT {
-            self.tell(message_of(&reply), true);
+            let event = message_of(&reply);
+            // Stores merge what waits.
+            if !self.to_client.has(&event) {
+                self.tell(event, true);
+            }
             return Ok(());
         }
         reply.tx_id = self.ledger.for_client(reply.tx_id);

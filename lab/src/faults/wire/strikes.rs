@@ -1,8 +1,11 @@
 //! What a fault does when it begins, and connections that are not worth much from the beginning.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use fastrand::Rng;
-use xs_client::{Op, Path, TxId};
+use tokio::time::Instant;
+use xs_client::{Op, Path, Request, TxId};
 use xs_proto::{Token, WatchEvent};
 
 use super::{Wire, message};
@@ -40,6 +43,21 @@ impl Wire {
         world.end();
         self.closing = Some(Way::ToClient);
         true
+    }
+
+    /// If this is the watch that takes the place of many, removes all of these before the client hears
+    /// that it is there.
+    pub(super) fn gather(&mut self, path: &Path) {
+        let world = self.world.clone();
+        let gathers = world.on().find_map(|(at, fault)| match &fault.what {
+            What::Gather { above, holds } if above == path => Some((at, above, *holds)),
+            _ => None,
+        });
+        let Some((at, above, holds)) = gathers else { return };
+        world.hit(at);
+        self.holds = Some(Instant::now() + Duration::from_millis(holds));
+        let (mut direct, above) = (world.direct(), world.absolute(above));
+        tokio::spawn(async move { direct.ask(Request::Rm(above)).await });
     }
 
     /// Does what happens once and is due; `false` if that is the end of the connection.
