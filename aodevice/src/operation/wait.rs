@@ -12,7 +12,7 @@ use super::observe::shown;
 use super::record::{Occupant, Record, Token};
 use super::{Job, Target, model, store};
 use crate::machine::{Event, Node, Reached, Until};
-use crate::{Cause, Toolstack, Which};
+use crate::{Cause, Condition, Which, facts};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -188,11 +188,25 @@ impl Job<'_> {
         }
     }
 
+    /// Ends a wait in which the guest has a part when it is over.
+    pub(super) async fn unless_over(
+        &self,
+        target: &Target,
+        wait: impl Future<Output = Result<Reached, Cause>>,
+    ) -> Result<Reached, Cause> {
+        tokio::select! {
+            biased;
+            waited = wait => waited,
+            () = facts::until(&*self.toolstack.facts, target.id().fe, Condition::is_over) => {
+                Ok(Reached::GuestOver)
+            }
+        }
+    }
+
     /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
     async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
-        let Toolstack { client, limits, .. } = self.toolstack;
         if closing {
-            return model::let_go(client, target, limits.unseen).await;
+            return model::let_go(self.toolstack, target).await;
         }
         let refused = async {
             match &self.model_log {
@@ -205,7 +219,7 @@ impl Job<'_> {
         tokio::select! {
             biased;
             cause = refused => Err(cause),
-            gone = model::let_go(client, target, limits.unseen) => {
+            gone = model::let_go(self.toolstack, target) => {
                 gone.and(Err(Cause::NoDeviceModel(target.id().fe)))
             }
         }

@@ -3,11 +3,15 @@
 use devstate::{StateValue, XenbusState};
 use serde::Serialize;
 
+use crate::Condition;
+
 /// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Observation {
+    /// What is known of the guest's domain.
+    pub guest: Condition,
     /// The backend's state.
     pub backend: Option<StateValue>,
     /// The frontend's state, as the guest wrote it.
@@ -34,6 +38,9 @@ impl Observation {
         say("the script says", &self.hotplug_error);
         say("the backend says", &self.backend_error);
         say("the guest says", &self.frontend_error);
+        if self.guest == Condition::Paused || self.guest.is_over() {
+            sentences.push(format!("the guest {}", self.guest));
+        }
         if let Some(status) = &self.hotplug_status {
             sentences.push(format!("hotplug-status is {status}"));
         }

@@ -3,6 +3,7 @@
 
 mod add;
 mod cancel;
+mod facts;
 mod front;
 mod hostile;
 mod libxl;
