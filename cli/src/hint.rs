@@ -101,7 +101,8 @@ pub(crate) fn words(failure: &Failure) -> String {
              --force"
         ),
         Hint::RemoveAgainOrForce if failure.observed.guest == Condition::Running => {
-            "the device is left closing: free it in the guest and detach again, or detach with --force".to_owned()
+            "the device is left closing: free it in the guest and detach again, or detach with --force"
+                .to_owned()
         }
         Hint::RemoveAgainOrForce => {
             "the device is left closing: unpause the guest or free the device in it and \

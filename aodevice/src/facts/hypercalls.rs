@@ -51,7 +51,10 @@ impl Hypercalls {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(io::Error::new(io::ErrorKind::Unsupported, "the version of the hypervisor's interface is not known"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the version of the hypervisor's interface is not known",
+        ))
     }
 
     /// The version of the hypervisor's interface (`XEN_DOMCTL_INTERFACE_VERSION`).

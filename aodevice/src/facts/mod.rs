@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn only_what_never_runs_again_is_over() {
         let shut_down = [Reason::PowerOff, Reason::Reboot, Reason::Crash, Reason::Watchdog];
-        for condition in shut_down.map(Condition::ShutDown).into_iter().chain([Condition::Dying, Condition::Gone])
+        for condition in
+            shut_down.map(Condition::ShutDown).into_iter().chain([Condition::Dying, Condition::Gone])
         {
             assert!(condition.is_over(), "{condition}");
         }

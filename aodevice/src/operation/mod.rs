@@ -204,7 +204,9 @@ impl<'a> Job<'a> {
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 let client = client.with_deadline(LAST_WORDS);
-                self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood).await.unwrap_or_default();
+                self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood)
+                    .await
+                    .unwrap_or_default();
                 Event::Observed
             }
             Step::Leave => {

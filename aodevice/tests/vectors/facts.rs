@@ -58,7 +58,11 @@ async fn b6_a_paused_guest_is_asked_like_any_other() {
     let failure = Scripted::new(Condition::Paused).remove(&world, Force::Never).await.unwrap_err();
     assert_eq!(tenths(failure.elapsed), 10.0);
     assert!(matches!(failure.cause, Cause::TimedOut { .. }));
-    assert!(failure.observations().contains(&"the guest is paused".to_owned()), "{:?}", failure.observations());
+    assert!(
+        failure.observations().contains(&"the guest is paused".to_owned()),
+        "{:?}",
+        failure.observations()
+    );
     assert_eq!(failure.hint(), Hint::Unpause(GUEST));
     assert_eq!(serde_json::to_value(&failure).unwrap()["observed"]["guest"], "paused");
     assert_eq!(world.read(&format!("{FE}/state")).await, "4");
@@ -105,11 +109,12 @@ async fn a_guest_that_is_over_is_not_waited_for() {
 async fn a_guest_that_shuts_down_meanwhile_is_not_waited_for_any_longer() {
     let world = connected().await;
     let source = Scripted::new(Condition::Running);
-    let (ended, (), ()) = join!(source.remove(&world, Force::Never), backend_without_frontend(&world), async {
-        world.at(3.0).await;
-        assert_eq!(world.read(&format!("{FE}/state")).await, "4");
-        source.says(Condition::ShutDown(Reason::PowerOff));
-    });
+    let (ended, (), ()) =
+        join!(source.remove(&world, Force::Never), backend_without_frontend(&world), async {
+            world.at(3.0).await;
+            assert_eq!(world.read(&format!("{FE}/state")).await, "4");
+            source.says(Condition::ShutDown(Reason::PowerOff));
+        });
     let elapsed = ended.unwrap().elapsed.as_secs_f64();
     assert!((3.0..=3.3).contains(&elapsed), "{elapsed}");
 }
@@ -154,14 +159,11 @@ async fn a_paused_guest_that_does_not_connect_is_to_be_unpaused() {
     let source = Scripted::new(Condition::Paused);
     let toolstack = world.toolstack.clone().with_facts(Arc::new(source));
     let (disk, cancel) = (crate::world::disk(), CancellationToken::new());
-    let (ended, ()) = join!(
-        toolstack.add(GUEST, &disk, WaitFor::Connected, &cancel),
-        async {
-            world.exists(BE).await;
-            world.backend_says("2").await;
-            backend_without_frontend(&world).await;
-        },
-    );
+    let (ended, ()) = join!(toolstack.add(GUEST, &disk, WaitFor::Connected, &cancel), async {
+        world.exists(BE).await;
+        world.backend_says("2").await;
+        backend_without_frontend(&world).await;
+    },);
     let failure = ended.unwrap_err();
     assert_eq!(failure.hint(), Hint::Unpause(GUEST), "{:?}", failure.observations());
     assert_eq!(world.dump().await, before);

@@ -403,9 +403,8 @@ fn every_removal_asks_in_the_right_order() {
                     asked(path, |step| matches!(step, Step::Close(_, frontend) if *frontend == wanted))
                 };
                 // Without consent only if there is nobody left to give it.
-                let over = path
-                    .iter()
-                    .position(|(_, event)| matches!(event, Event::Waited(Ok(Reached::GuestOver))));
+                let over =
+                    path.iter().position(|(_, event)| matches!(event, Event::Waited(Ok(Reached::GuestOver))));
                 if let (Force::Never, Some(deleted)) = (force, closes(Frontend::Delete)) {
                     assert!(over.is_some_and(|over| over < deleted), "{}", brief(path));
                 }
