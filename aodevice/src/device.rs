@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 use crate::Kind;
 use crate::kind::Spec;
 use crate::kind::vbd::Vbd;
+use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
+use crate::kind::vkb::Vkb;
 
 /// A device to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +15,12 @@ use crate::kind::vif::Vif;
 pub enum Device {
     /// A disk.
     Vbd(Vbd),
+    /// A framebuffer.
+    Vfb(Vfb),
     /// A network interface.
     Vif(Vif),
+    /// A keyboard with a pointer.
+    Vkb(Vkb),
 }
 
 impl Device {
@@ -22,7 +28,9 @@ impl Device {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Vbd(_) => Kind::Vbd,
+            Self::Vfb(_) => Kind::Vfb,
             Self::Vif(_) => Kind::Vif,
+            Self::Vkb(_) => Kind::Vkbd,
         }
     }
 
@@ -31,7 +39,7 @@ impl Device {
         self.as_spec().devid()
     }
 
-    /// What libxl keeps of it: an entry of `disks` or `nics` in a domain's configuration, with what was said,
+    /// What libxl keeps of it: an entry of `disks`, `nics`, `vfbs` or `vkbs` in a domain's configuration, with what was said,
     /// in libxl's names and order. `xl -N` prints the same.
     pub fn libxl(&self) -> Map<String, Value> {
         self.as_spec().libxl()
@@ -42,7 +50,9 @@ impl Device {
         let mut device = self.clone();
         match &mut device {
             Self::Vbd(vbd) => vbd.settle(),
+            Self::Vfb(vfb) => vfb.settle(),
             Self::Vif(vif) => vif.settle(),
+            Self::Vkb(vkb) => vkb.settle(),
         }
         device
     }
@@ -50,7 +60,9 @@ impl Device {
     pub(crate) fn as_spec(&self) -> &dyn Spec {
         match self {
             Self::Vbd(vbd) => vbd,
+            Self::Vfb(vfb) => vfb,
             Self::Vif(vif) => vif,
+            Self::Vkb(vkb) => vkb,
         }
     }
 }

@@ -25,8 +25,8 @@
 //!
 //! # The parts
 //!
-//! What an operation does next is decided by [`machine`], plain values that can be read as the
-//! diagrams at their heads. What a device's nodes are is a [`Tree`], another plain value. What
+//! What an operation does next is decided by [`machine`], plain values whose [`diagram`]s are drawn by
+//! walking them, and whose transitions are traced under the same names. What a device's nodes are is a [`Tree`], another plain value. What
 //! each step does to the store is one transaction each.
 //!
 //! # Whom it trusts
@@ -36,6 +36,7 @@
 //! there who can answer is told by [`DomainFacts`].
 
 mod device;
+pub mod diagram;
 mod facts;
 mod guest;
 mod id;
@@ -57,7 +58,7 @@ pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts}
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vif};
+pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vfb, vif, vkb};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;

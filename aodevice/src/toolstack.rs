@@ -91,6 +91,8 @@ pub struct Toolstack {
     pub(crate) log_dir: PathBuf,
     /// Who tells whether a guest runs.
     pub(crate) facts: Arc<dyn DomainFacts>,
+    /// Where the kernel tells of network interfaces, in `class/net`.
+    pub(crate) sys_dir: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
 }
@@ -129,6 +131,7 @@ impl Toolstack {
             script_dir: "/etc/xen/scripts".into(),
             libxl_dir: "/var/lib/xen".into(),
             log_dir: "/var/log/xen".into(),
+            sys_dir: "/sys".into(),
             enters: true,
             limits: Limits::default(),
             observer: None,
@@ -172,6 +175,13 @@ impl Toolstack {
     #[must_use]
     pub fn with_facts(mut self, facts: Arc<dyn DomainFacts>) -> Self {
         self.facts = facts;
+        self
+    }
+
+    /// With the kernel's network interfaces in `class/net` of this directory, `/sys` if not said.
+    #[must_use]
+    pub fn with_sys_dir(mut self, sys_dir: impl Into<PathBuf>) -> Self {
+        self.sys_dir = sys_dir.into();
         self
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aodevice::{Addition, Force, Limits, Removal, Toolstack, WaitFor};
+use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
@@ -75,6 +76,7 @@ pub(crate) enum Command {
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
+    Machine(MachineArgs),
     /// Show the main job on an embedded store: attach and detach a disk and a NIC of a
     /// simulated guest, and prove that nothing is left
     Demo(DemoArgs),
@@ -84,7 +86,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
-            Self::BlockList(_) | Self::NetworkList(_) | Self::Demo(_) => Role::Purpose,
+            Self::BlockList(_) | Self::NetworkList(_) | Self::Machine(_) | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
         }
     }
@@ -353,6 +355,28 @@ pub(crate) struct WaitArgs {
     /// How long to wait
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Language {
+    /// Mermaid, which shows in Markdown
+    Mermaid,
+    /// Graphviz: `xendev machine add --format dot | dot -Tsvg`
+    Dot,
+}
+
+/// Print the state machines of attaching and detaching as diagrams.
+///
+/// They are drawn from the machines themselves, by walking them: every state, what is asked for in
+/// it, and what leads from it where.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MachineArgs {
+    /// Which machine [default: all, one after the other]
+    #[arg(value_parser = PossibleValuesParser::new(aodevice::diagram::NAMES))]
+    pub(crate) machine: Option<String>,
+    /// In which language
+    #[arg(long, value_enum, default_value = "mermaid", value_name = "LANGUAGE")]
+    pub(crate) format: Language,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -78,6 +78,14 @@ pub(crate) fn words(failure: &Failure) -> String {
              as an HVM guest); raw images are also served by the kernel (backendtype=phy)"
                 .to_owned()
         }
+        Hint::CheckModel => "see whether the guest's device model (QEMU) is stopped, and what it says in \
+                             /var/log/xen/qemu-dm-*.log"
+            .to_owned(),
+        Hint::AddAtCreation => {
+            "a guest gets emulated interfaces when it is created, by its configuration; leave out \
+                                type=ioemu, and its driver gets a paravirtual one"
+                .to_owned()
+        }
         Hint::ReadModelLog(log) => {
             format!(
                 "correct the image or the description of the device; {} has all that it says",

@@ -9,6 +9,7 @@ mod demo;
 mod destroy;
 mod devices;
 mod hint;
+mod machine;
 mod network;
 mod output;
 mod printer;
@@ -104,6 +105,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
+        Command::Machine(args) => Ok(machine::run(common, &args)),
         Command::Demo(_) if common.json => {
             let observed = "the demo tells a story, which has no JSON";
             Err(Problem::new(Code::Usage, "cannot show the demo", observed, "leave out --json"))

@@ -51,7 +51,7 @@ fn outcomes() {
         (&["block-detach", "guest", "nonsense"], 2, "bad_device"),
         (&["block-detach", "77", "xvda"], 1, "no_such_domain"),
         (&["network-attach", "guest", "colour=red"], 2, "bad_device"),
-        (&["network-attach", "guest", "type=ioemu"], 1, "unsupported"),
+        (&["network-attach", "guest", "type=ioemu"], 1, "invalid"),
         (&["network-detach", "guest", "7"], 1, "no_such_device"),
         (&["network-detach", "guest", "eth0"], 2, "bad_device"),
         (&["network-detach", "guest", "00:16:3e:01:02:03"], 1, "no_such_device"),
@@ -111,6 +111,22 @@ fn destroyed() {
     assert_eq!(value["model"]["outcome"], "not_there");
     let (status, value) = run(&on_embedded(&["-N", "destroy-devices", "guest"]));
     assert_eq!((status, &value["dry_run"]), (0, &Value::Bool(true)));
+}
+
+#[test]
+fn the_machines() {
+    let (status, value) = run(&["machine"]);
+    let names: Vec<&str> = value["machines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|machine| machine["machine"].as_str().unwrap())
+        .collect();
+    assert_eq!((status, &names[..]), (0, &["add", "remove"][..]));
+    let settling =
+        &value["machines"][0]["states"].as_array().unwrap().iter().find(|state| state["name"] == "Settling");
+    assert_eq!(settling.unwrap()["phase"], "at_work");
+    assert_eq!(run(&["machine", "remove"]).1["machines"], Value::Array(vec![value["machines"][1].clone()]));
 }
 
 #[test]

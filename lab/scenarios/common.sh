@@ -84,6 +84,12 @@ timed() { # LABEL COMMAND...: runs the command and tells how long it took
     return "$status"
 }
 
+expect_timed() { # STATUS NAME COMMAND...: as expect_exit, and tells how long it took
+    local start=${EPOCHREALTIME/./}
+    expect_exit "$@"
+    echo "TIMING $(((${EPOCHREALTIME/./} - start) / 1000)) $2"
+}
+
 artifact() { # NAME FILE: sends a file out
     echo "ARTIFACT $1"
     gzip -c "$2" | base64

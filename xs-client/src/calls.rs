@@ -42,11 +42,16 @@ struct Batch {
     reply: oneshot::Sender<Vec<Answered>>,
 }
 
+/// Batches that wait, from which on it is looked for those that were given up.
+const LOOK_FROM: usize = 32;
+
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     calls: Slab<Call>,
     /// Those that have messages to send.
     unsent: VecDeque<usize>,
+    /// With so many of these, look whether some were given up.
+    look_from: usize,
     /// Messages of batches that were sent and not answered.
     under_way: usize,
     /// For the handles inside of opened transactions; weak, so as not to keep the driver alive.
@@ -66,7 +71,14 @@ impl Calls {
         Waiter::new(self.calls.insert(Call::One(caller)), 0)
     }
 
+    /// Adds requests that wait for their turn together. It does not come while the store says nothing:
+    /// those that were given up meanwhile leave.
     pub(crate) fn batch(&mut self, messages: Messages, tx: Tx, reply: oneshot::Sender<Vec<Answered>>) {
+        if self.unsent.len() >= self.look_from {
+            self.leave();
+            // Looked at again only when there are many more, so that it costs little for each.
+            self.look_from = LOOK_FROM.max(2 * self.unsent.len());
+        }
         let missing = messages.len();
         let answers = (0..missing).map(|_| Ok(Answer::DONE)).collect();
         let call = self.calls.insert(Call::Batch(Batch { messages, tx, sent: 0, answers, missing, reply }));
@@ -91,6 +103,19 @@ impl Calls {
             batch.answers[batch.sent..].fill(Err(error));
             batch.missing -= batch.messages.len();
             self.finish(key);
+        }
+    }
+
+    /// Ends the batches that nobody waits for any more.
+    fn leave(&mut self) {
+        for key in std::mem::take(&mut self.unsent) {
+            let Call::Batch(batch) = &mut self.calls[key] else { continue };
+            if batch.reply.is_closed() {
+                batch.missing -= batch.messages.len();
+                self.finish(key);
+            } else {
+                self.unsent.push_back(key);
+            }
         }
     }
 
@@ -239,6 +264,22 @@ mod tests {
         assert!(second.try_recv().is_err() && third.try_recv().is_err());
         let sent: Vec<_> = std::iter::from_fn(|| next(&mut calls)).map(|(path, _)| path).collect();
         assert_eq!(sent, ["/d\0", "/f\0", "/e\0"]);
+    }
+
+    /// As long as the store says nothing, they have no turn.
+    #[test]
+    fn batches_that_were_given_up_do_not_come_together() {
+        let mut calls = Calls::default();
+        let (sender, _waits) = oneshot::channel();
+        calls.batch(reads(&["/a", "/b"]), Tx::NONE, sender);
+        next(&mut calls).unwrap();
+        for _ in 0..1000 {
+            let (sender, _) = oneshot::channel();
+            calls.batch(reads(&["/c"]), Tx::NONE, sender);
+            assert!(calls.calls.len() <= 1 + LOOK_FROM, "{} wait", calls.calls.len());
+        }
+        assert_eq!(next(&mut calls).unwrap().0, "/b\0");
+        assert!(next(&mut calls).is_none());
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     unhurried: usize,
     watches: Watches,
     line: VecDeque<InLine>,
+    /// Who waits for a watch without a request of his own under way: in line, or with others.
+    waiting: usize,
     /// The server knows no depth of watches; what is too deep is left out here.
     lacks_depth: bool,
     completed: VecDeque<(Waiter, Answered)>,
@@ -113,6 +115,7 @@ impl Connection {
             unhurried: 0,
             watches: Watches::new(watch_backlog),
             line: VecDeque::new(),
+            waiting: 0,
             lacks_depth: false,
             completed: VecDeque::new(),
             output: BytesMut::new(),
@@ -124,10 +127,10 @@ impl Connection {
         self.slots.len()
     }
 
-    /// Places of the window that are taken: those, and the watches that wait in line.
+    /// Places of the window that are taken: those, and who waits for a watch behind or with others. A
+    /// store that says nothing would otherwise be waited for by ever more of them.
     pub(crate) fn taken(&self) -> usize {
-        let is_watch = |in_line: &&InLine| matches!(in_line, InLine::Watch(..));
-        self.slots.len() + self.line.iter().filter(is_watch).count()
+        self.slots.len() + self.waiting
     }
 
     /// Requests sent so far.
@@ -213,6 +216,7 @@ impl Connection {
         while self.slots.len() < window && self.unhurried < (window / 4).max(1) {
             match self.line.pop_front() {
                 Some(InLine::Watch(token, waiters)) => {
+                    self.waiting -= waiters.len();
                     self.register(token, waiters);
                     continue;
                 }
@@ -243,11 +247,14 @@ impl Connection {
         };
         let (path, depth) = (path.clone(), depth.filter(|_| !self.lacks_depth));
         let request = Request::Watch { path: path.clone(), token: token(number), depth };
-        let has_time = waiters.is_empty();
+        let (has_time, with_others) = (waiters.is_empty(), waiters.len().saturating_sub(1));
         let registration = Registration { token: number, path, depth: depth.is_some(), waiters, has_time };
         let slot = Slot::Watch(Box::new(registration));
         match self.send(&request, TxId::NONE, slot) {
-            Ok(id) => drop(self.registering.insert(number, id)),
+            Ok(id) => {
+                self.waiting += with_others;
+                self.registering.insert(number, id);
+            }
             Err((error, slot)) => {
                 let refused = self.refuse(number, error.into());
                 self.complete(slot, refused);
@@ -272,16 +279,25 @@ impl Connection {
             Added::Wait(number) => {
                 let slot = self.registering.get(&number).and_then(|id| self.slots.get_mut(*id));
                 match slot {
-                    Some(Slot::Watch(registration)) => registration.waiters.push(waiter),
+                    Some(Slot::Watch(registration)) => {
+                        self.waiting += usize::from(!registration.waiters.is_empty());
+                        registration.waiters.push(waiter);
+                    }
                     _ => match self.in_line(number).map(|at| &mut self.line[at]) {
-                        Some(InLine::Watch(_, waiters)) => waiters.push(waiter),
+                        Some(InLine::Watch(_, waiters)) => {
+                            self.waiting += 1;
+                            waiters.push(waiter);
+                        }
                         // It has its turn later, registered again or in the place of an ancestor's.
                         _ => self.register(number, vec![waiter]),
                     },
                 }
             }
             Added::Register(number) if self.line.is_empty() => self.register(number, vec![waiter]),
-            Added::Register(number) => self.line.push_back(InLine::Watch(number, vec![waiter])),
+            Added::Register(number) => {
+                self.waiting += 1;
+                self.line.push_back(InLine::Watch(number, vec![waiter]));
+            }
         }
     }
 
@@ -300,6 +316,7 @@ impl Connection {
         } else if let Some(at) = self.in_line(number)
             && let Some(InLine::Watch(_, waiters)) = self.line.remove(at)
         {
+            self.waiting -= waiters.len();
             self.completed.extend(waiters.into_iter().map(|waiter| (waiter, Ok(Answer::DONE))));
         }
     }
@@ -353,6 +370,7 @@ impl Connection {
     fn registered(&mut self, registration: Registration, answer: Answer) {
         let Registration { token, depth, waiters, path, .. } = registration;
         self.registering.remove(&token);
+        self.waiting -= waiters.len().saturating_sub(1);
         let result = match answer.outcome(Some(&path)) {
             Ok(_) => {
                 self.watches.confirm(token);
@@ -380,6 +398,7 @@ impl Connection {
             }
         }
         self.unhurried = 0;
+        self.waiting = 0;
         self.registering.clear();
         self.output.clear();
         self.watches.lose();
@@ -393,6 +412,11 @@ impl Connection {
         self.lacks_depth = false;
         self.watches.may_share(ordered);
         self.watches.restore();
+    }
+
+    /// Whether the store has answered everything that is watched again.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.watches.is_restored()
     }
 
     /// The connection is gone for good, and watchers learn that too.

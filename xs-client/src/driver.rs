@@ -32,6 +32,7 @@ pub(crate) fn spawn<C: Connect>(transport: C::Transport, connect: C, config: Con
         calls: Calls::new(handle.downgrade()),
         window: 0,
         others_turn: false,
+        is_restoring: false,
         link,
     };
     tokio::spawn(driver.run(transport, connect, receiver));
@@ -45,6 +46,8 @@ struct Driver {
     window: usize,
     /// Whether batches were the last to send.
     others_turn: bool,
+    /// Whether there is a connection again, and nobody was told so.
+    is_restoring: bool,
 }
 
 impl Driver {
@@ -83,7 +86,7 @@ impl Driver {
             }
             debug!(at = connect.at(), "connected to the store again");
             self.link.counters.reconnects.add(1);
-            self.link.lifecycle.send_replace(Lifecycle::Restored(self.calls.epoch));
+            self.is_restoring = true;
         };
         debug!(%error, "connection to the store ended");
         // Before anything that a caller could notice, so that whoever does learns why.
@@ -117,6 +120,7 @@ impl Driver {
             self.connection.fill(self.window);
             self.send_batches(!commands.is_empty());
             self.deliver();
+            self.tell_restored();
             link.counters.count(&self.connection);
             if clients_gone && self.connection.is_idle() && self.calls.is_idle() {
                 return Ok(());
@@ -147,6 +151,15 @@ impl Driver {
                 // Only then is there to be a timer at all.
                 () = async { sleep_until(end).await }, if clients_gone => return Ok(()),
             }
+        }
+    }
+
+    /// A store that was connected to may be one that ends, and says nothing any more. So it is there
+    /// again when everything is watched again.
+    fn tell_restored(&mut self) {
+        if self.is_restoring && self.connection.is_restored() {
+            self.is_restoring = false;
+            self.link.lifecycle.send_replace(Lifecycle::Restored(self.calls.epoch));
         }
     }
 

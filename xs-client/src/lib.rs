@@ -92,7 +92,7 @@ pub use retry::Retry;
 pub use stats::Stats;
 pub use transaction::Transaction;
 pub use transport::{
-    Auto, Connect, EventFds, Events, Ring, RingStream, SocketStream, Transport, UnixSocket, Xenbus,
+    Auto, Connect, EventFds, Events, FirstOf, Ring, RingStream, SocketStream, Transport, UnixSocket, Xenbus,
     XenbusStream, default_device, default_socket,
 };
 pub use tree::Tree;

@@ -13,8 +13,11 @@ pub enum Lifecycle {
     /// It is lost, for this reason; another one is being made. Calls under way have failed, and
     /// transactions are gone. New calls wait.
     Lost(Error),
-    /// There is another connection, the given number of times now. What was watched is watched
-    /// again, and each watch fires.
+    /// There is another connection; so many were lost until now. The store has answered for all that
+    /// was watched: it is watched again, and each watch fires, or it is refused, and the watch fails.
+    /// One that was lost before that is not told of, but for another [`Lifecycle::Lost`].
+    ///
+    /// Where nothing is watched, nothing is known of the store but that it could be connected to.
     Restored(u64),
     /// It is gone for good.
     Ended(Error),

@@ -27,6 +27,7 @@
 
 mod admin;
 mod change;
+mod conflict;
 mod connection;
 mod control;
 mod domains;

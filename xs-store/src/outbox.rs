@@ -9,13 +9,22 @@
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use hashbrown::HashTable;
+use tokio::time::Instant;
 use xs_proto::{ErrorCode, HEADER_LEN, Header, Op, PAYLOAD_MAX, Reply, TxId};
 
 /// Events for which the memory of their table is kept when they are gone.
 const KEPT: usize = 1024;
+
+/// How often others may have waited for who reads late and then catches up. From then on nobody does: who reads in
+/// spurts could slow them down without end.
+const FALLS: u8 = 8;
+
+/// Who takes longer than this to read what others may wait for reads late.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Whether an event may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +58,10 @@ pub(crate) struct Outbox {
     taken: Taken,
     /// Somebody has waited for long: nobody does until all is sent.
     behind: bool,
+    /// How often it has read late.
+    falls: u8,
+    /// Since when requests are outstanding because of what is not taken.
+    owed_since: Option<Instant>,
 }
 
 /// What the driver has in its hands.
@@ -57,6 +70,7 @@ struct Taken {
     bytes: usize,
     replies: usize,
     debts: Vec<u64>,
+    owed_since: Option<Instant>,
 }
 
 impl Outbox {
@@ -117,6 +131,7 @@ impl Outbox {
         if new {
             self.debts.push(request);
             self.of_last = 0;
+            self.owed_since.get_or_insert_with(Instant::now);
         }
         self.of_last += bytes;
         (new, self.of_last)
@@ -139,7 +154,12 @@ impl Outbox {
 
     /// What was taken has been sent. Returns the requests that were outstanding because of it.
     pub(crate) fn sent(&mut self) -> Vec<u64> {
-        if self.bytes.is_empty() {
+        if self.taken.owed_since.is_some_and(|since| since.elapsed() > LATE) {
+            self.falls = self.falls.saturating_add(1);
+        }
+        if self.falls >= FALLS {
+            self.behind = true;
+        } else if self.bytes.is_empty() {
             self.behind = false;
         }
         mem::take(&mut self.taken).debts
@@ -154,7 +174,7 @@ impl Outbox {
             self.events.clear();
         }
         let (replies, debts) = (mem::take(&mut self.replies), mem::take(&mut self.debts));
-        self.taken = Taken { bytes: into.len(), replies, debts };
+        self.taken = Taken { bytes: into.len(), replies, debts, owed_since: self.owed_since.take() };
     }
 
     /// Nobody is to wait for it any more until all is sent. Returns the requests that were outstanding because of it.

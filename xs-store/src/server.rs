@@ -43,7 +43,9 @@ const PIPE: usize = 64 << 10;
 /// a guest of which as many requests as its quota `outstanding` says have a reply or an event (for
 /// whomever) unsent, or 64 KiB of its events are for one watcher, a privileged connection with 1 MiB of
 /// events unsent for one other such. Where somebody has waited for a connection for a second, nobody does until
-/// it has read everything.
+/// it has read everything; and for one that has read late 8 times nobody waits any more. A guest whose writes
+/// make transactions of a privileged connection fail again and again is not read until one succeeds, or for a
+/// second.
 ///
 /// An event is left out while the same one (path and token) waits. From 4 MiB of unsent output on
 /// (a guest 1 MiB, and of what guests change a quarter of that) a connection is told of changes by

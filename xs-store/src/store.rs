@@ -91,6 +91,7 @@ impl Core {
         self.drop_output(id);
         self.connections.remove(&id);
         self.waiting.forget(id);
+        self.conflicts_are_over(id);
     }
 
     /// Counts bytes of watches that a connection has more.
@@ -286,8 +287,22 @@ impl Core {
             _ => Err(ErrorCode::ENOSYS),
         };
         let changes = nodes.changes;
+        let reads = matches!(
+            request,
+            Request::Directory(_) | Request::DirectoryPart { .. } | Request::Read(_) | Request::GetPerms(_)
+        );
+        if result.is_ok() && tx_id == TxId::NONE && !reads {
+            self.note_change(caller, generation);
+        }
         self.publish(&changes);
         result
+    }
+
+    /// Remembers who made a change that a transaction may fail by.
+    fn note_change(&mut self, caller: &Caller, generation: u64) {
+        if !caller.is_privileged() {
+            self.waiting.conflicts.changed(generation, caller.domid);
+        }
     }
 
     fn watch(
@@ -346,13 +361,18 @@ impl Core {
             self.domains.check_memory(caller, owner, change.memory)?;
         }
         if transaction.conflicts(&self.tree) {
+            if caller.is_privileged() {
+                self.waiting.conflicts.failed(id, transaction.conflicting(&self.tree));
+            }
             return Err(ErrorCode::EAGAIN);
         }
+        self.conflicts_are_over(id);
         let generation = self.domains.next_generation();
         let (changes, used) = transaction.commit(&mut self.tree, generation);
         for (owner, change) in used {
             self.domains.count(owner, change);
         }
+        self.note_change(caller, generation);
         self.publish(&changes);
         Ok(Reply::Ok)
     }
@@ -439,6 +459,7 @@ impl Core {
         self.publish(&changes);
         self.domains.end(domid);
         self.waiting.pressure.forget(Source::Guest(domid));
+        self.waiting.conflicts.let_go(domid);
         for special in [Special::Introduce, Special::Release] {
             let rights = &mut self.special[special as usize];
             if rights.list.owner() == domid {

@@ -59,6 +59,14 @@ struct Touched {
     fires: Option<Scope>,
 }
 
+impl Touched {
+    /// Whether another change came in between.
+    fn conflicts(&self, tree: &Tree) -> bool {
+        let now = tree.get(&self.path).map(|node| node.data.generation());
+        self.seen.as_ref().map(|(generation, _)| *generation) != now
+    }
+}
+
 #[derive(Debug)]
 struct View {
     data: Data,
@@ -316,11 +324,16 @@ impl Transaction {
 
     /// Whether another change came in between.
     pub(crate) fn conflicts(&self, tree: &Tree) -> bool {
-        let same = |touched: &Touched| {
-            let now = tree.get(&touched.path).map(|node| node.data.generation());
-            touched.seen.as_ref().map(|(generation, _)| *generation) == now
-        };
-        !self.touched.iter().all(same)
+        self.touched.iter().any(|touched| touched.conflicts(tree))
+    }
+
+    /// The generations of the changes that came in between. That of a removal is its parent's.
+    pub(crate) fn conflicting<'a>(&'a self, tree: &'a Tree) -> impl Iterator<Item = u64> + 'a {
+        let conflicting = self.touched.iter().filter(|touched| touched.conflicts(tree));
+        conflicting.filter_map(|touched| {
+            let there = |path: &str| tree.get(path).map(|node| node.data.generation());
+            std::iter::successors(Some(&*touched.path), |path| parent(path)).find_map(there)
+        })
     }
 
     /// Carries out a transaction that was checked. Every changed node gets `generation`.

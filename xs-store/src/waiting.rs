@@ -1,10 +1,11 @@
-//! What the store does about pressure: it counts the events that a request causes, says whose
-//! requests are read, and wakes who may go on.
+//! What the store does about pressure, and about conflicts: it counts the events that a request causes, says
+//! whose requests are read, and wakes who may go on.
 
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
 
+use crate::conflict::Conflicts;
 use crate::connection::{ConnId, REPLIES_MAX};
 use crate::outbox::Event;
 use crate::pressure::{Pressure, Source};
@@ -15,6 +16,7 @@ use crate::store::Core;
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     pub(crate) pressure: Pressure,
+    pub(crate) conflicts: Conflicts,
     /// The connections that were not read for that.
     connections: BTreeSet<ConnId>,
     /// Whose request is carried out, and what it has caused so far. Nobody has caused what happens
@@ -87,7 +89,9 @@ impl Core {
             Source::Guest(domid) => self.domains.limit(domid, Quota::Outstanding) as usize,
         };
         let pressure = &self.waiting.pressure;
-        let free = (limit == 0 || replies + pressure.requests(source) < limit) && !pressure.is_over(source);
+        let held = matches!(source, Source::Guest(domid) if self.waiting.conflicts.holds(domid));
+        let free =
+            !held && (limit == 0 || replies + pressure.requests(source) < limit) && !pressure.is_over(source);
         if !free {
             self.waiting.connections.insert(id);
         }
@@ -129,6 +133,17 @@ impl Core {
             others.filter(|(_, other)| other.output.debts().any(|request| pressure.is_of(request, source)));
         let paid: Vec<_> = slow.flat_map(|(_, other)| other.output.fall_behind()).collect();
         self.pay(paid);
+        if let Source::Guest(domid) = source {
+            self.waiting.conflicts.let_go(domid);
+            self.wake_waiting();
+        }
+    }
+
+    /// A transaction of a connection has succeeded, or the connection is gone. Who was held up for it may go on.
+    pub(crate) fn conflicts_are_over(&mut self, id: ConnId) {
+        if self.waiting.conflicts.is_over(id) {
+            self.wake_waiting();
+        }
     }
 
     /// Some output counts no more. Who may go on is woken.
@@ -139,6 +154,10 @@ impl Core {
         for request in requests {
             self.waiting.pressure.sent(request);
         }
+        self.wake_waiting();
+    }
+
+    fn wake_waiting(&mut self) {
         for id in std::mem::take(&mut self.waiting.connections) {
             if self.may_ask(id) {
                 self.woken.insert(id);

@@ -15,6 +15,10 @@ pub enum BackendKind {
     Vif,
     /// QEMU, for disks.
     Qdisk,
+    /// QEMU, for framebuffers.
+    Vfb,
+    /// QEMU, for keyboards and pointers.
+    Vkbd,
 }
 
 /// Who moves a backend's state.
@@ -29,7 +33,7 @@ pub enum Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Vbd, Self::Vif, Self::Qdisk];
+    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -37,6 +41,8 @@ impl BackendKind {
             Self::Vbd => "vbd",
             Self::Vif => "vif",
             Self::Qdisk => "qdisk",
+            Self::Vfb => "vfb",
+            Self::Vkbd => "vkbd",
         }
     }
 
@@ -49,7 +55,7 @@ impl BackendKind {
     pub const fn server(self) -> Server {
         match self {
             Self::Vbd | Self::Vif => Server::Kernel,
-            Self::Qdisk => Server::DeviceModel,
+            Self::Qdisk | Self::Vfb | Self::Vkbd => Server::DeviceModel,
         }
     }
 }

@@ -7,17 +7,21 @@ mod members;
 #[cfg(test)]
 mod table;
 pub mod vbd;
+pub mod vfb;
 pub mod vif;
+pub mod vkb;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use xs_client::DomId;
 
 pub use backend::{BackendKind, Server};
 
 use crate::libxl::Listing;
+use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 /// The kind of a device, as it stands in store paths.
@@ -27,23 +31,29 @@ use crate::{Cause, DeviceId, Guest, Tree};
 pub enum Kind {
     /// A disk.
     Vbd,
+    /// A framebuffer.
+    Vfb,
     /// A network interface.
     Vif,
+    /// A keyboard with a pointer.
+    Vkbd,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Vbd, Self::Vif];
+    pub const ALL: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 2] = [Self::Vbd, Self::Vif];
+    pub const BRING_UP: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
         match self {
             Self::Vbd => &vbd::INFO,
+            Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
+            Self::Vkbd => &vkb::INFO,
         }
     }
 
@@ -148,6 +158,13 @@ pub(crate) struct Unique {
     pub(crate) of_all_guests: bool,
 }
 
+/// The frontend's keys of a device whose driver writes all else.
+fn plain_frontend(id: &DeviceId) -> Keys {
+    let mut fe = Keys::new();
+    fe.add("backend-id", id.be).add("state", 1);
+    fe
+}
+
 /// A device of some kind as it is asked for: plain values, no I/O.
 pub(crate) trait Spec {
     /// Its device id, if that is fixed.
@@ -161,6 +178,12 @@ pub(crate) trait Spec {
 
     /// A path that must be a file or block device of the toolstack's domain.
     fn must_exist(&self) -> Option<&str> {
+        None
+    }
+
+    /// A network interface that the guest's device model must have made in the toolstack's domain.
+    fn emulated_twin(&self, fe: DomId) -> Option<String> {
+        _ = fe;
         None
     }
 

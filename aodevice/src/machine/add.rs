@@ -1,32 +1,19 @@
-//! Adding a device.
-//!
-//! ```text
-//!  Checking --> Creating --ok--> WaitingForBackend --2,3,4--> RunningScript(0..n) --+--> Entering --> Settling --> Done
-//!     |          ^  |  ^             |                            |                 v        ^ |           |
-//!     |          |  |  |             | 5, 6, gone,                | failed,    WaitingForGuest | failed    | failed
-//!     |          |  |  |             | timeout                    | timeout         | timeout  |           |
-//!     |          |  |  |             v                            v                 v          v           v
-//!     |          |  |  |         Observing <----------------------+-----------------+----------+-----------+
-//!     |          |  |  |             |
-//!     |          |  |  |             v      roll-back; cannot be cancelled
-//!     |          |  |  |          Closing --> WaitingForClose --> UndoingScript(n..0) --> Destroying --> Striking --> Done
-//!     |          |  |  |             | never taken up: gone at once                          |   gone   ^
-//!     |          |  |  |             +-------------------------------------------------------+----------+
-//!     |          |  |  +-- ended -- WaitingForOwner   an operation on the device is under way
-//!     |          |  +-- gone ------ Recovering        an operation died, or a device is not alive: a removal
-//!     v          v
-//!    Done (it exists, there is no domain: nothing was written)
-//! ```
+//! Adding a device. `xendev machine add` and docs/machines.md show it as a diagram.
 //!
 //! Success is: the backend is ready and the scripts have run. That the guest connects is waited
 //! for if asked; it may not even be running. A failure after the tree was written, or when the
 //! store did not say whether it was, rolls all of it back, and the original cause is the outcome. The
 //! backend closes before the scripts undo their work, or a guest that connects late would lose a
 //! device that it uses. A device that somebody else has by now is left to him, but what the scripts
-//! of this add made is still undone.
+//! of this add made is still undone. A roll-back cannot be cancelled.
+//!
+//! An operation on the device that is under way is waited for; one that died, or a device that is not alive, is
+//! removed first, by a removal that is a part of the add.
 //!
 //! Where libxl keeps a configuration of the domain, the device is entered into it last, while it is still
 //! this add's. Without a configuration, the states Entering and Striking are left out.
+
+mod facts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -383,6 +370,39 @@ impl Machine for Add {
 
     fn is_cancellable(&self) -> bool {
         self.failure.is_none()
+    }
+
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Idle => "Idle",
+            State::Checking => "Checking",
+            State::Creating => "Creating",
+            State::WaitingForOwner(..) => "WaitingForOwner",
+            State::Recovering(_) => "Recovering",
+            State::On(_, known) => match known {
+                Known::WaitingForBackend => "WaitingForBackend",
+                Known::RunningScript(_) => "RunningScript",
+                Known::WaitingForGuest => "WaitingForGuest",
+                Known::Entering => "Entering",
+                Known::Settling => "Settling",
+                Known::Observing => "Observing",
+                Known::Closing => "Closing",
+                Known::WaitingForClose => "WaitingForClose",
+                Known::UndoingScript(_) => "UndoingScript",
+                Known::Destroying => "Destroying",
+                Known::Striking => "Striking",
+                Known::Leaving => "Leaving",
+            },
+            State::Done if self.failure.is_some() => "Failed",
+            State::Done => "Attached",
+        }
+    }
+
+    fn part(&self) -> Option<&Remove> {
+        match &self.state {
+            State::Recovering(remove) => Some(remove),
+            _ => None,
+        }
     }
 
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {

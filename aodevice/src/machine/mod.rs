@@ -3,10 +3,13 @@
 //! A machine asks for one [`Action`] at a time and takes the [`Event`] in which it results. It has
 //! no clock, no connection and no processes; `operation` carries out what it asks for. What can be
 //! asked for depends on what is known: a [`Step`] is taken on a [`Target`], which a machine has only
-//! once it was given one. A machine's state prints as what a person would say.
+//! once it was given one. A machine's state prints as what a person would say, and has a short name, under
+//! which the diagrams show it ([`diagram`](crate::diagram)) and traces tell of it.
 
 mod add;
+mod answers;
 mod remove;
+mod words;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,8 +33,32 @@ pub trait Machine: fmt::Display {
     /// Whether what it asks for now may be cancelled. A roll-back may not.
     fn is_cancellable(&self) -> bool;
 
+    /// The name of its state, in the diagrams and in traces: `WaitingForClose`.
+    fn state(&self) -> &'static str;
+
+    /// The removal that it drives in this state, as a part of itself.
+    fn part(&self) -> Option<&Remove> {
+        None
+    }
+
     /// How it ended.
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>);
+}
+
+/// A machine whose diagram is drawn by walking it.
+pub(crate) trait Charted: Machine + Clone + fmt::Debug {
+    /// Its name.
+    const NAME: &'static str;
+
+    /// One that has not begun, in every configuration in which it may go another way.
+    fn configurations() -> Vec<Self>;
+
+    /// What it knows besides its state and decides by, as the guards of its transitions say it: always the
+    /// same questions in the same order.
+    fn facts(&self) -> Vec<&'static str>;
+
+    /// Forgets what it only reports: why it failed, and its warnings.
+    fn forget_reports(&mut self);
 }
 
 /// How long each step may take. `Duration::MAX` means for ever.
@@ -266,6 +293,8 @@ pub enum Reached {
     Value,
     /// The node is gone, which was as good.
     Gone,
+    /// The node holds what was waited for, or is gone; but the device model still has the image open.
+    ImageOpen,
     /// The device model that was to move the node has ended.
     ServerGone,
     /// Neither the device model that was to move the node nor its guest is to be seen.

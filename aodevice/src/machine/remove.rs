@@ -1,24 +1,16 @@
-//! Removing a device.
+//! Removing a device. `xendev machine remove` and docs/machines.md show it as a diagram.
 //!
-//! ```text
-//!             owner dead, or none                         6, or gone                                         gone
-//!  Probing ----------------------> Closing --told--> WaitingForClose --> RunningScript(0..n) --> Destroying ----> Striking --> Done
-//!   |   ^  \                        |  ^  |             |   |                   ^                    ^
-//!   |   |   owner alive             |  |  | closed already, |                   |                    |
-//!   |   |       \                   |  |  | or no backend --|-------------------+                    |
-//!   |   +-- WaitingForOwner         |  |                |   | timeout, AtOnce (with a warning)       |
-//!   |   ended        | timeout      |  |                |   +-------------------+                    |
-//!   |                |              |  +- timeout, AfterTimeout, or the guest is over: without it    |
-//!   |                |              | record changed: Probing; nothing is left: Striking                |
-//!   v                v              v
-//!  Observing (it failed) --> Leaving, if the device was claimed: left closing --> Done
-//! ```
+//! An operation on the device that is under way is waited for; one that died is gone on with. Whatever changes
+//! the record between the look at it and the claim makes the removal look again. A guest that is over is not
+//! waited for: the removal goes on without it.
 //!
 //! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
 //! or timed out after the device was told to close leaves it closing, and a later one goes on from
-//! there. A guest that is over is not waited for: the removal goes on without it. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
+//! there. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
 //! if that fails, it is a warning. An add that died is undone without the guest where no frontend is at work.
+
+mod facts;
 
 use std::fmt;
 
@@ -122,6 +114,10 @@ impl Remove {
             (Ok(Reached::ServerUnseen), _) => {
                 self.warnings.push(Warning::ServerUnseen { limit: self.limits.unseen });
                 self.on_target(target, Known::ClosingForServer);
+            }
+            (Ok(Reached::ImageOpen), _) => {
+                self.warnings.push(Warning::ImageOpen { limit: self.limits.close });
+                self.script(target, 0);
             }
             (Ok(Reached::Value | Reached::Gone), _) => self.script(target, 0),
             (Ok(Reached::GuestOver), _) => self.do_without_guest(target),
@@ -310,6 +306,26 @@ impl Machine for Remove {
 
     fn is_cancellable(&self) -> bool {
         self.failure.is_none()
+    }
+
+    fn state(&self) -> &'static str {
+        match &self.state {
+            State::Idle => "Idle",
+            State::Probing => "Probing",
+            State::WaitingForOwner(_) => "WaitingForOwner",
+            State::On(_, known) => match known {
+                Known::Closing => "Closing",
+                Known::WaitingForClose => "WaitingForClose",
+                Known::ClosingForServer => "ClosingForServer",
+                Known::RunningScript(_) => "RunningScript",
+                Known::Destroying => "Destroying",
+                Known::Striking => "Striking",
+                Known::Observing => "Observing",
+                Known::Leaving => "Leaving",
+            },
+            State::Done if self.failure.is_some() => "Failed",
+            State::Done => "Detached",
+        }
     }
 
     fn outcome(self) -> (Result<(), Cause>, Vec<Warning>) {

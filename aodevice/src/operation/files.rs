@@ -41,6 +41,12 @@ pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), St
     Err(format!("{target} is neither a file nor a block device"))
 }
 
+/// Whether there is such a file. One that does not answer in time is not there.
+pub(crate) async fn exists(path: &Path, limit: Duration) -> bool {
+    let path = path.to_owned();
+    blocking(limit, move || path.exists()).await == Some(true)
+}
+
 /// The numbers of a block device as `physical-device` holds them: `7:1f`. `None` if the path leads to none,
 /// or does not answer in time.
 pub(crate) async fn device_numbers(path: &str, limit: Duration) -> Option<String> {

@@ -11,6 +11,7 @@
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
+//! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
 mod entry;
@@ -29,6 +30,7 @@ mod script;
 pub(crate) mod steps;
 mod store;
 mod target;
+mod trace;
 mod wait;
 
 use std::fmt;
@@ -85,6 +87,8 @@ pub(crate) struct Job<'a> {
     observed: Observation,
     /// What the device model that is to serve the device says from now on.
     model_log: Option<model::Log>,
+    /// The image that the device model has open, as the operation began.
+    image: Option<model::Image>,
     _under_way: UnderWay,
 }
 
@@ -104,6 +108,7 @@ impl<'a> Job<'a> {
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
+            image: None,
             _under_way: UnderWay::new(record.token),
             record,
         }
@@ -115,27 +120,26 @@ impl<'a> Job<'a> {
         mut machine: impl Machine,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let mut action = machine.on(Event::Begin);
+        let mut entered = self.begun;
+        let mut action = self.give(&mut machine, Event::Begin, &mut entered);
         while action != Action::Finish {
             self.tell(&machine);
             let cancel = machine.is_cancellable().then_some(cancel);
             let event = self.carry_out(action, cancel).await;
-            action = machine.on(event);
+            action = self.give(&mut machine, event, &mut entered);
         }
         self.tell(&machine);
         self.finish(machine.outcome())
     }
 
     fn tell(&self, machine: &dyn fmt::Display) {
-        let step = crate::Step {
-            device: self.device.clone(),
-            operation: self.record.operation,
-            elapsed: self.begun.elapsed(),
-            doing: machine.to_string(),
-        };
-        debug!(device = %step.device, domid = step.device.fe.0, doing = step.doing, "step");
         if let Some(observer) = &self.toolstack.observer {
-            observer(&step);
+            observer(&crate::Step {
+                device: self.device.clone(),
+                operation: self.record.operation,
+                elapsed: self.begun.elapsed(),
+                doing: machine.to_string(),
+            });
         }
     }
 
@@ -157,6 +161,7 @@ impl<'a> Job<'a> {
                         probed => probed?,
                     };
                     let target = probed.target.with_config(self.toolstack.config_of(which.fe).await?);
+                    self.image = model::Image::of(client, &target, self.toolstack.limits.file).await;
                     self.resumes = probed.op.is_some();
                     self.stood = Texts::read(client, &target.id(), target.paths()).await?;
                     let occupant = match probed.op {
@@ -182,8 +187,7 @@ impl<'a> Job<'a> {
         let token = record.token;
         match step {
             Step::Await { node, until, limit, by_guest } => {
-                let wait = self.wait(target, node, until, limit, cancel);
-                Event::Waited(if by_guest { self.unless_over(target, wait).await } else { wait.await })
+                Event::Waited(self.wait(target, node, until, (limit, by_guest), cancel).await)
             }
             Step::Run { purpose: Purpose::Add, index } => self.run_unless_lost(target, index, cancel).await,
             Step::Run { purpose, index } => self.run_remove(target, purpose, index, cancel).await,

@@ -5,6 +5,10 @@
 //! evidence is the process itself, held by a pidfd: a pid alone may be another process's by now. Which process it
 //! is, the toolstack has recorded, and the process says so on its own command line.
 //!
+//! Nor is a backend at 6, or one that is gone, evidence that an image is closed: QEMU closes it last, up to a second
+//! after it has removed the backend's nodes (seen with QEMU 7.2). Until then it may write and remove those nodes again,
+//! also those of a new device in their place. So the descriptors of its process are looked at.
+//!
 //! Why QEMU does not take a device up stands in its log alone: the backend just stays where it is.
 
 use std::fs;
@@ -16,17 +20,20 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use xs_client::{Client, DomId, Error, Path};
 
-use super::Target;
 use super::observe::shown;
 use super::store::text;
+use super::{Target, files};
 use crate::machine::Reached;
-use crate::{Cause, Condition, Server, Toolstack, facts};
+use crate::{BackendKind, Cause, Condition, Server, Toolstack, facts};
 
 /// How often its log is looked at while a device is waited for.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How often its descriptors are looked at, which takes some microseconds.
+const CLOSE_LOOK: Duration = Duration::from_millis(20);
 
 /// How much of its log is looked at, in bytes: what it says of one device is a line.
 const LOG_MAX: u64 = 64 << 10;
@@ -53,7 +60,10 @@ pub(crate) enum Life {
 
 /// A process that cannot be mistaken for a later one of its number.
 #[derive(Debug)]
-pub(crate) struct Process(OwnedFd);
+pub(crate) struct Process {
+    fd: OwnedFd,
+    pid: u32,
+}
 
 impl Process {
     /// The device model of a guest, if the process of this number is that.
@@ -63,21 +73,65 @@ impl Process {
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = command.split(|byte| *byte == 0);
         let domid = words.by_ref().skip_while(|word| *word != b"-xen-domid").nth(1)?;
-        (domid == fe.to_string().as_bytes()).then_some(Self(process))
+        (domid == fe.to_string().as_bytes()).then_some(Self { fd: process, pid })
     }
 
     // What replaces it came after Tokio 1.39; a pidfd keeps its number here.
     #[allow(deprecated)]
     pub(crate) async fn ended(&self) -> std::io::Result<()> {
-        AsyncFd::new(self.0.as_fd())?.readable().await.map(drop)
+        AsyncFd::new(self.fd.as_fd())?.readable().await.map(drop)
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> std::io::Result<()> {
-        match pidfd_send_signal(&self.0, signal) {
+        match pidfd_send_signal(&self.fd, signal) {
             // It has ended: that is seen next.
             Err(Errno::SRCH) => Ok(()),
             sent => Ok(sent?),
         }
+    }
+}
+
+/// An image that a device model has open.
+#[derive(Debug)]
+pub(crate) struct Image {
+    process: Process,
+    device: u64,
+    inode: u64,
+    /// How often: a drive that it emulates as well has it a second time.
+    opened: usize,
+}
+
+impl Image {
+    /// The image of a device, if its model can be seen to have that open.
+    pub(crate) async fn of(client: &Client, target: &Target, limit: Duration) -> Option<Self> {
+        let id = target.id();
+        let (_, path) =
+            target.recorded().get("params").filter(|_| id.be_kind == BackendKind::Qdisk)?.split_once(':')?;
+        let Life::Alive(process) = Model::look(client, (id.fe, id.be)).await.ok()?.life(id.fe) else {
+            return None;
+        };
+        let path = PathBuf::from(path);
+        let image = files::blocking(limit, move || fs::metadata(path).ok()).await??;
+        let mut image = Self { process, device: image.dev(), inode: image.ino(), opened: 0 };
+        image.opened = image.descriptors();
+        (image.opened > 0).then_some(image)
+    }
+
+    /// How many descriptors of it the process has. Of a process that has ended: none.
+    fn descriptors(&self) -> usize {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.pid)).into_iter().flatten();
+        let is_it = |file: fs::Metadata| file.dev() == self.device && file.ino() == self.inode;
+        descriptors.flatten().filter(|entry| fs::metadata(entry.path()).is_ok_and(is_it)).count()
+    }
+
+    /// Waits until it is closed, as far as it is the device's; false if it is not within `limit`.
+    pub(crate) async fn closed(&self, limit: Duration) -> bool {
+        let closed = async {
+            while self.descriptors() >= self.opened {
+                sleep(CLOSE_LOOK).await;
+            }
+        };
+        timeout(limit, closed).await.is_ok()
     }
 }
 

@@ -92,6 +92,7 @@ pub(crate) async fn observe(
     let texts = Texts::from_values(next).since(before);
     Ok(Observation {
         guest: facts.look(id.fe).await?,
+        served_by: Some(id.be_kind),
         backend,
         frontend,
         hotplug_status: texts.said.status,

@@ -149,6 +149,11 @@ impl Toolstack {
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
         }
+        if let Some(twin) = device.as_spec().emulated_twin(fe)
+            && !files::exists(&self.sys_dir.join("class/net").join(&twin), self.limits.file).await
+        {
+            return Err(Cause::NoEmulatedTwin(twin));
+        }
         self.check_config(fe, device.kind()).await?;
         Ok(guest)
     }

@@ -12,7 +12,7 @@ use super::observe::shown;
 use super::record::{Occupant, Record, Token};
 use super::{Job, Target, model, store};
 use crate::machine::{Event, Node, Reached, Until};
-use crate::{Cause, Condition, Which, facts};
+use crate::{BackendKind, Cause, Condition, Toolstack, Which, facts};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -136,7 +136,7 @@ impl Job<'_> {
         target: &Target,
         node: Node,
         until: Until,
-        limit: Duration,
+        (limit, by_guest): (Duration, bool),
         cancel: Cancel<'_>,
     ) -> Result<Reached, Cause> {
         let client = &self.toolstack.client;
@@ -180,6 +180,16 @@ impl Job<'_> {
             }
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
+        let waited = async {
+            // What the model does once the backend is closed the guest has no part in.
+            let waited = if by_guest { self.unless_over(target, waited).await } else { waited.await };
+            match waited {
+                Ok(reached) if closing && reached != Reached::GuestOver => {
+                    self.image_closed(target, reached).await
+                }
+                waited => waited,
+            }
+        };
         tokio::select! {
             biased;
             waited = waited => waited,
@@ -189,7 +199,7 @@ impl Job<'_> {
     }
 
     /// Ends a wait in which the guest has a part when it is over.
-    pub(super) async fn unless_over(
+    async fn unless_over(
         &self,
         target: &Target,
         wait: impl Future<Output = Result<Reached, Cause>>,
@@ -200,6 +210,25 @@ impl Job<'_> {
             () = facts::until(&*self.toolstack.facts, target.id().fe, Condition::is_over) => {
                 Ok(Reached::GuestOver)
             }
+        }
+    }
+
+    /// Waits until the device model has closed the image, or, where that cannot be seen, has removed the nodes of the
+    /// backend, which it does shortly before.
+    async fn image_closed(&self, target: &Target, reached: Reached) -> Result<Reached, Cause> {
+        let Toolstack { client, limits, .. } = self.toolstack;
+        match &self.image {
+            Some(image) if image.closed(limits.close).await => Ok(reached),
+            Some(_) => Ok(Reached::ImageOpen),
+            None if target.id().be_kind == BackendKind::Qdisk && reached == Reached::Value => {
+                let gone = |value: Option<&[u8]>| value.is_none().then_some(());
+                let never = CancellationToken::new();
+                match wait_until(client, &target.paths().backend, limits.unseen, &never, gone).await {
+                    Ended::Io(error) => Err(Cause::Store(error)),
+                    _ => Ok(reached),
+                }
+            }
+            None => Ok(reached),
         }
     }
 

@@ -87,6 +87,9 @@ pub enum Cause {
     /// The domain has no device model that runs, and that is to serve the device.
     #[error("domain {0} has no device model that runs, and QEMU is to serve the device")]
     NoDeviceModel(DomId),
+    /// The device model has not made this interface, which emulates the device.
+    #[error("the guest's device model has made no interface {0}")]
+    NoEmulatedTwin(String),
     /// The device model says that it cannot serve the device.
     #[error("the device model says: {said}")]
     DeviceModel {
@@ -239,6 +242,7 @@ impl Cause {
             Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
             Self::NoDeviceModel(_) => "no_device_model",
+            Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",

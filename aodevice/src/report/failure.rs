@@ -70,7 +70,12 @@ impl Failure {
         }
         sentences.extend(observed.sentences());
         if self.observed.backend_is(XenbusState::Initialising) {
-            sentences.push("no backend driver has taken the device up".to_owned());
+            let who = if self.observed.is_of_model() {
+                "the device model has not"
+            } else {
+                "no backend driver has"
+            };
+            sentences.push(format!("{who} taken the device up"));
         }
         if self.elapsed >= Duration::from_secs(1) {
             sentences.push(format!("after {:.1} s in all", self.elapsed.as_secs_f64()));
@@ -91,6 +96,7 @@ impl Failure {
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::Target(_) => Hint::NameTarget,
             Cause::NoDeviceModel(_) => Hint::UseKernelBackend,
+            Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
@@ -101,6 +107,11 @@ impl Failure {
                     .filter(|_| occupant.seen)
                     .map(|owner| owner.pid),
             },
+            Cause::TimedOut { .. }
+                if self.observed.backend_is(XenbusState::Initialising) && self.observed.is_of_model() =>
+            {
+                Hint::CheckModel
+            }
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
                 Hint::LoadBackend(kind.info().backend_module)
             }

@@ -33,6 +33,10 @@ pub enum Hint {
     NameTarget,
     /// Have the guest made with a device of QEMU's, or have the kernel serve the device.
     UseKernelBackend,
+    /// See whether the device model is stopped, and what its log says.
+    CheckModel,
+    /// Describe the interface in the guest's configuration, or do without its emulated twin.
+    AddAtCreation,
     /// Correct the device by what the log of the device model says.
     ReadModelLog(PathBuf),
     /// Use the toolstack that knows this backend.

@@ -3,7 +3,7 @@
 use devstate::{StateValue, XenbusState};
 use serde::Serialize;
 
-use crate::Condition;
+use crate::{BackendKind, Condition, Server};
 
 /// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
@@ -12,6 +12,8 @@ use crate::Condition;
 pub struct Observation {
     /// What is known of the guest's domain.
     pub guest: Condition,
+    /// What serves the device, where that is known.
+    pub served_by: Option<BackendKind>,
     /// The backend's state.
     pub backend: Option<StateValue>,
     /// The frontend's state, as the guest wrote it.
@@ -56,6 +58,11 @@ impl Observation {
             ));
         }
         sentences
+    }
+
+    /// Whether a device model is to move the backend.
+    pub(crate) fn is_of_model(&self) -> bool {
+        self.served_by.is_some_and(|backend| backend.server() == Server::DeviceModel)
     }
 
     pub(crate) fn backend_is(&self, wanted: XenbusState) -> bool {

@@ -37,6 +37,11 @@ pub enum Warning {
         /// How long it had.
         limit: Duration,
     },
+    /// The device model has closed the device, and not its image.
+    ImageOpen {
+        /// How long it had.
+        limit: Duration,
+    },
     /// Nothing was to be seen of the device model that served the device, and its domain is gone.
     ServerUnseen {
         /// How long it had.
@@ -81,6 +86,10 @@ impl fmt::Display for Warning {
                  be run; what it was to undo (loop device, bridge port) may be left",
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
+            Self::ImageOpen { limit } => write!(
+                f,
+                "the device model still has the image open, {limit:?} after it closed the device; it may write to it"
+            ),
             Self::ServerUnseen { limit } => write!(
                 f,
                 "the device model that served the device cannot be seen; it was taken to be gone after {limit:?}, and \

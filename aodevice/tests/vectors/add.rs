@@ -1,6 +1,8 @@
 //! Adding a device: vectors 1 to 5, 7 and 8, and what else may stand in the way.
 
-use aodevice::{Cause, Device, FailureKind, Hint, Step, WaitFor, vbd};
+use std::time::Duration;
+
+use aodevice::{Cause, Device, FailureKind, Force, Hint, Kind, Step, Toolstack, WaitFor, sim, vbd, vif};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::{DomId, ErrorCode, Op};
@@ -121,6 +123,7 @@ async fn the_script_fails() {
 ///
 /// That its process group is gone within 2 s more is tested with real processes, in the crate that
 /// runs them.
+/// B-1.
 #[tokio::test(start_paused = true)]
 async fn the_script_hangs() {
     let world = World::new().await;
@@ -192,6 +195,7 @@ async fn the_guest_has_the_device_already() {
 }
 
 /// 7. Backend state already 4 at the first read: on at once.
+/// B-37.
 #[tokio::test(start_paused = true)]
 async fn the_backend_is_ahead() {
     let world = World::new().await;
@@ -284,6 +288,7 @@ async fn the_guest_does_not_connect() {
 }
 
 /// A quota in the middle of the tree: the whole transaction is off, and the error says which node.
+/// B-2.
 #[tokio::test(start_paused = true)]
 async fn a_quota_is_used_up_in_the_middle() {
     let world = World::new().await;
@@ -339,6 +344,7 @@ async fn there_is_no_such_target() {
 }
 
 /// The guest's directory belongs to a live frontend of a backend that the toolstack does not know.
+/// B-35.
 #[tokio::test(start_paused = true)]
 async fn the_frontend_is_in_use() {
     let world = World::new().await;
@@ -382,4 +388,45 @@ async fn the_script_reports_nothing() {
             "the hotplug script `/etc/xen/scripts/block add` exited with status 0 but did not write physical-device"
         ]
     );
+}
+
+/// 10. An emulated interface: the runs of an add are `online type_if=vif`, then `add type_if=tap`, those of a removal
+/// `offline`, then `remove`.
+#[tokio::test(start_paused = true)]
+async fn an_emulated_interface_has_two_runs() {
+    let world = World::new().await;
+    let sys = tempfile::tempdir().unwrap();
+    let toolstack = world.toolstack.clone().with_sys_dir(sys.path());
+    let nic = |words: &[&str]| Device::Vif(vif::parse(words).unwrap());
+    let add = async |toolstack: &Toolstack, nic: Device| {
+        toolstack.add(GUEST, &nic, WaitFor::Script, &CancellationToken::new()).await
+    };
+    // It is for HVM guests, whose device model has made the twin.
+    let before = world.dump().await;
+    let refused = add(&toolstack, nic(&["type=ioemu", "devid=0"])).await.unwrap_err();
+    assert_eq!(refused.cause.code(), "invalid");
+    world.write("/libxl/1/type", "hvm").await;
+    let refused = add(&toolstack, nic(&["type=ioemu"])).await.unwrap_err();
+    assert_eq!(refused.cause.code(), "invalid");
+    let refused = add(&toolstack, nic(&["type=ioemu", "devid=0"])).await.unwrap_err();
+    assert!(matches!(&refused.cause, Cause::NoEmulatedTwin(twin) if twin == "vif1.0-emu"), "{refused}");
+    world.write("/libxl/1/type", "pv").await;
+    assert_eq!(world.dump().await, before);
+
+    world.write("/libxl/1/type", "hvm").await;
+    std::fs::create_dir_all(sys.path().join("class/net/vif1.0-emu")).unwrap();
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, Duration::ZERO).unwrap();
+    add(&toolstack, nic(&["type=ioemu", "devid=0"])).await.unwrap();
+    assert_eq!(world.read("/local/domain/0/backend/vif/1/0/type").await, "vif_ioemu");
+    let runs = world.scripts.runs();
+    assert!(
+        runs[0].contains("vif-bridge online type_if=vif") && runs[1].contains("vif-bridge add type_if=tap")
+    );
+    world.scripts.forget();
+    let removed = toolstack.remove(GUEST, (Kind::Vif, 0), Force::AtOnce, &CancellationToken::new()).await;
+    removed.unwrap();
+    let runs = world.scripts.runs();
+    assert!(runs[0].contains("offline type_if=vif") && runs[1].contains("remove type_if=tap"), "{runs:?}");
+    world.write("/libxl/1/type", "pv").await;
+    assert_eq!(world.dump().await, before);
 }

@@ -54,6 +54,7 @@ async fn the_guest_writes_garbage() {
 }
 
 /// A guest that points FE/backend at the disk of another guest: removal touches its own alone.
+/// B-52.
 #[tokio::test(start_paused = true)]
 async fn the_guest_points_at_the_backend_of_another() {
     let world = World::new().await;

@@ -115,45 +115,6 @@ fn events() -> Vec<Event> {
     events
 }
 
-/// Whether an event is what an action results in.
-fn answers(action: &Action, event: &Event) -> bool {
-    match action {
-        Action::Check(..) => matches!(event, Event::Checked(_)),
-        Action::Create(..) => matches!(event, Event::Created(_)),
-        Action::Probe { .. } => matches!(event, Event::Probed(_)),
-        Action::AwaitOwner { .. } => matches!(event, Event::Released(_)),
-        Action::On(_, step) => match step {
-            Step::Await { .. } => matches!(event, Event::Waited(_)),
-            Step::Run { .. } => matches!(event, Event::Ran(_) | Event::NotRun(_)),
-            Step::Close(..) => matches!(event, Event::Told(_)),
-            Step::Destroy => matches!(event, Event::Destroyed(_)),
-            Step::Enter(_) => matches!(event, Event::Entered(_)),
-            Step::Strike => matches!(event, Event::Struck(_)),
-            Step::Settle => matches!(event, Event::Settled(_)),
-            Step::Observe => matches!(event, Event::Observed),
-            Step::Leave => matches!(event, Event::Left),
-            other => panic!("{other:?} is new: say which events answer it"),
-        },
-        Action::Finish => false,
-        other => panic!("{other:?} is new: say which events answer it"),
-    }
-}
-
-/// Whether an event may come of an action: of an answer of the right kind, not each can be the case.
-fn may_come_of(action: &Action, event: &Event) -> bool {
-    let impossible = match (action, event) {
-        (Action::On(_, Step::Await { by_guest, .. }), Event::Waited(Ok(Reached::GuestOver))) => !by_guest,
-        (Action::On(_, Step::Close(Claim::Kept, _)), Event::Told(Ok(closing))) => {
-            *closing == Closing::Changed
-        }
-        (Action::On(_, Step::Close(Claim::First(_), _)), Event::Told(Ok(closing))) => {
-            *closing == Closing::Taken
-        }
-        _ => false,
-    };
-    answers(action, event) && !impossible
-}
-
 /// Whether others have made it begin again.
 fn goes_round(event: &Event) -> bool {
     matches!(
@@ -195,13 +156,13 @@ fn walk<M: Machine + Clone + Debug>(
         if !seen.insert(state.clone() + &shape(&path)) {
             continue;
         }
-        for event in events.iter().filter(|event| !answers(&action, event)) {
+        for event in events.iter().filter(|event| !action.is_answered_by(event)) {
             let mut other = machine.clone();
             assert_eq!(other.on(event.clone()), action, "{machine:?} takes {event:?}");
             assert_eq!(format!("{other:?}"), state, "{event:?}");
         }
         let went_round = saw(&path, goes_round);
-        for event in events.iter().filter(|event| may_come_of(&action, event)) {
+        for event in events.iter().filter(|event| action.may_result_in(event)) {
             if went_round && goes_round(event) {
                 continue;
             }

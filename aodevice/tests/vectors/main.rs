@@ -3,6 +3,7 @@
 
 mod add;
 mod cancel;
+mod defects;
 mod facts;
 mod front;
 mod hostile;
@@ -17,6 +18,7 @@ mod qemu;
 mod races;
 mod remove;
 mod reports;
+mod traces;
 mod tree;
 mod words;
 mod world;

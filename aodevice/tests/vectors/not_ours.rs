@@ -81,6 +81,7 @@ async fn b3_the_domain_goes_in_mid_attach() {
 }
 
 /// B3: a later removal by the id of a domain that is gone cleans what is left of its device.
+/// B-39.
 #[tokio::test(start_paused = true)]
 async fn b3_a_device_of_a_domain_that_is_gone_can_be_removed() {
     let world = World::new().await;
@@ -127,6 +128,7 @@ async fn b1_xl_tears_down_in_mid_attach() {
 
 /// `xl` removes the device and adds one of the same id while our script runs: its device stays as it
 /// is, what our script has made is undone in a copy.
+/// B-34.
 #[tokio::test(start_paused = true)]
 async fn xl_replaces_a_device_in_mid_attach() {
     let world = World::new().await;

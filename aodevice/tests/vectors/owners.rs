@@ -361,6 +361,7 @@ async fn b7_the_backends_state_is_looked_at_before_the_script() {
 
 /// B7: with `WaitFor::Connected` a guest that connects late keeps its device until the backend has
 /// closed; only then the script undoes its work.
+/// B-30.
 #[tokio::test(start_paused = true)]
 async fn b7_the_backend_closes_before_the_script_undoes() {
     let world = World::new().await;

@@ -37,6 +37,7 @@ fn words(ended: &[Ended]) -> Vec<String> {
 }
 
 /// 26. Three devices, the second fails first: that is the failure of all, and the others are done.
+/// B-3.
 #[tokio::test(start_paused = true)]
 async fn the_failure_that_comes_first_in_time_is_named() {
     let world = World::new().await;
@@ -146,6 +147,7 @@ async fn one_deadline_for_all() {
 }
 
 /// Ten devices of a domain that goes, one of whose scripts hangs, and one of a kind that is not served.
+/// B-31, B-53.
 #[tokio::test(start_paused = true)]
 async fn a_domain_goes_with_all_its_devices() {
     let world = World::new().await;

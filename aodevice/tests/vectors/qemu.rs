@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, list, vbd};
+use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, list, vbd, vfb, vkb};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
@@ -16,6 +16,9 @@ use crate::world::{FE, GUEST, LX, World, added, path, tenths, warned};
 const BE: &str = "/local/domain/0/backend/qdisk/1/51712";
 const MODEL: &str = "/local/domain/0/device-model/1/state";
 const PID: &str = "/local/domain/1/image/device-model-pid";
+
+/// What the process that plays the device model has open.
+const IMAGE: &str = "/bin/sh";
 
 fn image() -> Device {
     Device::Vbd(vbd::parse(&["/proc/self/exe,qcow2,xvda"]).unwrap())
@@ -27,9 +30,14 @@ async fn says(world: &World, state: &'static str) {
 
 /// A guest with a device model that has opened the image, and that the guest uses.
 async fn connected() -> World {
+    connected_to("/proc/self/exe").await
+}
+
+async fn connected_to(image: &str) -> World {
     let world = World::new().await;
     world.write(MODEL, "running").await;
-    let (ended, ()) = join!(world.add(image()), async {
+    let image = Device::Vbd(vbd::parse(&[format!("{image},qcow2,xvda")]).unwrap());
+    let (ended, ()) = join!(world.add(image), async {
         world.exists(BE).await;
         says(&world, "2").await;
     });
@@ -44,7 +52,8 @@ struct Model(Child);
 
 impl Model {
     async fn start(world: &World) -> Self {
-        let arguments = ["-c", "echo; read x", "sh", "-xen-domid", "1"];
+        // It has the image open.
+        let arguments = ["-c", "exec 3< /bin/sh; echo; read x", "sh", "-xen-domid", "1"];
         let mut child =
             Command::new("sh").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // Once it speaks it has its own command line.
@@ -107,6 +116,7 @@ async fn a_guest_without_a_device_model_gets_no_disk_of_it() {
 }
 
 /// libxl says that an image is attached which QEMU could not open.
+/// B-11.
 #[tokio::test]
 async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model() {
     let logs = tempfile::tempdir().unwrap();
@@ -129,8 +139,79 @@ async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model()
     assert_eq!(world.dump().await, before);
 }
 
+/// What `xl create` writes for an HVM guest's keyboard, and for the framebuffer of a PV guest.
+/// B-46.
+#[tokio::test(start_paused = true)]
+async fn a_keyboard_and_a_framebuffer() {
+    let world = World::new().await;
+    world.write(MODEL, "running").await;
+    for (device, kind, keys) in [
+        (Device::Vkb(vkb::Vkb::default()), "vkbd", &[][..]),
+        (
+            Device::Vfb(vfb::Vfb::of_vnc(vfb::Vnc::default())),
+            "vfb",
+            &[
+                "vnc = \"1\"",
+                "vnclisten = \"127.0.0.1\"",
+                "vncdisplay = \"0\"",
+                "vncunused = \"1\"",
+                "sdl = \"0\"",
+                "opengl = \"0\"",
+            ],
+        ),
+    ] {
+        let before = world.dump().await;
+        let be = format!("/local/domain/0/backend/{kind}/1/0");
+        let kind_of = device.kind();
+        let (ended, lines) = join!(world.add(device), async {
+            world.exists(&be).await;
+            let lines = added(&before, &world.dump().await);
+            world.write(&format!("{be}/state"), "2").await;
+            lines
+        });
+        ended.unwrap();
+        let of = |parent: &str| {
+            let lines = lines.iter().filter_map(|line| line.strip_prefix(&format!("{parent}/")));
+            lines.map(|line| line.split("   (").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let common = [
+            format!("frontend = \"/local/domain/1/device/{kind}/0\""),
+            "frontend-id = \"1\"".to_owned(),
+            "online = \"1\"".to_owned(),
+            "state = \"1\"".to_owned(),
+        ];
+        assert_eq!(
+            of(&be),
+            [&common[..], &keys.iter().map(ToString::to_string).collect::<Vec<_>>()].concat()
+        );
+        let fe = ["backend-id = \"0\"", "state = \"1\""];
+        assert_eq!(of(&format!("/local/domain/1/device/{kind}/0"))[1..], fe);
+        let never = CancellationToken::new();
+        let (removed, ()) =
+            join!(world.toolstack.remove(GUEST, (kind_of, 0), Force::AtOnce, &never), async {
+                world.is_gone(&format!("/local/domain/1/device/{kind}/0")).await;
+                world.write(&format!("{be}/state"), "6").await;
+            });
+        assert_eq!(warned(&removed.unwrap()), [""; 0]);
+        assert_eq!(world.dump().await, before);
+    }
+}
+
+/// QEMU that is stopped, or does not know the kind.
+#[tokio::test(start_paused = true)]
+async fn a_device_model_that_does_nothing_is_named() {
+    let world = World::new().await;
+    world.write(MODEL, "running").await;
+    let before = world.dump().await;
+    let failure = world.add(image()).await.unwrap_err();
+    assert_eq!((failure.cause.code(), failure.hint()), ("timed_out", Hint::CheckModel));
+    assert!(failure.observations().contains(&"the device model has not taken the device up".to_owned()));
+    assert_eq!(world.dump().await, before);
+}
+
 /// 18. The guest is paused and QEMU lives: the normal way, no sleep of 2 s, state 6 written by QEMU (libxl writes it
 /// and may give the image away while QEMU writes to it).
+/// B-6.
 #[tokio::test(start_paused = true)]
 async fn b6_a_paused_guest_has_a_living_device_model() {
     let world = connected().await;
@@ -139,7 +220,9 @@ async fn b6_a_paused_guest_has_a_living_device_model() {
         world.is_gone(FE).await;
         world.at(begun + 3.5).await;
         assert_eq!(world.read(&format!("{BE}/state")).await, "5", "6 is for QEMU to write");
+        // It removes the nodes right after that.
         says(&world, "6").await;
+        world.dom0.rm(&path(BE)).await.unwrap();
     });
     let success = ended.unwrap();
     assert_eq!(tenths(success.elapsed), 3.5);
@@ -222,4 +305,32 @@ async fn b7_a_backend_that_is_gone_is_closed() {
     assert_eq!(warned(&ended.unwrap()), [""; 0]);
     assert_eq!(world.read(LX).await, "not there");
     assert_eq!(world.read(&format!("/local/domain/{}/backend", DomId::DOM0)).await, "");
+}
+
+/// QEMU closes the image last, after it has removed the backend's nodes: a removal is done only then.
+#[tokio::test]
+async fn the_image_is_closed_when_a_removal_is_done() {
+    for closes in [true, false] {
+        let world = connected_to(IMAGE).await;
+        let mut model = Model::start(&world).await;
+        let mut limits = Limits::default();
+        limits.close = if closes { Duration::MAX } else { Duration::from_millis(300) };
+        let toolstack = world.toolstack.clone().with_limits(limits);
+        let cancel = CancellationToken::new();
+        let (ended, ()) = join!(toolstack.remove(GUEST, (Kind::Vbd, 51712), Force::Never, &cancel), async {
+            world.exists(&format!("{LX}/op")).await;
+            world.dom0.rm(&path(BE)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(world.read(LX).await.is_empty(), "it is not done while the image is open");
+            if closes {
+                model.kill();
+            }
+        });
+        let warned = warned(&ended.unwrap());
+        assert_eq!(
+            warned.iter().filter(|text| text.contains("still has the image open")).count(),
+            usize::from(!closes)
+        );
+        assert_eq!(world.read(LX).await, "not there");
+    }
 }

@@ -79,6 +79,7 @@ async fn two_add_the_same_disk() {
 }
 
 /// 9. Two concurrent nic adds with automatic ids: ids 0 and 1.
+/// B-16.
 #[tokio::test(start_paused = true)]
 async fn two_add_interfaces_with_automatic_ids() {
     let world = World::new().await;
@@ -112,6 +113,7 @@ async fn an_automatic_id_is_the_smallest_that_is_free() {
 }
 
 /// Two interfaces of one guest with one address: the second is refused, also if both come at once.
+/// B-49.
 #[tokio::test(start_paused = true)]
 async fn two_add_interfaces_with_one_address() {
     let world = World::new().await;

@@ -61,6 +61,7 @@ async fn the_backend_closes_when_the_frontend_is_gone() {
 }
 
 /// 13. AUTO, nothing reacts: FE deleted at 10 s, script run at 20 s, tree nuked, ok with a warning.
+/// B-8.
 #[tokio::test(start_paused = true)]
 async fn nothing_reacts() {
     let world = World::new().await;
@@ -131,6 +132,7 @@ async fn the_guest_does_not_let_go() {
 }
 
 /// 14, and the guest lets go only while the second remove waits.
+/// B-9.
 #[tokio::test(start_paused = true)]
 async fn a_later_removal_resumes_one_that_timed_out() {
     let world = World::new().await;
@@ -179,6 +181,7 @@ async fn the_backends_nodes_vanish() {
 }
 
 /// 17. Remove, the script fails: ok with a warning; tree gone.
+/// B-36.
 #[tokio::test(start_paused = true)]
 async fn the_script_fails() {
     let world = World::new().await;
@@ -230,6 +233,7 @@ async fn there_is_no_such_device() {
 }
 
 /// A device of another backend domain is refused, untouched: libxl knows how to remove it.
+/// B-14.
 #[tokio::test(start_paused = true)]
 async fn the_backend_is_in_another_domain() {
     let world = World::new().await;

@@ -193,6 +193,7 @@ fn keys_of(tree: &str, directory: &str) -> Vec<String> {
 
 /// After an add the record is gone and nothing else has changed but what peers and scripts wrote;
 /// after a removal everything is.
+/// B-13.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_left() {
     let world = World::new().await;

@@ -194,7 +194,7 @@ impl<F: Face> Course<F> {
     }
 
     /// When the connection has ended, every call says so at once, and so does every watch.
-    async fn all_ends(&self, watches: &mut [F::Watch]) {
+    async fn all_ends(&self, watches: &mut [(u64, F::Watch)]) {
         let Self { world, client } = self;
         let told = Instant::now();
         let outcomes = [
@@ -207,7 +207,7 @@ impl<F: Face> Course<F> {
                 world.violation(format!("the connection has ended, and a call comes to {outcome:?}"));
             }
         }
-        for watch in watches {
+        for (_, watch) in watches {
             let ended = async { while watch.changed().await.is_ok() {} };
             if timeout(FOREVER, ended).await.is_err() {
                 world.violation(format!("the watch of {} does not end with the connection", watch.path()));
@@ -296,7 +296,7 @@ impl<F: Face> Course<F> {
                 world.violation(format!("after the storm, a transaction is told: {error}"));
             }
         }
-        let (window, counter) = (world.schedule.settings.config.window, counter());
+        let (window, counter) = (world.schedule.settings.window(), counter());
         let reads = (0..2 * window).map(|_| client.read_opt(&counter));
         for outcome in join_all(reads).await {
             if let Err(error) = outcome {
@@ -339,7 +339,10 @@ async fn watch_lifecycle(world: Arc<World>, mut lifecycle: Lifecycles) {
             Lifecycle::Restored(number) if number <= last => {
                 world.violation(format!("connection {number} is told after {last}"));
             }
-            Lifecycle::Restored(number) => last = number,
+            Lifecycle::Restored(number) => {
+                last = number;
+                world.check_restored();
+            }
             // That is when it is dropped.
             Lifecycle::Ended(_) if world.is_over() => {}
             Lifecycle::Ended(_) => world.check_giving_up(),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::DuplexStream;
 use tokio::time::{sleep, sleep_until};
-use xs_client::Connect;
+use xs_client::{Connect, FirstOf};
 
-use super::fault::What;
+use super::fault::{Event, What};
 use super::wire::Wire;
 use super::world::World;
 
@@ -33,26 +33,52 @@ pub(super) fn dial_socket(world: &Arc<World>) -> io::Result<UnixStream> {
     Ok(near)
 }
 
-/// Makes one connection after the other.
-pub(super) struct Dialer(pub(super) Arc<World>);
+/// Makes one connection after the other: one of the ways to the store.
+pub(super) struct Dialer {
+    world: Arc<World>,
+    number: usize,
+}
+
+/// All ways that there are, of which the client has to choose.
+pub(super) fn ways(world: &Arc<World>) -> FirstOf<Dialer> {
+    let count = if world.schedule.settings.way.is_some() { 2 } else { 1 };
+    FirstOf::new((0..count).map(|number| Dialer { world: world.clone(), number }))
+}
 
 impl Connect for Dialer {
     type Transport = DuplexStream;
 
     fn at(&self) -> String {
-        "the faults".to_owned()
+        format!("way {} through the faults", self.number)
     }
 
     async fn connect(&mut self) -> io::Result<DuplexStream> {
-        match self.0.back() {
+        let Self { world, number } = self;
+        if world.schedule.settings.way.is_some_and(|first| first != *number) {
+            if world.connections() == 0 {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            world.violation("the client leaves the way that it has found for another one");
+            return dial(world);
+        }
+        world.attempted();
+        match world.back() {
             Some(back) => sleep_until(back).await,
             // Nothing takes no time.
             None => sleep(Duration::from_millis(1)).await,
         }
-        dial(&self.0)
+        let dialled = dial(world);
+        if dialled.is_err() && world.schedule.settings.way.is_some() {
+            world.happened(Event::WayClosed);
+        }
+        dialled
+    }
+
+    fn window(&self) -> usize {
+        if self.number == 0 { usize::MAX } else { 1 }
     }
 
     fn is_ordered(&self) -> bool {
-        !self.0.schedule.faults.iter().any(|fault| fault.what == What::Reorder)
+        self.number == 0 && !self.world.schedule.faults.iter().any(|fault| fault.what == What::Reorder)
     }
 }

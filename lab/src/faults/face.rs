@@ -15,7 +15,7 @@ use xs_client::{
     blocking,
 };
 
-use super::dial::{Dialer, dial, dial_socket};
+use super::dial::{dial, dial_socket, ways};
 use super::schedule::FOREVER;
 use super::world::World;
 
@@ -64,7 +64,7 @@ pub(super) trait Watches: Send + Sync {
 
 /// A client.
 pub(super) trait Face: Clone + Send + Sync + Deref<Target = Self::Requests> + 'static {
-    type Requests: Asks;
+    type Requests: Asks + Clone;
     type Watch: Watches;
 
     /// Whether its calls take their thread, and hence real time.
@@ -117,7 +117,7 @@ impl Face for Client {
     async fn connect(world: &Arc<World>) -> Result<Self, Error> {
         let config = world.schedule.settings.config.clone();
         if config.reconnect.is_some() {
-            return Self::connect_with(Dialer(world.clone()), config).await;
+            return Self::connect_with(ways(world), config).await;
         }
         Ok(Self::over(dial(world).map_err(no_connection)?, config))
     }

@@ -76,6 +76,11 @@ pub(super) enum What {
     Flood { events: usize, known: bool },
     /// The daemon ends, and another one starts: with the nodes that were there, or without.
     Restart { keep: bool },
+    /// A daemon that does not stand: each connection ends after so many messages to the client; with
+    /// none, at the first request.
+    Flap { messages: u32 },
+    /// The connection ends, and those made meanwhile say nothing, and end when it is over.
+    Mute,
 }
 
 /// Something that happens in the storm.
@@ -90,8 +95,8 @@ pub(super) struct Fault {
     pub(super) what: What,
 }
 
-/// All kinds of faults.
-pub(super) const KINDS: [&str; 13] = [
+/// All kinds of faults, and what else has to happen in the schedules.
+pub(super) const KINDS: [&str; 20] = [
     "delay",
     "fragment",
     "coalesce",
@@ -105,7 +110,32 @@ pub(super) const KINDS: [&str; 13] = [
     "flood",
     "restart",
     "restart, empty",
+    "kept clone",
+    "cut batch",
+    "flap",
+    "mute",
+    "way closed",
+    "refused again",
+    "knocks",
 ];
+
+/// Those from here on happen only to a client that makes a lost connection again.
+pub(super) const FIRST_AGAIN: usize = 15;
+
+/// What is no fault, but has to happen.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// Who has a clone of a transaction goes on after its end.
+    KeptClone = 13,
+    /// A connection ends when a part of a batch was sent.
+    CutBatch = 14,
+    /// The way that was found is closed, and another one is open.
+    WayClosed = 17,
+    /// A watch is refused that an earlier connection had.
+    RefusedAgain = 18,
+    /// Many calls are given up while no store says anything.
+    Knocks = 19,
+}
 
 impl What {
     /// The place of its kind in [`KINDS`].
@@ -124,15 +154,33 @@ impl What {
             Self::Flood { .. } => 10,
             Self::Restart { keep: true } => 11,
             Self::Restart { keep: false } => 12,
+            Self::Flap { .. } => 15,
+            Self::Mute => 16,
         }
     }
 
-    /// Whether it is done as soon as it begins.
+    /// Whether something is done when it begins, and only then.
     pub(super) fn happens_once(&self) -> bool {
         matches!(
             self,
-            Self::Cut | Self::CutInside { .. } | Self::Garbage(_) | Self::Flood { .. } | Self::Restart { .. }
+            Self::Cut
+                | Self::CutInside { .. }
+                | Self::Garbage(_)
+                | Self::Flood { .. }
+                | Self::Restart { .. }
+                | Self::Mute
         )
+    }
+
+    /// Whether it ends the connection.
+    pub(super) fn ends(&self) -> bool {
+        matches!(self, Self::Cut | Self::CutInside { .. } | Self::Garbage(_) | Self::Flap { .. })
+            || self.silences()
+    }
+
+    /// Whether the client is without a store that says anything, for as long as it lasts.
+    pub(super) fn silences(&self) -> bool {
+        matches!(self, Self::Restart { .. } | Self::Mute)
     }
 }
 
@@ -169,16 +217,31 @@ impl Fault {
         Self { at: rng.u64(0..STORM), lasts, seed: rng.u64(..), what }
     }
 
-    /// One that ends the connection.
-    pub(super) fn ending(rng: &mut Rng) -> Self {
+    /// One that ends the connection, which is made again or not.
+    pub(super) fn ending(rng: &mut Rng, again: bool) -> Self {
         let way = *pick(rng, &[Way::ToStore, Way::ToClient]);
-        let (lasts, what) = match rng.u8(0..5) {
+        let (lasts, what) = match rng.u8(0..if again { 9 } else { 5 }) {
             0 => (0, What::Cut),
             1 => (0, What::CutInside { way, bytes: *pick(rng, &[1, 8, 15, 16, 17, 20]) }),
             2 => (0, What::Garbage(*pick(rng, &GARBAGE))),
-            _ => (rng.u64(1..300), What::Restart { keep: rng.bool() }),
+            3 | 4 => (rng.u64(1..300), What::Restart { keep: rng.bool() }),
+            5 | 6 => (rng.u64(100..600), What::Flap { messages: *pick(rng, &[0, 1, 1, 2]) }),
+            _ => (rng.u64(50..400), What::Mute),
         };
         Self { at: rng.u64(0..STORM), lasts, seed: rng.u64(..), what }
+    }
+
+    /// The daemon ends, refuses connections, and is back.
+    pub(super) fn refusing(rng: &mut Rng) -> Self {
+        let what = What::Restart { keep: rng.bool() };
+        // An odd seed refuses.
+        Self { at: rng.u64(0..STORM), lasts: rng.u64(20..300), seed: rng.u64(..) | 1, what }
+    }
+
+    /// The store is full, and takes no watches.
+    pub(super) fn full(rng: &mut Rng, at: u64) -> Self {
+        let what = What::Refuse { op: Op::WATCH, code: ErrorCode::ENOSPC, requests: *pick(rng, &[1, 2, 20]) };
+        Self { at, lasts: 0, seed: rng.u64(..), what }
     }
 
     /// Whether it is happening, `now` in milliseconds since the beginning.
@@ -222,6 +285,10 @@ impl fmt::Display for Fault {
                 let with = if *keep { "all nodes" } else { "no nodes" };
                 write!(f, "the daemon is gone, and then back with {with}")
             }
+            What::Flap { messages } => {
+                write!(f, "each connection ends after {messages} messages to the client")
+            }
+            What::Mute => f.write_str("the connection ends, and the next ones say nothing"),
         }
     }
 }

@@ -50,11 +50,14 @@ impl Following {
     async fn follow(&self, world: &World, client: &impl Face) -> Result<(), Error> {
         let watched = self.follower.watched();
         loop {
+            let present = world.present();
             let watch = client.watch(&watched, self.follower.depth()).await;
+            let held = watch.is_ok().then(|| world.hold((watched.clone(), self.follower.depth()), present));
             let is_crowd = matches!(self.follower.followed, Followed::Crowd(_));
             world.set_watched(&watched, is_crowd && watch.is_ok());
-            let looked = self.look(world, client, watch).await;
+            let looked = self.look(world, client, watch, held).await;
             world.set_watched(&watched, false);
+            held.into_iter().for_each(|id| world.let_go(id));
             if let Err(error) = looked {
                 self.give_up(world, client, error).await?;
             }
@@ -68,10 +71,13 @@ impl Following {
         world: &World,
         client: &F,
         watch: Result<F::Watch, Error>,
+        held: Option<u64>,
     ) -> Result<(), Error> {
         let mut watch = watch?;
         loop {
-            let changes = watch.changed().await?;
+            let changes = watch.changed().await.inspect_err(|error| {
+                held.into_iter().for_each(|id| world.check_refused(id, error));
+            })?;
             for node in self.follower.nodes() {
                 // What tells of domains is not where the node is that goes with them.
                 if watch.path().is_special() || concerns(&changes, &node) {

@@ -15,6 +15,9 @@ pub(super) const CULPRIT: DomId = DomId(1);
 /// The guest whose connection is not read while the attack goes on.
 pub(super) const SLEEPER: DomId = DomId(90);
 
+/// How often a transaction of domain 0 may fail, one time after the other.
+const MOST_FAILURES: usize = 20;
+
 /// The longest name of a node, but for what stands before it.
 const LONG: usize = 1900;
 
@@ -32,10 +35,11 @@ pub(super) enum Attack {
     WideAndDeep,
     Permissions,
     Recreated,
+    Conflicts,
 }
 
 impl Attack {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Watches,
         Self::Events,
         Self::SocketEvents,
@@ -47,6 +51,7 @@ impl Attack {
         Self::WideAndDeep,
         Self::Permissions,
         Self::Recreated,
+        Self::Conflicts,
     ];
 
     /// In a few words.
@@ -62,6 +67,7 @@ impl Attack {
             Self::Missing => "9 transactions that look at nodes that are not there",
             Self::WideAndDeep => "wide and deep trees, made, listed and removed",
             Self::Permissions => "permissions of a node set again and again",
+            Self::Conflicts => "a guest writes without a pause what a transaction of domain 0 reads",
             Self::Recreated => "a domain that ends and begins again and again",
         }
     }
@@ -110,6 +116,19 @@ impl Attack {
             Self::WideAndDeep => wide_and_deep(&mut culprit, over).await?,
             Self::Permissions => permissions(&mut culprit, over).await?,
             Self::Recreated => recreated(host, over).await?,
+            Self::Conflicts => {
+                let write = async {
+                    while !is_over(over) {
+                        if culprit.call(Op::WRITE, b"state\x004", TxId::NONE, None).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                let ((), starved) = tokio::join!(write, transactions_of_domain0(host, &home, over));
+                if starved? {
+                    return Ok(Some("a transaction of domain 0"));
+                }
+            }
         }
         Ok(None)
     }
@@ -224,6 +243,24 @@ async fn transactions(culprit: &mut Conn, over: &AtomicBool, mut fill: Fill<'_>)
         }
     }
     Ok(())
+}
+
+/// Reads a guest's node in transactions, as toolstacks do; whether one of them fails again and again.
+async fn transactions_of_domain0(host: &Host, home: &str, over: &AtomicBool) -> Result<bool> {
+    let mut dom0 = host.connect().await?;
+    let mut failures = 0;
+    while !is_over(over) {
+        let started = dom0.call(Op::TRANSACTION_START, b"\0", TxId::NONE, None).await?;
+        let tx = TxId(std::str::from_utf8(&started.payload)?.trim_end_matches('\0').parse()?);
+        dom0.call(Op::READ, format!("{home}/state\0").as_bytes(), tx, None).await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let ended = dom0.call(Op::TRANSACTION_END, b"T\0", tx, None).await?;
+        failures = if ended.op == Op::ERROR { failures + 1 } else { 0 };
+        if failures > MOST_FAILURES {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn wide_and_deep(culprit: &mut Conn, over: &AtomicBool) -> Result<()> {

@@ -4,10 +4,10 @@
 //! libraries that they need, the backend drivers as modules, and busybox for the rest. Some programs must be
 //! the real ones, since the hotplug scripts use options that busybox lacks.
 //!
-//! The image comes in two archives, which the kernel unpacks one after the other. The *base* is the same for
+//! The image comes in archives, which the kernel unpacks one after the other. The *base* is the same for
 //! every run and cached; its key covers the versions of all installed packages and the code and the texts
-//! that it is built from. The *overlay* holds what changes from run to run: the scenarios and the command
-//! under test.
+//! that it is built from. A host with QEMU gets one more of that kind, 60 MB that the other hosts need not
+//! load. The *overlay* holds what changes from run to run: the scenarios and the command under test.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -55,6 +55,13 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Loaded by glibc when a thread is cancelled, which `xl` does as it exits; no program names it.
 const LIBGCC: &str = "/lib/x86_64-linux-gnu/libgcc_s.so.1";
 
+/// What a host with QEMU has more of, with the firmware that these programs and `xl` look for.
+const QEMU_PROGRAMS: [&str; 3] =
+    ["/usr/libexec/xen-qemu-system-i386", "/usr/bin/qemu-img", "/usr/bin/strace"];
+const QEMU_FOLDERS: [&str; 3] = ["/usr/share/qemu/keymaps", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
+const QEMU_FILES: [&str; 3] =
+    ["/usr/lib/xen-4.17/boot/hvmloader", "/usr/share/qemu/linuxboot.bin", "/usr/share/qemu/kvmvapic.bin"];
+
 const DOM0_MODULES: [&str; 10] = [
     "xenfs",
     "xen-privcmd",
@@ -80,15 +87,24 @@ pub struct Overlay<'a> {
     pub xendev: Option<&'a Path>,
     /// The lab's program, if the scenario uses it in dom0 and in a guest.
     pub lab: Option<&'a Path>,
+    /// Whether the host has QEMU.
+    pub qemu: bool,
 }
 
-/// Writes the image of one run to `image`, building the base in the folder `cache` if it is not there.
+/// Writes the image of one run to `image`. The parts that stay are built in the folder `cache` if they are
+/// not there.
 pub fn assemble(packages: &Packages, cache: &Path, overlay: &Overlay<'_>, image: &Path) -> Result<()> {
-    let base = base(packages, cache)?;
+    let key = key(packages);
+    let mut parts = vec![base(packages, cache, key)?];
+    if overlay.qemu {
+        parts.push(qemu(packages, cache, key)?);
+    }
     write_overlay(overlay, image)?;
     let small = fs::read(image)?;
     let mut whole = File::create(image)?;
-    io::copy(&mut File::open(&base)?, &mut whole).context("cannot copy the base image")?;
+    for part in parts {
+        io::copy(&mut File::open(&part)?, &mut whole).context("cannot copy a part of the image")?;
+    }
     io::copy(&mut small.as_slice(), &mut whole).context("cannot append the overlay")?;
     Ok(())
 }
@@ -122,11 +138,16 @@ fn write_guest_overlay(lab: &Path, path: &Path) -> Result<()> {
     archive.finish()
 }
 
-fn base(packages: &Packages, cache: &Path) -> Result<PathBuf> {
+/// What tells parts of one version from those of another.
+fn key(packages: &Packages) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&packages.versions, DOM0_INIT, GUEST_INIT, include_str!("image.rs"), include_str!("cpio.rs"))
         .hash(&mut hasher);
-    let image = cache.join(format!("dom0-{:016x}.cpio", hasher.finish()));
+    hasher.finish()
+}
+
+fn base(packages: &Packages, cache: &Path, key: u64) -> Result<PathBuf> {
+    let image = cache.join(format!("dom0-{key:016x}.cpio"));
     if image.is_file() {
         return Ok(image);
     }
@@ -139,6 +160,35 @@ fn base(packages: &Packages, cache: &Path) -> Result<PathBuf> {
     let dom0 = unfinished.path().join("dom0.cpio");
     write_dom0(packages, &guest, &dom0)?;
     fs::rename(&dom0, &image).context("cannot put the image in its place")?;
+    Ok(image)
+}
+
+/// The part that only a host with QEMU has. To be called after [`base`], which removes that of an older
+/// version.
+fn qemu(packages: &Packages, cache: &Path, key: u64) -> Result<PathBuf> {
+    let image = cache.join(format!("qemu-{key:016x}.cpio"));
+    if image.is_file() {
+        return Ok(image);
+    }
+    println!("lab: building the image of QEMU");
+    let unfinished = tempfile::Builder::new().prefix("unfinished-").tempdir_in(cache)?;
+    let path = unfinished.path().join("qemu.cpio");
+    let mut archive = Archive::create(&path)?;
+    let programs = QEMU_PROGRAMS.map(PathBuf::from);
+    for program in &programs {
+        archive.copy(&in_usr(program), program)?;
+    }
+    add_libraries(&mut archive, &programs)?;
+    for folder in QEMU_FOLDERS {
+        archive.copy_tree(folder, Path::new(folder))?;
+    }
+    for file in QEMU_FILES {
+        archive.copy(file, Path::new(file))?;
+    }
+    // QEMU starts an HVM guest with this, and not with the unpacked one.
+    archive.copy("/guest/bzImage", &packages.packed_kernel)?;
+    archive.finish()?;
+    fs::rename(&path, &image).context("cannot put the image in its place")?;
     Ok(image)
 }
 

@@ -20,13 +20,33 @@ use anyhow::{Context, Result};
 use super::packages::Packages;
 use crate::failure::output_of;
 
-/// All features that QEMU can emulate except four that make Xen 4.17's PV dom0 die of a page fault at once.
-const CPU: &str = "max,-smap,-smep,-pku,-la57";
+/// What is emulated.
+#[derive(Debug)]
+pub struct Model {
+    cpu: &'static str,
+    memory: &'static str,
+    dom0_memory: &'static str,
+}
+
+impl Model {
+    /// A host whose guests are all PV. Its processor has all features that QEMU can emulate, except four that
+    /// make Xen 4.17's PV dom0 die of a page fault at once.
+    pub const PV_ONLY: Self = Self { cpu: "max,-smap,-smep,-pku,-la57", memory: "3G", dom0_memory: "1536M" };
+
+    /// A host that has PVH and HVM guests too, by AMD's SVM, with the memory that their device models need.
+    /// Xen's idle loop does not survive `monitor`; the guests do not survive `nrip-save` and `rdtscp`, since
+    /// the emulator tells Xen of a RDTSC where there was a RDTSCP.
+    pub const ALL_GUESTS: Self = Self {
+        cpu: "EPYC,+svm,+npt,-nrip-save,-monitor,-rdtscp,-smap,-smep",
+        memory: "4G",
+        dom0_memory: "2200M",
+    };
+}
+
 /// Without `xsave=0` programs in PV domains, dom0's own among them, crash at random under this emulation: a
 /// stress loop saw about ten crashes a domain with it on and none with it off. Such a crash inside a hotplug
 /// script looks like a fault of whoever runs the script.
-const XEN_ARGUMENTS: &str =
-    "console=com1 com1=115200 xsave=0 dom0_mem=1536M,max:1536M dom0_max_vcpus=1 noreboot loglvl=warning";
+const XEN_ARGUMENTS: &str = "console=com1 com1=115200 xsave=0 dom0_max_vcpus=1 noreboot loglvl=warning";
 const KERNEL_ARGUMENTS: &str = "console=hvc0 quiet";
 
 /// What the hypervisor or the kernel of dom0 print before they stop for ever.
@@ -69,7 +89,7 @@ pub struct Machine {
 impl Machine {
     /// Starts the machine with `image` as dom0's initramfs. Files of this run go to `folder`, among them
     /// `console.log`. To be called from a thread that lives as long as the machine: its death ends QEMU.
-    pub fn start(packages: &Packages, image: &Path, folder: &Path) -> Result<Self> {
+    pub fn start(model: &Model, packages: &Packages, image: &Path, folder: &Path) -> Result<Self> {
         let xen = folder.join("xen");
         fs::write(&xen, output_of(Command::new("gzip").arg("-dc").arg(&packages.xen_gz))?)?;
         // Commas separate the modules, so one in a path is written twice.
@@ -78,7 +98,18 @@ impl Machine {
 
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", CPU, "-smp", "2", "-m", "3G"]);
+        command.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg",
+            "-cpu",
+            model.cpu,
+            "-smp",
+            "2",
+            "-m",
+            model.memory,
+        ]);
         command.args([
             "-display",
             "none",
@@ -90,7 +121,8 @@ impl Machine {
             "-net",
             "none",
         ]);
-        command.arg("-kernel").arg(&xen).args(["-append", XEN_ARGUMENTS, "-initrd", &modules]);
+        let arguments = format!("{XEN_ARGUMENTS} dom0_mem={0},max:{0}", model.dom0_memory);
+        command.arg("-kernel").arg(&xen).args(["-append", &arguments, "-initrd", &modules]);
         Self::spawn(command, folder)
     }
 

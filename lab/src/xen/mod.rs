@@ -35,7 +35,7 @@ use anyhow::{Context, Result};
 use crate::cargo::cargo;
 use crate::failure::{Failure, output_of};
 use image::Overlay;
-use machine::{Limits, Machine, Stop};
+use machine::{Limits, Machine, Model, Stop};
 use transcript::{Seen, Transcript};
 
 /// How much of the console an error shows.
@@ -96,7 +96,7 @@ pub fn run(args: &XenArgs) -> Result<()> {
     }
     let scenario = scenario::find(&args.scenario)?;
     let cache = target_folder()?.join("lab");
-    let packages = packages::prepare(&cache.join("packages"), !args.no_install)?;
+    let packages = packages::prepare(&cache.join("packages"), !args.no_install, scenario.needs_qemu)?;
     let xendev = match &args.xendev {
         Some(path) => Some(path.clone()),
         None if scenario.needs_xendev => Some(build_xendev()?),
@@ -114,6 +114,7 @@ pub fn run(args: &XenArgs) -> Result<()> {
         scenario: &scenario.file_name(),
         xendev: xendev.as_deref(),
         lab: scenario.needs_lab.then_some(&lab),
+        qemu: scenario.needs_qemu,
     };
     image::assemble(&packages, &cache.join("images"), &overlay, &image)?;
 
@@ -122,7 +123,8 @@ pub fn run(args: &XenArgs) -> Result<()> {
     let started = Instant::now();
     let log = folder.join("console.log");
     println!("lab: booting the scenario {}; console in {}", scenario.name, log.display());
-    let mut machine = Machine::start(&packages, &image, &folder)?;
+    let model = if scenario.needs_qemu { Model::ALL_GUESTS } else { Model::PV_ONLY };
+    let mut machine = Machine::start(&model, &packages, &image, &folder)?;
     let mut transcript = Transcript::default();
     let stop = machine.watch(limits, |line| {
         let seen = transcript.line(line);

@@ -18,6 +18,10 @@ use crate::failure::{Failure, output_of};
 /// Installed, either to be run here or to be copied into the image.
 const INSTALLED: [&str; 7] =
     ["qemu-system-x86", "xen-utils-4.17", "xenstore-utils", "busybox-static", "iproute2", "kmod", "xz-utils"];
+/// Also installed for a host whose guests have devices of QEMU: the one that is built with Xen, its firmware,
+/// the tool that makes images, and the one that shows what goes over QEMU's socket.
+const INSTALLED_FOR_QEMU: [&str; 6] =
+    ["qemu-system-xen", "qemu-system-data", "seabios", "ipxe-qemu", "qemu-utils", "strace"];
 const HYPERVISOR: &str = "xen-hypervisor-4.17-amd64";
 /// Depends on the package of the current kernel version.
 const KERNEL: &str = "linux-image-amd64";
@@ -29,16 +33,22 @@ pub struct Packages {
     pub xen_gz: PathBuf,
     /// The kernel of dom0 and of its guests, not compressed.
     pub kernel: PathBuf,
+    /// The same kernel as it was packed.
+    pub packed_kernel: PathBuf,
     /// The folder of that kernel's modules, with an up-to-date `modules.dep`.
     pub modules: PathBuf,
     /// Names and versions of all packages that can end up in an image.
     pub versions: String,
 }
 
-/// Makes sure that all packages are there, fetching what is missing if this process may.
-pub fn prepare(cache: &Path, may_install: bool) -> Result<Packages> {
+/// Makes sure that all packages are there, fetching what is missing if this process may; with those of a
+/// host with QEMU if `qemu`.
+pub fn prepare(cache: &Path, may_install: bool, qemu: bool) -> Result<Packages> {
     let mut apt = Apt::new(may_install);
     apt.install_missing(&INSTALLED)?;
+    if qemu {
+        apt.install_missing(&INSTALLED_FOR_QEMU)?;
+    }
     fs::create_dir_all(cache)?;
     let (hypervisor, kernel) = match unpack_both(cache) {
         Ok(both) => both,
@@ -60,9 +70,11 @@ pub fn prepare(cache: &Path, may_install: bool) -> Result<Packages> {
         modules.file_name().context("the modules' folder has no name")?.to_string_lossy().into_owned();
     let installed =
         output_of(Command::new("dpkg-query").args(["--show", "--showformat=${Package} ${Version}\n"]))?;
+    let packed_kernel = kernel.join("boot").join(format!("vmlinuz-{release}"));
     Ok(Packages {
         xen_gz: hypervisor.join("boot/xen-4.17-amd64.gz"),
-        kernel: inflated(&kernel.join("boot").join(format!("vmlinuz-{release}")))?,
+        kernel: inflated(&packed_kernel)?,
+        packed_kernel,
         modules,
         versions: format!(
             "{}{}\n{}",

@@ -1,7 +1,8 @@
 //! The scenarios: shell scripts in `lab/scenarios`, run in dom0.
 //!
 //! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the
-//! command under test to be built and put into the image, a line `# needs lab` for the lab itself.
+//! command under test to be built and put into the image, a line `# needs lab` for the lab itself, a line
+//! `# needs qemu` for a host with QEMU as a backend and as a device model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub struct Scenario {
     pub needs_xendev: bool,
     /// Whether it runs the lab's own program.
     pub needs_lab: bool,
+    /// Whether its host runs QEMU, and PVH and HVM guests.
+    pub needs_qemu: bool,
 }
 
 impl Scenario {
@@ -78,6 +81,7 @@ fn parse(name: &str, text: &str) -> Scenario {
         description,
         needs_xendev: needs.contains(&"xendev"),
         needs_lab: needs.contains(&"lab"),
+        needs_qemu: needs.contains(&"qemu"),
     }
 }
 
@@ -89,7 +93,7 @@ mod tests {
     fn the_shebang_is_no_description() {
         let scenario = parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\nplan 1\n");
         assert_eq!(scenario.description, "Shows a thing.");
-        assert!(scenario.needs_xendev && !scenario.needs_lab);
+        assert!(scenario.needs_xendev && !scenario.needs_lab && !scenario.needs_qemu);
     }
 
     #[test]

@@ -247,9 +247,9 @@ fn many_dropped_watches_are_removed_within_the_window() {
     connection.watch(&new, caller(1));
     connection.watch(&dropped, caller(2));
     connection.watch(&joined, caller(3));
-    assert_eq!(connection.taken(), 2, "they wait in line, and take places");
+    assert_eq!(connection.taken(), 3, "they wait in line, and take places");
     connection.unwatch(&dropped);
-    assert_eq!((completed(&mut connection).len(), connection.taken()), (1, 1));
+    assert_eq!((completed(&mut connection).len(), connection.taken()), (1, 2));
     let mut requests = Vec::new();
     loop {
         connection.fill(WINDOW);
@@ -267,6 +267,35 @@ fn many_dropped_watches_are_removed_within_the_window() {
     assert!(requests[..100].iter().all(|request| request.op == Op::UNWATCH));
     assert!(requests[100].payload.starts_with(b"/new\0"));
     assert_eq!(completed(&mut connection), ["1: Ok", "3: Ok"]);
+    assert_eq!(connection.taken(), 0);
+}
+
+/// A store that says nothing keeps all of them waiting, those who have given up included.
+#[test]
+fn who_waits_for_the_watch_of_others_takes_a_place() {
+    let mut connection = connection();
+    let watchers = [(); 4].map(|()| watcher("/w"));
+    connection.watch(&watchers[0], caller(0));
+    let request = sent(&mut connection).remove(0);
+    receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+    for ends in [false, true] {
+        connection.lose(&Error::Disconnected { reason: "gone".into() });
+        completed(&mut connection);
+        connection.restore(true);
+        connection.fill(8);
+        assert_eq!((connection.taken(), connection.is_restored()), (1, false));
+        for (number, watcher) in watchers.iter().enumerate().skip(1) {
+            connection.watch(watcher, caller(number));
+            connection.unwatch(watcher);
+            assert_eq!(connection.taken(), number, "the first one takes that of the request");
+        }
+        if ends {
+            let request = sent(&mut connection).remove(0);
+            receive(&mut connection, answer(&request, Op::WATCH, "OK\0")).unwrap();
+            assert_eq!(completed(&mut connection).len(), 3);
+            assert_eq!((connection.taken(), connection.is_restored()), (0, true));
+        }
+    }
 }
 
 /// Nobody may be left waiting for a watch that is not tried again.

@@ -4,41 +4,21 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::PathBuf;
 
 use tokio_util::either::Either;
 
 use super::xenbus::DEVICES;
-use super::{Connect, SocketStream, UnixSocket, Xenbus, XenbusStream, default_socket};
+use super::{Connect, FirstOf, SocketStream, UnixSocket, Xenbus, XenbusStream, default_socket};
 
-/// The first store that can be reached of several places, each a socket or a device. Which of the
-/// two one is, is told by its file type.
-///
-/// When none can be reached, the error tells what was observed at each. A store that has no time
-/// now ([`io::ErrorKind::WouldBlock`]) is one that can be reached: no other is tried then.
+/// The first store that can be reached of several places, each a socket or a device: [`FirstOf`].
+/// Which of the two one is, is told by its file type.
 ///
 /// The place that was found stays the only one for further connections. A daemon that restarts is
 /// waited for at its socket: the device, which is there meanwhile, may lead to another store, and
 /// serves one request at a time.
 #[derive(Clone, Debug)]
-pub struct Auto {
-    places: Vec<PathBuf>,
-    found: Option<Found>,
-}
-
-/// Where the first connection went.
-#[derive(Clone, Debug)]
-struct Found {
-    place: PathBuf,
-    window: usize,
-    is_ordered: bool,
-}
-
-impl Found {
-    fn new(place: &FsPath, way: &impl Connect) -> Self {
-        Self { place: place.into(), window: way.window(), is_ordered: way.is_ordered() }
-    }
-}
+pub struct Auto(FirstOf<Place>);
 
 impl Auto {
     /// The places where libxenstore looks: `$XENSTORED_PATH` alone if it is set; else
@@ -49,7 +29,7 @@ impl Auto {
 
     /// These places, in this order.
     pub fn among(places: impl IntoIterator<Item = PathBuf>) -> Self {
-        Self { places: places.into_iter().collect(), found: None }
+        Self(FirstOf::new(places.into_iter().map(|path| Place { path, is_device: false })))
     }
 }
 
@@ -64,37 +44,54 @@ impl Connect for Auto {
 
     /// Where the first connection went, or the only place.
     fn at(&self) -> String {
-        match &self.found {
-            Some(Found { place, .. }) => place.display().to_string(),
-            None => any_of(&self.places),
-        }
+        self.0.at()
     }
 
     async fn connect(&mut self) -> io::Result<Self::Transport> {
-        if let Some(found) = &self.found {
-            return Ok(connect(&found.place).await?.0);
-        }
-        let mut unreachable = Unreachable::default();
-        for place in &self.places {
-            match connect(place).await {
-                Ok((transport, found)) => {
-                    self.found = Some(found);
-                    return Ok(transport);
-                }
-                Err(error) => unreachable.add(place, &error)?,
-            }
-        }
-        Err(unreachable.into_error())
+        self.0.connect().await
     }
 
     /// 1 on a device.
     fn window(&self) -> usize {
-        self.found.as_ref().map_or(usize::MAX, |found| found.window)
+        self.0.window()
     }
 
     /// A device is not.
     fn is_ordered(&self) -> bool {
-        self.found.as_ref().is_none_or(|found| found.is_ordered)
+        self.0.is_ordered()
+    }
+}
+
+/// A socket or a device.
+#[derive(Clone, Debug)]
+struct Place {
+    path: PathBuf,
+    /// Which of the two it was at the last attempt.
+    is_device: bool,
+}
+
+impl Connect for Place {
+    type Transport = Either<SocketStream, XenbusStream>;
+
+    fn at(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    async fn connect(&mut self) -> io::Result<Self::Transport> {
+        self.is_device = !fs::metadata(&self.path)?.file_type().is_socket();
+        if self.is_device {
+            Ok(Either::Right(Xenbus::new(&self.path).open()?))
+        } else {
+            Ok(Either::Left(UnixSocket::new(&self.path).connect().await?))
+        }
+    }
+
+    fn window(&self) -> usize {
+        if self.is_device { Xenbus::new(&self.path).window() } else { usize::MAX }
+    }
+
+    fn is_ordered(&self) -> bool {
+        !self.is_device || Xenbus::new(&self.path).is_ordered()
     }
 }
 
@@ -106,55 +103,10 @@ fn places() -> Vec<PathBuf> {
     }
 }
 
-/// What a message calls these places.
-fn any_of(places: &[PathBuf]) -> String {
-    match places {
-        [place] => place.display().to_string(),
-        places => format!("any of {} places", places.len()),
-    }
-}
-
-/// What was observed at places that cannot be reached.
-#[derive(Debug, Default)]
-struct Unreachable {
-    kind: Option<io::ErrorKind>,
-    observed: Vec<String>,
-}
-
-impl Unreachable {
-    /// Takes note of an error, or fails if that ends the search: a store without time is one that
-    /// can be reached.
-    fn add(&mut self, place: &FsPath, error: &io::Error) -> io::Result<()> {
-        let text = format!("{}: {error}", place.display());
-        if error.kind() == io::ErrorKind::WouldBlock {
-            return Err(io::Error::new(error.kind(), text));
-        }
-        // The first that is there and cannot be reached says more than those that are not.
-        if error.kind() != io::ErrorKind::NotFound {
-            self.kind.get_or_insert(error.kind());
-        }
-        self.observed.push(text);
-        Ok(())
-    }
-
-    /// All that was observed.
-    fn into_error(self) -> io::Error {
-        io::Error::new(self.kind.unwrap_or(io::ErrorKind::NotFound), self.observed.join("; "))
-    }
-}
-
-async fn connect(place: &FsPath) -> io::Result<(Either<SocketStream, XenbusStream>, Found)> {
-    if fs::metadata(place)?.file_type().is_socket() {
-        let mut socket = UnixSocket::new(place);
-        Ok((Either::Left(socket.connect().await?), Found::new(place, &socket)))
-    } else {
-        let device = Xenbus::new(place);
-        Ok((Either::Right(device.open()?), Found::new(place, &device)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path as FsPath;
+
     use tokio::net::UnixListener;
 
     use super::*;

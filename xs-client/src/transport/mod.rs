@@ -8,9 +8,11 @@
 //! | [`UnixSocket`] | a daemon of this machine | those of domain 0 |
 //! | [`Xenbus`] | the store of this domain, through Linux's device | those of this domain |
 //! | [`Ring`] | the store of a domain, over a page and an event channel | those of that domain |
+//! | [`FirstOf`] | the first of several that leads to a store, for good | |
 //! | [`Auto`] | the first socket or device that is there | |
 
 mod auto;
+mod first;
 mod ring;
 mod unix;
 mod xenbus;
@@ -21,6 +23,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use auto::Auto;
+pub use first::FirstOf;
 pub use ring::{EventFds, Events, Ring, RingStream};
 pub use unix::{SocketStream, UnixSocket, default_socket};
 pub use xenbus::{Xenbus, XenbusStream, default_device};

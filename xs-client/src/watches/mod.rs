@@ -10,6 +10,7 @@
 
 mod local;
 mod share;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use rustc_hash::FxHashMap;
 use tracing::debug;
 use xs_proto::{Path, Token};
 
-use crate::queue::Kept;
 use crate::watcher::Watcher;
 use local::Local;
 use share::{SHARE_FROM, Trial, upwards};
+pub(crate) use told::Told;
 
 /// The token of nothing: the connection is lost.
 const NONE: u32 = 0;
@@ -74,29 +75,6 @@ pub(crate) enum Todo {
     Unwatch(Path, Token),
 }
 
-/// What became of the changes that watchers were told.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) changes: usize,
-    pub(crate) coalesced: usize,
-    pub(crate) overflows: usize,
-}
-
-impl Told {
-    fn tell(&mut self, watcher: &Watcher, path: &Path, backlog: usize) {
-        let Some(kept) = watcher.changed(path, backlog) else { return };
-        self.changes += 1;
-        match kept {
-            Kept::New => {}
-            Kept::Coalesced => self.coalesced += 1,
-            Kept::Overflowed => {
-                debug!(path = %watcher.path, backlog, "a watcher has not looked for long");
-                self.overflows += 1;
-            }
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Watches {
     local: Local,
@@ -107,6 +85,8 @@ pub(crate) struct Watches {
     /// With so many watches on the server, look whether some can be shared.
     share_from: usize,
     todo: VecDeque<Todo>,
+    /// Those registered again that the server has not answered yet.
+    restoring: HashSet<u32>,
     /// Distinct paths that a watcher keeps.
     backlog: usize,
     pub(crate) told: Told,
@@ -130,6 +110,7 @@ impl Watches {
             last_token: NONE,
             share_from: SHARE_FROM,
             todo: VecDeque::new(),
+            restoring: HashSet::new(),
             backlog,
             told: Told::default(),
         }
@@ -259,6 +240,7 @@ impl Watches {
     }
 
     fn drop_watch(&mut self, number: u32) -> Option<(Path, Token)> {
+        self.restoring.remove(&number);
         let ServerWatch { path, serves, .. } = self.server.remove(&number)?;
         if matches!(serves, Serves::Below(_)) {
             self.shared.remove(&path);
@@ -270,6 +252,7 @@ impl Watches {
     pub(crate) fn confirm(&mut self, token: u32) {
         let Some(watch) = self.server.get_mut(&token) else { return };
         watch.confirmed = true;
+        self.restoring.remove(&token);
         let path = watch.path.clone();
         if let Serves::Below(_) = watch.serves {
             return self.gather(token, &path);
@@ -402,7 +385,10 @@ impl Watches {
         let watchers = match self.server.get_mut(&token) {
             Some(ServerWatch { serves: Serves::Path(watchers), .. }) => std::mem::take(watchers),
             Some(_) => {
-                self.split(token);
+                let successors = self.split(token);
+                if self.restoring.contains(&token) {
+                    self.restoring.extend(successors);
+                }
                 self.drop_watch(token);
                 // It is not asked for again.
                 self.share_from = usize::MAX;
@@ -465,6 +451,7 @@ impl Watches {
     pub(crate) fn lose(&mut self) {
         self.server.clear();
         self.todo.clear();
+        self.restoring.clear();
         self.local.iter().for_each(|watcher| watcher.set_token(NONE));
     }
 
@@ -483,6 +470,12 @@ impl Watches {
         }
         let alone = self.local.iter().filter(|watcher| watcher.token() == NONE).cloned().collect();
         self.register(alone);
+        self.restoring.extend(self.server.keys());
+    }
+
+    /// Whether the server has answered everything that is watched again.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.restoring.is_empty()
     }
 
     /// There will be no connection again: no watcher has anything more to wait for.

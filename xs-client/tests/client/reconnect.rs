@@ -218,6 +218,38 @@ async fn a_store_that_does_not_come_back_is_the_end() {
     assert!(matches!(lifecycle.now(), Lifecycle::Ended(_)));
 }
 
+/// A connection in the backlog of a daemon that ends is none. Who is told that all is restored may
+/// rely on his watches.
+#[tokio::test(start_paused = true)]
+async fn restored_is_told_when_the_store_has_answered_for_the_watches() {
+    let (connect, mut peers) = Peer::behind();
+    let client = xs_client::Client::connect_with(connect, Config::default()).await.unwrap();
+    let mut lifecycle = client.lifecycle();
+    let (a, b) = (path("/a"), path("/b"));
+    let mut peer = peers.next().await.unwrap();
+    let (watches, ()) = tokio::join!(async { (client.watch(&a).await, client.watch(&b).await) }, async {
+        for _ in 0..2 {
+            let request = peer.request().await.unwrap();
+            peer.answer(&request, &Reply::Ok).await;
+        }
+    });
+    let (_watches, mut dropped) = (watches.0.unwrap(), Some(watches.1.unwrap()));
+    for answers in 0..2 {
+        drop(peer);
+        assert!(matches!(lifecycle.next().await, Some(Lifecycle::Lost(_))));
+        peer = peers.next().await.unwrap();
+        // One is answered, and the other not.
+        for request in &peer.requests(2).await[..answers] {
+            peer.answer(request, &Reply::Ok).await;
+        }
+        let told = timeout(Duration::from_secs(1), lifecycle.next()).await;
+        assert!(told.is_err(), "{told:?}");
+    }
+    drop(dropped.take());
+    let told = lifecycle.next().await;
+    assert!(matches!(told, Some(Lifecycle::Restored(2))), "nobody waits for the other: {told:?}");
+}
+
 /// A store that takes connections and ends them at once is not asked without pause.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_comes_back_only_to_go_is_given_up() {

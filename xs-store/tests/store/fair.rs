@@ -54,3 +54,38 @@ async fn rights_are_looked_at_once_for_a_connection_however_many_watches_it_has(
     let (one, many) = (time_of_writes(1).await, time_of_writes(127).await);
     assert!(many < one * 15, "with one watch each {one:?}, with 127 {many:?}");
 }
+
+/// A guest that writes without a pause what a transaction of domain 0 reads, against how many attempts that takes.
+#[tokio::test]
+async fn a_guest_does_not_make_transactions_of_dom0_fail_without_end() {
+    let (store, mut a) = store();
+    let mut guest = Peer::of(&store, 7);
+    a.ok(Op::MKDIR, "/local/domain/7|").await;
+    a.ok(Op::SET_PERMS, "/local/domain/7|n7|").await;
+    guest.ok(Op::WRITE, "state|0").await;
+    let guest = tokio::spawn(async move {
+        for number in 0.. {
+            guest.ok(Op::WRITE, &format!("state|{number}")).await;
+        }
+    });
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let tx = a.start().await;
+        a.ask_any(tx, Op::READ, "/local/domain/7/state|").await;
+        // The guest has much time meanwhile.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        if a.commit(tx).await == "OK|" {
+            break;
+        }
+        assert!(attempts < 10, "the guest wins every race");
+    }
+    assert!(attempts > 2, "the guest was to be in the way");
+    // And it goes on then.
+    let before = a.ask(Op::READ, "/local/domain/7/state|").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_ne!(a.ask(Op::READ, "/local/domain/7/state|").await, before);
+    guest.abort();
+}

@@ -204,3 +204,26 @@ async fn a_source_goes_on_when_the_watcher_ends() {
     source.await.unwrap();
     assert_eq!(before.elapsed(), Duration::ZERO, "the time is not real");
 }
+
+/// Who reads everything once a second has caught up each time.
+#[tokio::test(start_paused = true)]
+async fn who_reads_in_spurts_does_not_hold_up_others_without_end() {
+    let (_store, _a, mut source, mut watcher) = two_guests().await;
+    let token = "t".repeat(500);
+    for number in 0..127 {
+        watcher.ok(Op::WATCH, &format!("/local/domain/7|{number}{token}|")).await;
+    }
+    let watcher = tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            watcher.events().await;
+        }
+    });
+    let begun = Instant::now();
+    for number in 0..100 {
+        source.ok(Op::WRITE, &format!("x{number}|v")).await;
+        sleep(Duration::from_millis(30)).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "100 writes took {:?}", begun.elapsed());
+    watcher.abort();
+}

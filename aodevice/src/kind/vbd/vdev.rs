@@ -167,6 +167,7 @@ mod tests {
         }
     }
 
+    /// B-58.
     #[test]
     fn nonsense() {
         for name in [

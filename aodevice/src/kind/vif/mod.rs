@@ -13,6 +13,7 @@ mod spec;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+use xs_client::DomId;
 
 pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
@@ -91,8 +92,9 @@ impl NicType {
 
 /// A network interface as it is asked for. `None` is what was not said: whoever adds it fills in the default.
 ///
-/// All that xl understands is here; what this version serves is an interface of type `vif` whose backend
-/// is netback in the toolstack's own domain. Adding anything else fails with
+/// All that xl understands is here; what this version serves is an interface whose backend is netback in the
+/// toolstack's own domain. One of type `vif_ioemu` is for whoever creates an HVM guest: its device model, which runs by
+/// then, has made the emulated twin. Adding anything else fails with
 /// [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -138,6 +140,10 @@ impl Vif {
         self.script.as_deref().filter(|script| !script.is_empty()).unwrap_or("vif-bridge")
     }
 
+    fn is_emulated(&self) -> bool {
+        self.nic_type == Some(NicType::VifIoemu)
+    }
+
     /// The name of the interface in the backend's domain, if that is asked for.
     fn vifname(&self) -> Option<&str> {
         self.vifname.as_deref().filter(|name| !name.is_empty())
@@ -172,9 +178,20 @@ impl Spec for Vif {
         BackendKind::Vif
     }
 
+    /// Under its default name: the script of its run renames it.
+    fn emulated_twin(&self, fe: DomId) -> Option<String> {
+        let devid = self.devid.filter(|_| self.is_emulated())?;
+        Some(format!("vif{fe}.{devid}-emu"))
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
-        if self.nic_type == Some(NicType::VifIoemu) {
-            return Err(Cause::Unsupported("an emulated interface (type=ioemu)".to_owned()));
+        if self.is_emulated() && !guest.is_hvm() {
+            return Err(Cause::Invalid("only an HVM guest has emulated interfaces (type=ioemu)".to_owned()));
+        }
+        if self.is_emulated() && self.devid.is_none() {
+            let why =
+                "an emulated interface (type=ioemu) needs the devid= that its device model was started with";
+            return Err(Cause::Invalid(why.to_owned()));
         }
         if !guest.is_own_domain(self.backend_name.as_deref()) {
             let backend = self.backend_name.as_deref().unwrap_or_default();
@@ -187,8 +204,8 @@ impl Spec for Vif {
     }
 
     fn check_place(&self, id: &DeviceId) -> Result<(), Cause> {
-        let (fe, devid) = (id.fe.0, id.devid);
-        let name = format!("vif{fe}.{devid}");
+        let devid = id.devid;
+        let name = self.emulated_twin(id.fe).unwrap_or_else(|| format!("vif{}.{devid}", id.fe));
         if name.len() > LONGEST_NAME || i32::try_from(devid).is_err() {
             return Err(Cause::Invalid(format!(
                 "no interface can be called {name}: the name has at most {LONGEST_NAME} bytes, and the device id \
@@ -246,7 +263,9 @@ impl Spec for Vif {
         // libxl leaves out 1500, so that a bridge's MTU wins over one that was asked for.
         optional(&mut be, "mtu", self.mtu.map(|mtu| mtu.to_string()).as_deref());
         optional(&mut be, "vlan", self.vlan.as_deref());
-        be.add("bridge", self.bridge()).add("handle", id.devid).add("type", "vif");
+        be.add("bridge", self.bridge())
+            .add("handle", id.devid)
+            .add("type", self.nic_type.unwrap_or(NicType::Vif).name());
         // That it exists makes netback wait for the script.
         be.add("hotplug-status", "");
         let mut fe = Keys::new();

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use xs_client::{ErrorCode, Op, Path, Request, TxId};
 use xs_proto::{DecodeError, Message, Token};
 
+use crate::faults::world::Watched;
+
 /// The client sees other transaction ids than the store gives: these are of one connection alone,
 /// so that one that is carried over to the next is seen.
 const STRIDE: u32 = 100_000;
@@ -20,6 +22,16 @@ struct Asked {
     replaced: Option<ErrorCode>,
 }
 
+/// What a reply is the answer to.
+#[derive(Default)]
+pub(super) struct Answered {
+    pub(super) op: Option<Op>,
+    /// What is to be answered instead.
+    pub(super) replaced: Option<ErrorCode>,
+    /// For a watch that is wanted still.
+    pub(super) watch: Option<Watched>,
+}
+
 pub(super) struct Ledger {
     offset: u32,
     window: usize,
@@ -27,8 +39,8 @@ pub(super) struct Ledger {
     transactions: BTreeSet<TxId>,
     /// Tokens that were used, those of watches that have gone included.
     tokens: BTreeSet<Bytes>,
-    /// Watches that the store has, by their token.
-    watches: BTreeMap<Bytes, (Path, bool)>,
+    /// Watches that the store has, by their token; and whether it has said so.
+    watches: BTreeMap<Bytes, (Watched, bool)>,
     /// Paths that the store refused to watch: who wanted to is told so.
     refused: BTreeSet<Path>,
 }
@@ -62,12 +74,12 @@ impl Ledger {
         }
         let mut token = None;
         match &request {
-            Request::Watch { path, token: name, .. } => {
+            Request::Watch { path, token: name, depth } => {
                 if !self.tokens.insert(name.as_bytes().to_vec().into()) {
                     return Err("a token is used again");
                 }
                 let name: Bytes = name.as_bytes().to_vec().into();
-                self.watches.insert(name.clone(), (path.detached(), false));
+                self.watches.insert(name.clone(), ((path.detached(), *depth), false));
                 token = Some(name);
             }
             Request::Unwatch { token, .. } => drop(self.watches.remove(token.as_bytes())),
@@ -88,18 +100,27 @@ impl Ledger {
         }
     }
 
-    /// Notes a reply; what was asked, and what is to be answered instead.
-    pub(super) fn answered(&mut self, req_id: u32, refused: bool) -> (Option<Op>, Option<ErrorCode>) {
-        let Some(asked) = self.asked.remove(&req_id) else { return (None, None) };
+    /// Notes a reply.
+    pub(super) fn answered(&mut self, req_id: u32, refused: bool) -> Answered {
+        let Some(asked) = self.asked.remove(&req_id) else { return Answered::default() };
+        let mut watch = None;
         if let Some(token) = asked.token {
             if refused {
-                self.refused.extend(self.watches.remove(&token).map(|(path, _)| path));
-            } else if let Some((path, confirmed)) = self.watches.get_mut(&token) {
+                watch = self.watches.remove(&token).map(|(watched, _)| watched);
+                self.refused.extend(watch.iter().map(|(path, _)| path.clone()));
+            } else if let Some((watched, confirmed)) = self.watches.get_mut(&token) {
                 *confirmed = true;
-                self.refused.remove(path);
+                self.refused.remove(&watched.0);
+                watch = Some(watched.clone());
             }
         }
-        (Some(asked.op), asked.replaced)
+        Answered { op: Some(asked.op), replaced: asked.replaced, watch }
+    }
+
+    /// What the watch with a token is of, if the store has said that it has it.
+    pub(super) fn confirmed(&self, token: &Token) -> Option<Watched> {
+        let (watched, confirmed) = self.watches.get(token.as_bytes())?;
+        confirmed.then(|| watched.clone())
     }
 
     /// Notes a transaction; the store's id in, the client's out.
@@ -126,13 +147,13 @@ impl Ledger {
     /// Whether those who watch a path hear of its changes, or that they do not.
     pub(super) fn covers(&self, path: &Path) -> bool {
         let mut confirmed = self.watches.values().filter(|(_, confirmed)| *confirmed);
-        confirmed.any(|(above, _)| path.is_within(above)) || self.refused.contains(path)
+        confirmed.any(|((above, _), _)| path.is_within(above)) || self.refused.contains(path)
     }
 
     /// The watches that the client knows it has.
     pub(super) fn watches(&self) -> Vec<(Path, Token)> {
         let confirmed = self.watches.iter().filter(|(_, (_, confirmed))| *confirmed);
-        let found = confirmed.filter_map(|(name, (path, _))| {
+        let found = confirmed.filter_map(|(name, ((path, _), _))| {
             Some((path.clone(), Token::new(String::from_utf8(name.to_vec()).ok()?).ok()?))
         });
         found.collect()

@@ -3,6 +3,7 @@
 
 mod lane;
 mod ledger;
+mod strikes;
 
 use std::io;
 use std::sync::Arc;
@@ -13,16 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::Decoder;
 use xs_client::{ErrorCode, Op, Path, Reply, Request, Transport, TxId};
-use xs_proto::{Header, Message, MessageCodec, StreamError, Token, WatchEvent};
+use xs_proto::{Header, Message, MessageCodec, StreamError};
 
-use super::fault::{Garbage, STORM, Way, What};
-use super::schedule::path;
+use super::fault::{STORM, Way, What};
 use super::world::World;
 use lane::Lane;
-use ledger::Ledger;
-
-/// Paths that the events of a flood are about, at most.
-const FLOOD_PATHS: usize = 2000;
+use ledger::{Answered, Ledger};
 
 /// A connection of the client.
 pub(super) struct Wire {
@@ -39,15 +36,19 @@ pub(super) struct Wire {
     cut: Option<(Way, usize, usize)>,
     /// Nothing follows what is under way there.
     closing: Option<Way>,
+    /// The fault by which this one says nothing.
+    mute: Option<usize>,
+    /// Messages for the client so far.
+    told: u32,
     rng: Rng,
 }
 
 impl Wire {
     pub(super) fn new(world: Arc<World>, number: u32) -> Self {
-        let latency = world.schedule.settings.latency;
-        let window = world.schedule.settings.config.window;
+        let settings = &world.schedule.settings;
+        let (latency, window) = (settings.latency, settings.window());
         let rng = Rng::with_seed(world.schedule.seed ^ u64::from(number));
-        Self {
+        let mut wire = Self {
             number,
             ledger: Ledger::new(number, window),
             to_store: Lane::new(latency),
@@ -56,9 +57,16 @@ impl Wire {
             reorder: None,
             cut: None,
             closing: None,
+            mute: None,
+            told: 0,
             rng,
             world,
+        };
+        wire.mute = wire.mutes();
+        if wire.mute.is_some() {
+            wire.world.mute();
         }
+        wire
     }
 
     /// Passes everything on until one side or a fault ends the connection, which ends both sides.
@@ -66,7 +74,7 @@ impl Wire {
         if let Err(error) = self.pass(client, store).await {
             self.world.violation(format!("the stream cannot be followed any more: {error}"));
         }
-        self.world.wire_ended();
+        self.world.wire_ended(self.number);
     }
 
     async fn pass(&mut self, client: impl Transport, store: DuplexStream) -> Result<(), StreamError> {
@@ -77,7 +85,7 @@ impl Wire {
         loop {
             // What becomes due while this looks at the rest is looked at the next time.
             let now = Instant::now();
-            if !self.strike() {
+            if self.is_over() || (self.mute.is_none() && !self.strike()) {
                 return Ok(());
             }
             let (store_held, client_held) = (self.is_held(Way::ToStore), self.is_held(Way::ToClient));
@@ -221,6 +229,8 @@ impl Wire {
             self.reorder();
             self.send(Way::ToClient, bytes);
         }
+        self.told += 1;
+        self.flaps(self.told);
     }
 
     /// Lets go what was held back to be reordered, once that is over.
@@ -268,78 +278,6 @@ impl Wire {
         true
     }
 
-    /// Does what happens once and is due; `false` if that is the end of the connection.
-    fn strike(&mut self) -> bool {
-        let world = self.world.clone();
-        while let Some((at, fault)) = world.begin(self.number).filter(|_| self.closing.is_none()) {
-            if let What::CutInside { way, bytes } = fault.what {
-                self.cut = Some((way, bytes, at));
-                continue;
-            }
-            world.hit(at);
-            match &fault.what {
-                What::Cut => {
-                    world.end();
-                    return false;
-                }
-                What::Garbage(garbage) => self.garbage(*garbage, fault.seed),
-                What::Flood { events, known } => self.flood(*events, *known, fault.seed),
-                What::Restart { keep } => {
-                    world.end();
-                    world.restart(fault.lasts, *keep, fault.seed.is_multiple_of(2));
-                    return false;
-                }
-                _ => {}
-            }
-        }
-        true
-    }
-
-    fn garbage(&mut self, garbage: Garbage, seed: u64) {
-        let mut rng = Rng::with_seed(seed);
-        let known = self.ledger.under_way();
-        let (op, req_id) = known.unwrap_or((Op::READ, 0xdead));
-        let other = if op == Op::READ { Op::WRITE } else { Op::READ };
-        let bytes = match garbage {
-            Garbage::Text => b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"[..].into(),
-            Garbage::TooLong => message(Op::READ, req_id, TxId::NONE, u32::MAX, b""),
-            Garbage::Unasked => message(Op::READ, 0xdead_beef, TxId::NONE, 1, b"v"),
-            Garbage::OtherOp => message(other, req_id, TxId::NONE, 1, b"v"),
-            Garbage::NoEvent => message(Op::WATCH_EVENT, 0, TxId::NONE, 3, b"/w\0"),
-            Garbage::Random => (0..rng.usize(1..100)).map(|_| rng.u8(..)).collect(),
-        };
-        self.let_go();
-        self.world.end();
-        self.send(Way::ToClient, bytes);
-        // It is for the client to end the connection, but for the one who may be taken for an
-        // unfinished message.
-        self.closing = (garbage == Garbage::Random).then_some(Way::ToClient);
-    }
-
-    fn flood(&mut self, events: usize, known: bool, seed: u64) {
-        let mut rng = Rng::with_seed(seed);
-        let watches: Vec<(Path, Token)> = if known { self.ledger.watches() } else { Vec::new() };
-        for number in 0..events {
-            let (path, token) = match &watches[..] {
-                [] => {
-                    let unknown = ["", "ffffff", "-1", "no number"];
-                    (path("/w/unknown"), Token::new(unknown[rng.usize(0..unknown.len())].to_owned()))
-                }
-                some => {
-                    let (path, token) = some[rng.usize(0..some.len())].clone();
-                    let below = path.join(format!("x{}", number % FLOOD_PATHS));
-                    let path = if rng.u8(0..4) == 0 { path } else { below.unwrap_or(path) };
-                    (path, Ok(token))
-                }
-            };
-            let mut bytes = BytesMut::new();
-            // All of them fit into a message.
-            if token.is_ok_and(|token| WatchEvent { path, token }.encode(&mut bytes).is_ok()) {
-                self.tell(bytes.freeze(), true);
-            }
-        }
-    }
-
     fn request(&mut self, mut request: Message) -> io::Result<()> {
         if self.closing.is_some() {
             return Ok(());
@@ -348,6 +286,11 @@ impl Wire {
         let payload = Some(&request.payload).filter(|_| request.op != Op::UNWATCH);
         self.world.note((Way::ToStore as u8, request.op.0, request.req_id, request.tx_id, payload));
         let decoded = Request::decode(request.op, request.payload.clone());
+        if let Ok(Request::Unwatch { token, .. }) = &decoded
+            && let Some(watched) = self.ledger.confirmed(token)
+        {
+            self.world.unwatched(self.number, &watched);
+        }
         let asked = match self.ledger.asked(&request, decoded) {
             Ok(asked) => asked,
             Err(text) => {
@@ -356,8 +299,18 @@ impl Wire {
             }
         };
         self.world.check_sent(&asked);
+        if request.tx_id == TxId::NONE {
+            self.world.check_batch(&asked, self.number);
+        }
         if let Request::Unwatch { path, .. } = &asked {
             self.check_unwatched(path);
+        }
+        if let Some(at) = self.mute {
+            self.world.hit(at);
+            return Ok(());
+        }
+        if self.flaps(0) {
+            return Ok(());
         }
         if self.cut_off(Way::ToStore, &message_of(&request)) {
             return Ok(());
@@ -387,7 +340,7 @@ impl Wire {
                 }
                 let mut bytes = BytesMut::new();
                 let error = Reply::Error(code);
-                self.ledger.answered(request.req_id, true);
+                self.answered(request.req_id, true);
                 if error.encode(request.op, request.req_id, request.tx_id, &mut bytes).is_ok() {
                     self.tell(bytes.freeze(), request.op == Op::WATCH);
                 }
@@ -408,6 +361,15 @@ impl Wire {
         }
     }
 
+    /// Notes that a request is answered; what was asked, and what is to be answered instead.
+    fn answered(&mut self, req_id: u32, is_refused: bool) -> (Option<Op>, Option<ErrorCode>) {
+        let Answered { op, replaced, watch } = self.ledger.answered(req_id, is_refused);
+        if let Some(watched) = watch {
+            self.world.watch_answered(self.number, watched, is_refused);
+        }
+        (op, replaced)
+    }
+
     fn reply(&mut self, mut reply: Message) -> io::Result<()> {
         self.world.note((Way::ToClient as u8, reply.op.0, reply.req_id, reply.tx_id, &reply.payload));
         if reply.op == Op::WATCH_EVENT {
@@ -415,7 +377,7 @@ impl Wire {
             return Ok(());
         }
         reply.tx_id = self.ledger.for_client(reply.tx_id);
-        let (op, replaced) = self.ledger.answered(reply.req_id, reply.op == Op::ERROR);
+        let (op, replaced) = self.answered(reply.req_id, reply.op == Op::ERROR);
         if let Some(code) = replaced {
             reply = Message { op: Op::ERROR, payload: [code.as_bytes(), b"\0"].concat().into(), ..reply };
         } else if reply.op == Op::TRANSACTION_START {

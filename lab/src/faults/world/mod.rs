@@ -1,7 +1,10 @@
 //! What all tasks of a schedule have in common: the store that is there now, the way to it, and
 //! the notes of what has happened and what should not have.
 
+mod batches;
 mod notes;
+mod outage;
+mod watched;
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,9 +18,13 @@ use xs_client::{Access, DomId, Path, Permissions, Request};
 use xs_store::Store;
 
 use super::direct::Direct;
-use super::fault::{Fault, STORM, What};
+use super::fault::{Event, Fault, STORM, What};
 use super::schedule::{Schedule, counter, domains, flag, path};
+use batches::Batch;
 pub(super) use notes::count_value;
+use outage::Outage;
+use watched::Answers;
+pub(super) use watched::Watched;
 
 /// The guest that the client may act for.
 const GUEST: DomId = DomId(7);
@@ -55,8 +62,10 @@ struct State {
     connections: u32,
     /// Those that are there.
     wires: u32,
-    /// When the last one was over.
-    closed: Option<Instant>,
+    /// Which one was over last, and when.
+    closed: Option<(u32, Instant)>,
+    /// Whether the last one says nothing.
+    mute: bool,
     /// When the daemon that is gone will be back, and whether it lets connections wait until then.
     back: Option<(Instant, bool)>,
     /// Since when the client has heard nothing of a store.
@@ -67,9 +76,15 @@ struct State {
     made: Option<Instant>,
     /// When the first one was lost since one has stood for a while.
     outage: Option<Instant>,
+    /// The last connection that the client has taken for lost.
+    gone: u32,
+    /// The time since which no connection has stood for a while, as far as the client can know.
+    trying: Option<Outage>,
     /// For each fault, whether it was begun, and whether it hit something.
     begun: Vec<bool>,
     hit: Vec<bool>,
+    /// What has happened beside the faults.
+    happened: BTreeSet<usize>,
     /// For each fault that does something so many times, how many times are left.
     left: Vec<u32>,
     /// Whether a fault has ended a connection.
@@ -78,6 +93,8 @@ struct State {
     over: bool,
     /// Changes that callers have asked for, and that were not seen on the wire yet.
     asked: Vec<Request>,
+    batches: Vec<Batch>,
+    answers: Answers,
     /// Nodes of the crowd that have somebody's watch.
     watched: BTreeSet<Path>,
     /// Conflicts after which no transaction was tried again yet.
@@ -104,17 +121,23 @@ impl World {
             connections: 0,
             wires: 0,
             closed: None,
+            mute: false,
             back: None,
             unheard: None,
             lost: 0,
             made: None,
             outage: None,
+            gone: 0,
+            trying: None,
             begun: vec![false; count],
             hit: vec![false; count],
+            happened: BTreeSet::new(),
             left: left.collect(),
             ended: false,
             over: false,
             asked: Vec::new(),
+            batches: Vec::new(),
+            answers: Answers::default(),
             watched: BTreeSet::new(),
             conflicts: 0,
             counted: (0, 0),
@@ -160,12 +183,6 @@ impl World {
     /// The number of the last connection that was lost, 0 before there was one.
     pub(super) fn lost(&self) -> u32 {
         self.state().lost
-    }
-
-    /// For how long a connection has to stand so that the next outage is a new one.
-    fn standing(&self) -> Duration {
-        let policy = self.schedule.settings.config.reconnect.unwrap_or_default();
-        (policy.first_pause * 32).max(Duration::from_secs(1)).min(policy.within)
     }
 
     /// Whether the client has a connection that is lost, and has heard of no other.
@@ -252,16 +269,10 @@ impl World {
         state.counted.1 = 0;
     }
 
-    /// A connection of the client is over.
-    pub(super) fn wire_ended(&self) {
-        let mut state = self.state();
-        state.wires -= 1;
-        state.closed = Some(Instant::now());
-    }
-
     /// When the only connection that there will be was over.
     pub(super) fn closed(&self) -> Option<Instant> {
-        self.state().closed.filter(|_| self.schedule.settings.config.reconnect.is_none())
+        let closed = self.state().closed.map(|(_, at)| at);
+        closed.filter(|_| self.schedule.settings.config.reconnect.is_none())
     }
 
     /// How many connections of the client there are.
@@ -271,6 +282,7 @@ impl World {
 
     /// Notes that a fault ends a connection; to be called before the client can see it.
     pub(super) fn end(&self) {
+        self.cut_batches();
         let mut state = self.state();
         state.ended = true;
         // The client has seen it stand for somewhat less.
@@ -389,6 +401,11 @@ impl World {
         Some(&fault.what)
     }
 
+    /// Notes that something happened that is no fault.
+    pub(super) fn happened(&self, event: Event) {
+        self.state().happened.insert(event as usize);
+    }
+
     /// Notes that a fault did something.
     pub(super) fn hit(&self, at: usize) {
         self.state().hit[at] = true;
@@ -417,7 +434,7 @@ impl World {
         let hit = self.schedule.faults.iter().zip(&state.hit).filter(|(_, hit)| **hit);
         Outcome {
             violations: state.violations.clone(),
-            kinds: hit.map(|(fault, _)| fault.what.kind()).collect(),
+            kinds: hit.map(|(fault, _)| fault.what.kind()).chain(state.happened.iter().copied()).collect(),
             trace: state.trace.finish(),
             messages: state.messages,
         }

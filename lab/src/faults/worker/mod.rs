@@ -1,5 +1,8 @@
 //! A caller: it takes its steps, and compares what it gets with what it knows.
 
+mod knock;
+mod transaction;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -9,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use xs_client::{Access, Error, Path, Permissions, Reply, Request};
 use xs_proto::DecodeError;
 
@@ -17,9 +20,9 @@ use super::face::{Asks, Face, Watches, slack};
 use super::fault::STORM;
 use super::own::Own;
 use super::schedule::{
-    Act, Body, FOREVER, GiveUp, NODES, SHARED, Step, Worker, counter, flag, own, path, shared, shared_node,
+    Act, FOREVER, GiveUp, NODES, SHARED, Step, Worker, flag, own, path, shared, shared_node,
 };
-use super::world::{World, count_value};
+use super::world::World;
 
 /// Each worker acts in moments of its own, so that a schedule has one course: who is woken first
 /// of those that a lost connection wakes together is nobody's promise.
@@ -35,17 +38,27 @@ pub(super) struct Caller<F: Face> {
     own: Own,
     /// Counts what it has written.
     serial: u32,
-    watches: Vec<F::Watch>,
+    watches: Vec<(u64, F::Watch)>,
+    /// Clones of transactions that have ended.
+    kept: Vec<F::Requests>,
 }
 
 impl<F: Face> Caller<F> {
     pub(super) fn new(world: Arc<World>, client: F, worker: &Worker) -> Self {
         let number = worker.number;
-        Self { world, client, number, own: Own::new(number), serial: 0, watches: Vec::new() }
+        Self {
+            world,
+            client,
+            number,
+            own: Own::new(number),
+            serial: 0,
+            watches: Vec::new(),
+            kept: Vec::new(),
+        }
     }
 
-    /// Takes all steps. Returns the watches that it still has.
-    pub(super) async fn run(mut self, steps: Vec<Step>) -> Vec<F::Watch> {
+    /// Takes all steps. Returns the watches that it still has, and their numbers.
+    pub(super) async fn run(mut self, steps: Vec<Step>) -> Vec<(u64, F::Watch)> {
         for Step { pause, act, give_up } in steps {
             let now = self.world.now() + pause;
             let moment = (now / MOMENTS + 1) * MOMENTS + self.number as u64 % MOMENTS;
@@ -97,16 +110,17 @@ impl<F: Face> Caller<F> {
             Act::ReadTree(directory) => self.read_tree(directory).await,
             Act::Transaction(nodes, body) => self.transaction(&nodes, body).await,
             Act::Watch(directory) => {
-                let path = shared(directory);
+                let (path, present) = (shared(directory), self.world.present());
                 let outcome = self.timed("a watch", 1, self.client.watch(&path, None)).await;
-                if let Some(watch) = self.judge("a watch", outcome, &[path]) {
-                    self.watches.push(watch);
+                if let Some(watch) = self.judge("a watch", outcome, std::slice::from_ref(&path)) {
+                    self.watches.push((self.world.hold((path, None), present), watch));
                 }
             }
             Act::Drain(ms) => self.drain(ms).await,
             Act::Unwatch => {
                 if !self.watches.is_empty() {
-                    drop(self.watches.remove(0));
+                    let (id, _watch) = self.watches.remove(0);
+                    self.world.let_go(id);
                 }
             }
             Act::WaitFor(number) => self.wait_for(number).await,
@@ -129,6 +143,7 @@ impl<F: Face> Caller<F> {
                     Err(error) => self.world.violation(format!("a task with a clone fails: {error}")),
                 }
             }
+            Act::Knock(calls, knock) => self.knock(calls, &knock).await,
         }
     }
 
@@ -244,6 +259,8 @@ impl<F: Face> Caller<F> {
             requests.extend([write, Request::Read(path)]);
             values.push(value);
         }
+        let writes = requests.iter().filter(|request| matches!(request, Request::Write { .. }));
+        self.world.note_batch(writes.cloned().collect());
         let connections = self.world.connections();
         let outcome = self.timed("a batch", 1, self.client.batch(requests)).await;
         let about: Vec<Path> = nodes.iter().map(|node| self.own.path(*node)).collect();
@@ -324,102 +341,9 @@ impl<F: Face> Caller<F> {
         }
     }
 
-    /// Writes nodes of its own, and counts on.
-    async fn transaction(&mut self, nodes: &[usize], body: Body) {
-        let before: Vec<_> = nodes.iter().map(|node| self.own.possible(*node)).collect();
-        let mut writes = Vec::new();
-        for &node in nodes {
-            let value = self.value(node);
-            if body != Body::Fail {
-                self.own.may_be(node, Some(value.clone()));
-            }
-            writes.push((self.own.path(node), value));
-        }
-        let epoch = self.world.epoch();
-        if body != Body::Fail {
-            self.world.counting();
-        }
-        let (writes, world) = (&writes, &self.world);
-        // The connections that were lost when the last two attempts began: the client may hear of it
-        // only when it has begun the next one.
-        let mut lost = [world.lost(); 2];
-        let mut attempts = 0;
-        let outcome = self.client.transaction(|tx| {
-            attempts += 1;
-            if attempts > 1 {
-                world.tried_again(lost[0]);
-            }
-            lost = [lost[1], world.lost()];
-            async move {
-                let path = counter();
-                let count = text(&tx.read(&path).await?);
-                let count =
-                    count.rsplit_once('#').and_then(|(of, count)| (of == path.as_str()).then_some(count));
-                let Some(count) = count.and_then(|count| count.parse::<u64>().ok()) else {
-                    return Err(Aborted::Wrong(format!("the counter is read as {count:?}")));
-                };
-                for (path, value) in writes {
-                    let write = Request::Write { path: path.clone(), value: value.clone().into() };
-                    world.ask(&tx, write).await?;
-                    let read = text(&tx.read(path).await?);
-                    if read != *value && !writes.iter().any(|(of, later)| of == path && *later == read) {
-                        return Err(Aborted::Wrong(format!(
-                            "{path} is {read:?} where {value:?} was written"
-                        )));
-                    }
-                }
-                world.ask(&tx, Request::Write { path, value: count_value(count + 1).into() }).await?;
-                match body {
-                    Body::Commit => Ok(()),
-                    Body::Slow(ms) => {
-                        sleep(Duration::from_millis(ms)).await;
-                        Ok(())
-                    }
-                    Body::Fail => Err(Aborted::Meant),
-                }
-            }
-        });
-        let outcome = outcome.await;
-        let undone = match &outcome {
-            Ok(()) => false,
-            Err(Aborted::Meant | Aborted::Wrong(_)) => body != Body::Fail,
-            Err(Aborted::By(Error::Contended { .. } | Error::Store { .. } | Error::NoTurn { .. })) => {
-                body != Body::Fail
-            }
-            Err(Aborted::By(_)) => false,
-        };
-        if undone {
-            self.world.not_counted();
-        }
-        match outcome {
-            Ok(()) => {
-                self.world.counted(epoch);
-                for (&node, (_, value)) in nodes.iter().zip(writes) {
-                    self.own.is(node, Some(value.clone()));
-                }
-                if body == Body::Fail {
-                    self.world.violation("a transaction is kept whose body has failed");
-                }
-            }
-            Err(Aborted::Meant) => {}
-            Err(Aborted::Wrong(text)) => self.check(Err(text)),
-            Err(Aborted::By(error)) => {
-                let mut about: Vec<Path> = nodes.iter().map(|node| self.own.path(*node)).collect();
-                about.push(counter());
-                self.judge("a transaction", Err::<(), _>(error), &about);
-            }
-        }
-        if undone {
-            // The last first, for a node may be there twice.
-            for (&node, possible) in nodes.iter().zip(before).rev() {
-                self.own.is_still(node, possible);
-            }
-        }
-    }
-
     async fn drain(&mut self, ms: u64) {
         let backlog = self.world.schedule.settings.config.watch_backlog;
-        for watch in &mut self.watches {
+        for (id, watch) in &mut self.watches {
             let Ok(looked) = timeout(Duration::from_millis(ms), watch.changed()).await else { continue };
             match looked {
                 Ok(changes) => {
@@ -434,7 +358,10 @@ impl<F: Face> Caller<F> {
                     }
                 }
                 // Registered again, it may be refused.
-                Err(error) => self.world.judge("a watch", &error, &[path("/w")]),
+                Err(error) => {
+                    self.world.check_refused(*id, &error);
+                    self.world.judge("a watch", &error, &[path("/w")]);
+                }
             }
         }
     }
@@ -447,20 +374,6 @@ impl<F: Face> Caller<F> {
         if let Some(value) = self.judge("waiting", outcome, std::slice::from_ref(&path)) {
             self.is_of(&path, &value);
         }
-    }
-}
-
-/// Why a transaction was not kept.
-#[derive(Debug)]
-enum Aborted {
-    By(Error),
-    Meant,
-    Wrong(String),
-}
-
-impl From<Error> for Aborted {
-    fn from(error: Error) -> Self {
-        Self::By(error)
     }
 }
 

@@ -1,7 +1,9 @@
 //! What is to happen, all of it made from a seed before it begins: what callers do, what others
 //! change, and what goes wrong.
 
-use std::fmt;
+mod losses;
+mod words;
+
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -87,7 +89,17 @@ pub(super) struct Settings {
     pub(super) pipe: usize,
     /// Milliseconds that each message takes in any case.
     pub(super) latency: u64,
+    /// With two ways to the store: which of them leads to it at first, and is to be the only one. The
+    /// second is as the kernel's device.
+    pub(super) way: Option<usize>,
     pub(super) config: Config,
+}
+
+impl Settings {
+    /// How many requests may be under way.
+    pub(super) fn window(&self) -> usize {
+        if self.way == Some(1) { 1 } else { self.config.window }
+    }
 }
 
 /// How a step is given up: its future is dropped.
@@ -107,6 +119,29 @@ pub(super) enum Body {
     Slow(u64),
     /// It fails, which aborts the transaction.
     Fail,
+    /// It keeps a clone of the transaction beyond its end, and fails or not.
+    Keep {
+        fails: bool,
+    },
+    /// It gives up a batch that may be sent in part, and so it cannot be committed.
+    GiveUp,
+}
+
+impl Body {
+    /// Whether nothing is to come of it.
+    pub(super) fn fails(self) -> bool {
+        matches!(self, Self::Fail | Self::Keep { fails: true } | Self::GiveUp)
+    }
+}
+
+/// What is asked for again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Knock {
+    /// A watch.
+    Watch(Path),
+    Read,
+    /// A batch that takes the greater part of the window.
+    Batch,
 }
 
 /// What a caller does.
@@ -138,6 +173,8 @@ pub(super) enum Act {
     Oversized,
     /// Reads through a clone of the client that is dropped right after.
     Clone(usize),
+    /// So many calls, each given up at once.
+    Knock(usize, Knock),
 }
 
 /// A step of a worker.
@@ -305,20 +342,29 @@ impl Schedule {
     }
 
     fn of(seed: u64, mut settings: Settings, rng: &mut Rng) -> Self {
+        let again = settings.config.reconnect.is_some();
         let mut faults: Vec<Fault> = (0..rng.usize(0..7)).map(|_| Fault::survived(rng)).collect();
         // Without reconnection, nothing happens to a client whose connection has ended.
-        let endings = rng.usize(0..if settings.config.reconnect.is_some() { 4 } else { 2 });
-        faults.extend((0..endings).map(|_| Fault::ending(rng)));
-        faults.sort_by_key(|fault| fault.at);
+        let endings = rng.usize(0..if again { 4 } else { 2 });
+        faults.extend((0..endings).map(|_| Fault::ending(rng, again)));
+        if again && rng.u8(0..5) == 0 {
+            settings.way = Some(rng.usize(0..2));
+            faults.push(Fault::refusing(rng));
+        }
         let workers = (0..rng.usize(2..8))
             .map(|number| Worker { number, steps: (0..rng.usize(3..14)).map(|_| Step::new(rng)).collect() });
-        let workers = workers.collect();
+        let mut workers: Vec<_> = workers.collect();
         let mut followers: Vec<_> = (0..rng.usize(1..4)).map(|_| Follower::new(rng)).collect();
+        if again {
+            Self::meet_losses(rng, &mut faults, &mut workers, &followers);
+        }
+        faults.sort_by_key(|fault| fault.at);
         let mut changes: Vec<_> = (0..rng.usize(5..25)).map(|_| Change::new(rng)).collect();
         if rng.u8(0..20) == 0 {
             // A guest may not have as many watches. And all of them have to be served in time.
             settings.guest = false;
             settings.config.window = 64;
+            settings.way = None;
             settings.config.deadline = Duration::from_secs(10);
             let from = rng.u64(0..STORM / 2);
             let crowds = path(if rng.bool() { "/w/m" } else { "m" });
@@ -338,6 +384,11 @@ impl Schedule {
         changes.sort_by_key(|change| change.at);
         let flags = [(); FLAGS].map(|()| rng.u64(0..STORM));
         Self { seed, settings, faults, workers, followers, changes, flags }
+    }
+
+    /// Whether so many nodes are watched that the client may watch what is above them.
+    pub(super) fn has_crowd(&self) -> bool {
+        self.followers.iter().any(|follower| matches!(follower.followed, Followed::Crowd(_)))
     }
 }
 
@@ -366,6 +417,7 @@ impl Settings {
             pipe: *pick(rng, &[7, 64, 1024, 4096, 65536, 65536]),
             // The longer, the more is under way when a connection ends.
             latency: rng.u64(0..3) * if deadline >= ms(1000) && rng.bool() { 10 } else { 1 },
+            way: None,
             config,
         }
     }
@@ -378,14 +430,19 @@ impl Step {
             3..5 => Act::Read(rng.usize(0..NODES)),
             5 | 31 | 32 => Act::Remove(rng.usize(0..NODES)),
             6..8 => Act::List,
-            8..10 => Act::Batch((0..rng.usize(1..12)).map(|_| rng.usize(0..NODES)).collect()),
+            8..10 => {
+                let most = *pick(rng, &[12, 12, 12, 80]);
+                Act::Batch((0..rng.usize(1..most)).map(|_| rng.usize(0..NODES)).collect())
+            }
             10..12 => Act::Burst(*pick(rng, &[2, 5, 30, 100])),
             12..14 => Act::WriteShared(rng.usize(0..SHARED), rng.usize(0..NODES)),
             14 => Act::ReadTree(rng.usize(0..SHARED)),
             15..20 => {
-                let body = match rng.u8(0..5) {
+                let body = match rng.u8(0..7) {
                     0 => Body::Fail,
                     1 => Body::Slow(rng.u64(1..40)),
+                    2 => Body::Keep { fails: rng.u8(0..3) > 0 },
+                    3 => Body::GiveUp,
                     _ => Body::Commit,
                 };
                 Act::Transaction((0..rng.usize(0..3)).map(|_| rng.usize(0..NODES)).collect(), body)
@@ -423,60 +480,5 @@ impl Change {
             _ => Deed::Write(directory, rng.usize(0..NODES)),
         };
         Self { at: rng.u64(0..STORM), deed }
-    }
-}
-
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { guest, pipe, latency, config } = &self.settings;
-        let of = if *guest { "a guest" } else { "domain 0" };
-        writeln!(f, "  a client of {of}, deadline {:?}, {:?},", config.deadline, config.reconnect)?;
-        writeln!(
-            f,
-            "  window {}, backlog {}, transactions {}, attempts {}, pipe {pipe} bytes, latency {latency} ms",
-            config.window, config.watch_backlog, config.transactions, config.retry.attempts
-        )?;
-        for fault in &self.faults {
-            writeln!(f, "  fault {fault}")?;
-        }
-        for Change { at, deed } in &self.changes {
-            match deed {
-                Deed::Write(directory, node) => {
-                    writeln!(f, "  at {at} ms: others write {}", shared_node(*directory, *node))?;
-                }
-                Deed::Remove(directory) => writeln!(f, "  at {at} ms: others remove {}", shared(*directory))?,
-                Deed::WriteHome(node) => writeln!(f, "  at {at} ms: others write {}", home_node(*node))?,
-                Deed::RemoveHome => writeln!(f, "  at {at} ms: others remove {}", home())?,
-                Deed::Domain => writeln!(f, "  at {at} ms: a domain begins and ends")?,
-                Deed::WriteCrowd(path) => writeln!(f, "  at {at} ms: others write {path}")?,
-                Deed::RemoveCrowd(crowds) => writeln!(f, "  at {at} ms: others remove {crowds}")?,
-                Deed::WriteBeside(crowds) => {
-                    writeln!(f, "  at {at} ms: others write {CROWD} nodes of nobody's in {crowds}")?;
-                }
-            }
-        }
-        for (number, at) in self.flags.iter().enumerate() {
-            writeln!(f, "  at {at} ms: others write {}", flag(number))?;
-        }
-        let crowd = |follower: &&Follower| matches!(follower.followed, Followed::Crowd(_));
-        for Follower { from, followed } in self.followers.iter().filter(|follower| !crowd(follower)) {
-            writeln!(f, "  from {from} ms: {followed:?} is followed")?;
-        }
-        if let Some(Follower { from, .. }) = self.followers.iter().find(crowd) {
-            let count = self.followers.iter().filter(crowd).count();
-            writeln!(f, "  from {from} ms: {count} nodes of the crowd are followed")?;
-        }
-        for Worker { number, steps } in &self.workers {
-            writeln!(f, "  worker {number}")?;
-            for Step { pause, act, give_up } in steps {
-                write!(f, "    after {pause} ms: {act:?}")?;
-                match give_up {
-                    None => writeln!(f)?,
-                    Some(GiveUp::Polls(polls)) => writeln!(f, ", dropped after {polls} polls")?,
-                    Some(GiveUp::After(ms)) => writeln!(f, ", dropped after {ms} ms")?,
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,66 @@
+//! What an add knows besides its state and decides by, for its diagram.
+
+use std::sync::Arc;
+
+use xs_client::DomId;
+
+use super::{Add, Known, Nodes, State, WaitFor};
+use crate::machine::{Charted, Limits};
+use crate::vif::Vif;
+use crate::{Addition, Cause, Device};
+
+impl Charted for Add {
+    const NAME: &'static str = "add";
+
+    fn configurations() -> Vec<Self> {
+        let additions = [WaitFor::Script, WaitFor::Connected].map(Addition::from);
+        let additions = additions.into_iter().flat_map(|addition| [addition, addition.take_over(true)]);
+        let device = Arc::new(Device::Vif(Vif::default()));
+        additions.map(|addition| Self::new(DomId(1), device.clone(), addition, Limits::default())).collect()
+    }
+
+    fn facts(&self) -> Vec<&'static str> {
+        let (target, known) = match &self.state {
+            State::On(target, known) => (Some(target), Some(known)),
+            _ => (None, None),
+        };
+        let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
+        let begun = if let Some(Known::UndoingScript(index)) = known { *index } else { self.begun };
+        vec![
+            match target.is_some_and(|target| next < target.runs()) {
+                true => "a script is left",
+                false => "no script is left",
+            },
+            match begun > 0 {
+                true => "a script is to be undone",
+                false => "no script is to be undone",
+            },
+            match self.addition.wait_for {
+                WaitFor::Script => "the guest is not waited for",
+                WaitFor::Connected => "the guest is waited for",
+            },
+            match (self.created, self.unsure) {
+                (false, _) => "no nodes were written",
+                (true, false) => "nodes were written",
+                (true, true) => "nodes were perhaps written",
+            },
+            match self.nodes {
+                Nodes::Ours => "the nodes are to go",
+                Nodes::Kept => "the nodes are kept",
+                Nodes::Taken => "somebody else has the nodes",
+            },
+            match target.is_some_and(|target| target.config().is_some()) {
+                true => "libxl keeps a configuration",
+                false => "libxl keeps none",
+            },
+        ]
+    }
+
+    fn forget_reports(&mut self) {
+        self.warnings.clear();
+        self.failure = self.failure.take().map(|_| Cause::Aborted);
+        if let State::Recovering(remove) = &mut self.state {
+            remove.forget_reports();
+        }
+    }
+}
