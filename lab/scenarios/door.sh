@@ -26,11 +26,6 @@ expect_config() { # FILE NAME
     expect_same "$1" "$LAB/now.config" "$2"
 }
 
-image_of() { # FILE WORD: a disk that begins with the word
-    dd if=/dev/zero of="$1" bs=1M count=4 2> "$LAB/dd"
-    printf '%s' "$2" | dd of="$1" conv=notrunc 2> "$LAB/dd"
-}
-
 FIRST=$LAB/first.img
 SECOND=$LAB/second.img
 image_of "$FIRST" "the-first"

@@ -1,4 +1,4 @@
-# A PVH and an HVM guest as xl makes them: the devices of the HVM guest's QEMU, and changing what is in its CD-ROM drive.
+# A PVH and an HVM guest as xl makes them: the devices of the HVM guest's QEMU, and changing what is in its CD drive.
 # needs qemu
 . ./common.sh
 . lib/qemu.sh
@@ -9,9 +9,9 @@ SECOND=$LAB/second.iso
 HOT=$LAB/hot.img
 CDROM_ID=5632 # of hdc
 HOT_ID=51728  # of xvdb
-image_with "$FIRST" first
-image_with "$SECOND" second
-image_with "$HOT" hot
+image_of "$FIRST" first
+image_of "$SECOND" second
+image_of "$HOT" hot
 
 ### PVH: no QEMU at all.
 

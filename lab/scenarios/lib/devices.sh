@@ -8,6 +8,11 @@ NIC="mac=$MAC bridge=xenbr0 script=vif-bridge"
 
 dd if=/dev/zero of="$IMAGE" bs=1M count=16 2> "$LAB/dd" || cat "$LAB/dd"
 
+image_of() { # FILE WORD: a disk that begins with the word
+    dd if=/dev/zero of="$1" bs=1M count=4 2> "$LAB/dd"
+    printf '%s' "$2" | dd of="$1" conv=notrunc 2> "$LAB/dd"
+}
+
 both_ends_connected() { # DOMID KIND DEVID
     local end
     for end in "/local/domain/0/backend/$2/$1/$3" "/local/domain/$1/device/$2/$3"; do

@@ -1,11 +1,6 @@
 # Guests with a QEMU: what it holds open, what the store has of them, and how a device of theirs goes. The process is
 # $QEMU, which the scenario sets.
 
-image_with() { # FILE WORD: a raw image that begins with the word
-    dd if=/dev/zero of="$1" bs=1M count=4 2> "$LAB/dd"
-    printf '%s' "$2" | dd of="$1" conv=notrunc 2> "$LAB/dd"
-}
-
 guest_create() { # NAME TYPE: creates a guest, with lines of its configuration from standard input
     local kernel=/guest/vmlinuz
     [ "$2" != hvm ] || kernel=/guest/bzImage
@@ -43,8 +38,8 @@ node() { xenstore-read "$1" 2> "$LAB/no-node" || echo absent; } # PATH: its valu
 
 node_is() { [ "$(node "$1")" = "$2" ]; } # PATH VALUE
 
-# A QEMU does not say which of its images it has closed; the kernel does. No process is started for the question, so the
-# answer is about this moment.
+# The store does not tell when QEMU has closed an image; the kernel does. No process is started for the question, so
+# the answer is about this moment.
 holds() { # PID FILE: the process has the file open
     local fd
     for fd in "/proc/$1/fd/"*; do
@@ -110,14 +105,16 @@ expect_nothing_left() { # DOMID NAME: the store has nothing of a domain that is 
 }
 
 follow() { # DOMID DEVID PID IMAGE SECONDS: tells each step of a disk's end, until nothing is left or the time is over
-    local start=${EPOCHREALTIME/./} last='' now image back
+    local start=${EPOCHREALTIME/./} last='' now image back online front
     local end=$((SECONDS + $5))
     while [ "$SECONDS" -lt "$end" ]; do
         image=open
         let_go "$3" "$4" && image=closed
         [ -d "/proc/$3" ] || image="no QEMU"
         back=$(node "$(backend "$1" qdisk "$2")/state")
-        now="backend $back, online $(node "$(backend "$1" qdisk "$2")/online"), frontend $(node "$(frontend "$1" vbd "$2")/state"), image $image"
+        online=$(node "$(backend "$1" qdisk "$2")/online")
+        front=$(node "$(frontend "$1" vbd "$2")/state")
+        now="backend $back, online $online, frontend $front, image $image"
         [ "$now" = "$last" ] || echo "    after $(((${EPOCHREALTIME/./} - start) / 1000)) ms: $now"
         last=$now
         [ "$back $image" != "absent closed" ] || break
