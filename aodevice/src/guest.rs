@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use xs_client::{Client, DomId, Error, ErrorCode, Path};
+use xs_client::{Client, DomId, Error, Path};
 
 use crate::Cause;
+use crate::facts::is_introduced;
 use crate::operation::text;
 
 /// What a tree depends on besides its device.
@@ -117,10 +118,5 @@ pub(crate) async fn must_run(client: &Client, domid: DomId) -> Result<(), Cause>
 /// Whether a domain that has a home runs, as far as the store's daemon tells: a toolstack that may not ask has
 /// only the home to go by.
 async fn is_running(client: &Client, domid: DomId) -> Result<bool, Error> {
-    match client.is_introduced(domid).await {
-        Err(Error::Store { code: ErrorCode::EACCES | ErrorCode::ENOSYS, .. }) => Ok(true),
-        // A store of its own may never have been told of its own domain.
-        Ok(false) if domid == DomId::DOM0 => Ok(true),
-        introduced => introduced,
-    }
+    Ok(is_introduced(client, domid).await?.unwrap_or(true))
 }

@@ -32,10 +32,12 @@
 //! # Whom it trusts
 //!
 //! The toolstack's own record (`/libxl/...`) alone. What the guest writes in its directory is
-//! read for reports and listings, and for one decision: whether a frontend is at work there.
+//! read for reports and listings, and for one decision: whether a frontend is at work there. Whether anybody runs
+//! there who can answer is told by [`DomainFacts`].
 
 mod device;
 pub mod diagram;
+mod facts;
 mod guest;
 mod id;
 mod kind;
@@ -52,6 +54,7 @@ mod toolstack;
 mod tree;
 
 pub use device::Device;
+pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts};
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};

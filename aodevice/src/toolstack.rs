@@ -11,7 +11,7 @@ use xs_client::{Client, DomId, Error, Path};
 use crate::machine::{Add, Force, Limits, Remove, WaitFor};
 use crate::operation::Job;
 use crate::report::Named;
-use crate::{Device, Failure, Kind, Operation, Step, Success, Which};
+use crate::{Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
 
 type Observer = Arc<dyn Fn(&Step) + Send + Sync>;
 
@@ -89,6 +89,8 @@ pub struct Toolstack {
     pub(crate) enters: bool,
     /// Where device models write their logs.
     pub(crate) log_dir: PathBuf,
+    /// Who tells whether a guest runs.
+    pub(crate) facts: Arc<dyn DomainFacts>,
     /// Where the kernel tells of network interfaces, in `class/net`.
     pub(crate) sys_dir: PathBuf,
     pub(crate) limits: Limits,
@@ -97,10 +99,10 @@ pub struct Toolstack {
 
 impl fmt::Debug for Toolstack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { own, script_dir, libxl_dir, limits, .. } = self;
+        let Self { own, script_dir, libxl_dir, facts, limits, .. } = self;
         let mut debug = f.debug_struct("Toolstack");
         debug.field("own", own).field("script_dir", script_dir).field("libxl_dir", libxl_dir);
-        debug.field("limits", limits);
+        debug.field("facts", facts).field("limits", limits);
         debug.finish_non_exhaustive()
     }
 }
@@ -122,6 +124,7 @@ impl Toolstack {
         let domid = client.read_opt(&Path::new("domid")?).await?;
         let domid = domid.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         Ok(Self {
+            facts: Arc::new(StoreFacts::new(client.clone())),
             client,
             runner,
             own: domid.unwrap_or(DomId::DOM0),
@@ -164,6 +167,14 @@ impl Toolstack {
     #[must_use]
     pub fn with_log_dir(mut self, log_dir: impl Into<PathBuf>) -> Self {
         self.log_dir = log_dir.into();
+        self
+    }
+
+    /// With someone else to tell whether a guest runs: the store if not said, which does not know whether it is
+    /// paused or has shut down. In domain 0 [`Hypercalls`](crate::Hypercalls) know, of the store's own host.
+    #[must_use]
+    pub fn with_facts(mut self, facts: Arc<dyn DomainFacts>) -> Self {
+        self.facts = facts;
         self
     }
 
@@ -236,7 +247,8 @@ impl Toolstack {
     /// Removes a device from a guest.
     ///
     /// Where its backend is, and which script is run, is taken from the toolstack's own record.
-    /// See [`Force`] for what is done if the guest does not let go. An operation that is under way on
+    /// See [`Force`] for what is done if the guest does not let go. One that will never run again is not waited
+    /// for ([`Condition::is_over`](crate::Condition::is_over)). An operation that is under way on
     /// the device is waited for, up to [`Limits::owner`]; one that died is gone on with. Where libxl keeps a
     /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl).
     ///

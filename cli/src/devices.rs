@@ -41,6 +41,7 @@ pub(crate) fn scripts_run(common: &Common, conf: &XlConf) {
 async fn watched(world: &World, limits: Limits, common: &Common) -> Result<(Toolstack, Progress), Problem> {
     let toolstack = world.toolstack(limits).await?;
     let progress = Progress::new(common);
+    progress.say(&world.facts());
     Ok((toolstack.with_observer(move |step| progress.step(step)), progress))
 }
 

@@ -1,6 +1,6 @@
 //! What to do about a failure, in this command's words.
 
-use aodevice::{Failure, Hint, Kind, Operation};
+use aodevice::{Condition, Failure, Hint, Kind, Operation};
 use hotplug::SpawnFault;
 use xs_client::DomId;
 
@@ -100,6 +100,17 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::LoadBackend(module) => format!("load the backend driver (modprobe {module}) and try again"),
         Hint::CheckGuest(module) => {
             format!("see that the guest runs and has its driver ({module}), then try again")
+        }
+        Hint::Unpause(domid) if failure.operation == Operation::Attach => {
+            format!("unpause the guest (xl unpause {domid}), then try again")
+        }
+        Hint::Unpause(domid) => format!(
+            "the device is left closing: unpause the guest (xl unpause {domid}) and detach again, or detach with \
+             --force"
+        ),
+        Hint::RemoveAgainOrForce if failure.observed.guest == Condition::Running => {
+            "the device is left closing: free it in the guest and detach again, or detach with --force"
+                .to_owned()
         }
         Hint::RemoveAgainOrForce => {
             "the device is left closing: unpause the guest or free the device in it and \

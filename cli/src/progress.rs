@@ -25,6 +25,13 @@ impl Progress {
         Self { verbose: common.verbose > 0, quiet: common.quiet }
     }
 
+    /// Tells whoever wants to know all.
+    pub(crate) fn say(&self, what: &str) {
+        if self.verbose {
+            stderr().put(format!("{}\n", line(what)));
+        }
+    }
+
     pub(crate) fn step(&self, step: &Step) {
         let told = line(&step.to_string());
         if self.verbose {

@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::fs;
 use std::path::{self, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aodevice::sim::{self, Drivers};
-use aodevice::{Limits, Toolstack};
+use aodevice::{Hypercalls, Limits, Toolstack};
 use hotplug::{Runner, ScriptRunner};
 use xs_client::{Client, Config, DomId, Error, default_socket};
 use xs_store::Store;
@@ -17,6 +18,9 @@ use crate::problem::{Code, Problem, unless_cancelled};
 
 /// The longest path of a Unix socket, in bytes.
 pub(crate) const LONGEST_SOCKET: usize = 107;
+
+/// Where the store of a host's own domains listens.
+const OWN_SOCKET: &str = "/run/xenstored/socket";
 
 /// Which store.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +60,20 @@ impl fmt::Display for StoreChoice {
 pub(crate) struct World {
     pub(crate) client: Client,
     runner: Arc<dyn Runner>,
+    /// Tells of the host's domains; or why the store does.
+    hypercalls: Result<Arc<Hypercalls>, String>,
     /// The simulated peers of an embedded store; they stop when dropped.
     _drivers: Vec<Drivers>,
+}
+
+/// The hypervisor's word on the domains of the store at this socket, or why that is not to be had: the domains of a
+/// store that is not the host's own are not the hypervisor's.
+fn hypercalls(socket: &path::Path) -> Result<Arc<Hypercalls>, String> {
+    let own = fs::canonicalize(OWN_SOCKET).ok();
+    if own.is_none() || own != fs::canonicalize(socket).ok() {
+        return Err(format!("the store is not the one at {OWN_SOCKET}"));
+    }
+    Hypercalls::open().map(Arc::new).map_err(|error| format!("there are no hypercalls ({error})"))
 }
 
 /// On a slow host many commands at once make each other's transactions conflict for longer than a library
@@ -93,9 +109,10 @@ impl World {
         let client = unless_cancelled(tried, Client::connect_unix(&socket, config()))
             .await?
             .map_err(|error| Problem::store(tried, &error))?;
+        let hypercalls = hypercalls(&socket);
         // The scripts' own xenstore programs are to talk to the same store, wherever they are run.
         let runner = ScriptRunner::new().env("XENSTORED_PATH", path::absolute(&socket).unwrap_or(socket));
-        Ok(Self { client, runner: Arc::new(runner), _drivers: Vec::new() })
+        Ok(Self { client, runner: Arc::new(runner), hypercalls, _drivers: Vec::new() })
     }
 
     /// A store of its own with domain 0 and one guest, both with simulated drivers.
@@ -110,13 +127,29 @@ impl World {
         let backends = Drivers::backends(connect(DomId::DOM0), DomId::DOM0, latency).map_err(problem)?;
         let frontends = Drivers::frontends(connect(GUEST), GUEST, latency).map_err(problem)?;
         let runner = Arc::new(sim::Scripts::new(connect(DomId::DOM0), latency));
-        Ok(Self { client, runner, _drivers: vec![backends, frontends] })
+        let hypercalls = Err("its domains are simulated".to_owned());
+        Ok(Self { client, runner, hypercalls, _drivers: vec![backends, frontends] })
     }
 
     pub(crate) async fn toolstack(&self, limits: Limits) -> Result<Toolstack, Problem> {
         let tried = "cannot find out which domain this is";
         let toolstack = unless_cancelled(tried, Toolstack::new(self.client.clone(), self.runner.clone()));
         let toolstack = toolstack.await?.map_err(|error| Problem::store(tried, &error))?;
-        Ok(toolstack.with_limits(limits))
+        let toolstack = toolstack.with_limits(limits);
+        Ok(match &self.hypercalls {
+            Ok(hypercalls) => toolstack.with_facts(hypercalls.clone()),
+            Err(_) => toolstack,
+        })
+    }
+
+    /// Who tells whether a guest runs, in words.
+    pub(crate) fn facts(&self) -> String {
+        match &self.hypercalls {
+            Ok(hypercalls) => format!(
+                "the hypervisor tells of domains (interface version {:#x})",
+                hypercalls.interface_version()
+            ),
+            Err(reason) => format!("the store tells of domains, and not whether they are paused: {reason}"),
+        }
     }
 }

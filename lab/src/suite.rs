@@ -61,9 +61,13 @@ pub fn run(args: &TestArgs) -> Result<()> {
     if args.no_xen {
         println!("lab: the real Xen host is left out, as asked");
     } else {
-        for (name, scenario) in
-            [("real Xen", "main"), ("owners", "owners"), ("door", "door"), ("xenbus", "clients")]
-        {
+        for (name, scenario) in [
+            ("real Xen", "main"),
+            ("owners", "owners"),
+            ("door", "door"),
+            ("facts", "facts"),
+            ("xenbus", "clients"),
+        ] {
             let args = XenArgs::for_ci(scenario, may_install);
             steps.push((name, Box::new(move || xen::run(&args))));
         }

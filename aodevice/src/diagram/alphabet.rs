@@ -94,6 +94,7 @@ fn reached() -> Vec<Reached> {
         Reached::ImageOpen => [Reached::ImageOpen],
         Reached::ServerGone => [Reached::ServerGone],
         Reached::ServerUnseen => [Reached::ServerUnseen],
+        Reached::GuestOver => [Reached::GuestOver],
     )
 }
 

@@ -44,6 +44,9 @@ impl Action {
                     Self::On(_, Step::Await { until, .. }),
                     Event::Waited(Ok(Reached::ImageOpen | Reached::ServerGone | Reached::ServerUnseen)),
                 ) => until.is_reached_by_absence(),
+                (Self::On(_, Step::Await { by_guest, .. }), Event::Waited(Ok(Reached::GuestOver))) => {
+                    *by_guest
+                }
                 (Self::On(_, Step::Await { until, .. }), Event::Waited(Err(Cause::Refused { .. }))) => {
                     until.can_be_refused()
                 }

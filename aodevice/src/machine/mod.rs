@@ -212,6 +212,8 @@ pub enum Step {
         until: Until,
         /// For how long.
         limit: Duration,
+        /// Whether it also ends when the guest is over, whose part in it is missing then.
+        by_guest: bool,
     },
     /// Run a hotplug script.
     Run {
@@ -297,6 +299,8 @@ pub enum Reached {
     ServerGone,
     /// Neither the device model that was to move the node nor its guest is to be seen.
     ServerUnseen,
+    /// The guest is over ([`Condition::is_over`](crate::Condition::is_over)), and will not let go any more.
+    GuestOver,
 }
 
 /// Where a device stands that was to be told to close.
@@ -372,7 +376,7 @@ pub enum Event {
 
 /// The wait for a backend's state.
 fn await_backend(goal: Goal, limit: Duration) -> Step {
-    Step::Await { node: Node::BackendState, until: Until::State(goal), limit }
+    Step::Await { node: Node::BackendState, until: Until::State(goal), limit, by_guest: false }
 }
 
 /// A wait in words: for what, and how long it may take.

@@ -1,7 +1,8 @@
 //! Removing a device. `xendev machine remove` and docs/machines.md show it as a diagram.
 //!
 //! An operation on the device that is under way is waited for; one that died is gone on with. Whatever changes
-//! the record between the look at it and the claim makes the removal look again.
+//! the record between the look at it and the claim makes the removal look again. A guest that is over is not
+//! waited for: the removal goes on without it.
 //!
 //! A script runs while the nodes that it needs are there, or a copy of them, also when the removal
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
@@ -16,8 +17,8 @@ use std::fmt;
 use devstate::Goal;
 
 use super::{
-    Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Purpose, Reached, Step,
-    await_backend,
+    Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Node, Purpose, Reached,
+    Step, Until,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
@@ -26,7 +27,7 @@ use crate::{Cause, Removal, Warning, Which};
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Force {
-    /// Ask the guest, and give up if it does not answer in time.
+    /// Ask the guest, and give up if it does not answer in time. Do without it if it will never answer.
     #[default]
     Never,
     /// Ask the guest, and do without it if it does not answer in time.
@@ -107,7 +108,7 @@ impl Remove {
     }
 
     fn waited_for_close(&mut self, target: Target, waited: Result<Reached, Cause>) {
-        let forced = self.frontend == Frontend::Delete;
+        let without_guest = self.is_without_guest();
         match (waited, self.removal.force) {
             (Ok(Reached::ServerGone), _) => self.on_target(target, Known::ClosingForServer),
             (Ok(Reached::ServerUnseen), _) => {
@@ -119,11 +120,11 @@ impl Remove {
                 self.script(target, 0);
             }
             (Ok(Reached::Value | Reached::Gone), _) => self.script(target, 0),
-            (Err(Cause::TimedOut { .. }), Force::AfterTimeout) if !forced => {
-                self.frontend = Frontend::Delete;
-                self.on_target(target, Known::Closing);
+            (Ok(Reached::GuestOver), _) => self.do_without_guest(target),
+            (Err(Cause::TimedOut { .. }), Force::AfterTimeout) if !without_guest => {
+                self.do_without_guest(target);
             }
-            (Err(Cause::TimedOut { .. }), Force::AfterTimeout | Force::AtOnce) => {
+            (Err(Cause::TimedOut { .. }), _) if without_guest => {
                 self.warnings.push(Warning::Forced { limit: self.limits.close });
                 self.script(target, 0);
             }
@@ -131,6 +132,15 @@ impl Remove {
             (Err(Cause::Gone { .. }), _) => self.on_target(target, Known::Closing),
             (Err(cause), _) => self.fail(target, cause),
         }
+    }
+
+    fn is_without_guest(&self) -> bool {
+        self.frontend == Frontend::Delete
+    }
+
+    fn do_without_guest(&mut self, target: Target) {
+        self.frontend = Frontend::Delete;
+        self.on_target(target, Known::Closing);
     }
 
     fn told(&mut self, target: Target, told: Result<Closing, Cause>) {
@@ -190,7 +200,12 @@ impl Remove {
             State::On(target, known) => {
                 let step = match known {
                     Known::Closing => Step::Close(self.claim.clone(), self.frontend),
-                    Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
+                    Known::WaitingForClose => Step::Await {
+                        node: Node::BackendState,
+                        until: Until::State(Goal::CLOSED),
+                        limit: self.limits.close,
+                        by_guest: !self.is_without_guest(),
+                    },
                     Known::ClosingForServer => Step::CloseForServer,
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Remove, index: *index },
                     Known::Destroying => Step::Destroy,
@@ -320,13 +335,12 @@ impl Machine for Remove {
 
 impl fmt::Display for Remove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let without_guest = self.frontend == Frontend::Delete;
         match &self.state {
             State::Idle => f.write_str("not begun"),
             State::Probing => f.write_str("reading the toolstack's record of the device"),
             State::WaitingForOwner(occupant) => write!(f, "waiting for {occupant} to end"),
             State::On(_, known) => match known {
-                Known::Closing if without_guest => {
+                Known::Closing if self.is_without_guest() => {
                     f.write_str("telling the backend to close, without the guest")
                 }
                 Known::Closing => f.write_str("telling both ends to close"),

@@ -29,10 +29,10 @@ impl fmt::Display for Action {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Await { node, until, limit: Duration::MAX } => {
+            Self::Await { node, until, limit: Duration::MAX, .. } => {
                 return write!(f, "wait for {node} to get to {until}");
             }
-            Self::Await { node, until, limit } => {
+            Self::Await { node, until, limit, .. } => {
                 return write!(f, "wait up to {limit:?} for {node} to get to {until}");
             }
             Self::Run { purpose: Purpose::Add, .. } => "run the hotplug script that adds",
@@ -84,6 +84,7 @@ impl Event {
                 "it gets there, and the device model has the image open still"
             }
             Self::Waited(Ok(Reached::ServerGone)) => "the device model has ended",
+            Self::Waited(Ok(Reached::GuestOver)) => "the guest is over",
             Self::Waited(Ok(Reached::ServerUnseen)) => "neither the device model nor the guest is to be seen",
             Self::Waited(Err(_)) => "the wait fails",
             Self::Ran(Ok(_)) => "the script has run",

@@ -186,8 +186,8 @@ impl<'a> Job<'a> {
         let (client, record) = (&self.toolstack.client, &self.record);
         let token = record.token;
         match step {
-            Step::Await { node, until, limit } => {
-                Event::Waited(self.wait(target, node, until, limit, cancel).await)
+            Step::Await { node, until, limit, by_guest } => {
+                Event::Waited(self.wait(target, node, until, (limit, by_guest), cancel).await)
             }
             Step::Run { purpose: Purpose::Add, index } => self.run_unless_lost(target, index, cancel).await,
             Step::Run { purpose, index } => self.run_remove(target, purpose, index, cancel).await,
@@ -208,7 +208,9 @@ impl<'a> Job<'a> {
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 let client = client.with_deadline(LAST_WORDS);
-                self.observed = observe::observe(&client, target, &self.stood).await.unwrap_or_default();
+                self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood)
+                    .await
+                    .unwrap_or_default();
                 Event::Observed
             }
             Step::Leave => {

@@ -27,7 +27,7 @@ use super::observe::shown;
 use super::store::text;
 use super::{Target, files};
 use crate::machine::Reached;
-use crate::{BackendKind, Cause, Server, Toolstack};
+use crate::{BackendKind, Cause, Condition, Server, Toolstack, facts};
 
 /// How often its log is looked at while a device is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -172,10 +172,10 @@ fn sees_all_processes() -> bool {
 }
 
 /// Waits until a device's model has let go of it, by its end; for ever if a kernel serves the device, or if the
-/// model cannot be seen while its guest runs. Where there is neither a model to be seen nor a guest, it is taken to
-/// have gone after `unseen`.
-pub(crate) async fn let_go(client: &Client, target: &Target, unseen: Duration) -> Result<Reached, Cause> {
-    let id = target.id();
+/// model cannot be seen while its guest is there. Where there is neither a model to be seen nor a guest, it is taken to
+/// have gone after a while ([`Limits::unseen`](crate::Limits::unseen)).
+pub(crate) async fn let_go(toolstack: &Toolstack, target: &Target) -> Result<Reached, Cause> {
+    let (client, id) = (&toolstack.client, target.id());
     if id.be_kind.server() == Server::Kernel {
         return std::future::pending().await;
     }
@@ -186,11 +186,12 @@ pub(crate) async fn let_go(client: &Client, target: &Target, unseen: Duration) -
             Err(_) => std::future::pending().await,
         },
         Life::Ended => Ok(Reached::ServerGone),
-        Life::Unseen if client.read_opt(&target.paths().home).await?.is_none() => {
-            sleep(unseen).await;
+        Life::Unseen => {
+            // A guest that has shut down keeps its model until it is destroyed.
+            facts::until(&*toolstack.facts, id.fe, Condition::is_gone).await;
+            sleep(toolstack.limits.unseen).await;
             Ok(Reached::ServerUnseen)
         }
-        Life::Unseen => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use xs_client::{Client, Error, Path, Requests};
 
 use super::Target;
 use super::said::{Said, is_failure, some_text};
-use crate::{DeviceId, Observation, Paths};
+use crate::{DeviceId, DomainFacts, Observation, Paths};
 
 /// How much of a value of the store is shown, in characters.
 const VALUE_SHOWN: usize = 200;
@@ -76,7 +76,12 @@ impl Texts {
 }
 
 /// Reads what both ends say of themselves; of error texts those that did not stand there `before`.
-pub(crate) async fn observe(client: &Client, target: &Target, before: &Texts) -> Result<Observation, Error> {
+pub(crate) async fn observe(
+    client: &Client,
+    facts: &dyn DomainFacts,
+    target: &Target,
+    before: &Texts,
+) -> Result<Observation, Error> {
     let (id, paths) = (target.id(), target.paths());
     let mut nodes = vec![paths.backend.join("state")?, paths.frontend.join("state")?];
     nodes.extend(Texts::nodes(&id, paths)?);
@@ -86,6 +91,7 @@ pub(crate) async fn observe(client: &Client, target: &Target, before: &Texts) ->
     let frontend = next().as_deref().map(StateValue::parse);
     let texts = Texts::from_values(next).since(before);
     Ok(Observation {
+        guest: facts.look(id.fe).await?,
         served_by: Some(id.be_kind),
         backend,
         frontend,

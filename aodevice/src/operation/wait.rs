@@ -12,7 +12,7 @@ use super::observe::shown;
 use super::record::{Occupant, Record, Token};
 use super::{Job, Target, model, store};
 use crate::machine::{Event, Node, Reached, Until};
-use crate::{BackendKind, Cause, Toolstack, Which};
+use crate::{BackendKind, Cause, Condition, Toolstack, Which, facts};
 
 /// How often to look whether an owner is alive, of whose death the store does not tell.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -136,7 +136,7 @@ impl Job<'_> {
         target: &Target,
         node: Node,
         until: Until,
-        limit: Duration,
+        (limit, by_guest): (Duration, bool),
         cancel: Cancel<'_>,
     ) -> Result<Reached, Cause> {
         let client = &self.toolstack.client;
@@ -181,8 +181,12 @@ impl Job<'_> {
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
         let waited = async {
-            match waited.await {
-                Ok(reached) if closing => self.image_closed(target, reached).await,
+            // What the model does once the backend is closed the guest has no part in.
+            let waited = if by_guest { self.unless_over(target, waited).await } else { waited.await };
+            match waited {
+                Ok(reached) if closing && reached != Reached::GuestOver => {
+                    self.image_closed(target, reached).await
+                }
                 waited => waited,
             }
         };
@@ -191,6 +195,21 @@ impl Job<'_> {
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
             cause = lost(client, target, self.record.token, cancel, None) => Err(cause),
+        }
+    }
+
+    /// Ends a wait in which the guest has a part when it is over.
+    async fn unless_over(
+        &self,
+        target: &Target,
+        wait: impl Future<Output = Result<Reached, Cause>>,
+    ) -> Result<Reached, Cause> {
+        tokio::select! {
+            biased;
+            waited = wait => waited,
+            () = facts::until(&*self.toolstack.facts, target.id().fe, Condition::is_over) => {
+                Ok(Reached::GuestOver)
+            }
         }
     }
 
@@ -215,9 +234,8 @@ impl Job<'_> {
 
     /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
     async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
-        let Toolstack { client, limits, .. } = self.toolstack;
         if closing {
-            return model::let_go(client, target, limits.unseen).await;
+            return model::let_go(self.toolstack, target).await;
         }
         let refused = async {
             match &self.model_log {
@@ -230,7 +248,7 @@ impl Job<'_> {
         tokio::select! {
             biased;
             cause = refused => Err(cause),
-            gone = model::let_go(client, target, limits.unseen) => {
+            gone = model::let_go(self.toolstack, target) => {
                 gone.and(Err(Cause::NoDeviceModel(target.id().fe)))
             }
         }

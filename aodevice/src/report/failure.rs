@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{Cause, Hint, Named, Observation, Warning};
+use crate::Condition;
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,6 +64,7 @@ impl Failure {
         // What the cause says already.
         match &self.cause {
             Cause::Script { report, .. } if report.hotplug_error.is_some() => observed.hotplug_error = None,
+            Cause::Gone { domain: true } => observed.guest = Condition::Unknown,
             Cause::Reported { .. } => (observed.hotplug_status, observed.hotplug_error) = (None, None),
             _ => {}
         }
@@ -117,6 +119,9 @@ impl Failure {
                 if self.warnings.iter().any(|warning| matches!(warning, Warning::NotReported { .. })) =>
             {
                 Hint::ReadScriptLog
+            }
+            Cause::TimedOut { .. } if self.observed.guest == Condition::Paused => {
+                Hint::Unpause(self.device.fe)
             }
             Cause::TimedOut { .. } if self.operation == Operation::Attach => {
                 Hint::CheckGuest(kind.info().frontend_module)

@@ -50,6 +50,9 @@ pub enum Hint {
     LoadBackend(&'static str),
     /// See that the guest runs and has this driver.
     CheckGuest(&'static str),
+    /// Unpause this domain, the guest, and try again; a device that was to be removed is left closing, and can be
+    /// removed without the guest.
+    Unpause(#[serde(serialize_with = "domid_number")] DomId),
     /// Free the device in the guest and remove it again, or do without the guest: it is left closing.
     RemoveAgainOrForce,
     /// The kernel log of the backend's domain tells why.

@@ -3,13 +3,15 @@
 use devstate::{StateValue, XenbusState};
 use serde::Serialize;
 
-use crate::{BackendKind, Server};
+use crate::{BackendKind, Condition, Server};
 
 /// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Observation {
+    /// What is known of the guest's domain.
+    pub guest: Condition,
     /// What serves the device, where that is known.
     pub served_by: Option<BackendKind>,
     /// The backend's state.
@@ -38,6 +40,9 @@ impl Observation {
         say("the script says", &self.hotplug_error);
         say("the backend says", &self.backend_error);
         say("the guest says", &self.frontend_error);
+        if self.guest == Condition::Paused || self.guest.is_over() {
+            sentences.push(format!("the guest {}", self.guest));
+        }
         if let Some(status) = &self.hotplug_status {
             sentences.push(format!("hotplug-status is {status}"));
         }

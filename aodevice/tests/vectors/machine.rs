@@ -82,7 +82,8 @@ fn events() -> Vec<Event> {
     events.extend([Cause::NoSuchDevice, store()].map(|cause| Event::Probed(Err(cause))));
     events.push(Event::Released(Ok(())));
     events.push(Event::Released(Err(Cause::Aborted)));
-    events.extend([Reached::Value, Reached::Gone].map(|reached| Event::Waited(Ok(reached))));
+    let reached = [Reached::Value, Reached::Gone, Reached::GuestOver];
+    events.extend(reached.map(|reached| Event::Waited(Ok(reached))));
     events.push(Event::Waited(Err(timed_out())));
     events.extend(interruptions().map(|cause| Event::Waited(Err(cause))));
     events.push(Event::Ran(Ok(None)));
@@ -362,7 +363,16 @@ fn every_removal_asks_in_the_right_order() {
                 let closes = |wanted: Frontend| {
                     asked(path, |step| matches!(step, Step::Close(_, frontend) if *frontend == wanted))
                 };
-                assert!(!(force == Force::Never && closes(Frontend::Delete).is_some()), "{}", brief(path));
+                // Without consent only if there is nobody left to give it.
+                let over =
+                    path.iter().position(|(_, event)| matches!(event, Event::Waited(Ok(Reached::GuestOver))));
+                if let (Force::Never, Some(deleted)) = (force, closes(Frontend::Delete)) {
+                    assert!(over.is_some_and(|over| over < deleted), "{}", brief(path));
+                }
+                assert!(over.is_none_or(|over| matches!(
+                    path.get(over + 1),
+                    Some((Action::On(_, Step::Close(Claim::Kept, Frontend::Delete)), _))
+                )));
                 assert!(!(force == Force::AtOnce && closes(Frontend::Keep).is_some()), "{}", brief(path));
                 if let (Force::AfterTimeout, Some(deleted)) = (force, closes(Frontend::Delete)) {
                     let asked_before = closes(Frontend::Keep).or(closes(Frontend::DeleteIfIdle));

@@ -4,6 +4,7 @@
 mod add;
 mod cancel;
 mod defects;
+mod facts;
 mod front;
 mod hostile;
 mod libxl;

@@ -2,7 +2,7 @@
 
 guest_log() { echo "/var/log/xen/guest-$1.log"; }
 
-guest_start() { # NAME [RAMDISK [EXTRA]]: creates a guest and waits until its first process has come up
+guest_start() { # NAME [RAMDISK [EXTRA [LINE]]]: creates a guest and waits until its first process has come up
     local name=$1
     cat > "$LAB/$name.cfg" << EOT
 name = "$name"
@@ -12,6 +12,7 @@ ramdisk = "${2:-/guest/initrd}"
 extra = "console=hvc0 quiet${3:+ $3}"
 memory = 256
 vcpus = 1
+${4:-}
 EOT
     if ! limited xl create "$LAB/$name.cfg"; then
         show_output

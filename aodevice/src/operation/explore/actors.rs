@@ -74,7 +74,10 @@ impl World {
                 }
             }
             Action::On(_, step) => match step {
-                Step::Await { until: Until::State(goal), .. } => {
+                Step::Await { until: Until::State(goal), by_guest, .. } => {
+                    if by_guest && !self.home {
+                        event(&|_| Event::Waited(Ok(Reached::GuestOver)));
+                    }
                     let value = self.be.flatten().map(StateValue::State);
                     let node = Node::BackendState;
                     match goal.decide(value.as_ref()) {
