@@ -10,8 +10,8 @@ HOT=$LAB/hot.img
 HOT_ID=51728 # of xvdb
 HOT_DISK="format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$HOT"
 QCOW2=$LAB/hot.qcow2
-image_with "$ROOT" root
-image_with "$HOT" hot
+image_of "$ROOT" root
+image_of "$HOT" hot
 qemu-img create -q -f qcow2 "$QCOW2" 8M
 
 start_guest() { # NAME [LINE]: a PV guest with a disk of QEMU, without which there would be none; sets DOMID and QEMU

@@ -21,7 +21,7 @@ const PEERS: [&str; 7] =
     ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "libyajl-dev", "python3-pyxs", "gcc", "libc6-dev"];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and
-/// four scenarios on a real Xen host under emulation. Takes about 20 minutes on two cores
+/// six scenarios on a real Xen host under emulation. Takes about half an hour on two cores
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// Leave out the real Xen host, which takes the longest
@@ -66,6 +66,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             ("owners", "owners"),
             ("door", "door"),
             ("facts", "facts"),
+            ("qemu", "model"),
             ("xenbus", "clients"),
         ] {
             let args = XenArgs::for_ci(scenario, may_install);

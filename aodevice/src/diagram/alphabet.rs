@@ -11,7 +11,7 @@ use xs_client::{DomId, ErrorCode, Op};
 
 use crate::libxl::{ConfigError, Userdata};
 use crate::machine::{Closing, Created, Destroyed, Event, Found, Node, Reached};
-use crate::{Cause, DeviceId, Kind, Occupant, Target, Warning, Which};
+use crate::{BackendKind, Cause, DeviceId, Kind, Occupant, Target, Warning, Which};
 
 const WHICH: Which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
 
@@ -120,16 +120,18 @@ fn destroyed() -> Vec<Destroyed> {
 fn targets() -> Vec<Target> {
     let script = ("script", "/etc/xen/scripts/script");
     let interface = Which { kind: Kind::Vif, devid: 0, ..WHICH };
-    let recorded: [(Which, &[(&str, &str)]); 4] = [
-        (interface, &[script, ("type", "vif_ioemu")]),
-        (WHICH, &[script]),
-        (WHICH, &[("node", "/dev/loop0")]),
-        (WHICH, &[]),
+    let kernel = |which| DeviceId::new(which, DomId::DOM0);
+    let recorded: [(DeviceId, &[(&str, &str)]); 5] = [
+        (kernel(interface), &[script, ("type", "vif_ioemu")]),
+        (kernel(WHICH), &[script]),
+        (kernel(WHICH), &[("node", "/dev/loop0")]),
+        (kernel(WHICH), &[]),
+        (DeviceId::with_backend(WHICH, DomId::DOM0, BackendKind::Qdisk), &[]),
     ];
     let config = Userdata::new("/var/lib/xen", WHICH.fe, "/vm/00000000-0000-4000-8000-000000000001");
-    let target = |(which, keys): (Which, &[(&str, &str)])| {
+    let target = |(id, keys): (DeviceId, &[(&str, &str)])| {
         let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Target::new(DeviceId::new(which, DomId::DOM0), keys).ok()
+        Target::new(id, keys).ok()
     };
     let targets = recorded.into_iter().filter_map(target);
     targets.flat_map(|target| [target.clone().with_config(config.clone()), target]).collect()

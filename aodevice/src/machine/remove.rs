@@ -157,6 +157,10 @@ impl Remove {
             Err(cause) => return self.fail(target, cause),
             Ok(Closing::Again) => self.on_target(target, Known::Closing),
             Ok(Closing::Told) => self.on_target(target, Known::WaitingForClose),
+            // A device model closes the image after that.
+            Ok(Closing::Closed | Closing::Missing) if target.is_of_model() => {
+                self.on_target(target, Known::WaitingForClose);
+            }
             Ok(Closing::Closed | Closing::Missing) => self.script(target, 0),
         }
         self.claim = Claim::Kept;

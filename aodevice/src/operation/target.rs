@@ -7,7 +7,7 @@ use xs_client::{DomId, PathError};
 
 use crate::kind::Recorded;
 use crate::libxl::Userdata;
-use crate::{DeviceId, Paths};
+use crate::{DeviceId, Paths, Server};
 
 /// A device that an operation works on. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,11 @@ impl Target {
         let script = self.recorded().get("script").cloned().unwrap_or_default();
         let request = Request::new(kind, action, id.fe.0, id.devid, script).own(own.0);
         keys.iter().fold(request, |request, (key, value)| request.recorded(key, value))
+    }
+
+    /// Whether a device model serves it.
+    pub(crate) fn is_of_model(&self) -> bool {
+        self.id().be_kind.server() == Server::DeviceModel
     }
 
     /// Whether a script is recorded to have made something for it.

@@ -4,6 +4,7 @@ use xs_client::DomId;
 
 use super::{Force, Known, Remove, State};
 use crate::machine::{Charted, Claim, Frontend, Limits};
+use crate::operation::Target;
 use crate::{Cause, Kind, Removal, Which};
 
 impl Charted for Remove {
@@ -44,6 +45,10 @@ impl Charted for Remove {
             match target.is_some_and(|target| next < target.runs()) {
                 true => "a script is left",
                 false => "no script is left",
+            },
+            match target.is_some_and(Target::is_of_model) {
+                true => "QEMU serves it",
+                false => "the kernel serves it",
             },
             match target.is_some_and(|target| target.config().is_some()) {
                 true => "libxl keeps a configuration",
