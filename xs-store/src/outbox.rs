@@ -115,8 +115,9 @@ impl Outbox {
         let payload = start + HEADER_LEN..bytes.len();
         let hash = |event: &Range<usize>| hasher.hash_one(&bytes[event.clone()]);
         let same = |event: &Range<usize>| bytes[event.clone()] == bytes[payload.clone()];
-        if self.events.find(hash(&payload), same).is_none() {
-            self.events.insert_unique(hash(&payload), payload, hash);
+        let hashed = hash(&payload);
+        if self.events.find(hashed, same).is_none() {
+            self.events.insert_unique(hashed, payload, hash);
         } else if merge == Merge::Yes {
             self.bytes.truncate(start);
             return 0;

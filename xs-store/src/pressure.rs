@@ -16,7 +16,7 @@
 //! bound, where guests leave three quarters to what others change; then there is one for each of
 //! its watches, which names the path that is watched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use xs_proto::DomId;
@@ -33,8 +33,11 @@ const GUEST_MAX: usize = 64 << 10;
 /// The same of a privileged connection.
 const PRIVILEGED_MAX: usize = 1 << 20;
 
+/// How many requests that are done wait for earlier ones, before they are taken out of the middle.
+const DONE_KEPT: usize = 64;
+
 /// Who causes events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     Guest(DomId),
     Privileged(ConnId),
@@ -43,8 +46,10 @@ pub(crate) enum Source {
 /// A request that caused events.
 #[derive(Debug)]
 struct Open {
+    /// Its number. Later ones have higher numbers.
+    request: u64,
     source: Source,
-    /// How many connections have output of it unsent.
+    /// How many connections have output of it unsent; with none it waits for earlier ones to be done.
     holders: usize,
     /// Of one watcher.
     bytes: usize,
@@ -59,14 +64,17 @@ struct Due {
 /// What is outstanding because of the events that somebody caused.
 #[derive(Debug, Default)]
 pub(crate) struct Pressure {
-    requests: HashMap<u64, Open>,
-    sources: HashMap<Source, Due>,
+    /// In the order of their numbers, in which most of them come to their end.
+    requests: VecDeque<Open>,
+    /// How many of them are done.
+    done: usize,
+    sources: BTreeMap<Source, Due>,
 }
 
 impl Pressure {
     /// A request has caused events, which so many connections hold, and one of them so many bytes.
     pub(crate) fn opened(&mut self, request: u64, source: Source, holders: usize, bytes: usize) {
-        self.requests.insert(request, Open { source, holders, bytes });
+        self.requests.push_back(Open { request, source, holders, bytes });
         let due = self.sources.entry(source).or_default();
         due.requests += 1;
         due.bytes += bytes;
@@ -75,13 +83,22 @@ impl Pressure {
     /// A connection has sent what it held of a request. One whose source has ended is not known any
     /// more.
     pub(crate) fn sent(&mut self, request: u64) {
-        let Some(open) = self.requests.get_mut(&request) else { return };
+        let Some(at) = self.find(request) else { return };
+        let open = &mut self.requests[at];
         open.holders -= 1;
         if open.holders > 0 {
             return;
         }
         let (source, bytes) = (open.source, open.bytes);
-        self.requests.remove(&request);
+        self.done += 1;
+        while self.requests.front().is_some_and(|open| open.holders == 0) {
+            self.requests.pop_front();
+            self.done -= 1;
+        }
+        if self.done > DONE_KEPT && self.done > self.requests.len() / 2 {
+            self.requests.retain(|open| open.holders > 0);
+            self.done = 0;
+        }
         if let Some(due) = self.sources.get_mut(&source) {
             due.requests -= 1;
             due.bytes -= bytes;
@@ -94,13 +111,20 @@ impl Pressure {
     /// Forgets a source that has ended.
     pub(crate) fn forget(&mut self, source: Source) {
         if self.sources.remove(&source).is_some() {
-            self.requests.retain(|_, open| open.source != source);
+            self.requests.retain(|open| open.source != source && open.holders > 0);
+            self.done = 0;
         }
     }
 
     /// Whether a request is one of a source.
     pub(crate) fn is_of(&self, request: u64, source: Source) -> bool {
-        self.requests.get(&request).is_some_and(|open| open.source == source)
+        self.find(request).is_some_and(|at| self.requests[at].source == source)
+    }
+
+    /// Where a request is that is outstanding.
+    fn find(&self, request: u64) -> Option<usize> {
+        let at = self.requests.binary_search_by_key(&request, |open| open.request).ok()?;
+        (self.requests[at].holders > 0).then_some(at)
     }
 
     /// How many requests of a source are outstanding because of their events.
@@ -139,6 +163,20 @@ mod tests {
         pressure.sent(1);
         assert_eq!(pressure.requests(GUEST), 0);
         assert!(pressure.sources.is_empty() && pressure.requests.is_empty());
+    }
+
+    #[test]
+    fn what_is_done_is_forgotten_also_behind_what_is_not() {
+        let mut pressure = Pressure::default();
+        pressure.opened(0, OTHER, 1, 1);
+        for request in 1..10_000 {
+            pressure.opened(request, GUEST, 1, 1);
+            pressure.sent(request);
+            assert!(!pressure.is_of(request, GUEST) && pressure.is_of(0, OTHER));
+        }
+        assert!(pressure.requests.len() < 1000, "{}", pressure.requests.len());
+        pressure.sent(0);
+        assert!(pressure.requests.is_empty() && pressure.done == 0);
     }
 
     #[test]

@@ -67,9 +67,9 @@ impl Core {
     pub(crate) fn finish(&mut self, id: ConnId) -> bool {
         let Waiting { mut holders, bytes, .. } = self.waiting;
         let Some(source) = self.waiting.source.take().filter(|_| holders > 0) else { return false };
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
         let with_reply = matches!(source, Source::Guest(_));
         if with_reply {
+            let Some(connection) = self.connections.get_mut(&id) else { return false };
             holders += usize::from(connection.output.owe(self.requests, 0).0);
         }
         self.waiting.pressure.opened(self.requests, source, holders, bytes);

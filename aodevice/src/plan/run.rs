@@ -130,11 +130,8 @@ impl Worker {
             ended = all => ended,
             () = late => unreachable!("a deadline cancels, and waits"),
         };
-        let undone = if tally.first_failure.is_some() && self.plan.undo {
-            self.undo(&tally).await
-        } else {
-            Vec::new()
-        };
+        let incomplete = tally.ended.iter().any(|ended| !matches!(ended, Some(Ok(_))));
+        let undone = if incomplete && self.plan.undo { self.undo(&tally).await } else { Vec::new() };
         let devices = tally.ended.iter_mut().enumerate();
         let devices = devices.map(|(index, ended)| self.ended(index, ended.take())).collect();
         Outcome {

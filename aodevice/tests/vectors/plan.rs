@@ -146,6 +146,26 @@ async fn one_deadline_for_all() {
     assert_eq!(world.dump().await, before);
 }
 
+/// What is cancelled before all has begun is undone as well.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_begun_is_a_reason_to_undo() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    let cancel = CancellationToken::new();
+    let plan = Plan::add(GUEST, additions([disk_named("xvda"), nic()])).undo(true);
+    let mut run = plan.run(&world.toolstack, &cancel);
+    while let Some(progress) = run.next().await {
+        if matches!(progress, Progress::Ended(0, _)) {
+            cancel.cancel();
+        }
+    }
+    let outcome = run.finish().await;
+    assert_eq!(words(&outcome.devices)[0], "done");
+    assert!(!outcome.is_done() && outcome.undone.len() == 1, "{outcome:?}");
+    assert_eq!(world.dump().await, before);
+}
+
 /// Ten devices of a domain that goes, one of whose scripts hangs, and one of a kind that is not served.
 /// B-31, B-53.
 #[tokio::test(start_paused = true)]
