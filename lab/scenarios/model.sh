@@ -3,33 +3,13 @@
 # needs qemu
 . ./common.sh
 . lib/qemu.sh
-plan 67
+. lib/qemu-pv.sh
+plan 70
 
-ROOT=$LAB/root.img
-HOT=$LAB/hot.img
-HOT_ID=51728 # of xvdb
-HOT_DISK="format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$HOT"
-QCOW2=$LAB/hot.qcow2
-image_of "$ROOT" root
-image_of "$HOT" hot
-qemu-img create -q -f qcow2 "$QCOW2" 8M
-
-start_guest() { # NAME [LINE]: a PV guest with a disk of QEMU, without which there would be none; sets DOMID and QEMU
-    guest_create "$1" pv << EOT
-disk = ['format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=$ROOT']
-${2:-}
-EOT
-    expect_up "$1"
-    DOMID=$(guest_domid "$1")
-    QEMU=$(node "/local/domain/$DOMID/image/device-model-pid")
-    BACKEND=$(backend "$DOMID" qdisk "$HOT_ID")
+begin() { # NAME [LINE]: starts a guest, and notes what the store has of it
+    start_guest "$@"
     BEFORE=$LAB/$1.before
-    wait_until 20 connected 51712
     domain_dump "$DOMID" "$BEFORE"
-}
-
-connected() { # DEVID
-    node_is "$(backend "$DOMID" qdisk "$1")/state" 4 && node_is "$(frontend "$DOMID" vbd "$1")/state" 4
 }
 
 tree_of() { # FILE: what an attach has added, but for what the ends find out anew
@@ -39,7 +19,7 @@ tree_of() { # FILE: what an attach has added, but for what the ends find out ane
 
 ### The same tree as xl's, key by key, and what the one attached the other detaches.
 
-start_guest p
+begin p
 expect_timed 0 xl-attached xl block-attach p "$HOT_DISK"
 wait_until 20 connected "$HOT_ID"
 tree_of "$LAB/by-xl"
@@ -107,7 +87,7 @@ expect_nothing_left "$DOMID" killed-nothing-left
 end_of() { # NAME COMMAND...
     local name=$1
     shift
-    start_guest "$name" "vfb = ['type=vnc,vncunused=1']"
+    begin "$name" "vfb = ['type=vnc,vncunused=1']"
     expect_exit 0 "$name-attached" xendev block-attach --wait connected "$name" "$QCOW2,qcow2,xvdb"
     expect_exit 0 "$name-phy-attached" xendev block-attach --wait connected "$name" "format=raw,vdev=xvdc,access=rw,target=$IMAGE"
     expect_timed 0 "$name-ended" "$@"

@@ -1,35 +1,9 @@
 # Disks that QEMU serves to PV guests, as xl makes and removes them: the store, the images, and QEMUs that die.
-# needs xendev
 # needs qemu
 . ./common.sh
 . lib/qemu.sh
-plan 99
-
-ROOT=$LAB/root.img
-HOT=$LAB/hot.img
-HOT_ID=51728 # of xvdb
-HOT_DISK="format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$HOT"
-QCOW2=$LAB/hot.qcow2
-image_of "$ROOT" root
-image_of "$HOT" hot
-qemu-img create -q -f qcow2 "$QCOW2" 8M
-
-start_guest() { # NAME [LINE]: a PV guest with a disk of QEMU, without which there would be none; sets DOMID and QEMU
-    guest_create "$1" pv << EOT
-disk = ['format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=$ROOT']
-${2:-}
-EOT
-    expect_up "$1"
-    DOMID=$(guest_domid "$1")
-    QEMU=$(node "/local/domain/$DOMID/image/device-model-pid")
-    BACKEND=$(backend "$DOMID" qdisk "$HOT_ID")
-    FRONTEND=$(frontend "$DOMID" vbd "$HOT_ID")
-    check "$1-first-disk-connected" "not both ends are in state 4" wait_until 20 connected "$DISK_ID"
-}
-
-connected() { # DEVID
-    node_is "$(backend "$DOMID" qdisk "$1")/state" 4 && node_is "$(frontend "$DOMID" vbd "$1")/state" 4
-}
+. lib/qemu-pv.sh
+plan 89
 
 attach_hot() { # NAME: by xl, until both ends are connected
     expect_exit 0 "$1-attached" xl block-attach "$DOMID" "$HOT_DISK"
@@ -125,30 +99,10 @@ expect_timed 1 bad-image-detach-fails xl block-detach p xvdb
 expect_timed 1 bad-image-detached-by-force xl block-detach -f p xvdb
 expect_domain "$DOMID" "$BEFORE" bad-image-store-as-before
 
-### What xendev does not serve, it refuses and leaves alone.
-
-attach_hot xendev
-domain_dump "$DOMID" "$LAB/hot.domain"
-for command in list 'list --json'; do
-    # shellcheck disable=SC2086 # several words
-    limited xendev block-$command p
-    artifact "xendev-${command// --/-}" "$OUT"
-    [ "$command" != list ] || cp "$OUT" "$LAB/list.xendev"
-done
-limited xl block-list p
-expect_same "$OUT" "$LAB/list.xendev" xendev-lists-as-xl
-expect_exit 1 xendev-qcow2-refused xendev block-attach p "$QCOW2,qcow2,xvdc"
-expect_stderr "not served yet" xendev-qcow2-refused-is-told
-expect_exit 1 xendev-raw-refused xendev block-attach p "format=raw,vdev=xvdc,access=rw,backendtype=qdisk,target=$IMAGE"
-expect_stderr "not served yet" xendev-raw-refused-is-told
-expect_exit 1 xendev-detach-refused xendev block-detach p xvdb
-expect_stderr "are served" xendev-detach-refused-is-told
-expect_exit 1 xendev-detach-by-force-refused xendev block-detach -f p xvdb
-expect_domain "$DOMID" "$LAB/hot.domain" xendev-store-as-before
-check xendev-image-open "QEMU has closed it" holds "$QEMU" "$HOT"
-
 ### A QEMU that is told to end takes its disks along, and xl does not notice that it is gone.
 
+attach_hot hangup
+domain_dump "$DOMID" "$LAB/hot.domain"
 kill -HUP "$QEMU"
 follow "$DOMID" "$HOT_ID" "$QEMU" "$HOT" 10
 check hangup-ended "QEMU runs" wait_until 10 model_is_gone
