@@ -234,6 +234,15 @@ pub(crate) struct NetworkAttachArgs {
     pub(crate) attaching: Attaching,
 }
 
+/// The limits of removals.
+fn letting_go(close: Duration, script: Duration, others: &Others) -> Limits {
+    let mut limits = Limits::default();
+    limits.close = close;
+    limits.owner = others.owner_timeout;
+    limits.scripts = limits.scripts.deadline(script);
+    limits
+}
+
 /// What all detaching has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Detaching {
@@ -258,11 +267,7 @@ impl Detaching {
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        limits.close = self.timeout;
-        limits.owner = self.others.owner_timeout;
-        limits.scripts = limits.scripts.deadline(self.script_timeout);
-        limits
+        letting_go(self.timeout, self.script_timeout, &self.others)
     }
 }
 
@@ -325,11 +330,7 @@ pub(crate) struct DestroyArgs {
 
 impl DestroyArgs {
     pub(crate) fn limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        limits.close = self.timeout;
-        limits.owner = self.others.owner_timeout;
-        limits.scripts = limits.scripts.deadline(self.script_timeout);
-        limits
+        letting_go(self.timeout, self.script_timeout, &self.others)
     }
 
     /// Whether the owners of operations that are under way are asked to cancel them.

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::members::Members;
-use super::{BackendKind, KindInfo, Recorded, Spec, vkb};
+use super::{BackendKind, KindInfo, Spec, vkb};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
@@ -14,18 +14,9 @@ use crate::{Cause, DeviceId, Guest, Tree};
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vfb",
     backends: &[BackendKind::Vfb],
-    backend_module: "none: QEMU serves it",
     frontend_module: "xen-fbfront",
-    id_name: |devid| devid.to_string(),
-    listed: &[],
-    made: &[],
-    outlives_backend: false,
-    libxl: Listing { array: "vfbs", ..vkb::INFO.libxl },
-    runs: |_| &[],
-    unreported: |_| None,
-    numbers: None,
-    target: |_| None,
-    undo: |_, _| Some(Recorded::new()),
+    libxl: Listing::by_devid("vfbs"),
+    ..vkb::INFO
 };
 
 /// A VNC server.

@@ -20,16 +20,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
     listed: &[],
     made: &[],
     outlives_backend: false,
-    libxl: Listing {
-        array: "vkbs",
-        devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
-        complete: |devid, entry| {
-            if entry.insert("devid".to_owned(), devid.into()).is_none() {
-                // It was not said. libxl has it first.
-                entry.shift_insert(0, "devid".to_owned(), devid.into());
-            }
-        },
-    },
+    libxl: Listing::by_devid("vkbs"),
     runs: |_| &[],
     unreported: |_| None,
     numbers: None,

@@ -19,6 +19,22 @@ pub(crate) struct Listing {
     pub(crate) complete: fn(u32, &mut Map<String, Value>),
 }
 
+impl Listing {
+    /// A listing whose entries hold their device id.
+    pub(crate) const fn by_devid(array: &'static str) -> Self {
+        Self {
+            array,
+            devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
+            complete: |devid, entry| {
+                if entry.insert("devid".to_owned(), devid.into()).is_none() {
+                    // It was not said. libxl has it first.
+                    entry.shift_insert(0, "devid".to_owned(), devid.into());
+                }
+            },
+        }
+    }
+}
+
 /// The members of a configuration in libxl's order, as far as a new array has to find its place there.
 const MEMBERS: [&str; 23] = [
     "c_info",

@@ -27,6 +27,8 @@ use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
+const BY_DEVID: Listing = Listing::by_devid("nics");
+
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vif",
     backends: &[BackendKind::Vif],
@@ -44,15 +46,11 @@ pub(crate) const INFO: KindInfo = KindInfo {
     made: &[],
     outlives_backend: false,
     libxl: Listing {
-        array: "nics",
-        devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
         complete: |devid, entry| {
-            if entry.insert("devid".to_owned(), devid.into()).is_none() {
-                // It was not said. libxl has it first.
-                entry.shift_insert(0, "devid".to_owned(), devid.into());
-            }
+            (BY_DEVID.complete)(devid, entry);
             entry.entry("nictype").or_insert_with(|| "vif".into());
         },
+        ..BY_DEVID
     },
     runs: |keys| match keys.get("type").map(String::as_str) {
         Some("vif_ioemu") => &[hotplug::Kind::VifIoemu, hotplug::Kind::Tap],
