@@ -33,6 +33,9 @@ const GUEST_MAX: usize = 64 << 10;
 /// The same of a privileged connection.
 const PRIVILEGED_MAX: usize = 1 << 20;
 
+/// Bytes of events from which on requests that follow each other are not counted as one any more.
+const SERIES_MAX: usize = 64 << 10;
+
 /// How many requests that are done wait for earlier ones, before they are taken out of the middle.
 const DONE_KEPT: usize = 64;
 
@@ -43,10 +46,10 @@ pub(crate) enum Source {
     Privileged(ConnId),
 }
 
-/// A request that caused events.
+/// A request that caused events, or some that follow each other: see [`Pressure::counts_as`].
 #[derive(Debug)]
 struct Open {
-    /// Its number. Later ones have higher numbers.
+    /// Its number, or that of the first. Later ones have higher numbers.
     request: u64,
     source: Source,
     /// How many connections have output of it unsent; with none it waits for earlier ones to be done.
@@ -72,12 +75,35 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// A request has caused events, which so many connections hold, and one of them so many bytes.
-    pub(crate) fn opened(&mut self, request: u64, source: Source, holders: usize, bytes: usize) {
-        self.requests.push_back(Open { request, source, holders, bytes });
+    /// As which request one that begins is counted. A privileged connection's may be any number, so those that follow
+    /// each other are counted as one, up to some bytes: it is cheaper.
+    pub(crate) fn counts_as(&self, request: u64, source: Source) -> u64 {
+        let is_same = |last: &&Open| last.source == source && last.holders > 0 && last.bytes < SERIES_MAX;
+        match source {
+            Source::Guest(_) => request,
+            Source::Privileged(_) => {
+                self.requests.back().filter(is_same).map_or(request, |last| last.request)
+            }
+        }
+    }
+
+    /// A request has caused events, which so many more connections hold by now, and one of them so many bytes.
+    pub(crate) fn caused(&mut self, request: u64, source: Source, holders: usize, bytes: usize) {
+        let more = match self.requests.back_mut().filter(|last| last.request == request) {
+            Some(last) => {
+                last.holders += holders;
+                let more = bytes.saturating_sub(last.bytes);
+                last.bytes += more;
+                Due { requests: 0, bytes: more }
+            }
+            None => {
+                self.requests.push_back(Open { request, source, holders, bytes });
+                Due { requests: 1, bytes }
+            }
+        };
         let due = self.sources.entry(source).or_default();
-        due.requests += 1;
-        due.bytes += bytes;
+        due.requests += more.requests;
+        due.bytes += more.bytes;
     }
 
     /// A connection has sent what it held of a request. One whose source has ended is not known any
@@ -152,8 +178,8 @@ mod tests {
     #[test]
     fn a_request_is_outstanding_until_the_last_of_its_events_is_sent() {
         let mut pressure = Pressure::default();
-        pressure.opened(1, GUEST, 2, 100);
-        pressure.opened(2, GUEST, 1, GUEST_MAX);
+        pressure.caused(1, GUEST, 2, 100);
+        pressure.caused(2, GUEST, 1, GUEST_MAX);
         assert_eq!(pressure.requests(GUEST), 2);
         assert!(pressure.is_over(GUEST) && !pressure.is_over(OTHER));
         pressure.sent(1);
@@ -168,9 +194,9 @@ mod tests {
     #[test]
     fn what_is_done_is_forgotten_also_behind_what_is_not() {
         let mut pressure = Pressure::default();
-        pressure.opened(0, OTHER, 1, 1);
+        pressure.caused(0, OTHER, 1, 1);
         for request in 1..10_000 {
-            pressure.opened(request, GUEST, 1, 1);
+            pressure.caused(request, GUEST, 1, 1);
             pressure.sent(request);
             assert!(!pressure.is_of(request, GUEST) && pressure.is_of(0, OTHER));
         }
@@ -180,12 +206,34 @@ mod tests {
     }
 
     #[test]
+    fn privileged_requests_that_follow_each_other_count_as_one() {
+        const DOM0: Source = Source::Privileged(ConnId(1));
+        let mut pressure = Pressure::default();
+        assert_eq!(pressure.counts_as(1, DOM0), 1);
+        pressure.caused(1, DOM0, 1, 100);
+        assert_eq!((pressure.counts_as(2, DOM0), pressure.counts_as(2, GUEST)), (1, 2));
+        // The second is for the same watcher, which now has more, and for another one.
+        pressure.caused(1, DOM0, 1, 300);
+        assert_eq!(pressure.sources[&DOM0], Due { requests: 1, bytes: 300 });
+        pressure.sent(1);
+        assert!(pressure.is_of(1, DOM0));
+        pressure.caused(3, GUEST, 1, 10);
+        assert_eq!(pressure.counts_as(4, DOM0), 4, "another one's is between them");
+        pressure.caused(4, DOM0, 1, SERIES_MAX);
+        assert_eq!(pressure.counts_as(5, DOM0), 5, "enough of them");
+        for request in [1, 3, 4] {
+            pressure.sent(request);
+        }
+        assert!(pressure.sources.is_empty() && pressure.requests.is_empty());
+    }
+
+    #[test]
     fn the_next_domain_of_a_number_owes_nothing() {
         let mut pressure = Pressure::default();
-        pressure.opened(1, GUEST, 1, 100);
-        pressure.opened(2, OTHER, 1, 100);
+        pressure.caused(1, GUEST, 1, 100);
+        pressure.caused(2, OTHER, 1, 100);
         pressure.forget(GUEST);
-        pressure.opened(3, GUEST, 1, 100);
+        pressure.caused(3, GUEST, 1, 100);
         pressure.sent(1);
         assert_eq!((pressure.requests(GUEST), pressure.requests(OTHER)), (1, 1));
     }

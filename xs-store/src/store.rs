@@ -156,7 +156,7 @@ impl Core {
             Ok(Request::Watch { path, token, .. }) => Some((path.clone(), token.clone())),
             _ => None,
         };
-        self.waiting.begin(source);
+        self.waiting.begin(self.requests, source);
         let result = self.answer(id, &caller, op, tx_id, request);
         let caused = self.finish(id);
         let Some(connection) = self.connection(id) else { return };

@@ -22,6 +22,8 @@ pub(crate) struct Waiting {
     /// Whose request is carried out, and what it has caused so far. Nobody has caused what happens
     /// to domains.
     source: Option<Source>,
+    /// As which request it is counted.
+    request: u64,
     holders: usize,
     /// For one of them: the most.
     bytes: usize,
@@ -29,8 +31,9 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// A request begins.
-    pub(crate) fn begin(&mut self, source: Source) {
+    pub(crate) fn begin(&mut self, request: u64, source: Source) {
         self.source = Some(source);
+        self.request = self.pressure.counts_as(request, source);
         (self.holders, self.bytes) = (0, 0);
     }
 
@@ -56,7 +59,7 @@ impl Core {
             None => false,
         };
         if counts && bytes > 0 {
-            let (new, bytes) = connection.output.owe(self.requests, bytes);
+            let (new, bytes) = connection.output.owe(self.waiting.request, bytes);
             self.waiting.holders += usize::from(new);
             self.waiting.bytes = self.waiting.bytes.max(bytes);
         }
@@ -65,14 +68,14 @@ impl Core {
     /// A request has been carried out; its reply comes next. Returns whether the reply counts with
     /// the events.
     pub(crate) fn finish(&mut self, id: ConnId) -> bool {
-        let Waiting { mut holders, bytes, .. } = self.waiting;
-        let Some(source) = self.waiting.source.take().filter(|_| holders > 0) else { return false };
+        let Waiting { request, mut holders, bytes, .. } = self.waiting;
+        let Some(source) = self.waiting.source.take().filter(|_| bytes > 0) else { return false };
         let with_reply = matches!(source, Source::Guest(_));
         if with_reply {
             let Some(connection) = self.connections.get_mut(&id) else { return false };
-            holders += usize::from(connection.output.owe(self.requests, 0).0);
+            holders += usize::from(connection.output.owe(request, 0).0);
         }
-        self.waiting.pressure.opened(self.requests, source, holders, bytes);
+        self.waiting.pressure.caused(request, source, holders, bytes);
         with_reply
     }
 
