@@ -157,7 +157,7 @@ impl TestDomains {
                 let _ = self.bell.send_to(b"n", self.folder.guest_socket(*domid));
             }
             if turn == Turn::Gone {
-                state.tasks.remove(&guest.conn());
+                disconnect(&mut state, guest);
                 self.guests.remove(domid);
             }
             turn == Turn::More
@@ -176,9 +176,17 @@ impl TestDomains {
             }
             let conn = state.core.connect(domid, false);
             state.tasks.insert(conn, self.wake.clone());
-            self.guests.insert(domid, Guest::new(conn, end));
+            if let Some(before) = self.guests.insert(domid, Guest::new(conn, end)) {
+                disconnect(state, &before);
+            }
         }
     }
+}
+
+/// Forgets the connection of a domain that has ended.
+fn disconnect(state: &mut State, guest: &Guest) {
+    state.core.disconnect(guest.conn());
+    state.tasks.remove(&guest.conn());
 }
 
 /// Ends when who waits since then has waited for long enough.
@@ -186,5 +194,34 @@ async fn patience(since: Option<Instant>) {
     match since {
         Some(since) => sleep_until(since + PATIENCE).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_domain_that_has_ended_leaves_no_connection() {
+        const DOMID: DomId = DomId(7);
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        std::fs::write(file("ring7"), [0; 4096]).unwrap();
+        std::fs::write(file("dom7"), "").unwrap();
+        let store = Store::new();
+        let mut domains = TestDomains::new(&store, directory.path()).unwrap();
+        // Its end is noticed before the next one of its number is introduced, or only then.
+        for noticed in [true, false, true] {
+            store.lock().core.domains.connect(DOMID).unwrap();
+            store.introduce(DOMID);
+            domains.round(&mut BTreeSet::from([DOMID]));
+            assert_eq!(store.lock().core.connections().count(), 1);
+            store.release(DOMID);
+            if noticed {
+                domains.round(&mut BTreeSet::from([DOMID]));
+                assert_eq!(store.lock().core.connections().count(), 0);
+                assert!(store.lock().tasks.is_empty());
+            }
+        }
     }
 }
