@@ -103,6 +103,8 @@ enum Until {
     Script,
     /// The guest has connected
     Connected,
+    /// The nodes are written, of a device that the domain's device model will serve when it runs
+    Tree,
 }
 
 /// Parses a time limit. A number that overflows a [`Duration`] means no limit, `Duration::MAX`.
@@ -181,6 +183,7 @@ impl Attaching {
         let wait_for = match self.wait {
             Until::Script => WaitFor::Script,
             Until::Connected => WaitFor::Connected,
+            Until::Tree => WaitFor::Tree,
         };
         Addition::from(wait_for).take_over(self.others.take_over)
     }

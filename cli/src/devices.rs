@@ -85,7 +85,7 @@ async fn dry_run(
     let fe = domain(&world.client, guest).await?;
     let toolstack = world.toolstack(attaching.limits()).await?;
     let tried = format!("cannot tell what attaching to domain {fe} would do");
-    let preview = unless_cancelled(tried, toolstack.preview(fe, device)).await??;
+    let preview = unless_cancelled(tried, toolstack.preview(fe, device, attaching.addition())).await??;
     output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(preview));
     Ok(Exit::Done)
 }

@@ -73,7 +73,7 @@ pub(super) fn walk<M: Charted>() -> Seen {
                 seen.ignored.push((machine.state(), format!("{event:?}")));
             }
             if let Some(what) = what(&machine, event) {
-                let (from, facts, to) = (machine.state(), machine.facts(), next.state());
+                let (from, facts, to) = (machine.state(), machine.facts(event), next.state());
                 seen.samples.push(Sample { from, what, facts, to, warns });
             }
             waiting.push_back((next, Some(asks)));

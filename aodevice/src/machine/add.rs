@@ -27,7 +27,7 @@ use super::{
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Addition, Cause, Device, Warning, Which};
+use crate::{Addition, Cause, Device, Server, Warning, Which};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub enum WaitFor {
     Script,
     /// When the backend says that the guest has connected.
     Connected,
+    /// When the nodes are written, if the guest's device model is to serve the device, which need not run yet; else
+    /// as [`Script`](Self::Script). For a domain that is being created: its device model takes up at its start what
+    /// is there by then.
+    Tree,
 }
 
 /// Where an add stands.
@@ -127,7 +131,11 @@ impl Add {
         match created {
             Created::Done(target) => {
                 self.created = true;
-                self.on_target(target, Known::WaitingForBackend);
+                if self.is_served(&target) {
+                    self.on_target(target, Known::WaitingForBackend);
+                } else {
+                    self.enter(target);
+                }
             }
             Created::Unsure(target, cause) => {
                 (self.created, self.unsure) = (true, true);
@@ -140,6 +148,11 @@ impl Add {
             Created::Failed(cause, Some(target)) => self.fail(target, cause),
             Created::Failed(cause, None) => self.end(cause),
         }
+    }
+
+    /// Whether somebody is to have taken the device up when this is done.
+    fn is_served(&self, target: &Target) -> bool {
+        self.addition.wait_for != WaitFor::Tree || target.id().be_kind.server() == Server::Kernel
     }
 
     fn recover(&mut self, which: Which) {
@@ -289,7 +302,7 @@ impl Add {
     fn asks(&self) -> Action {
         match &self.state {
             State::Idle | State::Done => Action::Finish,
-            State::Checking => Action::Check(self.fe, self.device.clone()),
+            State::Checking => Action::Check(self.fe, self.device.clone(), self.addition.wait_for),
             State::Creating => Action::Create(self.fe, self.device.clone()),
             State::WaitingForOwner(which, occupant) => Action::AwaitOwner {
                 which: *which,
@@ -303,7 +316,7 @@ impl Add {
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Add, index: *index },
                     Known::WaitingForGuest => await_backend(Goal::CONNECTED, self.limits.connect),
                     Known::Entering => Step::Enter(self.device.clone()),
-                    Known::Settling => Step::Settle,
+                    Known::Settling => Step::Settle { served: self.is_served(target) },
                     Known::Observing => Step::Observe,
                     Known::Closing => Step::Close(Claim::Kept, Frontend::DeleteIfIdle),
                     Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),

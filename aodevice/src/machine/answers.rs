@@ -19,7 +19,7 @@ impl Action {
                 Step::Destroy => matches!(event, Event::Destroyed(_)),
                 Step::Enter(_) => matches!(event, Event::Entered(_)),
                 Step::Strike => matches!(event, Event::Struck(_)),
-                Step::Settle => matches!(event, Event::Settled(_)),
+                Step::Settle { .. } => matches!(event, Event::Settled(_)),
                 Step::Observe => matches!(event, Event::Observed),
                 Step::Leave => matches!(event, Event::Left),
             },

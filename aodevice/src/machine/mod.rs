@@ -53,9 +53,9 @@ pub(crate) trait Charted: Machine + Clone + fmt::Debug {
     /// One that has not begun, in every configuration in which it may go another way.
     fn configurations() -> Vec<Self>;
 
-    /// What it knows besides its state and decides by, as the guards of its transitions say it: always the
-    /// same questions in the same order.
-    fn facts(&self) -> Vec<&'static str>;
+    /// What it knows besides its state, or learns with an event, and decides by, as the guards of its transitions
+    /// say it: always the same questions in the same order.
+    fn facts(&self, event: &Event) -> Vec<&'static str>;
 
     /// Forgets what it only reports: why it failed, and its warnings.
     fn forget_reports(&mut self);
@@ -174,8 +174,8 @@ impl fmt::Display for Until {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// See that what the device needs in this domain is there.
-    Check(DomId, Arc<Device>),
+    /// See that what the device needs in this domain is there: what is waited for must be able to come.
+    Check(DomId, Arc<Device>, WaitFor),
     /// Write the device's tree, in one transaction, if nothing stands in the way.
     Create(DomId, Arc<Device>),
     /// Find out what is known of the device.
@@ -233,7 +233,10 @@ pub enum Step {
     /// Strike the device out of libxl's configuration of its domain, unless it is back.
     Strike,
     /// Remove the operation record: the device is as it should be.
-    Settle,
+    Settle {
+        /// Whether its backend must be ready for that.
+        served: bool,
+    },
     /// Look at both ends, for the report.
     Observe,
     /// Note in the operation record, if it is ours, that nobody works on the device any more.

@@ -49,7 +49,7 @@ impl fmt::Display for Step {
             Self::Destroy => "remove the device's nodes",
             Self::Enter(_) => "enter the device into libxl's configuration of the domain",
             Self::Strike => "strike the device out of libxl's configuration of the domain",
-            Self::Settle => "remove the operation record",
+            Self::Settle { .. } => "remove the operation record",
             Self::Observe => "look at both ends, for the report",
             Self::Leave => "note that nobody works on the device any more",
         })

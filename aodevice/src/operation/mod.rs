@@ -146,8 +146,8 @@ impl<'a> Job<'a> {
     async fn carry_out(&mut self, action: Action, cancel: Cancel<'_>) -> Event {
         let client = &self.toolstack.client;
         match action {
-            Action::Check(fe, device) => {
-                let checked = async { self.toolstack.check(fe, &device).await.map(drop) };
+            Action::Check(fe, device, wait_for) => {
+                let checked = async { self.toolstack.check(fe, &device, wait_for).await.map(drop) };
                 Event::Checked(wait::unless_cancelled(checked, cancel).await)
             }
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
@@ -204,7 +204,7 @@ impl<'a> Job<'a> {
             Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
             Step::Strike => Event::Struck(self.strike(target, cancel).await),
-            Step::Settle => Event::Settled(self.settle(target).await),
+            Step::Settle { served } => Event::Settled(self.settle(target, served).await),
             Step::Observe => {
                 // A store that cannot be read now has failed before, and that is the report.
                 let client = client.with_deadline(LAST_WORDS);
@@ -316,15 +316,16 @@ impl<'a> Job<'a> {
         Ok(Occupant { text, record, alive, seen })
     }
 
-    async fn settle(&self, target: &Target) -> Result<(), Cause> {
+    async fn settle(&self, target: &Target, served: bool) -> Result<(), Cause> {
         let (client, record) = (&self.toolstack.client, &self.record);
         if target.runs() > 0 {
             let mut keys = target.recorded().clone();
             keys.extend(self.made.clone());
             saved::finish(client, target.paths(), &keys).await?;
         }
-        let settled =
-            store::step(client, target, record, None, |seen| Ok(((), steps::settle(seen, record.token)?)));
+        let settled = store::step(client, target, record, None, |seen| {
+            Ok(((), steps::settle(seen, record.token, served)?))
+        });
         settled.await?;
         if let Err(cause) = saved::sweep(client).await {
             debug!(%cause, "copies of devices that are gone cannot be removed");

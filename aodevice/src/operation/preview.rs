@@ -10,7 +10,10 @@ use super::model::Model;
 use super::steps::Obstacle;
 use super::{Target, files, place, steps};
 use crate::report::Named;
-use crate::{Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, guest};
+use crate::{
+    Addition, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, WaitFor,
+    guest,
+};
 
 /// What an add would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,9 +89,14 @@ impl Toolstack {
     ///
     /// Whatever `add` would fail with before it writes anything. What only others could make it fail with,
     /// such as an operation that is under way, is not among it.
-    pub async fn preview(&self, fe: DomId, device: &Device) -> Result<Preview, Box<Failure>> {
+    pub async fn preview(
+        &self,
+        fe: DomId,
+        device: &Device,
+        addition: impl Into<Addition>,
+    ) -> Result<Preview, Box<Failure>> {
         let device = device.settled();
-        self.preview_settled(fe, &device).await.map_err(|cause| {
+        self.preview_settled(fe, &device, addition.into()).await.map_err(|cause| {
             Box::new(Failure {
                 operation: Operation::Attach,
                 device: Named::of_device(fe, &device),
@@ -100,8 +108,13 @@ impl Toolstack {
         })
     }
 
-    async fn preview_settled(&self, fe: DomId, device: &Device) -> Result<Preview, Cause> {
-        let guest = self.check(fe, device).await?;
+    async fn preview_settled(
+        &self,
+        fe: DomId,
+        device: &Device,
+        addition: Addition,
+    ) -> Result<Preview, Cause> {
+        let guest = self.check(fe, device, addition.wait_for).await?;
         let (id, seen) = place::find(&self.client, (fe, self.own), device, &guest).await?;
         match steps::create(&seen) {
             Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
@@ -137,11 +150,12 @@ impl Toolstack {
     }
 
     /// Sees that a domain runs and can have a device, and that what the device needs in this domain is there.
-    pub(crate) async fn check(&self, fe: DomId, device: &Device) -> Result<Guest, Cause> {
+    pub(crate) async fn check(&self, fe: DomId, device: &Device, wait_for: WaitFor) -> Result<Guest, Cause> {
         guest::must_run(&self.client, fe).await?;
         let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
         device.as_spec().check(&guest)?;
-        if device.as_spec().backend(&guest).server() == Server::DeviceModel
+        if wait_for != WaitFor::Tree
+            && device.as_spec().backend(&guest).server() == Server::DeviceModel
             && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
         {
             return Err(Cause::NoDeviceModel(fe));

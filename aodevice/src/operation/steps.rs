@@ -295,9 +295,17 @@ pub(crate) fn destroy(seen: &Seen, token: Token) -> (Destroyed, Vec<Change>) {
     }
 }
 
-/// Removes the record, if the device is as it should be: nobody works on it any more.
-pub(crate) fn settle(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
-    is_ready(seen, token)?;
+/// Removes the record, if the device is as it should be: nobody works on it any more. One that is not served yet
+/// only has to be there.
+pub(crate) fn settle(seen: &Seen, token: Token, served: bool) -> Result<Vec<Change>, Cause> {
+    if served {
+        is_ready(seen, token)?;
+    } else {
+        seen.is_to_be_had(token)?;
+        if !seen.be {
+            return Err(Cause::Vanished(Node::BackendState));
+        }
+    }
     Ok(vec![Change::Release])
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, list, vbd, vfb, vkb};
+use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, WaitFor, list, vbd, vfb, vkb};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
@@ -113,6 +113,51 @@ async fn a_guest_without_a_device_model_gets_no_disk_of_it() {
     assert!(matches!(failure.cause, Cause::NoDeviceModel(GUEST)), "{failure}");
     assert_eq!((failure.cause.code(), failure.hint()), ("no_device_model", Hint::UseKernelBackend));
     assert_eq!(world.dump().await, before);
+}
+
+/// While a domain is created its disks are added before its device model is started (3.7), and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_there_before_its_device_model_is_started() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let never = CancellationToken::new();
+    let planned = world.toolstack.preview(GUEST, &image(), WaitFor::Tree).await.unwrap();
+    let success = world.add_with(image(), WaitFor::Tree, &never).await.unwrap();
+    assert_eq!((success.id.be_kind, success.elapsed), (BackendKind::Qdisk, Duration::ZERO));
+    assert_eq!(planned.device, success.id);
+    assert_eq!(world.read(&format!("{BE}/state")).await, "1");
+    let failure = world.add_with(image(), WaitFor::Tree, &never).await.unwrap_err();
+    assert!(matches!(failure.cause, Cause::Exists), "{failure}");
+    // It is gone without anybody who would close it.
+    assert_eq!(warned(&world.remove(Force::Never).await.unwrap()), [""; 0]);
+    assert_eq!(world.dump().await, before);
+
+    world.add_with(image(), WaitFor::Tree, &never).await.unwrap();
+    world.write(MODEL, "running").await;
+    for state in ["2", "4"] {
+        says(&world, state).await;
+    }
+    let (ended, ()) = join!(world.remove(Force::Never), async {
+        world.exists(&format!("{LX}/op")).await;
+        says(&world, "6").await;
+    });
+    ended.unwrap();
+    assert!(!world.dump().await.iter().any(|line| line.contains("/qdisk")));
+}
+
+/// What a kernel serves is waited for all the same, as its script needs it.
+#[tokio::test(start_paused = true)]
+async fn the_disk_of_a_kernel_is_waited_for_before_a_device_model_is_there() {
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    let disk = crate::world::disk();
+    let (ended, ()) = join!(world.add_with(disk, WaitFor::Tree, &never), async {
+        world.exists(&format!("{FE}/state")).await;
+        world.at(1.0).await;
+        world.backend_says("2").await;
+    });
+    assert_eq!(tenths(ended.unwrap().elapsed), 1.0);
+    assert_eq!(world.scripts.runs().len(), 1);
 }
 
 /// libxl says that an image is attached which QEMU could not open.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use xs_client::DomId;
 
 use super::{Add, Known, Nodes, State, WaitFor};
-use crate::machine::{Charted, Limits};
+use crate::machine::{Charted, Created, Event, Limits};
 use crate::vif::Vif;
 use crate::{Addition, Cause, Device};
 
@@ -13,15 +13,16 @@ impl Charted for Add {
     const NAME: &'static str = "add";
 
     fn configurations() -> Vec<Self> {
-        let additions = [WaitFor::Script, WaitFor::Connected].map(Addition::from);
+        let additions = [WaitFor::Script, WaitFor::Connected, WaitFor::Tree].map(Addition::from);
         let additions = additions.into_iter().flat_map(|addition| [addition, addition.take_over(true)]);
         let device = Arc::new(Device::Vif(Vif::default()));
         additions.map(|addition| Self::new(DomId(1), device.clone(), addition, Limits::default())).collect()
     }
 
-    fn facts(&self) -> Vec<&'static str> {
-        let (target, known) = match &self.state {
-            State::On(target, known) => (Some(target), Some(known)),
+    fn facts(&self, event: &Event) -> Vec<&'static str> {
+        let (target, known) = match (&self.state, event) {
+            (State::On(target, known), _) => (Some(target), Some(known)),
+            (_, Event::Created(Created::Done(target))) => (Some(target), None),
             _ => (None, None),
         };
         let next = if let Some(Known::RunningScript(index)) = known { index + 1 } else { 0 };
@@ -35,9 +36,13 @@ impl Charted for Add {
                 true => "a script is to be undone",
                 false => "no script is to be undone",
             },
-            match self.addition.wait_for {
-                WaitFor::Script => "the guest is not waited for",
-                WaitFor::Connected => "the guest is waited for",
+            match self.addition.wait_for == WaitFor::Connected {
+                true => "the guest is waited for",
+                false => "the guest is not waited for",
+            },
+            match target.is_none_or(|target| self.is_served(target)) {
+                true => "who serves it is waited for",
+                false => "it is left to its device model",
             },
             match (self.created, self.unsure) {
                 (false, _) => "no nodes were written",

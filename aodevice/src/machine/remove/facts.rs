@@ -3,7 +3,7 @@
 use xs_client::DomId;
 
 use super::{Force, Known, Remove, State};
-use crate::machine::{Charted, Claim, Frontend, Limits};
+use crate::machine::{Charted, Claim, Event, Frontend, Limits};
 use crate::operation::Target;
 use crate::{Cause, Kind, Removal, Which};
 
@@ -18,7 +18,7 @@ impl Charted for Remove {
         removals.map(|removal| Self::new(which, removal, Limits::default())).collect()
     }
 
-    fn facts(&self) -> Vec<&'static str> {
+    fn facts(&self, _: &Event) -> Vec<&'static str> {
         let (target, known) = match &self.state {
             State::On(target, known) => (Some(target), Some(known)),
             _ => (None, None),

@@ -122,14 +122,16 @@ impl World {
                     Event::Destroyed(Ok(destroyed))
                 }),
                 Step::Enter(_) | Step::Strike => self.config_moves(index, &record, &step, next),
-                Step::Settle => event(&|world| match steps::settle(&world.seen(), token) {
-                    Ok(changes) => {
-                        world.apply(&record, &changes);
-                        (world.saved, world.unfinished) = (world.node, false);
-                        Event::Settled(Ok(()))
-                    }
-                    Err(cause) => Event::Settled(Err(cause)),
-                }),
+                Step::Settle { served } => {
+                    event(&|world| match steps::settle(&world.seen(), token, served) {
+                        Ok(changes) => {
+                            world.apply(&record, &changes);
+                            (world.saved, world.unfinished) = (world.node, false);
+                            Event::Settled(Ok(()))
+                        }
+                        Err(cause) => Event::Settled(Err(cause)),
+                    })
+                }
                 Step::Observe => event(&|_| Event::Observed),
                 Step::Leave => event(&|world| {
                     let changes = steps::leave(&world.seen(), token);
@@ -298,7 +300,7 @@ impl World {
         let limits = Limits::default();
         let mut running = match operation {
             Operation::Attach => {
-                Running::Add(Box::new(Add::new(WHICH.fe, device(), Addition::default(), limits)))
+                Running::Add(Box::new(Add::new(WHICH.fe, device(), Addition::from(self.wait_for), limits)))
             }
             Operation::Detach => {
                 Running::Remove(Box::new(Remove::new(WHICH, Removal::from(Force::Never), limits)))

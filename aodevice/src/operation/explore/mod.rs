@@ -79,6 +79,12 @@ fn explore_with_ends(todo: [&[Operation]; 2], attached: bool, deaths: usize) -> 
     explore_from(World { deaths, timeouts: 1 - deaths, ..world })
 }
 
+/// The same before the device model is started, which may happen at any moment.
+fn explore_creation(todo: [&[Operation]; 2], deaths: usize) -> usize {
+    let world = World::new(todo.map(<[Operation]>::to_vec), false).before_model();
+    explore_from(World { deaths, timeouts: 1 - deaths, ..world })
+}
+
 fn explore_from(world: World) -> usize {
     let xl = world.teardowns > 0;
     let mut seen: HashSet<String> = HashSet::new();
@@ -159,6 +165,23 @@ fn the_end_of_the_device_model_or_of_the_domain() {
             ([&[REMOVE], &[ADD]], true),
         ] {
             worlds += explore_with_ends(todo, attached, deaths);
+        }
+    }
+    assert!(worlds > 1_000, "{worlds}");
+}
+
+#[test]
+fn a_device_model_that_is_started_later() {
+    let mut worlds = 0;
+    for deaths in [0, 1] {
+        for todo in [
+            [&[ADD][..], &[][..]],
+            [&[ADD, REMOVE], &[]],
+            [&[ADD], &[REMOVE]],
+            [&[ADD], &[ADD]],
+            [&[ADD, REMOVE], &[ADD]],
+        ] {
+            worlds += explore_creation(todo, deaths);
         }
     }
     assert!(worlds > 1_000, "{worlds}");

@@ -12,7 +12,7 @@ use super::super::record::{Occupant, Record, Stage};
 use super::super::steps::{self, Change, Inputs, Seen};
 use crate::libxl::Userdata;
 use crate::machine::{Action, Add, Event, Machine, Purpose, Remove};
-use crate::{BackendKind, Cause, Device, DeviceId, Kind, Operation, Which, vbd};
+use crate::{BackendKind, Cause, Device, DeviceId, Kind, Operation, WaitFor, Which, vbd};
 
 /// The device.
 pub(super) const WHICH: Which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
@@ -107,8 +107,12 @@ pub(super) struct World {
     /// A script of a dead actor that the guard has not killed yet.
     pub(super) orphan: Option<(Instance, Purpose)>,
     pub(super) deaths: usize,
+    /// What the adds wait for.
+    pub(super) wait_for: WaitFor,
     /// Of the device model, and of the domain.
     pub(super) ends: usize,
+    /// Of the device model.
+    pub(super) starts: usize,
     pub(super) timeouts: usize,
     pub(super) teardowns: usize,
     /// Whether this is the time after all, when somebody cleans up.
@@ -159,7 +163,9 @@ impl World {
             effects: BTreeSet::new(),
             orphan: None,
             deaths: 0,
+            wait_for: WaitFor::Script,
             ends: 0,
+            starts: 0,
             timeouts: 1,
             teardowns: 0,
             later: false,
@@ -176,7 +182,13 @@ impl World {
         Self { mover, effects, node: None, saved: None, ends: 1, ..self }
     }
 
-    /// Whether who moves the backend is not there any more.
+    /// The same before the device model has been started.
+    pub(super) fn before_model(self) -> Self {
+        let mover = Mover::Model { alive: false };
+        Self { mover, starts: 1, wait_for: WaitFor::Tree, ..self.by_model() }
+    }
+
+    /// Whether who moves the backend is not there.
     pub(super) fn is_without_mover(&self) -> bool {
         self.mover == Mover::Model { alive: false }
     }
@@ -223,8 +235,10 @@ impl World {
 
     /// The device is as an add leaves it.
     pub(super) fn stands(&self) -> bool {
-        let is_up =
-            self.be.flatten().is_some_and(|state| steps::is_alive(state) && state != XenbusState::Closing);
+        let is_up = self.be.flatten().is_some_and(|state| match state {
+            XenbusState::Initialising => self.wait_for == WaitFor::Tree,
+            state => steps::is_alive(state) && state != XenbusState::Closing,
+        });
         is_up
             && self.lx
             && self.fe.is_some()
@@ -298,6 +312,9 @@ impl World {
                 next.push(Self { be: None, fe: None, ..killed.clone() });
                 next.push(killed);
             }
+        }
+        if self.starts > 0 && self.is_without_mover() {
+            next.push(Self { starts: 0, mover: Mover::Model { alive: true }, ..self.clone() });
         }
         if self.ends > 0 && self.home {
             // The store removes what the guest owns; its home, and its configuration, go with it.
