@@ -1,29 +1,25 @@
 //! Guests that make transactions of domain 0 fail, by writing again and again what those look at.
 //!
 //! A guest that writes at full speed wins every race with a transaction that takes as long as a few round trips.
-//! So when transactions of a privileged connection have failed a few times one after the other, the guests whose
-//! writes did that are not read until one succeeds, or for as long as anybody is made to wait. The C daemon limits
-//! the writes of all guests while any transaction is open, oxenstored charges the guest whose write was in the way;
-//! this is nearer to that, and needs no clock.
+//! So when transactions of a privileged connection have failed a few times one after the other, a guest that is in
+//! the way of its next one is not read until one succeeds, or for as long as anybody is made to wait. Who it is, is
+//! looked at with each change as long as there is such a connection: later there is nobody to tell. The C daemon
+//! limits the writes of all guests while any transaction is open, oxenstored charges the guest whose write was in
+//! the way; this is nearer to that, and needs no clock.
 //!
 //! Transactions of guests do not count: by failing on purpose, one could hold up whoever writes what it may read.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use xs_proto::DomId;
 
 use crate::connection::ConnId;
 
 /// How often transactions of a connection fail before guests are made to wait for it.
-const FREE: u32 = 3;
-
-/// How many changes are remembered with the guest that made them: those of a transaction's time.
-const CHANGES: usize = 4096;
+const FREE: u32 = 2;
 
 #[derive(Debug, Default)]
 pub(crate) struct Conflicts {
-    /// Who made which change, in the order of generations.
-    changes: VecDeque<(u64, DomId)>,
     /// How often the transactions of a connection have failed since one succeeded.
     failed: BTreeMap<ConnId, u32>,
     /// The guests that are not read, and for whom.
@@ -31,27 +27,19 @@ pub(crate) struct Conflicts {
 }
 
 impl Conflicts {
-    /// A guest has changed something.
-    pub(crate) fn changed(&mut self, generation: u64, domid: DomId) {
-        if self.changes.len() == CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back((generation, domid));
+    /// A transaction of a privileged connection has failed.
+    pub(crate) fn failed(&mut self, id: ConnId) {
+        *self.failed.entry(id).or_default() += 1;
     }
 
-    fn by(&self, generation: u64) -> Option<DomId> {
-        let at = self.changes.binary_search_by_key(&generation, |(generation, _)| *generation).ok()?;
-        Some(self.changes[at].1)
+    /// The connections whose next failure is not to be.
+    pub(crate) fn failing(&self) -> Vec<ConnId> {
+        self.failed.iter().filter(|(_, failed)| **failed >= FREE).map(|(id, _)| *id).collect()
     }
 
-    /// A transaction of a privileged connection has failed by changes of these generations.
-    pub(crate) fn failed(&mut self, id: ConnId, changes: impl Iterator<Item = u64>) {
-        let failed = self.failed.entry(id).or_default();
-        *failed += 1;
-        if *failed >= FREE {
-            let culprits: Vec<_> = changes.filter_map(|generation| self.by(generation)).collect();
-            self.held.extend(culprits.into_iter().map(|culprit| (culprit, id)));
-        }
+    /// A guest is in the way of one of these connections.
+    pub(crate) fn hold(&mut self, domid: DomId, id: ConnId) {
+        self.held.insert((domid, id));
     }
 
     /// A transaction of a connection has succeeded, or the connection is gone. Returns whether somebody may go on.
@@ -84,25 +72,14 @@ mod tests {
     #[test]
     fn who_is_in_the_way_again_and_again_waits_for_a_success() {
         let mut conflicts = Conflicts::default();
-        conflicts.changed(10, GUEST);
-        conflicts.changed(12, DomId(8));
-        for _ in 1..FREE {
-            conflicts.failed(DOM0, [10].into_iter());
+        for _ in 0..FREE {
+            assert!(conflicts.failing().is_empty(), "a conflict or two are nobody's fault");
+            conflicts.failed(DOM0);
         }
-        assert!(!conflicts.holds(GUEST), "a conflict or two are nobody's fault");
-        conflicts.failed(DOM0, [10, 11].into_iter());
+        assert_eq!(conflicts.failing(), [DOM0]);
+        conflicts.hold(GUEST, DOM0);
         assert!(conflicts.holds(GUEST) && !conflicts.holds(DomId(8)) && !conflicts.holds(DomId(6)));
         assert!(conflicts.is_over(DOM0) && !conflicts.holds(GUEST));
-        assert!(!conflicts.is_over(DOM0));
-        conflicts.failed(DOM0, [10].into_iter());
-        assert!(!conflicts.holds(GUEST), "the count begins anew");
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut conflicts = Conflicts::default();
-        (0..10 * CHANGES as u64).for_each(|generation| conflicts.changed(generation, GUEST));
-        assert_eq!(conflicts.changes.len(), CHANGES);
-        assert_eq!((conflicts.by(0), conflicts.by(10 * CHANGES as u64 - 1)), (None, Some(GUEST)));
+        assert!(!conflicts.is_over(DOM0) && conflicts.failing().is_empty(), "the count begins anew");
     }
 }

@@ -142,6 +142,9 @@ impl Domains {
 
     /// Ends the domain.
     pub(crate) fn end(&mut self, domid: DomId) {
+        if let Some(hypervisor) = &mut self.hypervisor {
+            hypervisor.disconnect(domid);
+        }
         self.known.remove(&domid);
         self.born.insert(domid, self.generation + 1);
         for domain in self.known.values_mut().filter(|domain| domain.target == Some(domid)) {

@@ -20,4 +20,7 @@ pub(crate) trait Hypervisor: Debug + Send {
 
     /// Begins to serve the ring of a domain, from the start if it was served before.
     fn connect(&mut self, domid: DomId, features: Features) -> Result<(), ErrorCode>;
+
+    /// Does not begin to serve the ring of a domain that has ended.
+    fn disconnect(&mut self, domid: DomId);
 }

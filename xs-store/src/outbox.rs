@@ -186,10 +186,11 @@ impl Outbox {
         debts
     }
 
-    /// Drops everything. Returns the requests that were outstanding because of it.
+    /// Drops everything, but for how often it has read late. Returns the requests that were outstanding because of it.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
+        let falls = self.falls;
         let debts = mem::take(self).fall_behind();
-        self.behind = false;
+        (self.falls, self.behind) = (falls, falls >= FALLS);
         debts
     }
 }
@@ -254,5 +255,20 @@ mod tests {
         assert_eq!(paths(&taken), ["/a"]);
         assert!(outbox.sent().is_empty());
         assert!(outbox.event(&event("/a"), MOST) > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_begins_anew_has_read_late_all_the_same() {
+        let (mut outbox, mut taken) = (Outbox::default(), BytesMut::new());
+        for request in 0..u64::from(FALLS) {
+            assert!(outbox.event(&event("/a"), MOST) > 0);
+            outbox.owe(request, 1);
+            taken.clear();
+            outbox.take(&mut taken);
+            tokio::time::advance(LATE * 2).await;
+            outbox.sent();
+            outbox.clear();
+        }
+        assert_eq!(outbox.event(&event("/a"), MOST), 0, "nobody waits for it any more");
     }
 }

@@ -292,16 +292,30 @@ impl Core {
             Request::Directory(_) | Request::DirectoryPart { .. } | Request::Read(_) | Request::GetPerms(_)
         );
         if result.is_ok() && tx_id == TxId::NONE && !reads {
-            self.note_change(caller, generation);
+            self.look_for_conflicts(caller, [&*path]);
         }
         self.publish(&changes);
         result
     }
 
-    /// Remembers who made a change that a transaction may fail by.
-    fn note_change(&mut self, caller: &Caller, generation: u64) {
-        if !caller.is_privileged() {
-            self.waiting.conflicts.changed(generation, caller.domid);
+    /// Nodes were changed: whoever makes transactions fail that have failed before is held.
+    fn look_for_conflicts<'p>(
+        &mut self,
+        caller: &Caller,
+        changed: impl IntoIterator<Item = &'p str> + Clone,
+    ) {
+        for id in self.waiting.conflicts.failing() {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let tree = &self.tree;
+            let is_broken = |transaction: &mut Transaction| {
+                changed.clone().into_iter().any(|path| transaction.is_broken_by(tree, path))
+            };
+            // All of them, so that each is broken by the first change that does it.
+            let broken =
+                connection.transactions.values_mut().filter_map(|it| is_broken(it).then_some(())).count();
+            if broken > 0 && !caller.is_privileged() {
+                self.waiting.conflicts.hold(caller.domid, id);
+            }
         }
     }
 
@@ -362,7 +376,7 @@ impl Core {
         }
         if transaction.conflicts(&self.tree) {
             if caller.is_privileged() {
-                self.waiting.conflicts.failed(id, transaction.conflicting(&self.tree));
+                self.waiting.conflicts.failed(id);
             }
             return Err(ErrorCode::EAGAIN);
         }
@@ -372,7 +386,7 @@ impl Core {
         for (owner, change) in used {
             self.domains.count(owner, change);
         }
-        self.note_change(caller, generation);
+        self.look_for_conflicts(caller, changes.iter().map(|change| &*change.path));
         self.publish(&changes);
         Ok(Reply::Ok)
     }
@@ -452,10 +466,11 @@ impl Core {
             listed: &mut self.listed,
             changes: Vec::new(),
         };
-        for path in owned {
-            nodes.remove_now(&path);
+        for path in &owned {
+            nodes.remove_now(path);
         }
         let changes = nodes.changes;
+        self.look_for_conflicts(&caller, owned.iter().map(String::as_str));
         self.publish(&changes);
         self.domains.end(domid);
         self.waiting.pressure.forget(Source::Guest(domid));

@@ -43,6 +43,8 @@ pub(crate) struct Transaction {
     held: i64,
     /// A quota kept it from touching or from writing a node, so it is not what it was to be.
     spoiled: bool,
+    /// A change was seen that makes it conflict.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -327,13 +329,19 @@ impl Transaction {
         self.touched.iter().any(|touched| touched.conflicts(tree))
     }
 
-    /// The generations of the changes that came in between. That of a removal is its parent's.
-    pub(crate) fn conflicting<'a>(&'a self, tree: &'a Tree) -> impl Iterator<Item = u64> + 'a {
-        let conflicting = self.touched.iter().filter(|touched| touched.conflicts(tree));
-        conflicting.filter_map(|touched| {
-            let there = |path: &str| tree.get(path).map(|node| node.data.generation());
-            std::iter::successors(Some(&*touched.path), |path| parent(path)).find_map(there)
-        })
+    /// Whether a change of a node that was just made makes it conflict, and none before did.
+    pub(crate) fn is_broken_by(&mut self, tree: &Tree, changed: &str) -> bool {
+        if self.broken {
+            return false;
+        }
+        // What was made or removed changed the nodes above, and what was removed all below.
+        let conflicts = |touched: &Touched| touched.conflicts(tree);
+        let mut above = std::iter::successors(Some(changed), |path| parent(path));
+        let is_below =
+            |touched: &&Touched| touched.path.strip_prefix(changed).is_some_and(|rest| rest.starts_with('/'));
+        self.broken = above.any(|path| self.places.get(path).is_some_and(|at| conflicts(&self.touched[*at])))
+            || tree.get(changed).is_none() && self.touched.iter().filter(is_below).any(conflicts);
+        self.broken
     }
 
     /// Carries out a transaction that was checked. Every changed node gets `generation`.

@@ -67,4 +67,8 @@ impl Hypervisor for Folder {
             }
         }
     }
+
+    fn disconnect(&mut self, domid: DomId) {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).retain(|(fresh, _)| *fresh != domid);
+    }
 }

@@ -9,7 +9,7 @@ mod folder;
 mod guest;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
+use std::future::{pending, ready};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ use guest::{Guest, Turn};
 
 /// The longest message on an event channel: a letter and a number.
 const SIGNAL_MAX: usize = 16;
+
+/// Events that are taken at once, before guests have their turn.
+const SIGNALS_MAX: usize = 64;
 
 /// The domains of a folder that stands for the hypervisor.
 ///
@@ -85,22 +88,23 @@ impl TestDomains {
     ///
     /// If the time of the tokio runtime is not enabled.
     pub async fn serve(mut self) -> io::Error {
+        let mut more = BTreeSet::new();
         loop {
-            let mut signal = [0; SIGNAL_MAX];
             // All are looked at if the store has something for one of them, as it does not say
             // for which; an event is of one.
             let since = self.guests.values().filter_map(Guest::waiting).min();
-            let mut pending: BTreeSet<DomId> = tokio::select! {
-                () = self.wake.notified() => self.everybody(),
-                () = patience(since) => self.stop_waiting(),
-                received = self.events.recv(&mut signal) => match received {
-                    Ok(length) => self.signal(&signal[..length]),
+            tokio::select! {
+                () = self.wake.notified() => more.extend(self.everybody()),
+                () = patience(since) => more.extend(self.stop_waiting()),
+                readable = self.events.readable() => match readable.and_then(|()| self.signals()) {
+                    Ok(domids) => more.extend(domids),
                     Err(error) => return error,
                 },
-            };
-            while !pending.is_empty() {
-                self.round(&mut pending);
-                // Nobody waits for a guest that always has one more request.
+                () = ready(()), if !more.is_empty() => {}
+            }
+            self.round(&mut more);
+            // Nobody waits for a guest that always has one more request: in between all else is looked at.
+            if !more.is_empty() {
                 yield_now().await;
             }
         }
@@ -124,6 +128,19 @@ impl TestDomains {
         let store = self.store.clone();
         self.take_fresh(&mut store.lock());
         self.guests.keys().copied().collect()
+    }
+
+    /// Whom the events that have arrived are about.
+    fn signals(&mut self) -> io::Result<BTreeSet<DomId>> {
+        let (mut signal, mut domids) = ([0; SIGNAL_MAX], BTreeSet::new());
+        for _ in 0..SIGNALS_MAX {
+            match self.events.try_recv(&mut signal) {
+                Ok(length) => domids.append(&mut self.signal(&signal[..length])),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(domids)
     }
 
     /// Whom an event is about.

@@ -89,3 +89,32 @@ async fn a_guest_does_not_make_transactions_of_dom0_fail_without_end() {
     assert_ne!(a.ask(Op::READ, "/local/domain/7/state|").await, before);
     guest.abort();
 }
+
+/// Where two guests may write: a transaction reads the node of one, which removes it, and the other makes one beside
+/// it. And who else has changed much meanwhile changes nothing.
+#[tokio::test(start_paused = true)]
+async fn who_removes_what_a_transaction_reads_waits_and_not_who_writes_beside_it() {
+    const ELSEWHERE: usize = 5000;
+    let (store, mut a) = store();
+    let (mut culprit, mut other) = (Peer::of(&store, 7), Peer::of(&store, 8));
+    a.ok(Op::MKDIR, "/shared|").await;
+    a.ok(Op::SET_PERMS, "/shared|n0|b7|b8|").await;
+    let mut waited = Vec::new();
+    for number in 0..3 {
+        culprit.ok(Op::WRITE, "/shared/a|x").await;
+        let tx = a.start().await;
+        a.ask_any(tx, Op::READ, "/shared/a|").await;
+        culprit.ok(Op::RM, "/shared/a|").await;
+        other.ok(Op::WRITE, &format!("/shared/b{number}|x")).await;
+        for write in 0..ELSEWHERE {
+            other.ok(Op::WRITE, &format!("/shared/c|{write}")).await;
+        }
+        assert_eq!(a.commit(tx).await, "!EAGAIN");
+        for peer in [&mut culprit, &mut other] {
+            let begun = tokio::time::Instant::now();
+            peer.ask_any(0, Op::READ, "/shared/none|").await;
+            waited.push(begun.elapsed() > Duration::from_millis(900));
+        }
+    }
+    assert_eq!(waited, [false, false, false, false, true, false]);
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixDatagram;
 use tokio::time::sleep;
 use xs_proto::Op;
@@ -137,5 +138,74 @@ async fn a_guest_that_takes_no_events_keeps_none_from_another() {
     dom0.ok(Op::WRITE, "/news||").await;
     let told = tokio::time::timeout(A_MOMENT, taken.recv(&mut event)).await;
     assert_eq!(told.expect("it is told of the event").unwrap(), 1);
+    serving.abort();
+}
+
+/// Guests that always have one more request, beside one that asks once, and one that is destroyed.
+#[tokio::test(start_paused = true)]
+async fn guests_that_never_stop_asking_keep_nobody_from_his_turn() {
+    const TURNS: usize = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new();
+    let serving = tokio::spawn(TestDomains::new(&store, folder.path()).unwrap().serve());
+    let mut dom0 = Peer::of(&store, 0);
+    let mut other = Guest::new(&mut dom0, folder.path(), 9).await;
+    Guest::new(&mut dom0, folder.path(), 10).await;
+    let mut guests = Vec::new();
+    for domid in [7, 8] {
+        let mut guest = Guest::new(&mut dom0, folder.path(), domid).await;
+        guest.ask(Op::READ, "/|").await;
+        guests.push(guest);
+    }
+    // From here on the time stands still, as somebody always has something to do.
+    let mut floods = Vec::new();
+    for mut guest in guests {
+        floods.push(tokio::spawn(async move {
+            let (requests, mut sent) = (request(0, Op::READ, "/|").repeat(20), 0);
+            loop {
+                // Whole requests, whatever there is room for.
+                sent = (sent + guest.end.send(&requests[sent..]).unwrap()) % requests.len();
+                while guest.end.receive(&mut guest.input, 1024).unwrap() > 0 {}
+                guest.input.clear();
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    fs::remove_file(folder.path().join("dom10")).unwrap();
+    other.end.send(&request(0, Op::READ, "/tool/xenstored|")).unwrap();
+    for event in ["V", "P9"] {
+        other.events.try_send(event.as_bytes()).unwrap();
+    }
+    let mut turns = 0;
+    while other.end.receive(&mut other.input, 1024).unwrap() == 0 {
+        turns += 1;
+        assert!(turns < TURNS, "it gets no answer");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(dom0.ask(Op::IS_DOMAIN_INTRODUCED, "10|").await, "F|", "its end is noticed");
+    assert!(floods.iter().all(|flood| !flood.is_finished()));
+    serving.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_was_introduced_and_released_at_once_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new();
+    let serving = tokio::spawn(TestDomains::new(&store, folder.path()).unwrap().serve());
+    let mut dom0 = Peer::of(&store, 0);
+    let mut guest = Guest::new(&mut dom0, folder.path(), 7).await;
+    dom0.ok(Op::RELEASE, "7|").await;
+    fs::write(folder.path().join("ring7"), [0; 4096]).unwrap();
+    let both = [request(0, Op::INTRODUCE, "7|1|5|"), request(0, Op::RELEASE, "7|")].concat();
+    dom0.stream.write_all(&both).await.unwrap();
+    for op in [Op::INTRODUCE, Op::RELEASE] {
+        assert_eq!(dom0.receive().await.unwrap(), (op, "OK|".to_owned()));
+    }
+    guest.ask(Op::READ, "/tool/xenstored|").await;
+    assert!(guest.receive().await.is_empty());
+    assert_eq!(dom0.ask(Op::CONTROL, "quota|7|").await, "!ENOENT");
     serving.abort();
 }
