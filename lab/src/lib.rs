@@ -6,6 +6,7 @@ mod cargo;
 mod cc;
 pub mod clients;
 pub mod conformance;
+pub mod creation;
 pub mod daemon;
 pub mod differential;
 pub mod ends;

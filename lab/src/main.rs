@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use lab::api::{self, ApiArgs};
 use lab::clients;
 use lab::conformance::{self, ConformanceArgs};
+use lab::creation::{self, CreationArgs};
 use lab::differential::{self, DifferentialArgs};
 use lab::ends::{self, EndsArgs};
 use lab::faults::{self, FaultsArgs};
@@ -41,6 +42,8 @@ enum Command {
     Api(ApiArgs),
     #[command(hide = true)]
     Peer(PeerArgs),
+    #[command(hide = true)]
+    Creation(CreationArgs),
     /// Run in a Xen domain: the client's cases over its kernel's device
     #[command(hide = true)]
     Clients,
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),
         Command::Peer(args) => peers::peer(args),
+        Command::Creation(args) => creation::run(&args),
         Command::Clients => clients::over_device(),
     };
     match result {

@@ -1,7 +1,7 @@
 # Guests with a QEMU: what it holds open, what the store has of them, and how a device of theirs goes. The process is
 # $QEMU, which the scenario sets.
 
-guest_create() { # NAME TYPE: creates a guest, with lines of its configuration from standard input
+guest_config() { # NAME TYPE: writes the configuration of a guest, with lines of it from standard input
     local kernel=/guest/vmlinuz
     [ "$2" != hvm ] || kernel=/guest/bzImage
     {
@@ -16,6 +16,10 @@ vcpus = 1
 EOT
         cat
     } > "$LAB/$1.cfg"
+}
+
+guest_create() { # NAME TYPE: creates a guest
+    guest_config "$1" "$2"
     expect_timed 0 "$1-created" xl create "$LAB/$1.cfg"
 }
 
