@@ -187,7 +187,7 @@ check ten-nine-are-done "$(cat "$OUT")" test "$(grep -o '"outcome":"done"' "$OUT
 expect_let_go ten "$ROOT" "$HOT"
 check ten-script-killed "$(script_processes)" wait_until 5 no_script_process
 check ten-one-left "$(xenstore-ls -f "/libxl/$DOMID/device")" \
-    test "$(xenstore-ls -f "/libxl/$DOMID/device" | grep -E '/(vbd|vif|vfb|vkbd)/[0-9]+/backend = ' | grep -o '/vbd/[0-9]*')" = /vbd/51808
+    test "$(xenstore-ls -f "/libxl/$DOMID/device" | grep -oE '^/libxl/[0-9]+/device/(vbd|vif|vfb|vkbd)/[0-9]+/backend ')" = "/libxl/$DOMID/device/vbd/51808/backend "
 # Once more, with less patience for the script: the device goes, and that its script did not is told.
 expect_timed 0 ten-again xendev destroy-devices --json --script-timeout 2 ten
 json_is ten-again-told '"ok":true' 'block-hang'
