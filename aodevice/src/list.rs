@@ -8,7 +8,7 @@ use xs_client::{Client, DomId, Error, Path};
 
 use crate::id::lx_parent;
 use crate::operation::observe::shown;
-use crate::{DeviceId, Kind, Record, Which};
+use crate::{BackendKind, DeviceId, Kind, Record, Which};
 
 /// A device of a guest, with what both ends say of it.
 ///
@@ -88,6 +88,24 @@ impl Listed {
 /// Devices that vanish while they are read are left out. Entries without a backend in the
 /// toolstack's record are no devices.
 pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Error> {
+    let mut devices = Vec::new();
+    for (which, backend) in backends_of(client, fe, kind).await? {
+        devices.push(read(client, which, &backend).await?);
+    }
+    Ok(devices)
+}
+
+/// The devices that [`list`] lists, and what serves them.
+pub(crate) async fn recorded(
+    client: &Client,
+    fe: DomId,
+    kind: Kind,
+) -> Result<Vec<(Which, BackendKind)>, Error> {
+    let backends = backends_of(client, fe, kind).await?;
+    Ok(backends.into_iter().map(|(which, backend)| (which, id_of(which, &backend).be_kind)).collect())
+}
+
+async fn backends_of(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<(Which, Path)>, Error> {
     let parent = lx_parent(fe, kind)?;
     let names = client.directory_or_empty(&parent).await?;
     let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -95,18 +113,20 @@ pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>,
     let recorded: Vec<Path> =
         devids.iter().map(|devid| parent.join(format!("{devid}/backend"))).collect::<Result<_, _>>()?;
     let backends = client.read_many(&recorded).await?;
-    let mut devices = Vec::with_capacity(devids.len());
-    for (devid, backend) in devids.into_iter().zip(backends) {
-        if let Some(backend) = backend.and_then(|text| Path::new(&text).ok()) {
-            devices.push(read(client, Which { fe, kind, devid }, &backend).await?);
-        }
-    }
-    Ok(devices)
+    let named = devids.into_iter().zip(backends);
+    let found = |(devid, backend): (u32, Option<bytes::Bytes>)| {
+        Some((Which { fe, kind, devid }, Path::new(&backend?).ok()?))
+    };
+    Ok(named.filter_map(found).collect())
+}
+
+fn id_of(which: Which, backend: &Path) -> DeviceId {
+    let be = || backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0);
+    DeviceId::served_at(which, backend).unwrap_or_else(|| DeviceId::new(which, be()))
 }
 
 async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, Error> {
-    let be = || backend.names().nth(2).and_then(|domid| domid.parse().ok()).unwrap_or(DomId::DOM0);
-    let id = DeviceId::served_at(which, backend).unwrap_or_else(|| DeviceId::new(which, be()));
+    let id = id_of(which, backend);
     let (lx, frontend) = (id.toolstack()?, id.frontend()?);
     let of_kind = which.kind.info().listed;
     let mut keys = vec![lx.join("op")?];

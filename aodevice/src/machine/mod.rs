@@ -36,6 +36,11 @@ pub trait Machine: fmt::Display {
     /// The name of its state, in the diagrams and in traces: `WaitingForClose`.
     fn state(&self) -> &'static str;
 
+    /// Whether a removal has told the backend to close, if there was anything to tell.
+    fn has_told(&self) -> bool {
+        false
+    }
+
     /// The removal that it drives in this state, as a part of itself.
     fn part(&self) -> Option<&Remove> {
         None

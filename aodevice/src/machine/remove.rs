@@ -312,6 +312,13 @@ impl Machine for Remove {
         self.failure.is_none()
     }
 
+    fn has_told(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Idle | State::Probing | State::WaitingForOwner(_) | State::On(_, Known::Closing)
+        )
+    }
+
     fn state(&self) -> &'static str {
         match &self.state {
             State::Idle => "Idle",

@@ -131,14 +131,14 @@ impl Job<'_> {
         self.change(config, wanted, change, cancel).await
     }
 
-    /// What the store says of a device now, if its domain is there and has this configuration.
+    /// Whose a device is by now, if its domain is there and has this configuration.
     async fn look_again(&self, target: &Target, config: &Userdata) -> Result<steps::Seen, Cause> {
         let (client, id) = (&self.toolstack.client, target.id());
         let now = self.toolstack.named_config(id.fe).await?;
         if now.as_ref() != Some(config) || !client.is_introduced(id.fe).await? {
             return Err(Cause::Gone { domain: true });
         }
-        Ok(store::look(client, id.kind, target.paths()).await?)
+        Ok(store::look_whose(client, id.kind, target.paths()).await?)
     }
 
     /// Changes a configuration under its lock, if that is still wanted then.

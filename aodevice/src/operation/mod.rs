@@ -33,7 +33,6 @@ mod target;
 mod trace;
 mod wait;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -132,13 +131,14 @@ impl<'a> Job<'a> {
         self.finish(machine.outcome())
     }
 
-    fn tell(&self, machine: &dyn fmt::Display) {
+    fn tell(&self, machine: &impl Machine) {
         if let Some(observer) = &self.toolstack.observer {
             observer(&crate::Step {
                 device: self.device.clone(),
                 operation: self.record.operation,
                 elapsed: self.begun.elapsed(),
                 doing: machine.to_string(),
+                told: machine.has_told(),
             });
         }
     }
@@ -196,9 +196,7 @@ impl<'a> Job<'a> {
                 Event::Told(wait::unless_hung(closing, cancel).await)
             }
             Step::CloseForServer => {
-                let closed = store::step(client, target, record, cancel, |seen| {
-                    Ok(((), steps::close_for_server(seen, token)?))
-                });
+                let closed = store::close_for_server(client, target, record, cancel);
                 Event::ClosedForServer(wait::unless_hung(closed, cancel).await)
             }
             Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),

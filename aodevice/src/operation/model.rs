@@ -32,7 +32,7 @@ use crate::{BackendKind, Cause, Condition, Server, Toolstack, facts};
 /// How often its log is looked at while a device is waited for.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often its descriptors are looked at, which takes some microseconds.
+/// How often its descriptors are looked at.
 const CLOSE_LOOK: Duration = Duration::from_millis(20);
 
 /// How much of its log is looked at, in bytes: what it says of one device is a line.
@@ -97,8 +97,8 @@ pub(crate) struct Image {
     process: Process,
     device: u64,
     inode: u64,
-    /// How often: a drive that it emulates as well has it a second time.
-    opened: usize,
+    /// Its descriptors of it: a drive that it emulates as well has a second one.
+    opened: Vec<PathBuf>,
 }
 
 impl Image {
@@ -112,22 +112,35 @@ impl Image {
         };
         let path = PathBuf::from(path);
         let image = files::blocking(limit, move || fs::metadata(path).ok()).await??;
-        let mut image = Self { process, device: image.dev(), inode: image.ino(), opened: 0 };
+        let mut image = Self { process, device: image.dev(), inode: image.ino(), opened: Vec::new() };
         image.opened = image.descriptors();
-        (image.opened > 0).then_some(image)
+        (!image.opened.is_empty()).then_some(image)
     }
 
-    /// How many descriptors of it the process has. Of a process that has ended: none.
-    fn descriptors(&self) -> usize {
+    /// The process's descriptors of it. Of a process that has ended: none.
+    fn descriptors(&self) -> Vec<PathBuf> {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.pid)).into_iter().flatten();
-        let is_it = |file: fs::Metadata| file.dev() == self.device && file.ino() == self.inode;
-        descriptors.flatten().filter(|entry| fs::metadata(entry.path()).is_ok_and(is_it)).count()
+        let mut descriptors: Vec<_> = descriptors.flatten().map(|entry| entry.path()).collect();
+        descriptors.retain(|descriptor| self.is_at(descriptor));
+        descriptors
+    }
+
+    fn is_at(&self, descriptor: &FilePath) -> bool {
+        fs::metadata(descriptor).is_ok_and(|file| file.dev() == self.device && file.ino() == self.inode)
+    }
+
+    /// Whether the process has it open as often as before. It has some dozens of descriptors, and whoever looks at
+    /// all of them again and again takes the time from it in which it would close this one; so those that were found
+    /// are looked at first.
+    fn is_open(&self) -> bool {
+        self.opened.iter().all(|descriptor| self.is_at(descriptor))
+            || self.descriptors().len() >= self.opened.len()
     }
 
     /// Waits until it is closed, as far as it is the device's; false if it is not within `limit`.
     pub(crate) async fn closed(&self, limit: Duration) -> bool {
         let closed = async {
-            while self.descriptors() >= self.opened {
+            while self.is_open() {
                 sleep(CLOSE_LOOK).await;
             }
         };

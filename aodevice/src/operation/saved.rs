@@ -155,15 +155,19 @@ pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), C
 /// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
 /// of another device than the one `recorded`, stays for a removal: `xl` has put its own in that one's place.
 pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) -> Result<(), Cause> {
-    let there = client.read_many(&[paths.toolstack.clone(), paths.backend.clone()]).await?;
-    if there.iter().any(Option::is_some) {
+    let Paths { toolstack, backend, saved, undo, .. } = paths;
+    let nodes = [toolstack, backend, saved, undo].map(Clone::clone);
+    let there: Vec<bool> = client.read_many(&nodes).await?.iter().map(Option::is_some).collect();
+    if there[0] || there[1] {
         return Ok(());
     }
-    let saved = keys_of(client, &paths.saved).await?;
-    if !saved.contains_key(BEFORE) || saved.get("params") == recorded.get("params") {
-        remove(client, &paths.saved).await?;
+    if there[2] {
+        let keys = keys_of(client, saved).await?;
+        if !keys.contains_key(BEFORE) || keys.get("params") == recorded.get("params") {
+            remove(client, saved).await?;
+        }
     }
-    remove(client, &paths.undo).await
+    if there[3] { remove(client, undo).await } else { Ok(()) }
 }
 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.

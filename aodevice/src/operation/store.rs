@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use devstate::{StateValue, XenbusState};
+use futures_util::future::try_join3;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -26,14 +27,44 @@ pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
     value.and_then(|value| String::from_utf8(value.into()).ok())
 }
 
+/// How much of a device is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Whose it is, and where its backend stands. When many devices of a domain go at once, requests are what takes
+    /// the time.
+    Standing,
+    /// Also what scripts have made and said.
+    All,
+}
+
 /// Reads what there is of a device, but for what its guest can change.
 pub(crate) async fn look(store: &Requests, kind: Kind, paths: &Paths) -> Result<Seen, xs_client::Error> {
+    look_at(store, kind, paths, Depth::All).await
+}
+
+/// Reads whose a device is, and where its backend stands.
+pub(crate) async fn look_whose(
+    store: &Requests,
+    kind: Kind,
+    paths: &Paths,
+) -> Result<Seen, xs_client::Error> {
+    look_at(store, kind, paths, Depth::Standing).await
+}
+
+async fn look_at(
+    store: &Requests,
+    kind: Kind,
+    paths: &Paths,
+    depth: Depth,
+) -> Result<Seen, xs_client::Error> {
     let Paths { home, backend, toolstack, .. } = paths;
     let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
     keys.extend([backend.clone(), backend.join("state")?]);
-    keys.extend(Said::nodes(backend)?);
-    for key in kind.info().made {
-        keys.push(backend.join(key)?);
+    if depth == Depth::All {
+        keys.extend(Said::nodes(backend)?);
+        for key in kind.info().made {
+            keys.push(backend.join(key)?);
+        }
     }
     let mut values = store.read_many(&keys).await?.into_iter();
     let mut next = || values.next().flatten();
@@ -71,9 +102,11 @@ pub(crate) async fn apply(
             Change::SayClosed => tx.write(&backend.join("state")?, XenbusState::Closed.digits()).await?,
             Change::ForgetError => tx.rm(&backend.join("hotplug-error")?).await?,
             Change::RemoveTree => {
-                cleanup::remove(tx, frontend, &roots.frontend).await?;
-                cleanup::remove(tx, toolstack, &roots.toolstack).await?;
-                cleanup::remove(tx, backend, &roots.backend).await?;
+                // They have no parents in common. Boxed, since every operation holds this future.
+                let frontend = Box::pin(cleanup::remove(tx, frontend, &roots.frontend));
+                let toolstack = Box::pin(cleanup::remove(tx, toolstack, &roots.toolstack));
+                let backend = Box::pin(cleanup::remove(tx, backend, &roots.backend));
+                try_join3(frontend, toolstack, backend).await?;
             }
         }
     }
@@ -250,11 +283,12 @@ pub(crate) async fn close(
 /// Removes the device's tree, if nobody else has it. The guest's directory goes first: as long as it is
 /// there, the guest can make a transaction that removes it conflict.
 pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -> Result<Destroyed, Cause> {
-    let seen = look(client, target.id().kind, target.paths()).await?;
+    let seen = look_whose(client, target.id().kind, target.paths()).await?;
     if steps::destroy(&seen, record.token).0 == Destroyed::Gone {
         cleanup::remove_only(client, &target.paths().frontend).await?;
     }
-    let destroyed = step(client, target, record, None, |seen| Ok(steps::destroy(seen, record.token))).await?;
+    let decide = |seen: &Seen| Ok(steps::destroy(seen, record.token));
+    let destroyed = step_at(client, target, record, (None, Depth::Standing), decide).await?;
     if destroyed == Destroyed::Gone {
         saved::forget(client, target.paths(), target.recorded()).await?;
     }
@@ -269,6 +303,17 @@ pub(crate) async fn keys_of(store: &Requests, directory: &Path) -> Result<Record
     Ok(names.into_iter().zip(values).filter_map(|(name, value)| Some((name, text(value)?))).collect())
 }
 
+/// Says that the backend has closed, for a device model that has ended.
+pub(crate) async fn close_for_server(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    cancel: Cancel<'_>,
+) -> Result<(), Cause> {
+    let decide = |seen: &Seen| Ok(((), steps::close_for_server(seen, record.token)?));
+    step_at(client, target, record, (cancel, Depth::Standing), decide).await
+}
+
 /// One transaction that looks, decides and writes.
 pub(crate) async fn step<T>(
     client: &Client,
@@ -277,12 +322,22 @@ pub(crate) async fn step<T>(
     cancel: Cancel<'_>,
     decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
 ) -> Result<T, Cause> {
+    step_at(client, target, record, (cancel, Depth::All), decide).await
+}
+
+async fn step_at<T>(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (cancel, depth): (Cancel<'_>, Depth),
+    decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
+) -> Result<T, Cause> {
     let decide = &decide;
     transact(client, |tx| async move {
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
-        let seen = look(&tx, target.id().kind, target.paths()).await?;
+        let seen = look_at(&tx, target.id().kind, target.paths(), depth).await?;
         let (result, changes) = decide(&seen)?;
         apply(&tx, target, record, &seen, &changes).await?;
         Ok(result)

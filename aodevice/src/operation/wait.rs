@@ -73,14 +73,10 @@ async fn lost(
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
         let state = paths.backend.join("state")?;
-        let keys = [
-            op.clone(),
-            cancel_node(&op)?,
-            paths.toolstack.clone(),
-            paths.home.clone(),
-            state.clone(),
-            paths.backend.join("online")?,
-        ];
+        let mut keys = vec![op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone()];
+        if ready.is_some() {
+            keys.extend([state.clone(), paths.backend.join("online")?]);
+        }
         let mut watch = client.watch(&op).await?;
         let mut backend = client.watch(&state).await?;
         loop {

@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{try_join, try_join_all};
 use serde::Serialize;
 use xs_client::{DomId, Error, Path};
 
@@ -33,10 +34,9 @@ pub use ending::ModelEnd;
 pub use run::Run;
 
 use crate::id::domid_number;
+use crate::list::recorded;
 use crate::report::Named;
-use crate::{
-    Addition, BackendKind, Device, Failure, Force, Kind, Removal, Step, Success, Toolstack, Which, list,
-};
+use crate::{Addition, BackendKind, Device, Failure, Force, Kind, Removal, Step, Success, Toolstack, Which};
 
 /// An operation of a plan.
 #[derive(Clone, Debug)]
@@ -174,33 +174,41 @@ async fn devices_of(
     toolstack: &Toolstack,
     fe: DomId,
 ) -> Result<(Vec<(Which, BackendKind)>, Vec<String>), Error> {
-    let (client, own) = (toolstack.client(), toolstack.own());
-    let mut devices: Vec<(Which, BackendKind)> = Vec::new();
+    let client = toolstack.client();
+    let root = Path::new(format!("/libxl/{fe}/device"))?;
+    // Side by side, since a store answers many requests in hardly more time than one.
+    let of_kinds = try_join_all(Kind::ALL.map(|kind| devices_of_kind(toolstack, fe, kind)));
+    let (of_kinds, kinds) = try_join(of_kinds, client.directory_or_empty(&root)).await?;
     let mut left = Vec::new();
-    for kind in Kind::ALL {
-        let listed = list(client, fe, kind).await?;
-        devices.extend(listed.into_iter().map(|device| (device.id.which(), device.id.be_kind)));
-        for backend in kind.info().backends {
-            let parent = Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"))?;
-            for devid in client.directory_or_empty(&parent).await? {
-                let Ok(devid) = devid.parse() else { continue };
-                let which = Which { fe, kind, devid };
-                if devices.iter().all(|(there, _)| *there != which) {
-                    devices.push((which, *backend));
-                }
+    for kind in kinds.iter().filter(|kind| Kind::ALL.iter().all(|known| known.name() != **kind)) {
+        let of_kind = root.join(kind)?;
+        for devid in client.directory_or_empty(&of_kind).await? {
+            left.push(format!("{of_kind}/{devid}"));
+        }
+    }
+    Ok((of_kinds.concat(), left))
+}
+
+async fn devices_of_kind(
+    toolstack: &Toolstack,
+    fe: DomId,
+    kind: Kind,
+) -> Result<Vec<(Which, BackendKind)>, Error> {
+    let (client, own) = (toolstack.client(), toolstack.own());
+    let parents = kind.info().backends.iter().map(|backend| {
+        let parent = Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"));
+        async move { Ok::<_, Error>((*backend, client.directory_or_empty(&parent?).await?)) }
+    });
+    let (mut devices, backends) = try_join(recorded(client, fe, kind), try_join_all(parents)).await?;
+    for (backend, names) in backends {
+        for devid in names.iter().filter_map(|name| name.parse().ok()) {
+            let which = Which { fe, kind, devid };
+            if devices.iter().all(|(there, _)| *there != which) {
+                devices.push((which, backend));
             }
         }
     }
-    let parent = Path::new(format!("/libxl/{fe}/device"))?;
-    for kind in client.directory_or_empty(&parent).await? {
-        if Kind::ALL.iter().all(|known| known.name() != kind) {
-            let of_kind = parent.join(&kind)?;
-            for devid in client.directory_or_empty(&of_kind).await? {
-                left.push(format!("{of_kind}/{devid}"));
-            }
-        }
-    }
-    Ok((devices, left))
+    Ok(devices)
 }
 
 /// What is told while a plan is carried out.

@@ -1,7 +1,8 @@
 //! Carrying a plan out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use super::{Ended, Outcome, Plan, Planned, Progress, Undone};
 use crate::report::Named;
 use crate::{Failure, Force, Removal, Success, Toolstack, Which};
 
-/// How long the device model has to close what it serves before it is asked to end: more than QEMU needs, which
-/// takes milliseconds.
+/// How long the device model lives on while what it serves cannot be told to close, because another operation has a
+/// device, or the store does not answer.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A plan that is carried out, as long as somebody asks for its progress or its end.
@@ -94,6 +95,38 @@ struct Worker {
     progress: UnboundedSender<Progress>,
 }
 
+/// Which removals have yet to tell their backends to close.
+struct Told {
+    left: Mutex<BTreeSet<usize>>,
+    /// Cancelled when none is left.
+    all: CancellationToken,
+}
+
+impl Told {
+    fn new(left: &[usize]) -> Self {
+        let told = Self { left: Mutex::new(left.iter().copied().collect()), all: CancellationToken::new() };
+        told.look(&told.left());
+        told
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, left: &BTreeSet<usize>) {
+        if left.is_empty() {
+            self.all.cancel();
+        }
+    }
+
+    /// One has, or has ended without.
+    fn is(&self, index: usize) {
+        let mut left = self.left();
+        left.remove(&index);
+        self.look(&left);
+    }
+}
+
 /// What has come of the operations so far.
 struct Tally {
     ended: Vec<Option<Result<Success, Box<Failure>>>>,
@@ -121,7 +154,7 @@ impl Worker {
                         let model = self.destroy(&stage, served, &mut tally, &cancel).await;
                         return (Some(model), tally);
                     }
-                    None => self.stage(&stage, &mut tally, &cancel, |_| {}).await,
+                    None => self.stage(&stage, &mut tally, &cancel, None).await,
                 }
             }
             (None, tally)
@@ -145,8 +178,9 @@ impl Worker {
         }
     }
 
-    /// The removals of a domain that goes, and beside them the end of its device model, once what it serves has had
-    /// its time to be closed.
+    /// The removals of a domain that goes, and beside them the end of its device model, as soon as all that it serves
+    /// was told to close: it closes its images as it ends, and its end is the evidence that it has. A guest that
+    /// loses its devices is not asked, so there is nothing to be won by waiting.
     async fn destroy(
         &self,
         stage: &[usize],
@@ -154,10 +188,10 @@ impl Worker {
         tally: &mut Tally,
         cancel: &CancellationToken,
     ) -> ModelEnd {
-        let closed = CancellationToken::new();
+        let told = Arc::new(Told::new(served));
         let model = async {
             tokio::select! {
-                () = closed.cancelled() => {}
+                () = told.all.cancelled() => {}
                 () = sleep(GRACE) => {}
             }
             if cancel.is_cancelled() {
@@ -169,20 +203,11 @@ impl Worker {
             self.tell(Progress::Model(end.clone()));
             end
         };
-        let all_closed = |tally: &Tally| served.iter().all(|index| tally.ended[*index].is_some());
         let removals = async {
             // What the device model serves comes first, if not all can be done at one time.
             let rest = stage.iter().filter(|index| !served.contains(index));
             let order: Vec<usize> = served.iter().chain(rest).copied().collect();
-            if all_closed(tally) {
-                closed.cancel();
-            }
-            self.stage(&order, tally, cancel, |tally| {
-                if all_closed(tally) {
-                    closed.cancel();
-                }
-            })
-            .await;
+            self.stage(&order, tally, cancel, Some(&told)).await;
         };
         tokio::join!(model, removals).0
     }
@@ -193,14 +218,20 @@ impl Worker {
         stage: &[usize],
         tally: &mut Tally,
         cancel: &CancellationToken,
-        after: impl Fn(&Tally),
+        told: Option<&Arc<Told>>,
     ) {
         let mut waiting = VecDeque::from(stage.to_vec());
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < self.plan.at_once && !cancel.is_cancelled() {
                 let Some(index) = waiting.pop_front() else { break };
-                running.push(async move { (index, self.operation(index, cancel).await) });
+                running.push(async move {
+                    let outcome = self.operation(index, cancel, told.cloned()).await;
+                    if let Some(told) = told {
+                        told.is(index);
+                    }
+                    (index, outcome)
+                });
             }
             let Some((index, outcome)) = running.next().await else { break };
             if outcome.is_err() {
@@ -208,12 +239,16 @@ impl Worker {
             }
             self.tell(Progress::Ended(index, outcome.clone()));
             tally.ended[index] = Some(outcome);
-            after(tally);
         }
     }
 
-    async fn operation(&self, index: usize, cancel: &CancellationToken) -> Result<Success, Box<Failure>> {
-        let toolstack = self.told(index);
+    async fn operation(
+        &self,
+        index: usize,
+        cancel: &CancellationToken,
+        told: Option<Arc<Told>>,
+    ) -> Result<Success, Box<Failure>> {
+        let toolstack = self.observed(index, told);
         match &self.plan.operations[index] {
             Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
             Planned::Remove(Which { fe, kind, devid }, removal) => {
@@ -236,7 +271,8 @@ impl Worker {
                 let never = &never;
                 async move {
                     let removal = Removal::from(Force::AtOnce);
-                    (index, self.told(index).remove(id.fe, (id.kind, id.devid), removal, never).await)
+                    let toolstack = self.observed(index, None);
+                    (index, toolstack.remove(id.fe, (id.kind, id.devid), removal, never).await)
                 }
             });
             let mut removals: FuturesUnordered<_> = removals.collect();
@@ -249,7 +285,7 @@ impl Worker {
     }
 
     /// The toolstack, whose steps are told as those of an operation.
-    fn told(&self, index: usize) -> Toolstack {
+    fn observed(&self, index: usize, told: Option<Arc<Told>>) -> Toolstack {
         let progress = self.progress.clone();
         let before = self.toolstack.observer.clone();
         self.toolstack.clone().with_observer(move |step| {
@@ -257,6 +293,9 @@ impl Worker {
                 before(step);
             }
             _ = progress.send(Progress::Step(index, step.clone()));
+            if let Some(told) = told.as_ref().filter(|_| step.told) {
+                told.is(index);
+            }
         })
     }
 

@@ -72,6 +72,9 @@ pub struct Step {
     pub elapsed: Duration,
     /// What is being done, in words.
     pub doing: String,
+    /// Whether the device's backend has been told to close, if that was to be done.
+    #[serde(skip)]
+    pub(crate) told: bool,
 }
 
 /// As in `vbd xvda of domain 1: running the hotplug script`.

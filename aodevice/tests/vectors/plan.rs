@@ -8,6 +8,7 @@ use aodevice::{
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
+use crate::qemu::{Model, connected};
 use crate::world::{GUEST, Line, World, nic, path, tenths};
 
 const LATENCY: Duration = Duration::from_millis(100);
@@ -191,6 +192,33 @@ async fn a_domain_goes_with_all_its_devices() {
     assert_eq!(warned.count(), 1, "the script that hangs");
     world.dom0.rm(&path("/libxl/1/device/vtpm")).await.unwrap();
     assert_eq!(world.dump().await, before);
+}
+
+/// 4.10: its devices are told to close before the device model is asked to end, and no time is spent on waiting in
+/// between, since its end is the evidence.
+#[tokio::test(start_paused = true)]
+async fn a_device_model_ends_as_soon_as_its_devices_were_told_to_close() {
+    let world = connected().await;
+    let _model = Model::start(&world).await;
+    // Virtual time stands still while a thread is at work, so that a process can end in no time at all.
+    let (done, wanted) = std::sync::mpsc::channel::<()>();
+    let thread = tokio::task::spawn_blocking(move || _ = wanted.recv_timeout(Duration::from_secs(60)));
+    let begun = world.clock();
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+    let mut run = plan.run(&world.toolstack, &CancellationToken::new());
+    let mut happened = Vec::new();
+    while let Some(progress) = run.next().await {
+        happened.push(progress.to_string());
+    }
+    let outcome = run.finish().await;
+    let elapsed = world.clock() - begun;
+    drop(done);
+    thread.await.unwrap();
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert!(matches!(outcome.model, Some(ModelEnd::Ended { killed: false, .. })), "{outcome:?}");
+    let of = |words: &str| happened.iter().position(|happened| happened.contains(words)).unwrap();
+    assert!(of("waiting up to") < of("the device model ended"), "{happened:#?}");
+    assert!(elapsed < f64::EPSILON, "it waited {elapsed} s: {happened:#?}");
 }
 
 #[test]

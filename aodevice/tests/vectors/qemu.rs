@@ -29,7 +29,7 @@ async fn says(world: &World, state: &'static str) {
 }
 
 /// A guest with a device model that has opened the image, and that the guest uses.
-async fn connected() -> World {
+pub(crate) async fn connected() -> World {
     connected_to("/proc/self/exe").await
 }
 
@@ -48,10 +48,10 @@ async fn connected_to(image: &str) -> World {
 }
 
 /// A process that says that it is the guest's device model.
-struct Model(Child);
+pub(crate) struct Model(Child);
 
 impl Model {
-    async fn start(world: &World) -> Self {
+    pub(crate) async fn start(world: &World) -> Self {
         // It has the image open.
         let arguments = ["-c", "exec 3< /bin/sh; echo; read x", "sh", "-xen-domid", "1"];
         let mut child =
