@@ -1,7 +1,7 @@
 # Guests with a QEMU: what it holds open, what the store has of them, and how a device of theirs goes. The process is
 # $QEMU, which the scenario sets.
 
-guest_create() { # NAME TYPE: creates a guest, with lines of its configuration from standard input
+guest_create() { # NAME TYPE [EXTRA]: creates a guest, with lines of its configuration from standard input
     local kernel=/guest/vmlinuz
     [ "$2" != hvm ] || kernel=/guest/bzImage
     {
@@ -10,7 +10,7 @@ name = "$1"
 type = "$2"
 kernel = "$kernel"
 ramdisk = "/guest/initrd"
-extra = "console=hvc0 quiet"
+extra = "console=hvc0 quiet${3:+ $3}"
 memory = 320
 vcpus = 1
 EOT
