@@ -4,7 +4,7 @@
 . ./common.sh
 . lib/qemu.sh
 . lib/cdrom.sh
-plan 75
+plan 80
 
 FIRST=$LAB/first.iso
 SECOND=$LAB/second.iso
@@ -44,8 +44,9 @@ change() { # NAME STATUS COMMAND...: and what came of it, in $LAB/NAME.{store,dr
     cp "$LAB/changes" "$LAB/$name.store"
     drives
     # A descriptor's number is QEMU's to choose.
-    sed -E 's#/dev/fdset/[0-9]+#/dev/fdset/N#; s/^.*#block[0-9]+/#block/' "$OUT" > "$LAB/$name.drive"
-    cp "$CONFIG" "$LAB/$name.json"
+    sed -E 's#/dev/fdset/[0-9]+#/dev/fdset/N#; s/ \(#block[0-9]+\)//' "$OUT" > "$LAB/$name.drive"
+    # It ends in a NUL byte.
+    tr -d '\0' < "$CONFIG" > "$LAB/$name.json"
 }
 
 expect_alike() { # XL XENDEV: both changes did the same to the store, to QEMU and to libxl's configuration
@@ -80,13 +81,11 @@ check swapped-open "QEMU does not have it" holds "$QEMU" "$THIRD"
 check swapped-second-closed "QEMU has it" wait_until 5 let_go "$QEMU" "$SECOND"
 expect_params "aio:$THIRD" swapped-params
 
-for command in "cd-insert hvm hdc $SECOND" "cd-eject hvm hdc"; do
+for command in "cd-insert --json hvm hdc $SECOND" "cd-eject --json hvm hdc"; do
     # shellcheck disable=SC2086 # several words
-    limited xl -N $command
-    cp "$OUT" "$LAB/dry.xl"
-    # shellcheck disable=SC2086
-    limited xendev -N $command
-    expect_same "$LAB/dry.xl" "$OUT" "dry-run-as-xls-${command%% *}"
+    expect_exit 0 "dry-run-${command%% *}" xendev -N $command
+    indent < "$OUT"
+    expect_params "aio:$THIRD" "dry-run-${command%% *}-changes-nothing"
 done
 
 ### Both at once: whoever is last, the store names what QEMU has.
@@ -138,6 +137,8 @@ xl_says() { # COMMAND...
 xl_says xl cd-insert hvm hdc "$LAB/none.iso"
 xl_says xl cd-insert hvm hdc "$LAB"
 xl_says xl cd-eject hvm 5632
+limited xl cd-insert hvm hdc "$FIRST"
+xl_says xl -N cd-eject hvm hdc
 limited xl cd-insert hvm hdc "$FIRST"
 
 kill -STOP "$QEMU"

@@ -77,7 +77,8 @@ pub struct Limits {
     pub owner: Duration,
     /// Looking at a file of this domain: 10 s by default. Dead network storage does not answer.
     pub file: Duration,
-    /// A device model to change a medium, and the guest to open the tray for it: 10 s by default.
+    /// A device model to change a medium, and the guest to open the tray for it: 10 s by default. What the device
+    /// model is asked for last has at least 2 s.
     pub medium: Duration,
     /// Another program to give back the lock of libxl's configuration of the guest: 10 s by default.
     pub config: Duration,

@@ -363,7 +363,8 @@ async fn a_monitor_that_does_not_keep_to_the_protocol_is_given_up() {
         // No greeting, but events for ever.
         while stream.write(b"{\"event\": \"SHUTDOWN\"}\r\n").is_ok() {}
     }
-    let expected: [(fn(&mut UnixStream), fn(&MonitorError) -> bool); 5] = [
+    type Expected = fn(&MonitorError) -> bool;
+    let expected: [(fn(&mut UnixStream), Expected); 5] = [
         (silent, |problem| matches!(problem, MonitorError::NoAnswer { .. })),
         (garbage, |problem| matches!(problem, MonitorError::Strange(_))),
         (endless, |problem| matches!(problem, MonitorError::TooLong(_))),
@@ -399,6 +400,22 @@ async fn a_qemu_that_hangs_in_the_middle_leaves_what_is_not_known() {
          there is aio:/first.iso"
     );
     assert_eq!(drive.recorded().await, "aio:/first.iso");
+}
+
+/// The time may be over while QEMU is asked again: what it answers then is known.
+#[tokio::test]
+async fn a_slow_refusal_is_a_refusal() {
+    let answers: Answer = |number, command| {
+        if number == 0 {
+            return willing(number, command);
+        }
+        thread::sleep(Duration::from_millis(1000));
+        Some(LOCKED.to_owned())
+    };
+    let drive = Drive::new(answers).await;
+    let failure = drive.eject().await.unwrap_err();
+    assert_eq!((failure.cause.code(), failure.warnings.len()), ("model_refused", 0));
+    assert_eq!(failure.hint(), Hint::FreeMedium);
 }
 
 #[tokio::test]
@@ -485,7 +502,7 @@ async fn libxls_configuration_follows() {
         "is_cdrom": true, "direct_io_safe": true});
     drive.keep(&json!([disk, cd]));
     drive.eject().await.unwrap();
-    let empty = r#"{"vdev":"hdc","backend":"qdisk","format":"empty","removable":1,"is_cdrom":true,"direct_io_safe":true}"#;
+    let empty = r#"{"pdev_path":"","vdev":"hdc","backend":"qdisk","format":"empty","removable":1,"is_cdrom":true,"direct_io_safe":true}"#;
     assert_eq!((drive.kept()["disks"][1].to_string(), &drive.kept()["disks"][0]), (empty.to_owned(), &disk));
     drive.insert().await.unwrap();
     let second = drive.path("second.iso");

@@ -69,7 +69,8 @@ impl Medium {
     /// What the drive is then, as a disk.
     fn disk(medium: Option<&Self>, devid: u32) -> Vbd {
         let mut disk = Vbd::new("", Vdev::from_devid(devid));
-        disk.target = medium.map(|medium| medium.target.clone());
+        // libxl enters an empty drive with an empty path.
+        disk.target = Some(medium.map(|medium| medium.target.clone()).unwrap_or_default());
         disk.format = medium.map_or(Format::Empty, |medium| medium.format);
         (disk.cdrom, disk.writable) = (true, false);
         disk
@@ -345,14 +346,16 @@ impl Job<'_> {
         let left = || limit.saturating_sub(begun.elapsed());
         let socket = self.toolstack.monitor(drive.id.fe);
         let failed = |problem| Cause::Monitor { socket: socket.clone(), problem };
-        let no_answer = |command| MonitorError::NoAnswer { command, limit };
+        let no_answer = |command, limit| Heard::Fault(MonitorError::NoAnswer { command, limit });
         let open = async {
             let opened = timeout(limit, Connection::open(&socket)).await;
-            opened.unwrap_or_else(|_| Err(no_answer("by its greeting"))).map_err(failed)
+            let no_answer = Err(MonitorError::NoAnswer { command: "the connection", limit });
+            opened.unwrap_or(no_answer).map_err(failed)
         };
         let mut connection = unless_cancelled(open, cancel).await?;
         let mut course = change.course(drive.id.devid);
         let mut act = course.on(Heard::Nothing);
+        let mut awaits_guest = false;
         loop {
             let is_cancelled = cancel.is_some_and(CancellationToken::is_cancelled);
             let heard = match act {
@@ -365,29 +368,35 @@ impl Job<'_> {
                 }
                 Act::Ask(_) if is_cancelled => Heard::Cancelled,
                 Act::Ask(command) => {
-                    self.tell(&format_args!("asking the device model for {}", command.name()));
+                    if !awaits_guest {
+                        self.tell(&format_args!("asking the device model for {}", command.name()));
+                    }
                     let fd = image.as_ref().filter(|_| matches!(command, Command::AddFd { .. }));
                     let answer = connection.ask(&command, fd.map(AsFd::as_fd));
+                    // One that lives answers at once, and then it is known what was done.
+                    let limit = left().max(LAST_WORDS);
                     tokio::select! {
                         biased;
-                        answer = timeout(left(), answer) => match answer {
+                        answer = timeout(limit, answer) => match answer {
                             Ok(Ok(answer)) => Heard::Answer(answer),
                             Ok(Err(problem)) => Heard::Fault(problem),
-                            Err(_) => Heard::Fault(no_answer(command.name())),
+                            Err(_) => no_answer(command.name(), limit),
                         },
-                        // One that lives answers at once, and then it is known what was done.
                         () = async { cancelled(cancel).await; sleep(LAST_WORDS).await } => {
-                            Heard::Fault(no_answer(command.name()))
+                            no_answer(command.name(), LAST_WORDS)
                         }
                     }
                 }
                 Act::Write(content) => {
+                    awaits_guest = false;
                     let medium = change.medium.as_ref().filter(|_| content == Content::New);
                     Heard::Written(drive::write(&self.toolstack.client, drive, medium).await)
                 }
                 Act::Pause if left().is_zero() => Heard::Over,
                 Act::Pause => {
-                    self.tell(&"waiting for the guest to open the tray");
+                    if !std::mem::replace(&mut awaits_guest, true) {
+                        self.tell(&"waiting for the guest to open the tray");
+                    }
                     tokio::select! {
                         () = cancelled(cancel) => Heard::Cancelled,
                         () = sleep(PAUSE.min(left())) => Heard::Nothing,

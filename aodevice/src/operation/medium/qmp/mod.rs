@@ -86,7 +86,7 @@ pub enum MonitorError {
     NoAnswer {
         /// What was asked.
         command: &'static str,
-        /// How long all that was asked had.
+        /// How long it had.
         limit: Duration,
     },
     /// Another program did not give its lock back in time.
