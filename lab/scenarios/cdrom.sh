@@ -4,7 +4,7 @@
 . ./common.sh
 . lib/qemu.sh
 . lib/cdrom.sh
-plan 80
+plan 85
 
 FIRST=$LAB/first.iso
 SECOND=$LAB/second.iso
@@ -127,6 +127,15 @@ check bad-image-drive-empty "see below" drive_is "[not inserted]"
 check bad-image-closed "QEMU has it" wait_until 5 let_go "$QEMU" "$THIRD"
 expect_exit 0 xl-inserts-after-that xl cd-insert hvm hdc "$FIRST"
 
+# A block device. xl gives QEMU a name by which that takes it for a file.
+BLOCK=$(losetup -f)
+losetup "$BLOCK" "$SECOND"
+change block-device 0 xendev cd-insert hvm hdc "$BLOCK"
+expect_params "aio:$BLOCK" block-device-params
+check block-device-drive "see below" drive_is "/dev/fdset/"
+indent < "$OUT"
+expect_exit 0 block-device-ejected xendev cd-eject hvm hdc
+
 # What xl makes of these.
 xl_says() { # COMMAND...
     limited "$@"
@@ -139,7 +148,9 @@ xl_says xl cd-insert hvm hdc "$LAB"
 xl_says xl cd-eject hvm 5632
 limited xl cd-insert hvm hdc "$FIRST"
 xl_says xl -N cd-eject hvm hdc
+xl_says xl cd-insert hvm hdc "$BLOCK"
 limited xl cd-insert hvm hdc "$FIRST"
+losetup -d "$BLOCK"
 
 kill -STOP "$QEMU"
 change stopped 3 timeout -s KILL 30 xendev cd-eject --timeout 2 hvm hdc &

@@ -76,13 +76,22 @@ enum State {
     Finished,
 }
 
+/// A new medium.
+#[derive(Clone, Debug)]
+pub(super) struct NewMedium {
+    /// What its descriptor is called in QEMU, for people.
+    pub(super) opaque: String,
+    /// QEMU's name of its format.
+    pub(super) format: &'static str,
+    pub(super) block_device: bool,
+}
+
 /// A change of a medium.
 #[derive(Debug)]
 pub(super) struct Course {
     drive: String,
     force: bool,
-    /// The new medium: how it is called in QEMU, and QEMU's name of its format.
-    medium: Option<(String, &'static str)>,
+    medium: Option<NewMedium>,
     state: State,
     /// What QEMU has done.
     drive_has: Content,
@@ -92,7 +101,7 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(devid: u32, force: bool, medium: Option<(String, &'static str)>) -> Self {
+    pub(super) fn new(devid: u32, force: bool, medium: Option<NewMedium>) -> Self {
         Self {
             drive: format!("ide-{devid}"),
             force,
@@ -118,8 +127,8 @@ impl Course {
             (State::Emptied, Heard::Written(Ok(()))) => {
                 self.store_has = Content::Nothing;
                 match &self.medium {
-                    Some((opaque, _)) => {
-                        let opaque = opaque.clone();
+                    Some(medium) => {
+                        let opaque = medium.opaque.clone();
                         self.ask(State::Adding, Command::AddFd { opaque })
                     }
                     None => self.finish(),
@@ -192,8 +201,8 @@ impl Course {
     }
 
     fn change(&mut self, fdset: u64) -> Act {
-        let format = self.medium.as_ref().map_or("raw", |(_, format)| format);
-        let command = Command::Change { drive: self.drive.clone(), fdset, format };
+        let Some(NewMedium { format, block_device, .. }) = self.medium else { return self.finish() };
+        let command = Command::Change { drive: self.drive.clone(), fdset, block_device, format };
         self.ask(State::Changing(fdset), command)
     }
 
@@ -277,7 +286,8 @@ mod tests {
     }
 
     fn insert() -> Course {
-        Course::new(5632, false, Some(("qcow2:/b.qcow2".to_owned(), "qcow2")))
+        let (opaque, format) = ("qcow2:/b.qcow2".to_owned(), "qcow2");
+        Course::new(5632, false, Some(NewMedium { opaque, format, block_device: false }))
     }
 
     fn eject() -> Course {

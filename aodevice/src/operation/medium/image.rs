@@ -1,6 +1,6 @@
 //! Opening the image of a medium, before anything is changed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -13,9 +13,16 @@ use crate::Cause;
 use crate::operation::files::{blocking, check_target};
 use crate::vbd::Format;
 
+/// An open image.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) fd: OwnedFd,
+    pub(super) block_device: bool,
+}
+
 /// Opens the image of a medium to read it. QEMU gets this very descriptor, so whatever becomes of the path, and
 /// whatever QEMU itself may open, the guest gets what was looked at.
-pub(super) async fn open(medium: &Medium, limit: Duration) -> Result<OwnedFd, Cause> {
+pub(super) async fn open(medium: &Medium, limit: Duration) -> Result<Image, Cause> {
     let target = &medium.target;
     if medium.format == Format::Empty {
         return Err(Cause::Invalid("a medium has a format; an empty drive is had by ejecting it".to_owned()));
@@ -24,17 +31,17 @@ pub(super) async fn open(medium: &Medium, limit: Duration) -> Result<OwnedFd, Ca
     let path = target.clone();
     let opened = blocking(limit, move || open_now(Path::new(&path))).await;
     let opened = opened.ok_or_else(|| Cause::Target(format!("{target} does not answer within {limit:?}")))?;
-    opened.map(OwnedFd::from).map_err(|why| Cause::Target(format!("{target}: {why}")))
+    opened.map_err(|why| Cause::Target(format!("{target}: {why}")))
 }
 
-fn open_now(path: &Path) -> Result<File, String> {
+fn open_now(path: &Path) -> Result<Image, String> {
     // What was a file a moment ago may be a pipe by now, which would not be opened until somebody writes there.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file =
         OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| error.to_string())?;
     let kind = file.metadata().map_err(|error| error.to_string())?.file_type();
     if kind.is_file() || kind.is_block_device() {
-        Ok(file)
+        Ok(Image { fd: file.into(), block_device: kind.is_block_device() })
     } else {
         Err("it is neither a file nor a block device".to_owned())
     }

@@ -13,7 +13,7 @@ mod drive;
 mod image;
 mod qmp;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ use xs_client::DomId;
 
 pub use self::qmp::MonitorError;
 
-use self::course::{Act, Content, Course, Ended, Heard, Stopped};
+use self::course::{Act, Content, Course, Ended, Heard, NewMedium, Stopped};
 use self::drive::{Drive, Seen};
+use self::image::Image;
 use self::qmp::{Command, Connection};
 use super::files::blocking;
 use super::wait::{Cancel, cancelled, unless_cancelled};
@@ -118,13 +119,21 @@ impl MediumChange {
         if self.medium.is_some() { Operation::Insert } else { Operation::Eject }
     }
 
-    fn course(&self, devid: u32) -> Course {
-        let medium = self.medium.as_ref();
-        let medium = medium.map(|medium| {
-            let format = medium.format.of_block_layer();
-            (format!("{}:{}", medium.format.name(), medium.target), format)
+    fn course(&self, devid: u32, image: Option<&Image>) -> Course {
+        let medium = self.medium.as_ref().zip(image).map(|(medium, image)| NewMedium {
+            opaque: format!("{}:{}", medium.format.name(), medium.target),
+            format: medium.format.of_block_layer(),
+            block_device: image.block_device,
         });
         Course::new(devid, self.force, medium)
+    }
+
+    /// Opens the new medium.
+    async fn open(&self, limit: Duration) -> Result<Option<Image>, Cause> {
+        match &self.medium {
+            Some(medium) => image::open(medium, limit).await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 
@@ -185,11 +194,9 @@ impl Toolstack {
         let which = drive::which(fe, devid);
         let preview = async {
             let drive = self.drive(which).await?;
-            if let Some(medium) = &change.medium {
-                image::open(medium, self.limits.file).await?;
-            }
+            let image = change.open(self.limits.file).await?;
             self.check_config(fe, Kind::Vbd).await?;
-            preview(&drive, change)
+            preview(&drive, change, image.as_ref())
         };
         preview.await.map_err(|cause| {
             Box::new(Failure {
@@ -227,8 +234,8 @@ impl Toolstack {
 }
 
 /// What a change does, if QEMU and the guest agree to it.
-fn preview(drive: &Drive, change: &MediumChange) -> Result<MediumPreview, Cause> {
-    let mut course = change.course(drive.id.devid);
+fn preview(drive: &Drive, change: &MediumChange, image: Option<&Image>) -> Result<MediumPreview, Cause> {
+    let mut course = change.course(drive.id.devid, image);
     let (mut commands, mut heard) = (Vec::new(), Heard::Nothing);
     loop {
         heard = match course.on(heard) {
@@ -268,10 +275,7 @@ impl Job<'_> {
         } else {
             drive
         };
-        let image = match &change.medium {
-            Some(medium) => Some(unless_cancelled(image::open(medium, limits.file), cancel).await?),
-            None => None,
-        };
+        let image = unless_cancelled(change.open(limits.file), cancel).await?;
         let config = unless_cancelled(toolstack.config_of(fe), cancel).await?;
         unless_cancelled(toolstack.check_config(fe, Kind::Vbd), cancel).await?;
 
@@ -338,7 +342,7 @@ impl Job<'_> {
         &self,
         drive: &Drive,
         change: &MediumChange,
-        image: Option<OwnedFd>,
+        image: Option<Image>,
         cancel: Cancel<'_>,
     ) -> Result<Ended, Cause> {
         let limit = self.toolstack.limits.medium;
@@ -353,7 +357,7 @@ impl Job<'_> {
             opened.unwrap_or(no_answer).map_err(failed)
         };
         let mut connection = unless_cancelled(open, cancel).await?;
-        let mut course = change.course(drive.id.devid);
+        let mut course = change.course(drive.id.devid, image.as_ref());
         let mut act = course.on(Heard::Nothing);
         let mut awaits_guest = false;
         loop {
@@ -372,7 +376,7 @@ impl Job<'_> {
                         self.tell(&format_args!("asking the device model for {}", command.name()));
                     }
                     let fd = image.as_ref().filter(|_| matches!(command, Command::AddFd { .. }));
-                    let answer = connection.ask(&command, fd.map(AsFd::as_fd));
+                    let answer = connection.ask(&command, fd.map(|image| image.fd.as_fd()));
                     // One that lives answers at once, and then it is known what was done.
                     let limit = left().max(LAST_WORDS);
                     tokio::select! {

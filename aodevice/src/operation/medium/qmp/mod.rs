@@ -32,7 +32,7 @@ pub(super) enum Command {
     /// Takes a descriptor over, which goes with this message.
     AddFd { opaque: String },
     /// Puts a descriptor's image into a drive, in this of QEMU's formats.
-    Change { drive: String, fdset: u64, format: &'static str },
+    Change { drive: String, fdset: u64, block_device: bool, format: &'static str },
     /// Gives a descriptor back.
     RemoveFd { fdset: u64 },
 }
@@ -56,8 +56,10 @@ impl Command {
             Self::Eject { drive, force: false } => json!({"id": drive}),
             Self::Eject { drive, force: true } => json!({"id": drive, "force": true}),
             Self::AddFd { opaque } => json!({"opaque": opaque}),
-            Self::Change { drive, fdset, format } => {
-                json!({"id": drive, "filename": format!("/dev/fdset/{fdset}"), "format": format})
+            Self::Change { drive, fdset, block_device, format } => {
+                // QEMU looks at the kind of what a name leads to, but for the names of descriptors.
+                let driver = if *block_device { "host_device:" } else { "" };
+                json!({"id": drive, "filename": format!("{driver}/dev/fdset/{fdset}"), "format": format})
             }
             Self::RemoveFd { fdset } => json!({"fdset-id": fdset}),
         };
@@ -129,8 +131,13 @@ mod tests {
                 r#"{"execute":"add-fd","arguments":{"opaque":"raw:/a \"b\"\n"},"id":7}"#,
             ),
             (
-                Command::Change { drive: drive(), fdset: 3, format: "raw" },
+                Command::Change { drive: drive(), fdset: 3, block_device: false, format: "raw" },
                 r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"/dev/fdset/3","format":"raw"},"id":7}"#,
+            ),
+            // This one is ours.
+            (
+                Command::Change { drive: drive(), fdset: 3, block_device: true, format: "raw" },
+                r#"{"execute":"blockdev-change-medium","arguments":{"id":"ide-5632","filename":"host_device:/dev/fdset/3","format":"raw"},"id":7}"#,
             ),
             (Command::RemoveFd { fdset: 3 }, r#"{"execute":"remove-fd","arguments":{"fdset-id":3},"id":7}"#),
         ] {
