@@ -41,7 +41,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "PATH|embedded", default_value_t)]
     #[arg(hide_default_value = true)]
     pub(crate) store: StoreChoice,
-    /// Print what would be attached or inserted, as xl -N does, and change nothing. With --json also everything that
+    /// Print what would be attached, as xl -N does, or inserted, and change nothing. With --json also everything that
     /// would be written and run
     #[arg(short = 'N', long, global = true)]
     pub(crate) dry_run: bool,

@@ -57,7 +57,7 @@ async fn change(
     output::report(common, outcome)
 }
 
-/// Prints what `xl -N` prints; with `--json` what would be done.
+/// Prints what `xl -N` would print if it did not change the medium; with `--json` what would be done.
 async fn dry_run(
     common: &Common,
     world: &World,

@@ -153,14 +153,10 @@ limited xl cd-insert hvm hdc "$FIRST"
 losetup -d "$BLOCK"
 
 kill -STOP "$QEMU"
-change stopped 3 timeout -s KILL 30 xendev cd-eject --timeout 2 hvm hdc &
-stopped=$!
-# `info block' in there waits for QEMU, too.
-sleep 6
+expect_timed 3 stopped xendev cd-eject --timeout 2 hvm hdc
 kill -CONT "$QEMU"
-wait "$stopped"
-indent < "$LAB/stopped.err"
-check stopped-reason "$(cat "$LAB/stopped.err")" grep -q "did not answer" "$LAB/stopped.err"
+indent < "$ERR"
+expect_stderr "did not answer" stopped-reason
 expect_params "aio:$FIRST" stopped-params
 check stopped-drive "see above" drive_is "/dev/fdset/"
 

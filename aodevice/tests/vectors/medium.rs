@@ -363,13 +363,19 @@ async fn a_monitor_that_does_not_keep_to_the_protocol_is_given_up() {
         // No greeting, but events for ever.
         while stream.write(b"{\"event\": \"SHUTDOWN\"}\r\n").is_ok() {}
     }
+    fn floods(stream: &mut UnixStream) {
+        _ = write!(stream, "{GREETING}\r\n");
+        chatters(stream);
+    }
+    type Begin = fn(&mut UnixStream);
     type Expected = fn(&MonitorError) -> bool;
-    let expected: [(fn(&mut UnixStream), Expected); 5] = [
+    let expected: [(Begin, Expected); 6] = [
         (silent, |problem| matches!(problem, MonitorError::NoAnswer { .. })),
         (garbage, |problem| matches!(problem, MonitorError::Strange(_))),
         (endless, |problem| matches!(problem, MonitorError::TooLong(_))),
         (closes, |problem| matches!(problem, MonitorError::Closed(_) | MonitorError::Io(_))),
         (chatters, |problem| matches!(problem, MonitorError::Strange(_))),
+        (floods, |problem| matches!(problem, MonitorError::NoAnswer { .. })),
     ];
     for (first, is_expected) in expected {
         let drive = Drive::without_qemu().await;
