@@ -63,10 +63,12 @@ pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
-pub use operation::{PlannedScript, PlannedWrite, Preview, Target};
+pub use operation::{
+    Medium, MediumChange, MediumPreview, MonitorError, PlannedScript, PlannedWrite, Preview, Target,
+};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
-    Cause, End, Failure, FailureKind, Hint, Named, Observation, Operation, Step, Success, Warning,
+    Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Step, Success, Warning,
 };
 pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};

@@ -87,6 +87,8 @@ pub struct Toolstack {
     pub(crate) libxl_dir: PathBuf,
     /// Whether devices are entered there, and struck out.
     pub(crate) enters: bool,
+    /// Where device models have their monitors.
+    pub(crate) run_dir: PathBuf,
     /// Where device models write their logs.
     pub(crate) log_dir: PathBuf,
     /// Who tells whether a guest runs.
@@ -130,6 +132,7 @@ impl Toolstack {
             own: domid.unwrap_or(DomId::DOM0),
             script_dir: "/etc/xen/scripts".into(),
             libxl_dir: "/var/lib/xen".into(),
+            run_dir: "/var/run/xen".into(),
             log_dir: "/var/log/xen".into(),
             sys_dir: "/sys".into(),
             enters: true,
@@ -159,6 +162,13 @@ impl Toolstack {
     #[must_use]
     pub fn with_libxl_dir(mut self, libxl_dir: impl Into<PathBuf>) -> Self {
         self.libxl_dir = libxl_dir.into();
+        self
+    }
+
+    /// With the monitors of device models in this directory, `/var/run/xen` if not said: the sockets `qmp-libxl-3`.
+    #[must_use]
+    pub fn with_run_dir(mut self, run_dir: impl Into<PathBuf>) -> Self {
+        self.run_dir = run_dir.into();
         self
     }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::{Addition, Force, Limits, Removal, Toolstack, WaitFor};
+use aodevice::{Addition, Force, Limits, MediumChange, Removal, Toolstack, WaitFor};
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
@@ -41,7 +41,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "PATH|embedded", default_value_t)]
     #[arg(hide_default_value = true)]
     pub(crate) store: StoreChoice,
-    /// Print what would be attached, as xl -N does, and change nothing. With --json also everything that
+    /// Print what would be attached, as xl -N does, or inserted, and change nothing. With --json also everything that
     /// would be written and run
     #[arg(short = 'N', long, global = true)]
     pub(crate) dry_run: bool,
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     BlockDetach(BlockDetachArgs),
     /// List the disks of guests
     BlockList(ListArgs),
+    CdInsert(CdInsertArgs),
+    CdEject(CdEjectArgs),
     /// Add a network interface to a guest
     NetworkAttach(NetworkAttachArgs),
     /// Remove a network interface from a guest
@@ -93,7 +95,14 @@ impl Command {
 
     /// Whether `-N` can be said with it.
     pub(crate) fn has_dry_run(&self) -> bool {
-        matches!(self, Self::BlockAttach(_) | Self::NetworkAttach(_) | Self::DestroyDevices(_))
+        matches!(
+            self,
+            Self::BlockAttach(_)
+                | Self::CdInsert(_)
+                | Self::CdEject(_)
+                | Self::NetworkAttach(_)
+                | Self::DestroyDevices(_)
+        )
     }
 }
 
@@ -302,6 +311,81 @@ pub(crate) struct NetworkDetachArgs {
     pub(crate) device: String,
     #[command(flatten)]
     pub(crate) detaching: Detaching,
+}
+
+/// What changing a medium has in common.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ChangingMedium {
+    /// Open the tray also if the guest has locked it: what reads the medium there gets errors
+    #[arg(short, long)]
+    force: bool,
+    /// How long the device model may take, and the guest to open the tray if it has locked that
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "10")]
+    timeout: Duration,
+    #[command(flatten)]
+    others: Others,
+    /// Leave the configuration that libxl keeps of the guest alone: when xl reboots, restores or migrates the
+    /// guest, it has the earlier medium
+    #[arg(long)]
+    no_record: bool,
+}
+
+impl ChangingMedium {
+    pub(crate) fn of(&self, change: MediumChange) -> MediumChange {
+        change.force(self.force).take_over(self.others.take_over)
+    }
+
+    pub(crate) fn toolstack(&self, toolstack: Toolstack) -> Toolstack {
+        if self.no_record { toolstack.without_libxl_config() } else { toolstack }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.medium = self.timeout;
+        limits.owner = self.others.owner_timeout;
+        limits
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ImageFormat {
+    Raw,
+    Qcow,
+    Qcow2,
+    Qed,
+    Vhd,
+}
+
+/// Put another medium into a CD-ROM drive of an HVM guest.
+///
+/// The medium that is there is ejected first. A guest that has locked the tray, as Linux does while the medium is
+/// mounted or read, is asked to open it. If QEMU does not take the new medium, the drive stays empty.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CdInsertArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The drive, by name (hdc) or device id (5632)
+    pub(crate) vdev: String,
+    /// The image: the absolute path of a file or block device. An empty one leaves the drive empty
+    pub(crate) target: String,
+    /// The format of the image
+    #[arg(long, value_enum, default_value = "raw", value_name = "FORMAT")]
+    pub(crate) format: ImageFormat,
+    #[command(flatten)]
+    pub(crate) changing: ChangingMedium,
+}
+
+/// Take the medium out of a CD-ROM drive of an HVM guest.
+///
+/// A guest that has locked the tray, as Linux does while the medium is mounted or read, is asked to open it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CdEjectArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The drive, by name (hdc) or device id (5632)
+    pub(crate) vdev: String,
+    #[command(flatten)]
+    pub(crate) changing: ChangingMedium,
 }
 
 /// Remove all devices of a domain that goes, and end its device model.

@@ -38,7 +38,11 @@ pub(crate) fn scripts_run(common: &Common, conf: &XlConf) {
 }
 
 /// A toolstack whose steps are told, and who tells them.
-async fn watched(world: &World, limits: Limits, common: &Common) -> Result<(Toolstack, Progress), Problem> {
+pub(crate) async fn watched(
+    world: &World,
+    limits: Limits,
+    common: &Common,
+) -> Result<(Toolstack, Progress), Problem> {
     let toolstack = world.toolstack(limits).await?;
     let progress = Progress::new(common);
     progress.say(&world.facts());

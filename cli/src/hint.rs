@@ -70,6 +70,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         ),
         Hint::FreeFrontend => "let the guest close it, or remove it with the tool that made it".to_owned(),
         Hint::CorrectDevice => "correct the description of the device".to_owned(),
+        Hint::NameTarget if failure.operation == Operation::Insert => {
+            "name a file or block device that is there by its whole path".to_owned()
+        }
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
@@ -81,6 +84,25 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::CheckModel => "see whether the guest's device model (QEMU) is stopped, and what it says in \
                              /var/log/xen/qemu-dm-*.log"
             .to_owned(),
+        Hint::ReplaceDevice(kind) => {
+            let (list, detach) = commands(kind);
+            format!(
+                "only a CD-ROM drive that QEMU emulates can change its medium (xendev {list} shows the guest's disks); \
+                 detach another disk (xendev {detach}) and attach it with the other image"
+            )
+        }
+        Hint::FreeMedium => {
+            "unmount the medium in the guest, or end what reads it, and try again; or open the tray with \
+                             --force"
+                .to_owned()
+        }
+        Hint::CorrectMedium => {
+            "name an image that QEMU can read, and its format with --format; the drive is empty now"
+                .to_owned()
+        }
+        Hint::ChangeAgain => {
+            "see the warnings for what is in the drive now, if any; then try again".to_owned()
+        }
         Hint::AddAtCreation => {
             "a guest gets emulated interfaces when it is created, by its configuration; leave out \
                                 type=ioemu, and its driver gets a paravirtual one"
@@ -142,6 +164,11 @@ pub(crate) fn words(failure: &Failure) -> String {
             .to_owned(),
         Hint::SeeWhoElse => "see what else works on the guest's devices, then try again".to_owned(),
         Hint::Store(hint) => hint.to_owned(),
+        Hint::AddWithoutConfig if matches!(failure.operation, Operation::Insert | Operation::Eject) => {
+            "try again once that is mended, or with --no-record; then the guest has the earlier medium when xl reboots, \
+             restores or migrates it"
+                .to_owned()
+        }
         Hint::AddWithoutConfig => {
             "try again once that is mended, or attach it with --no-record; then it is gone when xl reboots, \
                                    restores or migrates the guest"

@@ -5,6 +5,7 @@
 
 mod args;
 mod block;
+mod cd;
 mod demo;
 mod destroy;
 mod devices;
@@ -93,13 +94,15 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only block-attach, network-attach and destroy-devices have one";
+        let observed = "only block-attach, network-attach, cd-insert, cd-eject and destroy-devices have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
         Command::BlockAttach(args) => block::attach(common, &args).await,
         Command::BlockDetach(args) => block::detach(common, &args).await,
         Command::BlockList(args) => devices::list(common, &args, aodevice::Kind::Vbd).await,
+        Command::CdInsert(args) => cd::insert(common, &args).await,
+        Command::CdEject(args) => cd::eject(common, &args).await,
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,

@@ -20,6 +20,33 @@ names() { # names of the folder's entries that match the pattern, each between s
     done
 }
 
+# Reads the emulated CD, or keeps it open, as the first word of the disk says: the one way to tell the guest something.
+read_cd() {
+    while sleep 0.3; do
+        case "$(dd if=/dev/xvda bs=512 count=1 iflag=direct 2> /dev/null | tr -d '\0')" in
+            read)
+                {
+                    echo "GUEST-CD [$(dd bs=2048 count=1 | tr -d '\0')]"
+                    dd of=/dev/null bs=64k
+                } 2> /dev/null < /dev/sr0 || echo "GUEST-CD none"
+                ;;
+            hold)
+                {
+                    echo "GUEST-CD held"
+                    sleep 10
+                } 2> /dev/null < /dev/sr0
+                ;;
+            *) echo "GUEST-CD idle" ;;
+        esac
+    done
+}
+
+if grep -q read-cd /proc/cmdline; then
+    modprobe ata_piix
+    modprobe sr_mod
+    read_cd &
+fi
+
 while sleep 1; do
     names '/sys/block/xvd*'
     blk=$list

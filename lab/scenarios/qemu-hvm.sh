@@ -2,13 +2,13 @@
 # needs qemu
 . ./common.sh
 . lib/qemu.sh
+. lib/cdrom.sh
 plan 40
 
 FIRST=$LAB/first.iso
 SECOND=$LAB/second.iso
 HOT=$LAB/hot.img
-CDROM_ID=5632 # of hdc
-HOT_ID=51728  # of xvdb
+HOT_ID=51728 # of xvdb
 image_of "$FIRST" first
 image_of "$SECOND" second
 image_of "$HOT" hot
@@ -45,14 +45,6 @@ CDROM=$(backend "$DOMID" qdisk "$CDROM_ID")
 states() { # the backends' states, and what the frontends make of them
     xenstore-ls -f "/local/domain/0/backend" | grep -E "/$DOMID/[0-9]+/state = " | indent
     xenstore-ls -f "/local/domain/$DOMID/device" | grep -E '/state = ' | indent
-}
-
-# As QEMU tells it. The first word of a line is the device; a second drive of the same image belongs to the disk's
-# backend.
-drives() { xl qemu-monitor-command hvm 'info block' > "$OUT" 2> "$ERR"; }
-
-drive_is() { # WORDS: the CD-ROM drive that the guest's firmware sees
-    drives && grep "^ide-$CDROM_ID" "$OUT" | grep -qF "$1"
 }
 
 check hvm-disk-connected "not both ends are in state 4" wait_until 20 both_ends_connected "$DOMID" vbd "$DISK_ID"

@@ -177,6 +177,17 @@ fn causes() -> Vec<Cause> {
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
         Cause::NoEmulatedTwin(_) => [Cause::NoEmulatedTwin(String::new())],
+        Cause::NoDrive(_) => [Cause::NoDrive(String::new())],
+        Cause::Monitor { .. } => [Cause::Monitor {
+            socket: Default::default(),
+            problem: crate::MonitorError::Busy(limit),
+        }],
+        Cause::ModelRefused { .. } => [Cause::ModelRefused {
+            command: "eject",
+            said: String::new(),
+            locked: None,
+            no_drive: false,
+        }],
         Cause::ForeignBackend(_) => [Cause::ForeignBackend(String::new())],
     )
 }

@@ -101,6 +101,41 @@ pub fn enter(
     Ok(())
 }
 
+/// Enters what is in a CD-ROM drive: into the entry that the drive has, as this new entry of it says, or else all of
+/// that.
+///
+/// # Errors
+///
+/// [`ConfigError::NotAnArray`]; the configuration is as it was then.
+pub(crate) fn set_medium(
+    config: &mut Map<String, Value>,
+    devid: u32,
+    entry: Map<String, Value>,
+) -> Result<(), ConfigError> {
+    let listing = &Kind::Vbd.info().libxl;
+    let entries = match config.get_mut(listing.array) {
+        Some(member) => member.as_array_mut().ok_or(ConfigError::NotAnArray(listing.array))?,
+        None => return enter(config, (Kind::Vbd, devid), entry),
+    };
+    let Some(old) = entries.iter_mut().find(|old| is_of(listing, old, devid)).and_then(Value::as_object_mut)
+    else {
+        return enter(config, (Kind::Vbd, devid), entry);
+    };
+    // In libxl's order: pdev_path, vdev, backend, format.
+    old.shift_remove("pdev_path");
+    old.shift_remove("format");
+    let behind = |old: &Map<String, Value>, name: &str| old.keys().position(|key| key == name);
+    if let Some(path) = entry.get("pdev_path") {
+        let place = behind(old, "vdev").unwrap_or(0);
+        old.shift_insert(place, "pdev_path".to_owned(), path.clone());
+    }
+    if let Some(format) = entry.get("format") {
+        let place = behind(old, "backend").or(behind(old, "vdev")).map_or(0, |place| place + 1);
+        old.shift_insert(place, "format".to_owned(), format.clone());
+    }
+    Ok(())
+}
+
 /// Strikes all entries of a device out of a configuration, and the array if it is empty then.
 ///
 /// # Errors

@@ -28,8 +28,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub(crate) use config::Listing;
+pub(crate) use config::set_medium;
 pub use config::{enter, strike};
 pub use text::pretty;
+pub(crate) use userdata::Lock;
 pub use userdata::{Locked, Userdata};
 
 /// Why a configuration cannot be changed. It is as it was before.

@@ -62,8 +62,14 @@ impl Userdata {
     ///
     /// Those of the file system, with the path of the lock's file.
     pub fn try_lock(&self) -> io::Result<Option<Locked>> {
-        let path = self.sibling('l', "domain-userdata-lock");
-        Locked::take(&path, self).map_err(|error| at(&path, &error))
+        let lock = self.try_lock_of("domain-userdata-lock")?;
+        Ok(lock.map(|lock| Locked { userdata: self.clone(), _lock: lock }))
+    }
+
+    /// Takes another of libxl's locks of the domain, unless another program has it.
+    pub(crate) fn try_lock_of(&self, name: &str) -> io::Result<Option<Lock>> {
+        let path = self.sibling('l', name);
+        Lock::take(&path).map_err(|error| at(&path, &error))
     }
 
     /// Takes its lock, as soon as it can be had within this time.
@@ -149,19 +155,25 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
 #[derive(Debug)]
 pub struct Locked {
     userdata: Userdata,
+    _lock: Lock,
+}
+
+/// A lock as libxl takes it, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
     path: PathBuf,
     /// The lock ends as this is closed, after the file has been removed.
     _file: File,
 }
 
-impl Locked {
-    fn take(path: &Path, userdata: &Userdata) -> io::Result<Option<Self>> {
+impl Lock {
+    fn take(path: &Path) -> io::Result<Option<Self>> {
         loop {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o666).open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_at(&file, path)? => {
-                    return Ok(Some(Self { userdata: userdata.clone(), path: path.to_owned(), _file: file }));
+                    return Ok(Some(Self { path: path.to_owned(), _file: file }));
                 }
                 // Whoever had the lock before has removed the file.
                 Ok(()) | Err(Errno::INTR) => {}
@@ -170,7 +182,9 @@ impl Locked {
             }
         }
     }
+}
 
+impl Locked {
     /// Changes the configuration, unless its file is not there or nothing is different then.
     ///
     /// `permit` is asked when nothing is left to do but to put the new file in its place.
@@ -194,7 +208,7 @@ impl Locked {
     }
 }
 
-impl Drop for Locked {
+impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }

@@ -82,6 +82,9 @@ pub struct Limits {
     pub owner: Duration,
     /// Looking at a file of this domain: 10 s by default. Dead network storage does not answer.
     pub file: Duration,
+    /// A device model to change a medium, and the guest to open the tray for it: 10 s by default. What the device
+    /// model is asked for last has at least 2 s.
+    pub medium: Duration,
     /// Another program to give back the lock of libxl's configuration of the guest: 10 s by default.
     pub config: Duration,
     /// Hotplug scripts: 40 s each by default.
@@ -98,6 +101,7 @@ impl Default for Limits {
             unseen: Duration::from_secs(2),
             owner: Duration::from_secs(60),
             file: wait,
+            medium: wait,
             config: wait,
             scripts: hotplug::Limits::default(),
         }

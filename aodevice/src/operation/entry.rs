@@ -42,7 +42,7 @@ impl Toolstack {
     }
 
     /// The configuration that a domain has by its UUID, there or not.
-    async fn named_config(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
+    pub(super) async fn named_config(&self, fe: DomId) -> Result<Option<Userdata>, Cause> {
         let directory = &self.libxl_dir;
         let vm = Path::new(format!("/local/domain/{fe}/vm"))?;
         let vm = store::text(self.client.read_opt(&vm).await?);
@@ -144,7 +144,7 @@ impl Job<'_> {
     /// Changes a configuration under its lock, if that is still wanted then.
     ///
     /// An error means that it is as it was.
-    async fn change(
+    pub(super) async fn change(
         &self,
         config: &Userdata,
         wanted: impl Future<Output = Result<bool, Cause>>,
@@ -152,7 +152,7 @@ impl Job<'_> {
         cancel: Cancel<'_>,
     ) -> Result<(), Cause> {
         let limit = self.toolstack.limits.file;
-        let lock = unless_cancelled(self.lock(config), cancel).await?;
+        let lock = unless_cancelled(self.lock_config(config), cancel).await?;
         let wanted = unless_cancelled(wanted, cancel).await;
         if !matches!(wanted, Ok(true)) {
             blocking(limit, move || drop(lock)).await;
@@ -179,7 +179,7 @@ impl Job<'_> {
     }
 
     /// Waits for the lock of a configuration. libxl holds it for a transaction.
-    async fn lock(&self, config: &Userdata) -> Result<Locked, Cause> {
+    async fn lock_config(&self, config: &Userdata) -> Result<Locked, Cause> {
         let limits = self.toolstack.limits;
         let begun = Instant::now();
         loop {

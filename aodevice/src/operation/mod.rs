@@ -11,6 +11,7 @@
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
+//! | changing what is in a CD-ROM drive | [`medium`] |
 //! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
@@ -18,6 +19,7 @@ mod entry;
 #[cfg(test)]
 mod explore;
 mod files;
+pub(crate) mod medium;
 mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
@@ -55,6 +57,7 @@ use crate::{
     Which,
 };
 
+pub use self::medium::{Medium, MediumChange, MediumPreview, MonitorError};
 pub(crate) use self::model::{Life, Model};
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub(crate) use self::store::text;

@@ -136,6 +136,9 @@ impl fmt::Display for Record {
         let operation = match self.operation {
             Operation::Attach => "add",
             Operation::Detach => "remove",
+            // These leave no record: the device stays as it is.
+            Operation::Insert => "insert",
+            Operation::Eject => "eject",
         };
         let Self { token, stage, since, owner, .. } = self;
         write!(f, "{operation}:{token} stage={} since={since}", stage.word())?;

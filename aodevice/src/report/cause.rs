@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 use xs_client::DomId;
 
+use crate::MonitorError;
 use crate::libxl::ConfigError;
 use crate::machine::Node;
 use crate::operation::record::Occupant;
@@ -97,6 +98,29 @@ pub enum Cause {
         said: String,
         /// Its log.
         log: PathBuf,
+    },
+    /// The device is none whose medium can be changed.
+    #[error("its medium cannot be changed: {0}")]
+    NoDrive(String),
+    /// The monitor of the guest's device model cannot be used.
+    #[error("the device model's monitor {} {problem}", .socket.display())]
+    Monitor {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        problem: MonitorError,
+    },
+    /// The device model did not do what it was asked to.
+    #[error("the device model refused {command}: {said}")]
+    ModelRefused {
+        /// What it was asked for, as QMP calls it.
+        command: &'static str,
+        /// What it says, in a form that can be shown.
+        said: String,
+        /// How long the guest, which has locked the tray, had to open it; `None` if it has not.
+        locked: Option<Duration>,
+        /// Whether the device model does not know the drive.
+        no_drive: bool,
     },
     /// The device's backend is in another domain, or of a kind that this version does not know.
     #[error("its backend is {0}; only vbd, qdisk and vif backends of this domain are served")]
@@ -244,6 +268,9 @@ impl Cause {
             Self::NoDeviceModel(_) => "no_device_model",
             Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",
+            Self::NoDrive(_) => "no_drive",
+            Self::Monitor { .. } => "monitor",
+            Self::ModelRefused { .. } => "model_refused",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
@@ -267,6 +294,8 @@ impl Cause {
         match self {
             Self::TimedOut { .. }
             | Self::Busy { .. }
+            | Self::ModelRefused { locked: Some(_), .. }
+            | Self::Monitor { problem: MonitorError::NoAnswer { .. } | MonitorError::Busy(_), .. }
             | Self::Store(xs_client::Error::Timeout { .. })
             | Self::Config { problem: ConfigError::Busy(_) | ConfigError::NoAnswer(_), .. } => {
                 FailureKind::TimedOut

@@ -20,6 +20,10 @@ pub enum Operation {
     Attach,
     /// A device was to be removed.
     Detach,
+    /// A medium was to be put into a drive.
+    Insert,
+    /// The medium of a drive was to be taken out.
+    Eject,
 }
 
 impl fmt::Display for Operation {
@@ -27,6 +31,8 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::Attach => "attach",
             Self::Detach => "detach",
+            Self::Insert => "insert",
+            Self::Eject => "eject",
         })
     }
 }
@@ -53,8 +59,13 @@ pub struct Failure {
 impl Failure {
     /// What was tried.
     pub fn tried(&self) -> String {
-        let preposition = if self.operation == Operation::Attach { "to" } else { "from" };
-        format!("cannot {} {} {preposition} domain {}", self.operation, self.device, self.device.fe)
+        let (what, preposition) = match self.operation {
+            Operation::Attach => ("attach", "to"),
+            Operation::Detach => ("detach", "from"),
+            Operation::Insert => ("insert a medium into", "of"),
+            Operation::Eject => ("eject the medium of", "of"),
+        };
+        format!("cannot {what} {} {preposition} domain {}", self.device, self.device.fe)
     }
 
     /// What was observed, in sentences: the cause first; never empty.
@@ -95,7 +106,12 @@ impl Failure {
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::Target(_) => Hint::NameTarget,
+            Cause::NoDeviceModel(_) if self.is_of_medium() => Hint::CheckModel,
             Cause::NoDeviceModel(_) => Hint::UseKernelBackend,
+            Cause::NoDrive(_) | Cause::ModelRefused { no_drive: true, .. } => Hint::ReplaceDevice(kind),
+            Cause::ModelRefused { locked: Some(_), .. } => Hint::FreeMedium,
+            Cause::ModelRefused { command: "blockdev-change-medium", .. } => Hint::CorrectMedium,
+            Cause::ModelRefused { .. } | Cause::Monitor { .. } => Hint::CheckModel,
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
@@ -141,7 +157,15 @@ impl Failure {
     }
 
     fn again(&self) -> Hint {
-        if self.operation == Operation::Detach { Hint::RemoveAgain } else { Hint::AddAgain }
+        match self.operation {
+            Operation::Attach => Hint::AddAgain,
+            Operation::Detach => Hint::RemoveAgain,
+            Operation::Insert | Operation::Eject => Hint::ChangeAgain,
+        }
+    }
+
+    fn is_of_medium(&self) -> bool {
+        matches!(self.operation, Operation::Insert | Operation::Eject)
     }
 
     /// What to do about a script that did not end well, or did not begin.

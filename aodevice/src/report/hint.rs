@@ -35,6 +35,14 @@ pub enum Hint {
     UseKernelBackend,
     /// See whether the device model is stopped, and what its log says.
     CheckModel,
+    /// Remove the device and add it with the other image: it is no drive whose medium can be changed.
+    ReplaceDevice(Kind),
+    /// Let the guest let go of the medium, or do without its consent.
+    FreeMedium,
+    /// Name an image that QEMU can read, and its format.
+    CorrectMedium,
+    /// Change the medium again.
+    ChangeAgain,
     /// Describe the interface in the guest's configuration, or do without its emulated twin.
     AddAtCreation,
     /// Correct the device by what the log of the device model says.

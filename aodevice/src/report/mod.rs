@@ -17,7 +17,7 @@ pub use cause::{Cause, End, FailureKind};
 pub use failure::{Failure, Operation};
 pub use hint::Hint;
 pub use observation::Observation;
-pub use warning::Warning;
+pub use warning::{InDrive, Warning};
 
 use crate::id::domid_number;
 use crate::{Device, DeviceId, Kind, Which};

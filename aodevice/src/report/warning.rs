@@ -56,6 +56,15 @@ pub enum Warning {
     OnlyEntry,
     /// The domain ended while the device was removed, before that could be noted for the next one.
     DomainWent,
+    /// The medium of a drive was not changed, and what was there before is not there any more, or may not be.
+    Medium {
+        /// What is in the drive.
+        drive: InDrive,
+        /// What the store says is there: the value of `params`.
+        recorded: String,
+    },
+    /// The medium of a drive was changed, but could not be entered into libxl's configuration of its domain.
+    NotEntered(Cause),
     /// The device is gone, but could not be struck out of libxl's configuration of its domain.
     NotStruck(Cause),
     /// A step of a roll-back failed, so something may be left.
@@ -65,6 +74,30 @@ pub enum Warning {
         /// Why.
         cause: Cause,
     },
+}
+
+/// What is in a drive after its medium was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InDrive {
+    /// It is empty.
+    Nothing,
+    /// The new medium.
+    New,
+    /// The device model did not say.
+    Unknown,
+}
+
+impl fmt::Display for InDrive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "the earlier medium was ejected, and the drive is empty",
+            Self::New => "the drive has the new medium",
+            Self::Unknown => {
+                "what is in the drive is not known, since the device model did not say whether it did that"
+            }
+        })
+    }
 }
 
 impl fmt::Display for Warning {
@@ -107,6 +140,18 @@ impl fmt::Display for Warning {
             Self::DomainWent => f.write_str(
                 "the domain ended meanwhile; if a toolstack makes it anew, as xl does for a reboot, it has the device \
                  again",
+            ),
+            Self::Medium { drive, recorded } => {
+                let recorded = match &**recorded {
+                    "" => "no medium".to_owned(),
+                    params => printable(params, LINE_SHOWN),
+                };
+                write!(f, "{drive}; the store says that there is {recorded}")
+            }
+            Self::NotEntered(cause) => write!(
+                f,
+                "the medium was changed, but when xl reboots, restores or migrates the guest it has the earlier one again: \
+                 {cause}"
             ),
             Self::NotStruck(cause) => write!(
                 f,

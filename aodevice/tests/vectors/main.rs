@@ -10,6 +10,7 @@ mod hostile;
 mod libxl;
 mod lost;
 mod machine;
+mod medium;
 mod not_ours;
 mod outsiders;
 mod owners;

@@ -1,7 +1,7 @@
 # Guests with a QEMU: what it holds open, what the store has of them, and how a device of theirs goes. The process is
 # $QEMU, which the scenario sets.
 
-guest_config() { # NAME TYPE: writes the configuration of a guest, with lines of it from standard input
+guest_config() { # NAME TYPE [EXTRA]: writes the configuration of a guest, with lines of it from standard input
     local kernel=/guest/vmlinuz
     [ "$2" != hvm ] || kernel=/guest/bzImage
     {
@@ -10,7 +10,7 @@ name = "$1"
 type = "$2"
 kernel = "$kernel"
 ramdisk = "/guest/initrd"
-extra = "console=hvc0 quiet"
+extra = "console=hvc0 quiet${3:+ $3}"
 memory = 320
 vcpus = 1
 EOT
@@ -18,8 +18,8 @@ EOT
     } > "$LAB/$1.cfg"
 }
 
-guest_create() { # NAME TYPE: creates a guest
-    guest_config "$1" "$2"
+guest_create() { # NAME TYPE [EXTRA]: creates a guest
+    guest_config "$@"
     expect_timed 0 "$1-created" xl create "$LAB/$1.cfg"
 }
 

@@ -74,7 +74,7 @@ const DOM0_MODULES: [&str; 10] = [
     "bridge",
     "tun",
 ];
-const GUEST_MODULES: [&str; 2] = ["xen-blkfront", "xen-netfront"];
+const GUEST_MODULES: [&str; 4] = ["xen-blkfront", "xen-netfront", "ata_piix", "sr_mod"];
 
 /// What the overlay adds to the base image.
 #[derive(Debug)]

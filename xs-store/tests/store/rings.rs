@@ -162,6 +162,7 @@ async fn guests_that_never_stop_asking_keep_nobody_from_his_turn() {
     for mut guest in guests {
         floods.push(tokio::spawn(async move {
             let (requests, mut sent) = (request(0, Op::READ, "/|").repeat(20), 0);
+            guest.events.try_send(format!("P{}", guest.domid).as_bytes()).unwrap();
             loop {
                 // Whole requests, whatever there is room for.
                 sent = (sent + guest.end.send(&requests[sent..]).unwrap()) % requests.len();

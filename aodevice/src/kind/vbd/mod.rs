@@ -140,9 +140,18 @@ choice! {
 
 impl Format {
     /// How `params` names it to QEMU.
-    const fn of_qemu(self) -> &'static str {
+    pub(crate) const fn of_qemu(self) -> &'static str {
         match self {
             Self::Raw | Self::Empty => "aio",
+            other => other.name(),
+        }
+    }
+
+    /// What QEMU's block layer calls it.
+    pub(crate) const fn of_block_layer(self) -> &'static str {
+        match self {
+            Self::Raw | Self::Empty => "raw",
+            Self::Vhd => "vpc",
             other => other.name(),
         }
     }
