@@ -125,23 +125,24 @@ impl<'a> Job<'a> {
         let mut entered = self.begun;
         let mut action = self.give(&mut machine, Event::Begin, &mut entered);
         while action != Action::Finish {
-            self.tell(&machine);
+            self.tell(&machine, machine.has_told());
             let cancel = machine.is_cancellable().then_some(cancel);
             let event = self.carry_out(action, cancel).await;
             action = self.give(&mut machine, event, &mut entered);
         }
-        self.tell(&machine);
+        self.tell(&machine, machine.has_told());
         self.finish(machine.outcome())
     }
 
-    fn tell(&self, machine: &impl Machine) {
+    /// Tells what is being done, and whether the backend has been told to close.
+    fn tell(&self, doing: &dyn std::fmt::Display, told: bool) {
         if let Some(observer) = &self.toolstack.observer {
             observer(&crate::Step {
                 device: self.device.clone(),
                 operation: self.record.operation,
                 elapsed: self.begun.elapsed(),
-                doing: machine.to_string(),
-                told: machine.has_told(),
+                doing: doing.to_string(),
+                told,
             });
         }
     }

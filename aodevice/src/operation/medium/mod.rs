@@ -267,7 +267,7 @@ impl Job<'_> {
         let (toolstack, fe) = (self.toolstack, which.fe);
         let limits = toolstack.limits;
         let cancel = Some(cancel);
-        self.tell(&"looking at the drive");
+        self.tell(&"looking at the drive", false);
         let drive = unless_cancelled(toolstack.drive(which), cancel).await?;
         self.id = Some(drive.id);
         let drive = if self.await_others(which, change.take_over, cancel).await? {
@@ -279,7 +279,7 @@ impl Job<'_> {
         let config = unless_cancelled(toolstack.config_of(fe), cancel).await?;
         unless_cancelled(toolstack.check_config(fe, Kind::Vbd), cancel).await?;
 
-        self.tell(&"waiting for the device model");
+        self.tell(&"waiting for the device model", false);
         // In libxl's order.
         let _devices = unless_cancelled(self.lock(fe, "libxl-device-changes-lock"), cancel).await?;
         let _monitor = unless_cancelled(self.lock(fe, "qmp-socket-lock"), cancel).await?;
@@ -311,7 +311,7 @@ impl Job<'_> {
             if !occupant.alive {
                 return Err(Cause::Unfinished);
             }
-            self.tell(&"waiting for another operation on the device");
+            self.tell(&"waiting for another operation on the device", false);
             self.await_owner(which, occupant, take_over, cancel).await?;
             waited = true;
         }
@@ -373,7 +373,7 @@ impl Job<'_> {
                 Act::Ask(_) if is_cancelled => Heard::Cancelled,
                 Act::Ask(command) => {
                     if !awaits_guest {
-                        self.tell(&format_args!("asking the device model for {}", command.name()));
+                        self.tell(&format_args!("asking the device model for {}", command.name()), false);
                     }
                     let fd = image.as_ref().filter(|_| matches!(command, Command::AddFd { .. }));
                     let answer = connection.ask(&command, fd.map(|image| image.fd.as_fd()));
@@ -399,7 +399,7 @@ impl Job<'_> {
                 Act::Pause if left().is_zero() => Heard::Over,
                 Act::Pause => {
                     if !std::mem::replace(&mut awaits_guest, true) {
-                        self.tell(&"waiting for the guest to open the tray");
+                        self.tell(&"waiting for the guest to open the tray", false);
                     }
                     tokio::select! {
                         () = cancelled(cancel) => Heard::Cancelled,
