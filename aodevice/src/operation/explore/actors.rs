@@ -130,7 +130,7 @@ impl World {
                             Event::Settled(Ok(()))
                         }
                         Err(cause) => Event::Settled(Err(cause)),
-                    })
+                    });
                 }
                 Step::Observe => event(&|_| Event::Observed),
                 Step::Leave => event(&|world| {
