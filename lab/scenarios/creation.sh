@@ -96,7 +96,7 @@ artifact nic.xl "$LAB/nic.xl"
 expect_exit 0 nic-detached xendev network-detach hvm 0
 check nic-no-port "ports of xenbr0: $(ports)" wait_until 3 no_bridge_port
 check nic-emulated-half-stays "it is gone" test -e "/sys/class/net/vif$DOMID.0-emu"
-expect_timed 0 nic-attached xendev network-attach hvm "type=ioemu" "mac=$MAC" "bridge=xenbr0"
+expect_timed 0 nic-attached xendev network-attach hvm type=ioemu devid=0 "mac=$MAC" bridge=xenbr0
 check nic-two-ports-again "ports of xenbr0: $(ports)" test "$(ports)" = "vif$DOMID.0 vif$DOMID.0-emu "
 devices "$LAB/nic.xendev" "/(vbd|vkbd)/"
 expect_same "$LAB/nic.xl" "$LAB/nic.xendev" nic-as-xls
