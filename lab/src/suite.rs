@@ -67,6 +67,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             ("door", "door"),
             ("facts", "facts"),
             ("qemu", "model"),
+            ("creation", "creation"),
             ("xenbus", "clients"),
         ] {
             let args = XenArgs::for_ci(scenario, may_install);
