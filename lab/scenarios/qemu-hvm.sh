@@ -1,9 +1,10 @@
 # A PVH and an HVM guest as xl makes them: the devices of the HVM guest's QEMU, and changing what is in its CD drive.
+# needs xendev
 # needs qemu
 . ./common.sh
 . lib/qemu.sh
 . lib/cdrom.sh
-plan 40
+plan 46
 
 FIRST=$LAB/first.iso
 SECOND=$LAB/second.iso
@@ -24,6 +25,12 @@ check pvh-disk-connected "not both ends are in state 4" wait_until 20 both_ends_
 domain_dump "$DOMID" "$LAB/pvh.domain"
 artifact pvh.store "$LAB/pvh.domain"
 check pvh-no-model "it has one" node_is "/local/domain/$DOMID/image/device-model-pid" absent
+expect_timed 0 pvh-attached xendev block-attach --wait connected pvh "format=raw,vdev=xvdb,access=rw,target=$HOT"
+guest_sees pvh blk xvdb pvh-guest-sees-disk
+expect_timed 0 pvh-detached xendev block-detach pvh xvdb
+expect_domain "$DOMID" "$LAB/pvh.domain" pvh-store-as-before
+expect_timed 0 pvh-devices-destroyed xendev destroy-devices pvh
+check pvh-devices-gone "$(xenstore-ls -f "/libxl/$DOMID/device")" test -z "$(xenstore-ls -f "/libxl/$DOMID/device" | grep vbd/)"
 expect_timed 0 pvh-destroyed xl destroy pvh
 expect_nothing_left "$DOMID" pvh-nothing-left
 check pvh-no-loop-device "losetup -a: $(losetup -a)" wait_until 3 no_loop_device
