@@ -112,7 +112,7 @@ enum Until {
     Script,
     /// The guest has connected
     Connected,
-    /// The nodes are written, of a device that the domain's device model will serve when it runs
+    /// The nodes are written, of a device that the domain's device model will serve when it runs; else as `script`
     Tree,
 }
 

@@ -101,7 +101,9 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
     for left in &outcome.left {
         output::warn(common, &format!("{left} is left: its kind is not served yet"));
     }
-    if let Some(end @ ModelEnd::Ended { killed: true, .. }) = &outcome.model {
+    if let Some(end @ (ModelEnd::Ended { killed: true, .. } | ModelEnd::Ended { left: Some(_), .. })) =
+        &outcome.model
+    {
         output::warn(common, end);
     }
     if common.json {

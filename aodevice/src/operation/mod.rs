@@ -196,7 +196,8 @@ impl<'a> Job<'a> {
             Step::Run { purpose: Purpose::Add, index } => self.run_unless_lost(target, index, cancel).await,
             Step::Run { purpose, index } => self.run_remove(target, purpose, index, cancel).await,
             Step::Close(claim, frontend) => {
-                let closing = store::close(client, target, record, (&claim, frontend), cancel);
+                let held = self.image.is_some();
+                let closing = store::close(client, target, record, (&claim, frontend, held), cancel);
                 Event::Told(wait::unless_hung(closing, cancel).await)
             }
             Step::CloseForServer => {

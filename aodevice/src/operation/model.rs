@@ -76,6 +76,13 @@ impl Process {
         (domid == fe.to_string().as_bytes()).then_some(Self { fd: process, pid })
     }
 
+    /// The QEMU that says that it is a guest's.
+    fn find(fe: DomId) -> Option<Self> {
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| is_qemu(*pid)).find_map(|pid| Self::of_model(pid, fe))
+    }
+
     // What replaces it came after Tokio 1.39; a pidfd keeps its number here.
     #[allow(deprecated)]
     pub(crate) async fn ended(&self) -> std::io::Result<()> {
@@ -168,6 +175,16 @@ impl Model {
         }
     }
 
+    /// The same where its guest's home is gone, and its pid with that: by looking at all processes.
+    pub(crate) fn life_without_home(&self, fe: DomId) -> Life {
+        match self.life(fe) {
+            Life::Unseen if self.pid.is_none() && sees_all_processes() => {
+                Process::find(fe).map_or(Life::Ended, Life::Alive)
+            }
+            life => life,
+        }
+    }
+
     /// Whether there is, or was, one.
     pub(crate) fn is_recorded(&self) -> bool {
         self.state.is_some() || self.pid.is_some()
@@ -177,6 +194,15 @@ impl Model {
     pub(crate) fn is_running(&self, fe: DomId) -> bool {
         self.state.as_deref() == Some("running") && !matches!(self.life(fe), Life::Ended)
     }
+}
+
+fn is_qemu(pid: u32) -> bool {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    program
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .is_some_and(|name| name.windows(4).any(|part| part == b"qemu"))
 }
 
 /// Whether a process that is not seen is not there: in a pid namespace of our own it may be.

@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) made: bool,
     /// What scripts have said there of their runs.
     pub(crate) said: Said,
+    /// Whether the device model was seen to have the image open.
+    pub(crate) held: bool,
 }
 
 /// Whose a device is.
@@ -204,7 +206,9 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
     let idle = !seen.frontend_is_live();
     // No driver has taken it up, and one that does so now makes the transaction conflict. FE goes before,
     // or its guest could do that too.
-    let untouched = seen.be_state() == Some(XenbusState::Initialising) && !seen.made && !seen.unfinished;
+    let initialising = seen.be_state() == Some(XenbusState::Initialising);
+    // QEMU opens an image before it says so.
+    let untouched = initialising && !seen.made && !seen.unfinished && !seen.held;
     if untouched && idle {
         return if seen.fe {
             (Closing::Again, vec![Change::Record(Stage::Closing), Change::DeleteFrontend])

@@ -79,6 +79,7 @@ async fn look_at(
         unfinished: false,
         said: Said::from_values(next(), next()),
         made: values.any(|made| made.is_some()),
+        held: false,
     })
 }
 
@@ -246,7 +247,7 @@ pub(crate) async fn close(
     client: &Client,
     target: &Target,
     record: &Record,
-    (claim, frontend): (&Claim, Frontend),
+    (claim, frontend, held): (&Claim, Frontend, bool),
     cancel: Cancel<'_>,
 ) -> Result<Closing, Cause> {
     let (id, paths) = (target.id(), target.paths());
@@ -256,7 +257,7 @@ pub(crate) async fn close(
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
-        let mut seen = Seen { unfinished, ..look(&tx, id.kind, paths).await? };
+        let mut seen = Seen { unfinished, held, ..look(&tx, id.kind, paths).await? };
         seen.fe = of_guest[0].is_some();
         seen.fe_state = of_guest[1].as_deref().map(StateValue::parse);
         let (closing, changes) = steps::close(&seen, record.token, claim, frontend);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use xs_client::{DomId, Path};
+use tokio_util::sync::CancellationToken;
+use xs_client::{DomId, Error, ErrorCode, Path};
 
 use crate::operation::{Life, Model};
 use crate::{Cause, Toolstack};
@@ -28,6 +29,9 @@ pub enum ModelEnd {
         /// How long it took, in seconds when serialised.
         #[serde(rename = "seconds", serialize_with = "crate::report::seconds")]
         after: Duration,
+        /// Why its node in the store is left, if it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        left: Option<String>,
     },
     /// The domain has one, which cannot be seen from here, so it was not ended.
     Unseen,
@@ -49,9 +53,14 @@ impl fmt::Display for ModelEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotThere => f.write_str("there is no device model"),
-            Self::Ended { killed: false, after } => write!(f, "the device model ended after {after:.1?}"),
-            Self::Ended { killed: true, after } => {
-                write!(f, "the device model did not end when asked, and was killed after {after:.1?}")
+            Self::Ended { killed, after, left } => {
+                match killed {
+                    false => write!(f, "the device model ended after {after:.1?}")?,
+                    true => {
+                        write!(f, "the device model did not end when asked, and was killed after {after:.1?}")?;
+                    }
+                }
+                left.iter().try_for_each(|why| write!(f, "; its node in the store is left: {why}"))
             }
             Self::Unseen => f.write_str(
                 "the domain has a device model whose process cannot be seen from here, and which may use its images \
@@ -63,25 +72,45 @@ impl fmt::Display for ModelEnd {
 }
 
 /// Ends a domain's device model: SIGHUP, which lets QEMU flush and close its images, and SIGKILL after `patience`.
-pub(super) async fn end(toolstack: &Toolstack, fe: DomId, patience: Duration) -> Result<ModelEnd, Cause> {
+/// Once `cancel` is cancelled, what it was asked for is not waited for, and it is not killed.
+pub(super) async fn end(
+    toolstack: &Toolstack,
+    fe: DomId,
+    patience: Duration,
+    cancel: &CancellationToken,
+) -> Result<ModelEnd, Cause> {
     let begun = Instant::now();
-    let (client, own) = (toolstack.client(), toolstack.own());
-    let model = Model::look(client, (fe, own)).await?;
-    let process = match model.life(fe) {
+    let model = Model::look(toolstack.client(), (fe, toolstack.own())).await?;
+    let home = Path::new(format!("/local/domain/{fe}"))?;
+    let life = match toolstack.client().read_opt(&home).await? {
+        Some(_) => model.life(fe),
+        None => model.life_without_home(fe),
+    };
+    let process = match life {
         Life::Alive(process) => process,
         Life::Unseen if model.is_recorded() => return Ok(ModelEnd::Unseen),
-        Life::Unseen | Life::Ended => return Ok(ModelEnd::NotThere),
+        Life::Unseen => return Ok(ModelEnd::NotThere),
+        Life::Ended => {
+            forget(toolstack, fe).await?;
+            return Ok(ModelEnd::NotThere);
+        }
     };
     for (signal, limit) in [(Signal::HUP, patience), (Signal::KILL, AFTER_KILL)] {
         if let Err(error) = process.signal(signal) {
             return Ok(ModelEnd::Alive { reason: format!("it cannot be sent a signal: {error}") });
         }
-        match timeout(limit, process.ended()).await {
+        let ended = tokio::select! {
+            biased;
+            ended = timeout(limit, process.ended()) => ended,
+            () = cancel.cancelled(), if signal != Signal::KILL => {
+                return Ok(ModelEnd::Alive { reason: "it was asked to, and not waited for: cancelled".to_owned() });
+            }
+        };
+        match ended {
             Ok(Ok(())) => {
                 // Only now: as long as it lives, its nodes tell whoever looks that it does.
-                let node = Path::new(format!("/local/domain/{own}/device-model/{fe}"))?;
-                client.rm(&node).await?;
-                return Ok(ModelEnd::Ended { killed: signal == Signal::KILL, after: begun.elapsed() });
+                let left = forget(toolstack, fe).await.err().map(|cause| cause.to_string());
+                return Ok(ModelEnd::Ended { killed: signal == Signal::KILL, after: begun.elapsed(), left });
             }
             Ok(Err(error)) => {
                 return Ok(ModelEnd::Alive { reason: format!("its end cannot be waited for: {error}") });
@@ -90,4 +119,14 @@ pub(super) async fn end(toolstack: &Toolstack, fe: DomId, patience: Duration) ->
         }
     }
     Ok(ModelEnd::Alive { reason: "it was killed, and its process is still there".to_owned() })
+}
+
+/// Removes what the store has of a device model that has ended.
+async fn forget(toolstack: &Toolstack, fe: DomId) -> Result<(), Cause> {
+    let node = Path::new(format!("/local/domain/{}/device-model/{fe}", toolstack.own()))?;
+    match toolstack.client().rm(&node).await {
+        // Not even the nodes above are there.
+        Err(Error::Store { code: ErrorCode::ENOENT, .. }) => Ok(()),
+        removed => Ok(removed?),
+    }
 }

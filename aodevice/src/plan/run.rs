@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::{self, ModelEnd};
 use super::{Ended, Outcome, Plan, Planned, Progress, Undone};
 use crate::report::Named;
-use crate::{Failure, Force, Removal, Success, Toolstack, Which};
+use crate::{Cause, DeviceId, Failure, Force, Removal, Success, Toolstack, Which};
 
 /// How long the device model lives on while what it serves cannot be told to close, because another operation has a
 /// device, or the store does not answer.
@@ -198,7 +198,7 @@ impl Worker {
                 return ModelEnd::Alive { reason: "it was not asked to: cancelled".to_owned() };
             }
             let patience = self.toolstack.limits.close;
-            let end = ending::end(&self.toolstack, self.plan.fe, patience).await;
+            let end = ending::end(&self.toolstack, self.plan.fe, patience, cancel).await;
             let end = end.unwrap_or_else(|cause| ModelEnd::Alive { reason: cause.to_string() });
             self.tell(Progress::Model(end.clone()));
             end
@@ -252,7 +252,16 @@ impl Worker {
         match &self.plan.operations[index] {
             Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
             Planned::Remove(Which { fe, kind, devid }, removal) => {
-                toolstack.remove(*fe, (*kind, *devid), *removal, cancel).await
+                let removed = toolstack.remove(*fe, (*kind, *devid), *removal, cancel).await;
+                removed.or_else(|failure| match failure.cause {
+                    // Somebody else has removed it: all are to go.
+                    Cause::NoSuchDevice => Ok(Success {
+                        id: DeviceId::new(Which { fe: *fe, kind: *kind, devid: *devid }, toolstack.own()),
+                        warnings: failure.warnings,
+                        elapsed: failure.elapsed,
+                    }),
+                    _ => Err(failure),
+                })
             }
         }
     }

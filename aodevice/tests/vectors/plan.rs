@@ -229,3 +229,53 @@ fn every_kind_has_its_turn() {
     let plan = Plan::add(GUEST, additions([nic()]));
     assert!(matches!(plan.operations(), [Planned::Add(..)]));
 }
+
+/// A deadline is one of the device model's end as well, and who cancels does not kill.
+#[tokio::test(start_paused = true)]
+async fn a_device_model_that_does_not_end_is_not_waited_for_beyond_the_deadline() {
+    let world = connected().await;
+    let _model = Model::stubborn(&world).await;
+    let begun = world.clock();
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap().deadline(Duration::from_secs(1));
+    let outcome = run(&world, plan).await;
+    assert!(outcome.timed_out && !outcome.is_done(), "{outcome:?}");
+    assert!(matches!(outcome.model, Some(ModelEnd::Alive { .. })), "{outcome:?}");
+    assert_eq!(tenths(Duration::from_secs_f64(world.clock() - begun)), 1.0);
+}
+
+/// What its end left to do in the store says nothing about whether it has ended.
+#[tokio::test]
+async fn a_device_model_that_has_ended_is_not_said_to_be_alive() {
+    let world = connected().await;
+    let _model = Model::start(&world).await;
+    world.dom0.rm(&path("/local/domain/0/device-model")).await.unwrap();
+    let outcome = run(&world, Plan::destroy(&world.toolstack, GUEST).await.unwrap()).await;
+    let ended = matches!(outcome.model, Some(ModelEnd::Ended { killed: false, left: None, .. }));
+    assert!(outcome.is_done() && ended, "{outcome:?}");
+}
+
+/// Of a device model that is gone nothing stays, or each next removal would find it.
+#[tokio::test]
+async fn the_node_of_a_device_model_that_is_gone_goes() {
+    let world = World::new().await;
+    world.write("/local/domain/0/device-model/1/state", "running").await;
+    world.dom0.rm(&path("/local/domain/1")).await.unwrap();
+    for _ in 0..2 {
+        let outcome = run(&world, Plan::destroy(&world.toolstack, GUEST).await.unwrap()).await;
+        assert!(outcome.is_done() && matches!(outcome.model, Some(ModelEnd::NotThere)), "{outcome:?}");
+        assert!(!world.dump().await.iter().any(|line| line.contains("device-model/1")));
+    }
+}
+
+/// Where all are to go, one that somebody else has removed is done.
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_gone_by_then_is_done() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let adding = Plan::add(GUEST, additions(["xvda", "xvdb"].map(disk_named)));
+    assert!(run(&world, adding).await.is_done());
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+    world.remove(aodevice::Force::AtOnce).await.unwrap();
+    let outcome = run(&world, plan).await;
+    assert_eq!((words(&outcome.devices), outcome.is_done()), (vec!["done".to_owned(); 2], true));
+}

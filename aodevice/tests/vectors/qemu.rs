@@ -52,8 +52,18 @@ pub(crate) struct Model(Child);
 
 impl Model {
     pub(crate) async fn start(world: &World) -> Self {
+        Self::that(world, "").await
+    }
+
+    /// One that does not end when asked.
+    pub(crate) async fn stubborn(world: &World) -> Self {
+        Self::that(world, "trap '' HUP; ").await
+    }
+
+    async fn that(world: &World, does: &str) -> Self {
         // It has the image open.
-        let arguments = ["-c", "exec 3< /bin/sh; echo; read x", "sh", "-xen-domid", "1"];
+        let script = format!("{does}exec 3< /bin/sh; echo; read x");
+        let arguments = ["-c", &script, "sh", "-xen-domid", "1"];
         let mut child =
             Command::new("sh").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // Once it speaks it has its own command line.
@@ -143,6 +153,21 @@ async fn a_disk_is_there_before_its_device_model_is_started() {
     });
     ended.unwrap();
     assert!(!world.dump().await.iter().any(|line| line.contains("/qdisk")));
+}
+
+/// QEMU opens an image before it says so.
+#[tokio::test]
+async fn an_image_that_is_open_already_is_waited_for() {
+    let world = World::new().await;
+    let disk = Device::Vbd(vbd::parse(&[format!("{IMAGE},qcow2,xvda")]).unwrap());
+    world.add_with(disk, WaitFor::Tree, &CancellationToken::new()).await.unwrap();
+    let mut model = Model::start(&world).await;
+    let (ended, ()) = join!(world.remove(Force::Never), async {
+        world.exists(&format!("{LX}/op")).await;
+        assert_eq!(world.read(&format!("{BE}/state")).await, "5", "it is told to close");
+        model.kill();
+    });
+    assert_eq!(warned(&ended.unwrap()), [""; 0]);
 }
 
 /// What a kernel serves is waited for all the same, as its script needs it.

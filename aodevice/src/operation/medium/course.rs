@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The store is written after QEMU has done something, and before it is asked for more: so it never names a medium
-//! that the drive does not have, whoever dies when.
+//! that the drive was not given. Who dies between the two leaves in the store what was ejected, or an empty drive that
+//! is not.
 
 use serde_json::Value;
 

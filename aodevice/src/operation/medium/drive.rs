@@ -16,6 +16,8 @@ pub(super) struct Seen {
     pub(super) lx: bool,
     /// BE's path.
     pub(super) backend: Option<String>,
+    /// Whether BE is there.
+    pub(super) be: bool,
     /// `cdrom` or `disk`.
     pub(super) device_type: Option<String>,
     /// What is in it.
@@ -44,7 +46,13 @@ impl Seen {
         let mut next = || seen.next().flatten();
         let (home, lx) = (next().is_some(), next().is_some());
         let mut next = || text(next());
-        Ok(Self { home, lx, backend: next(), device_type: next(), params: next(), op: next() })
+        let seen =
+            Self { home, lx, be: false, backend: next(), device_type: next(), params: next(), op: next() };
+        let be = match seen.backend.as_ref().and_then(|path| Path::new(path).ok()) {
+            Some(path) => store.read_opt(&path).await?.is_some(),
+            None => false,
+        };
+        Ok(Self { be, ..seen })
     }
 
     /// The drive, if it is one that the guest's device model emulates.
@@ -66,6 +74,9 @@ impl Seen {
         };
         if id.be_kind != BackendKind::Qdisk {
             return no_drive("the kernel serves it (backendtype=phy), which takes its image once");
+        }
+        if !self.be {
+            return no_drive("its backend is gone");
         }
         Ok(Drive { id, paths: id.paths()?, params: self.params.clone().unwrap_or_default() })
     }
@@ -123,6 +134,7 @@ mod tests {
         Seen {
             home: true,
             lx: true,
+            be: true,
             backend: text(BE),
             device_type: text("cdrom"),
             params: text("aio:/a.iso"),
@@ -148,6 +160,7 @@ mod tests {
             (Seen { backend: text("/local/domain/0/backend/qdisk/8/5632"), ..seen() }, "its backend is at"),
             (Seen { backend: text("/local/domain/3/backend/qdisk/7/5632"), ..seen() }, "its backend is at"),
             (Seen { backend: text("/local/domain/0/backend/vbd/7/5632"), ..seen() }, "the kernel serves it"),
+            (Seen { be: false, ..seen() }, "its backend is gone"),
         ] {
             let refused = refused(seen);
             assert!(refused.contains(told), "{refused}");
@@ -161,6 +174,7 @@ mod tests {
         let may = |seen: Seen| may_write(&seen, &drive).map_err(|cause| cause.code());
         assert_eq!(may(seen()), Ok(()));
         assert_eq!(may(Seen { lx: false, ..seen() }), Err("gone"));
+        assert_eq!(may(Seen { be: false, ..seen() }), Err("taken"));
         assert_eq!(may(Seen { op: Some("remove:1".to_owned()), ..seen() }), Err("taken"));
         assert_eq!(may(Seen { device_type: Some("disk".to_owned()), ..seen() }), Err("taken"));
         let other = Some("/local/domain/0/backend/vbd/7/5632".to_owned());

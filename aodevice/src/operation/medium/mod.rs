@@ -287,13 +287,12 @@ impl Job<'_> {
         let refused = ended.stopped.map(|stopped| self.cause(stopped, fe));
         if let Some(cause) = refused {
             warnings.extend(disagreement(ended.drive, ended.store, &drive, change));
+            if ended.store == Content::Nothing {
+                warnings.extend(self.enter_medium(config.as_ref(), &drive, &MediumChange::eject()).await);
+            }
             return Err(cause);
         }
-        if let Some(config) = config
-            && let Err(cause) = self.enter_medium(&config, &drive, change).await
-        {
-            warnings.push(Warning::NotEntered(cause));
-        }
+        warnings.extend(self.enter_medium(config.as_ref(), &drive, change).await);
         Ok(())
     }
 
@@ -428,10 +427,11 @@ impl Job<'_> {
     /// Enters what is in a drive into libxl's configuration of the domain, if the store still says so.
     async fn enter_medium(
         &self,
-        config: &Userdata,
+        config: Option<&Userdata>,
         drive: &Drive,
         change: &MediumChange,
-    ) -> Result<(), Cause> {
+    ) -> Option<Warning> {
+        let config = config?;
         let (client, which) = (&self.toolstack.client, drive.id.which());
         let medium = change.medium.as_ref();
         let wanted = async {
@@ -441,7 +441,7 @@ impl Job<'_> {
         };
         let entry = Medium::disk(medium, which.devid).libxl();
         let change = move |config: &mut _| libxl::set_medium(config, which.devid, entry);
-        self.change(config, wanted, change, None).await
+        self.change(config, wanted, change, None).await.err().map(Warning::NotEntered)
     }
 }
 
