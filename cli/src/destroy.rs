@@ -106,13 +106,20 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
     {
         output::warn(common, end);
     }
+    let first = outcome.first_failure().map(|failure| Problem::from(Box::new(failure.clone())));
     if common.json {
-        output::say_json(json!({"ok": outcome.is_done()}), json!(outcome));
+        let mut told = json!({"ok": outcome.is_done()});
+        if let Some(problem) = first.as_ref().or(problems.last()) {
+            let problem = problem.json();
+            for name in ["code", "error", "observed", "hint"] {
+                told[name] = problem[name].clone();
+            }
+        }
+        output::say_json(told, json!(outcome));
     }
-    let first = outcome.first_failure().map(|failure| Problem::from(Box::new(failure.clone())).exit);
     let Some(last) = problems.pop() else { return Ok(Exit::Done) };
     problems.iter().for_each(Problem::print);
-    let exit = if outcome.timed_out { Exit::TimedOut } else { first.unwrap_or(last.exit) };
+    let exit = if outcome.timed_out { Exit::TimedOut } else { first.map_or(last.exit, |first| first.exit) };
     let mut last = last.with_exit(exit);
     last.told = common.json;
     Err(last)
