@@ -101,8 +101,8 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
     for left in &outcome.left {
         output::warn(common, &format!("{left} is left: its kind is not served yet"));
     }
-    if let Some(end @ (ModelEnd::Ended { killed: true, .. } | ModelEnd::Ended { left: Some(_), .. })) =
-        &outcome.model
+    if let Some(end @ ModelEnd::Ended { killed, left, .. }) = &outcome.model
+        && (*killed || left.is_some())
     {
         output::warn(common, end);
     }

@@ -306,14 +306,12 @@ impl Core {
     ) {
         for id in self.waiting.conflicts.failing() {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
-            let tree = &self.tree;
-            let is_broken = |transaction: &mut Transaction| {
-                changed.clone().into_iter().any(|path| transaction.is_broken_by(tree, path))
-            };
+            let mut broken = false;
             // All of them, so that each is broken by the first change that does it.
-            let broken =
-                connection.transactions.values_mut().filter_map(|it| is_broken(it).then_some(())).count();
-            if broken > 0 && !caller.is_privileged() {
+            for transaction in connection.transactions.values_mut() {
+                broken |= changed.clone().into_iter().any(|path| transaction.is_broken_by(&self.tree, path));
+            }
+            if broken && !caller.is_privileged() {
                 self.waiting.conflicts.hold(caller.domid, id);
             }
         }
