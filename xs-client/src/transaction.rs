@@ -70,6 +70,19 @@ impl Transaction {
         };
         self.within(self.until(), Op::TRANSACTION_END, None, call).await.map(drop)
     }
+
+    /// Sends the last requests and the commit together.
+    async fn commit_with(
+        &self,
+        mut open: Open,
+        requests: &[Request],
+    ) -> Result<Tried<Vec<Reply>, Error>, Error> {
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.check_whole())?;
+        let all = typed::with_commit(requests);
+        let answers = self.ask_all(&all).await?;
+        open.defuse();
+        typed::committed(typed::outcomes(answers, &all))
+    }
 }
 
 impl Client {
@@ -132,6 +145,52 @@ impl Client {
         .await
     }
 
+    /// Runs a closure in a transaction that looks and says what is to be requested then, and sends those requests and
+    /// the commit together: a round trip less than [`Client::transaction`] needs. Tried again while it conflicts, as
+    /// that is.
+    ///
+    /// As with [`Client::commit_all`], **if the store refuses one of the requests, the others are committed all the
+    /// same**; the outcome is the first refusal then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future aborts the transaction, unless its commit was under way.
+    ///
+    /// ```no_run
+    /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
+    /// use xs_client::Request;
+    ///
+    /// let (from, to) = (&"/a".parse()?, &"/b".parse()?);
+    /// client
+    ///     .decide(|tx| async move {
+    ///         let value = tx.read(from).await?;
+    ///         Ok::<_, xs_client::Error>(((), vec![Request::Write { path: to.clone(), value }]))
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    pub async fn decide<T, E: From<Error>, F: Future<Output = Result<(T, Vec<Request>), E>>>(
+        &self,
+        mut body: impl FnMut(Transaction) -> F,
+    ) -> Result<T, E> {
+        self.attempts(|transaction, open| {
+            let body = body(transaction.clone());
+            async move {
+                let (outcome, requests) = match body.await {
+                    Ok(decided) => decided,
+                    Err(error) => return transaction.failed(error),
+                };
+                refuse_reserved(&requests)?;
+                Ok(match transaction.commit_with(open, &requests).await? {
+                    Tried::Done(_) => Tried::Done(outcome),
+                    Tried::Conflicted(_) => Tried::Conflicted(None),
+                    Tried::Lost(error) => Tried::Lost(error.into()),
+                })
+            }
+        })
+        .await
+    }
+
     /// Carries out requests in a transaction of their own, and sends the commit along with them:
     /// two round trips where [`Client::transaction`] needs three. Tried again while it conflicts.
     ///
@@ -141,15 +200,8 @@ impl Client {
     /// the transaction, unless its commit was under way.
     pub async fn commit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
         refuse_reserved(&requests)?;
-        self.attempts(|transaction, mut open| {
-            let all = typed::with_commit(&requests);
-            async move {
-                let answers = transaction.ask_all(&all).await?;
-                open.defuse();
-                typed::committed(typed::outcomes(answers, &all))
-            }
-        })
-        .await
+        let requests = &requests;
+        self.attempts(|transaction, open| async move { transaction.commit_with(open, requests).await }).await
     }
 
     /// Opens a transaction for each attempt, until one gives an outcome and no conflict.

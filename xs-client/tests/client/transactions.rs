@@ -1,5 +1,6 @@
 //! Transactions: committed, aborted, dropped, in conflict.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -299,6 +300,37 @@ async fn requests_are_committed_together() {
     proxy.conflict(1000);
     let error = client.commit_all(writes(&[("/a", "3")])).await.unwrap_err();
     assert!(matches!(error, Error::Contended { attempts: 64, .. }), "{error}");
+}
+
+/// What is decided goes with the commit: three round trips, and from the start again after a conflict.
+#[tokio::test(start_paused = true)]
+async fn what_a_closure_decides_is_committed_with_its_requests() {
+    let (client, proxy, _store) = watched_client(Config::default());
+    client.write(&path("/a"), "1").await.unwrap();
+    proxy.conflict(2);
+    let (from, to, runs) = (&path("/a"), &path("/b"), &Cell::new(0));
+    let decide = |tx: Transaction| async move {
+        runs.set(runs.get() + 1);
+        let value = tx.read(from).await?;
+        let write = Request::Write { path: to.clone(), value: value.clone() };
+        Ok::<_, Error>((value, vec![write]))
+    };
+    assert_eq!(client.decide(decide).await.unwrap(), "1");
+    assert_eq!((runs.get(), client.stats().conflicts), (3, 2));
+    assert_eq!(client.read(to).await.unwrap(), "1");
+
+    // One that fails commits nothing.
+    let failed = client.decide(|tx| async move {
+        tx.write(to, "2").await?;
+        tx.read(&path("/none")).await.map(|_| ((), Vec::new()))
+    });
+    assert!(failed.await.unwrap_err().is_not_found());
+    assert_eq!(client.read(to).await.unwrap(), "1");
+    // Nor does one whose requests are not a caller's to send.
+    let reserved = vec![Request::TransactionEnd { commit: true }];
+    let refused = client.decide(|_| async { Ok::<_, Error>(((), reserved.clone())) }).await;
+    assert!(matches!(refused, Err(Error::Reserved { .. })), "{refused:?}");
+    assert_eq!(client.stats().transactions, 5);
 }
 
 /// As its documentation warns.
