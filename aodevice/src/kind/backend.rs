@@ -51,6 +51,11 @@ impl BackendKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Whether hotplug scripts may be run for it (on Linux).
+    pub const fn is_scripted(self) -> bool {
+        matches!(self, Self::Vbd | Self::Vif)
+    }
+
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {

@@ -1,5 +1,6 @@
 //! Removing a directory and the parents that it leaves empty.
 
+use futures_util::future::try_join_all;
 use xs_client::{Error, Path, PathError, Requests};
 
 use crate::DeviceId;
@@ -39,19 +40,23 @@ pub(crate) async fn remove_only(tx: &Requests, path: &Path) -> Result<(), Error>
     unless_missing(tx.rm(path).await).map(drop)
 }
 
-/// Removes `path` with all below it, then each parent that has neither children nor a value, up
-/// to the root, which stays.
-pub(crate) async fn remove(tx: &Requests, path: &Path, root: &Path) -> Result<(), Error> {
-    remove_only(tx, path).await?;
-    let mut at = path.parent();
-    while let Some(parent) = at.filter(|parent| parent != root && parent.is_within(root)) {
-        if let Some(value) = unless_missing(tx.read(&parent).await)? {
-            if !value.is_empty() || !tx.directory_or_empty(&parent).await?.is_empty() {
-                return Ok(());
+/// The topmost directory that goes with `path`: of the parents up to the root, which stays, those that have no
+/// children besides. `None` if nothing of all that is there.
+pub(crate) async fn extent(tx: &Requests, path: &Path, root: &Path) -> Result<Option<Path>, Error> {
+    let parents = std::iter::successors(path.parent(), Path::parent);
+    let parents: Vec<Path> = parents.take_while(|parent| parent != root && parent.is_within(root)).collect();
+    let listed = parents.iter().map(|parent| async move { unless_missing(tx.directory(parent).await) });
+    let (mut goes, mut below) = (None, path.clone());
+    for (parent, children) in parents.iter().zip(try_join_all(listed).await?) {
+        if let Some(children) = children {
+            let name = below.names().last();
+            let is_below = |child: &String| Some(child.as_str()) == name;
+            if !children.iter().all(is_below) {
+                return Ok(if children.iter().any(is_below) { Some(below) } else { goes });
             }
-            tx.rm(&parent).await?;
+            goes = Some(parent.clone());
         }
-        at = parent.parent();
+        below = parent.clone();
     }
-    Ok(())
+    Ok(goes)
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use xs_client::{DomId, Path};
 
 use super::files::blocking;
+use super::store::Depth;
 use super::wait::{Cancel, cancelled, unless_cancelled};
 use super::{Job, Target, place, steps, store};
 use crate::libxl::{self, ConfigError, Locked, Userdata};
@@ -112,8 +113,8 @@ impl Job<'_> {
         cancel: Cancel<'_>,
     ) -> Result<(), Cause> {
         let Toolstack { client, own, .. } = self.toolstack;
-        let (id, seen) = place::find(client, (fe, *own), device, guest).await?;
-        if seen.lx {
+        let id = place::identify(client, (fe, *own), device, guest).await?;
+        if client.read_opt(&id.toolstack()?).await?.is_some() {
             return Ok(());
         }
         match self.toolstack.stale_entry(config.clone(), id.which()).await? {
@@ -138,7 +139,7 @@ impl Job<'_> {
         if now.as_ref() != Some(config) || !client.is_introduced(id.fe).await? {
             return Err(Cause::Gone { domain: true });
         }
-        Ok(store::look_whose(client, id.kind, target.paths()).await?)
+        Ok(store::look(client, &id, target.paths(), Depth::Standing).await?)
     }
 
     /// Changes a configuration under its lock, if that is still wanted then.

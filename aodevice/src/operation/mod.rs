@@ -47,7 +47,7 @@ use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
 use self::record::{Occupant, Record, Token};
 use self::steps::Obstacle;
-use self::store::Written;
+use self::store::{Depth, Written};
 use self::wait::Cancel;
 use crate::kind::Recorded;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
@@ -157,17 +157,27 @@ impl<'a> Job<'a> {
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
             Action::Probe { which, adopt } => {
                 let probed = async {
-                    let probed = match store::probe(client, self.toolstack.own, which, adopt).await {
+                    let id = store::identify(client, self.toolstack.own, which).await?;
+                    let (probed, config, model, stood) = tokio::join!(
+                        store::probe(client, id, adopt),
+                        self.toolstack.config_of(which.fe),
+                        Model::of(client, &id),
+                        Texts::read(client, &id),
+                    );
+                    let probed = match probed {
                         Err(cause @ Cause::NoSuchDevice) => {
                             let target = self.toolstack.entry_alone(which).await?.ok_or(cause)?;
                             return Ok(Found { target, occupant: None });
                         }
                         probed => probed?,
                     };
-                    let target = probed.target.with_config(self.toolstack.config_of(which.fe).await?);
-                    self.image = model::Image::of(client, &target, self.toolstack.limits.file).await;
+                    let target = probed.target.with_config(config?);
+                    self.image = match model? {
+                        Some(model) => model::Image::of(model, &target, self.toolstack.limits.file).await,
+                        None => None,
+                    };
                     self.resumes = probed.op.is_some();
-                    self.stood = Texts::read(client, &target.id(), target.paths()).await?;
+                    self.stood = stood?;
                     let occupant = match probed.op {
                         Some(op) => Some(self.occupant(op).await?),
                         None => None,
@@ -218,8 +228,9 @@ impl<'a> Job<'a> {
             }
             Step::Leave => {
                 let client = client.with_deadline(LAST_WORDS);
-                let left =
-                    store::step(&client, target, record, None, |seen| Ok(((), steps::leave(seen, token))));
+                let left = store::step(&client, target, record, (None, Depth::Standing), |seen| {
+                    Ok(((), steps::leave(seen, token)))
+                });
                 if !matches!(timeout(LAST_WORDS, left).await, Ok(Ok(()))) {
                     debug!("it cannot be noted that the operation ended");
                 }
@@ -292,10 +303,11 @@ impl<'a> Job<'a> {
             Obstacle::Alive(state) => Cause::Unrecorded(state),
         };
         // The device that is there is what the report is about.
-        let there = store::probe(client, *own, which, true).await.ok().map(|probed| probed.target);
+        let probed = async { store::probe(client, store::identify(client, *own, which).await?, true).await };
+        let there = probed.await.ok().map(|probed| probed.target);
         if let Some(there) = &there {
             // Nothing was done to it, so no error there is of this operation.
-            self.stood = Texts::read(client, &there.id(), there.paths()).await.unwrap_or_default();
+            self.stood = Texts::read(client, &there.id()).await.unwrap_or_default();
         }
         Created::Failed(cause, there)
     }
@@ -326,7 +338,7 @@ impl<'a> Job<'a> {
             keys.extend(self.made.clone());
             saved::finish(client, target.paths(), &keys).await?;
         }
-        let settled = store::step(client, target, record, None, |seen| {
+        let settled = store::step(client, target, record, (None, Depth::Standing), |seen| {
             Ok(((), steps::settle(seen, record.token, served)?))
         });
         settled.await?;

@@ -27,7 +27,7 @@ use super::observe::shown;
 use super::store::text;
 use super::{Target, files};
 use crate::machine::Reached;
-use crate::{BackendKind, Cause, Condition, Server, Toolstack, facts};
+use crate::{BackendKind, Cause, Condition, DeviceId, Server, Toolstack, facts};
 
 /// How often its log is looked at while a device is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -110,13 +110,11 @@ pub(crate) struct Image {
 
 impl Image {
     /// The image of a device, if its model can be seen to have that open.
-    pub(crate) async fn of(client: &Client, target: &Target, limit: Duration) -> Option<Self> {
+    pub(crate) async fn of(model: Model, target: &Target, limit: Duration) -> Option<Self> {
         let id = target.id();
         let (_, path) =
             target.recorded().get("params").filter(|_| id.be_kind == BackendKind::Qdisk)?.split_once(':')?;
-        let Life::Alive(process) = Model::look(client, (id.fe, id.be)).await.ok()?.life(id.fe) else {
-            return None;
-        };
+        let Life::Alive(process) = model.life(id.fe) else { return None };
         let path = PathBuf::from(path);
         let image = files::blocking(limit, move || fs::metadata(path).ok()).await??;
         let mut image = Self { process, device: image.dev(), inode: image.ino(), opened: Vec::new() };
@@ -156,6 +154,14 @@ impl Image {
 }
 
 impl Model {
+    /// That of a device, if one serves it.
+    pub(crate) async fn of(client: &Client, id: &DeviceId) -> Result<Option<Self>, Error> {
+        match id.be_kind.server() {
+            Server::Kernel => Ok(None),
+            Server::DeviceModel => Self::look(client, (id.fe, id.be)).await.map(Some),
+        }
+    }
+
     pub(crate) async fn look(client: &Client, (fe, own): (DomId, DomId)) -> Result<Self, Error> {
         let nodes = [
             format!("/local/domain/{own}/device-model/{fe}/state"),
@@ -214,11 +220,9 @@ fn sees_all_processes() -> bool {
 /// model cannot be seen while its guest is there. Where there is neither a model to be seen nor a guest, it is taken to
 /// have gone after a while ([`Limits::unseen`](crate::Limits::unseen)).
 pub(crate) async fn let_go(toolstack: &Toolstack, target: &Target) -> Result<Reached, Cause> {
-    let (client, id) = (&toolstack.client, target.id());
-    if id.be_kind.server() == Server::Kernel {
-        return std::future::pending().await;
-    }
-    match Model::look(client, (id.fe, id.be)).await?.life(id.fe) {
+    let id = target.id();
+    let Some(model) = Model::of(&toolstack.client, &id).await? else { return std::future::pending().await };
+    match model.life(id.fe) {
         // A pidfd that cannot be waited for tells nothing.
         Life::Alive(process) => match process.ended().await {
             Ok(()) => Ok(Reached::ServerGone),

@@ -10,7 +10,7 @@ use xs_client::{Client, Error, Path, Requests};
 
 use super::Target;
 use super::said::{Said, is_failure, some_text};
-use crate::{DeviceId, DomainFacts, Observation, Paths};
+use crate::{DeviceId, DomainFacts, Observation};
 
 /// How much of a value of the store is shown, in characters.
 const VALUE_SHOWN: usize = 200;
@@ -29,8 +29,11 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    fn nodes(id: &DeviceId, paths: &Paths) -> Result<Vec<Path>, Error> {
-        let mut nodes = Vec::from(Said::nodes(&paths.backend)?);
+    fn nodes(id: &DeviceId) -> Result<Vec<Path>, Error> {
+        let mut nodes = Vec::with_capacity(4);
+        if id.be_kind.is_scripted() {
+            nodes.extend(Said::nodes(&id.backend()?)?);
+        }
         // Where Linux's xenbus drivers put their error texts.
         nodes.push(Path::new(format!(
             "/local/domain/{}/error/backend/{}/{}/{}/error",
@@ -42,18 +45,20 @@ impl Texts {
     }
 
     /// In the order of the nodes.
-    fn from_values(mut next: impl FnMut() -> Option<Bytes>) -> Self {
+    fn from_values(id: &DeviceId, mut next: impl FnMut() -> Option<Bytes>) -> Self {
+        let said =
+            if id.be_kind.is_scripted() { Said::from_values(next(), next()) } else { Said::default() };
         Self {
-            said: Said::from_values(next(), next()),
+            said,
             backend: some_text(next()),
             frontend: some_text(next()),
         }
     }
 
     /// What stands there now.
-    pub(crate) async fn read(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<Self, Error> {
-        let mut values = store.read_many(&Self::nodes(id, paths)?).await?.into_iter();
-        Ok(Self::from_values(|| values.next().flatten()))
+    pub(crate) async fn read(store: &Requests, id: &DeviceId) -> Result<Self, Error> {
+        let mut values = store.read_many(&Self::nodes(id)?).await?.into_iter();
+        Ok(Self::from_values(id, || values.next().flatten()))
     }
 
     /// The same, for a backend's directory that is made anew.
@@ -84,12 +89,12 @@ pub(crate) async fn observe(
 ) -> Result<Observation, Error> {
     let (id, paths) = (target.id(), target.paths());
     let mut nodes = vec![paths.backend.join("state")?, paths.frontend.join("state")?];
-    nodes.extend(Texts::nodes(&id, paths)?);
+    nodes.extend(Texts::nodes(&id)?);
     let mut seen = client.read_many(&nodes).await?.into_iter();
     let mut next = || seen.next().flatten();
     let backend = next().as_deref().map(StateValue::parse);
     let frontend = next().as_deref().map(StateValue::parse);
-    let texts = Texts::from_values(next).since(before);
+    let texts = Texts::from_values(&id, next).since(before);
     Ok(Observation {
         guest: facts.look(id.fe).await?,
         served_by: Some(id.be_kind),

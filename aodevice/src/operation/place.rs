@@ -4,29 +4,28 @@
 //! again; a dry run looks without one.
 
 use devstate::{StateValue, XenbusState};
+use futures_util::future::try_join_all;
 use xs_client::{DomId, Path, Requests};
 
-use super::steps::{self, Seen};
-use super::store::{look, text};
+use super::steps;
+use super::store::text;
 use crate::id::lx_parent;
 use crate::kind::Unique;
 use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 
-/// The identity that a device would have now, and what is there already.
-pub(crate) async fn find(
+/// The identity that a device would have now.
+pub(crate) async fn identify(
     store: &Requests,
     (fe, own): (DomId, DomId),
     device: &Device,
     guest: &Guest,
-) -> Result<(DeviceId, Seen), Cause> {
+) -> Result<DeviceId, Cause> {
     let kind = device.kind();
     let devid = match device.devid() {
         Some(devid) => devid,
         None => free_devid(store, fe, own, kind).await?,
     };
-    let id = DeviceId::with_backend(Which { fe, kind, devid }, own, device.as_spec().backend(guest));
-    let seen = look(store, kind, &id.paths()?).await?;
-    Ok((id, seen))
+    Ok(DeviceId::with_backend(Which { fe, kind, devid }, own, device.as_spec().backend(guest)))
 }
 
 /// Refuses a device whose frontend another backend serves, or whose address or name another device has.
@@ -36,23 +35,24 @@ pub(crate) async fn check(
     paths: &Paths,
     device: &Device,
 ) -> Result<(), Cause> {
-    if let Some(state) = in_use_elsewhere(store, id, paths).await? {
-        return Err(Cause::FrontendInUse(state));
-    }
-    device.as_spec().check_place(id)?;
-    check_unique(store, id, device).await
+    let alone = async {
+        match in_use_elsewhere(store, id, paths).await? {
+            Some(state) => Err(Cause::FrontendInUse(state)),
+            None => device.as_spec().check_place(id),
+        }
+    };
+    tokio::try_join!(alone, check_unique(store, id, device)).map(drop)
 }
 
 /// The smallest id that no device of the kind has, by the toolstack's record, the guest's directory
 /// and the backend's. Found inside of the transaction, so that two who find the same one conflict,
 /// and the second looks again.
 async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
-    let mut taken = store.directory_or_empty(&lx_parent(fe, kind)?).await?;
-    let backends = kind.info().backends.iter();
-    let backends = backends.map(|backend| format!("/local/domain/{own}/backend/{backend}/{fe}"));
-    for parent in backends.chain([format!("/local/domain/{fe}/device/{kind}")]) {
-        taken.extend(store.directory_or_empty(&Path::new(parent)?).await?);
+    let mut parents = vec![lx_parent(fe, kind)?, Path::new(format!("/local/domain/{fe}/device/{kind}"))?];
+    for backend in kind.info().backends {
+        parents.push(Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"))?);
     }
+    let taken = try_join_all(parents.iter().map(|parent| store.directory_or_empty(parent))).await?.concat();
     let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));
     free.ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
 }

@@ -8,6 +8,7 @@ use xs_client::{DomId, Request};
 
 use super::model::Model;
 use super::steps::Obstacle;
+use super::store::{self, Depth};
 use super::{Target, files, place, steps};
 use crate::report::Named;
 use crate::{
@@ -115,7 +116,8 @@ impl Toolstack {
         addition: Addition,
     ) -> Result<Preview, Cause> {
         let guest = self.check(fe, device, addition.wait_for).await?;
-        let (id, seen) = place::find(&self.client, (fe, self.own), device, &guest).await?;
+        let id = place::identify(&self.client, (fe, self.own), device, &guest).await?;
+        let seen = store::look(&self.client, &id, &id.paths()?, Depth::Made).await?;
         match steps::create(&seen) {
             Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
             Err(Obstacle::Exists) => return Err(Cause::Exists),

@@ -8,12 +8,13 @@
 //! Copies are read and written outside of the steps' transactions: those of all devices have common
 //! parents, so every operation would make every other one conflict.
 
-use xs_client::{Client, Path, PathError, Request, Requests};
+use futures_util::future::try_join_all;
+use xs_client::{Client, Path, PathError, Request, Requests, Transaction};
 
 use super::cleanup;
 use super::store::{keys_of, text, writes};
 use crate::kind::Recorded;
-use crate::{BackendKind, Cause, DeviceId, Kind, Paths};
+use crate::{BackendKind, Cause, DeviceId, Paths};
 
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
@@ -39,8 +40,9 @@ async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cau
 
 /// Whether the copy is of an add whose script was begun and has not come to its end, and may have made what
 /// stays without its backend.
-pub(crate) async fn is_unfinished(store: &Requests, kind: Kind, paths: &Paths) -> Result<bool, Cause> {
-    Ok(kind.info().outlives_backend && store.read_opt(&paths.saved.join(BEFORE)?).await?.is_some())
+pub(crate) async fn is_unfinished(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<bool, Cause> {
+    let outlives_backend = id.be_kind.is_scripted() && id.kind.info().outlives_backend;
+    Ok(outlives_backend && store.read_opt(&paths.saved.join(BEFORE)?).await?.is_some())
 }
 
 /// Whether a backend's key is the driver's own, of no use to a script.
@@ -98,32 +100,28 @@ pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded
     Ok(())
 }
 
-/// Adds what the script of the device has made, as far as it is saved and not recorded otherwise.
-pub(crate) async fn merge(
-    store: &Requests,
-    id: &DeviceId,
-    paths: &Paths,
-    recorded: &mut Recorded,
-) -> Result<(), Cause> {
+/// The copy of a device, if it is of this guest.
+pub(crate) async fn trusted(store: &Requests, paths: &Paths) -> Result<Recorded, Cause> {
     let saved = keys_of(store, &paths.saved).await?;
     if saved.is_empty() {
-        return Ok(());
+        return Ok(saved);
     }
     let home = store.read_opt(&paths.home).await?.is_some();
-    if home
-        && saved.get(GUEST).map(String::as_str) != Some(&*guest_of(store, paths).await?.unwrap_or_default())
-    {
-        return Ok(());
-    }
+    let is_of_another = home
+        && saved.get(GUEST).map(String::as_str) != Some(&*guest_of(store, paths).await?.unwrap_or_default());
+    Ok(if is_of_another { Recorded::new() } else { saved })
+}
+
+/// Adds what the script of the device has made, as far as it is in the copy and not recorded otherwise.
+pub(crate) fn merge(id: &DeviceId, saved: Recorded, recorded: &mut Recorded) {
     if saved.get("params") != recorded.get("params") {
-        return Ok(());
+        return;
     }
     for key in id.kind.info().made.iter().copied().chain([BEFORE, FILE, SEQUENCE]) {
         if let Some(value) = saved.get(key) {
             recorded.entry(key.to_owned()).or_insert_with(|| value.clone());
         }
     }
-    Ok(())
 }
 
 /// How often the removal of a copy is tried again: a transaction in which others have removed the same
@@ -139,7 +137,11 @@ async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
         if there.iter().all(Option::is_none) {
             break;
         }
-        match client.transaction(|tx| async move { cleanup::remove(&tx, copy, root).await }).await {
+        let remove = |tx: Transaction| async move {
+            let extent = cleanup::extent(&tx, copy, root).await?;
+            Ok(((), extent.map(Request::Rm).into_iter().collect()))
+        };
+        match client.decide(remove).await {
             Err(xs_client::Error::Store { .. }) => {}
             removed => return Ok(removed?),
         }
@@ -154,7 +156,15 @@ pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), C
 
 /// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
 /// of another device than the one `recorded`, stays for a removal: `xl` has put its own in that one's place.
-pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) -> Result<(), Cause> {
+pub(crate) async fn forget(
+    client: &Client,
+    id: &DeviceId,
+    paths: &Paths,
+    recorded: &Recorded,
+) -> Result<(), Cause> {
+    if !id.be_kind.is_scripted() {
+        return Ok(());
+    }
     let Paths { toolstack, backend, saved, undo, .. } = paths;
     let nodes = [toolstack, backend, saved, undo].map(Clone::clone);
     let there: Vec<bool> = client.read_many(&nodes).await?.iter().map(Option::is_some).collect();
@@ -173,10 +183,8 @@ pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
 /// Those of an add that did not come to its end stay, for a removal.
 pub(crate) async fn sweep(client: &Client) -> Result<(), Cause> {
-    for kind in BackendKind::ALL {
-        sweep_kind(client, kind).await?;
-    }
-    Ok(())
+    let kinds = BackendKind::ALL.into_iter().filter(|kind| kind.is_scripted());
+    try_join_all(kinds.map(|kind| sweep_kind(client, kind))).await.map(drop)
 }
 
 async fn sweep_kind(client: &Client, kind: BackendKind) -> Result<(), Cause> {

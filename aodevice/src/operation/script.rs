@@ -12,7 +12,7 @@ use super::record::Stage;
 use super::said::Said;
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs};
-use super::store::{self, keys_of};
+use super::store::{self, Depth, keys_of};
 use super::wait::{Cancel, LOOK};
 use super::{Job, LAST_WORDS, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
@@ -104,7 +104,7 @@ impl Job<'_> {
             let said = Said { error: None, ..seen.said.clone() };
             Ok((said, steps::begin_add(seen, self.record.token)?))
         };
-        let said = store::step(client, target, &self.record, None, begin).await?;
+        let said = store::step(client, target, &self.record, (None, Depth::Said), begin).await?;
         if index > 0 {
             return Ok((None, said));
         }
@@ -253,7 +253,7 @@ impl Job<'_> {
     /// What there is to do for the script that removes, and what it is to be given for it.
     async fn task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
         let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
-        let begun = store::step(client, target, &self.record, None, |seen| {
+        let begun = store::step(client, target, &self.record, (None, Depth::Standing), |seen| {
             let token = self.record.token;
             match purpose {
                 Purpose::Undo => Ok(steps::begin_undo(seen, token, info.outlives_backend)),

@@ -176,13 +176,6 @@ async fn neighbours_stay() {
     world.add_connected().await;
     world.remove(Force::AtOnce).await.unwrap();
     assert_eq!(world.dump().await, before);
-
-    // A parent with a value is somebody's, even if nothing is below it.
-    world.add_connected().await;
-    world.dom0.rm(&path("/local/domain/1/device/vbd/51728")).await.unwrap();
-    world.write("/local/domain/1/device/vbd", "kept").await;
-    world.remove(Force::AtOnce).await.unwrap();
-    assert_eq!(world.read("/local/domain/1/device/vbd").await, "kept");
 }
 
 /// LX entries that are no devices: listing passes them by, removal refuses them.

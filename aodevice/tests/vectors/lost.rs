@@ -98,7 +98,7 @@ async fn the_store_falls_silent() {
     assert_eq!(
         warnings(&failure),
         [
-            "closing the device failed: READ of /tool/xendev/backend/vbd/1/51712/xendev-before was not answered within 10s"
+            "closing the device failed: TRANSACTION_START was not answered within 10s"
         ]
     );
     assert_eq!(world.clock(), 24.0);

@@ -1,6 +1,6 @@
 //! A CD-ROM drive in the store: what is recorded of it, and writing what is in it.
 
-use xs_client::{Client, DomId, Path, Requests};
+use xs_client::{Client, DomId, Path, Request, Requests};
 
 use super::Medium;
 use crate::operation::observe::shown;
@@ -89,10 +89,11 @@ pub(super) async fn write(client: &Client, drive: &Drive, medium: Option<&Medium
     transact(client, |tx| async move {
         let seen = Seen::look(&tx, drive.id.which()).await?;
         may_write(&seen, drive)?;
+        let mut writes = Vec::new();
         for directory in [&drive.paths.toolstack, &drive.paths.backend] {
-            tx.write(&directory.join("params")?, value.clone()).await?;
+            writes.push(Request::Write { path: directory.join("params")?, value: value.clone().into() });
         }
-        Ok(())
+        Ok(((), writes))
     })
     .await
 }

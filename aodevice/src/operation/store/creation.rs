@@ -1,0 +1,67 @@
+//! Writing the tree of a new device.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, DomId, Request};
+
+use super::{Depth, look, transact};
+use crate::operation::observe::Texts;
+use crate::operation::record::Record;
+use crate::operation::steps::{self, Obstacle, Seen};
+use crate::operation::wait::Cancel;
+use crate::operation::{Target, place, saved};
+use crate::{Cause, Device, Guest, Which};
+
+/// What came of an attempt to write a device's tree.
+pub(crate) enum Written {
+    Done(Target),
+    Blocked(Which, Obstacle),
+}
+
+/// Writes the device's tree, if nothing stands in the way.
+///
+/// Once all is decided, `written` holds the device, and the error texts that stood there before: if the store gave no
+/// answer then, the commit may have been carried out.
+pub(crate) async fn create(
+    client: &Client,
+    (fe, own): (DomId, DomId),
+    device: &Device,
+    guest: &Guest,
+    record: &Record,
+    written: &Mutex<Option<(Target, Texts)>>,
+    cancel: Cancel<'_>,
+) -> Result<Written, Cause> {
+    let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    transact(client, |tx| async move {
+        set(None);
+        // Between attempts is the one place to stop without a trace.
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let id = place::identify(&tx, (fe, own), device, guest).await?;
+        let paths = id.paths()?;
+        let (seen, unfinished, checked, fe, stood) = tokio::join!(
+            look(&tx, &id, &paths, Depth::Made),
+            saved::is_unfinished(client, &id, &paths),
+            place::check(&tx, &id, &paths, device),
+            tx.read_opt(&paths.frontend),
+            // Not in the transaction: the guest can write there.
+            Texts::read(client, &id),
+        );
+        let seen = Seen { unfinished: unfinished?, ..seen? };
+        if let Err(obstacle) = steps::create(&seen) {
+            return Ok((Written::Blocked(id.which(), obstacle), Vec::new()));
+        }
+        checked?;
+        let stale = [(fe?.is_some(), &paths.frontend), (seen.be, &paths.backend)];
+        let stale = stale.into_iter().filter(|(there, _)| *there);
+        let mut requests: Vec<_> = stale.map(|(_, path)| Request::Rm(path.clone())).collect();
+        let tree = device.as_spec().tree(&id, guest);
+        requests.extend(tree.requests(&id, &paths, &record.to_string())?);
+        let target = Target::new(id, tree.backend.recorded())?;
+        set(Some((target.clone(), stood?.without_script())));
+        Ok((Written::Done(target), requests))
+    })
+    .await
+}

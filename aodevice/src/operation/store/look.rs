@@ -1,0 +1,93 @@
+//! Reading what there is of a device, with no more requests than the decision needs: where many devices of a domain
+//! go at once, or the store is slow, they are what takes the time.
+
+use devstate::StateValue;
+use xs_client::{Error, Path, Requests};
+
+use super::text;
+use crate::kind::Recorded;
+use crate::operation::said::Said;
+use crate::operation::steps::Seen;
+use crate::{Cause, DeviceId, Paths};
+
+/// What is read of a device besides whose it is and where its backend stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Nothing.
+    Standing,
+    /// What scripts have said.
+    Said,
+    /// Whether scripts have made something.
+    Made,
+}
+
+/// Reads what there is of a device, but for what its guest can change.
+pub(crate) async fn look(
+    store: &Requests,
+    id: &DeviceId,
+    paths: &Paths,
+    depth: Depth,
+) -> Result<Seen, Error> {
+    let Paths { home, backend, toolstack, .. } = paths;
+    let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
+    keys.extend([backend.clone(), backend.join("state")?]);
+    let scripted = id.be_kind.is_scripted();
+    match depth {
+        Depth::Said if scripted => keys.extend(Said::nodes(backend)?),
+        Depth::Made if scripted => {
+            for key in id.kind.info().made {
+                keys.push(backend.join(key)?);
+            }
+        }
+        _ => {}
+    }
+    let mut values = store.read_many(&keys).await?.into_iter();
+    let mut next = || values.next().flatten();
+    let mut seen = Seen {
+        home: next().is_some(),
+        lx: next().is_some(),
+        op: next().map(|op| String::from_utf8_lossy(&op).into_owned()),
+        be: next().is_some(),
+        be_state: next().as_deref().map(StateValue::parse),
+        ..Seen::default()
+    };
+    match depth {
+        Depth::Standing => {}
+        Depth::Said => seen.said = Said::from_values(next(), next()),
+        Depth::Made => seen.made = values.any(|made| made.is_some()),
+    }
+    Ok(seen)
+}
+
+/// The keys of a directory that hold text.
+pub(crate) async fn keys_of(store: &Requests, directory: &Path) -> Result<Recorded, Cause> {
+    let names = store.directory_or_empty(directory).await?;
+    named(store, directory, names).await
+}
+
+/// The same, but for some names, where nearly all others are known: in one round trip, if they are all that is there.
+pub(crate) async fn keys_but(
+    store: &Requests,
+    directory: &Path,
+    excepted: &[&str],
+    known: Vec<String>,
+) -> Result<Recorded, Cause> {
+    let listed = async { Ok(store.directory_or_empty(directory).await?) };
+    let (mut names, mut keys) = tokio::try_join!(listed, named(store, directory, known.clone()))?;
+    names.retain(|name| !known.contains(name) && !excepted.contains(&name.as_str()));
+    if !names.is_empty() {
+        keys.extend(named(store, directory, names).await?);
+    }
+    Ok(keys)
+}
+
+/// Those of these names that are there and hold text.
+pub(crate) async fn named(
+    store: &Requests,
+    directory: &Path,
+    names: Vec<String>,
+) -> Result<Recorded, Cause> {
+    let paths: Vec<Path> = names.iter().map(|name| directory.join(name)).collect::<Result<_, _>>()?;
+    let values = store.read_many(&paths).await?;
+    Ok(names.into_iter().zip(values).filter_map(|(name, value)| Some((name, text(value)?))).collect())
+}

@@ -1,0 +1,192 @@
+//! The store's side of the steps: reads what a decision needs and writes what it says, in one
+//! transaction each.
+
+mod creation;
+mod look;
+mod others;
+mod removal;
+
+use std::time::Duration;
+
+use devstate::XenbusState;
+use futures_util::future::try_join3;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use xs_client::{Client, ErrorCode, Op, Path, Request, Requests, Transaction};
+
+use super::Target;
+use super::cleanup::{self, CleanupRoots};
+use super::record::Record;
+use super::steps::{self, Change, Seen};
+use super::wait::Cancel;
+use crate::kind::Recorded;
+use crate::{Cause, DeviceId, Paths};
+
+pub(crate) use self::creation::{Written, create};
+pub(crate) use self::look::{Depth, keys_of, look};
+pub(crate) use self::others::{nodes_of_others, unfinished_others};
+pub(crate) use self::removal::{close, destroy, identify, probe};
+
+pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
+    value.and_then(|value| String::from_utf8(value.into()).ok())
+}
+
+/// What is requested for what a decision says.
+pub(crate) async fn requests(
+    tx: &Transaction,
+    target: &Target,
+    record: &Record,
+    seen: &Seen,
+    changes: &[Change],
+) -> Result<Vec<Request>, Cause> {
+    let Paths { backend, toolstack, .. } = target.paths();
+    let write = |path: Path, value: String| Request::Write { path, value: value.into() };
+    let mut requests = Vec::with_capacity(changes.len());
+    for change in changes {
+        requests.push(match change {
+            Change::Record(stage) => write(toolstack.join("op")?, record.at(*stage).to_string()),
+            Change::Release => Request::Rm(toolstack.join("op")?),
+            Change::DeleteFrontend => continue,
+            Change::Offline => write(backend.join("online")?, "0".to_owned()),
+            Change::TellToClose => write(backend.join("state")?, XenbusState::Closing.digits().to_owned()),
+            Change::SayClosed => write(backend.join("state")?, XenbusState::Closed.digits().to_owned()),
+            Change::ForgetError => Request::Rm(backend.join("hotplug-error")?),
+            Change::RemoveTree => {
+                let trees = Trees::look(tx, &target.id(), target.paths(), seen.home).await?;
+                requests.extend(trees.removal());
+                continue;
+            }
+        });
+    }
+    Ok(requests)
+}
+
+/// What of a device's three directories is to be removed, with the parents that they leave empty.
+pub(crate) struct Trees([Option<Path>; 3]);
+
+impl Trees {
+    pub(crate) async fn look(
+        tx: &Requests,
+        id: &DeviceId,
+        Paths { frontend, backend, toolstack, .. }: &Paths,
+        home: bool,
+    ) -> Result<Self, Cause> {
+        let roots = CleanupRoots::new(id, home)?;
+        let (frontend, toolstack, backend) = try_join3(
+            cleanup::extent(tx, frontend, &roots.frontend),
+            cleanup::extent(tx, toolstack, &roots.toolstack),
+            cleanup::extent(tx, backend, &roots.backend),
+        )
+        .await?;
+        Ok(Self([frontend, toolstack, backend]))
+    }
+
+    pub(crate) fn removal(self) -> impl Iterator<Item = Request> {
+        self.0.into_iter().flatten().map(Request::Rm)
+    }
+}
+
+/// Says that the backend has closed, for a device model that has ended.
+pub(crate) async fn close_for_server(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    cancel: Cancel<'_>,
+) -> Result<(), Cause> {
+    let decide = |seen: &Seen| Ok(((), steps::close_for_server(seen, record.token)?));
+    step(client, target, record, (cancel, Depth::Standing), decide).await
+}
+
+/// One transaction that looks, decides and writes.
+pub(crate) async fn step<T>(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (cancel, depth): (Cancel<'_>, Depth),
+    decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
+) -> Result<T, Cause> {
+    let decide = &decide;
+    transact(client, |tx| async move {
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let seen = look(&tx, &target.id(), target.paths(), depth).await?;
+        let (result, changes) = decide(&seen)?;
+        Ok((result, requests(&tx, target, record, &seen, &changes).await?))
+    })
+    .await
+}
+
+/// Adds a key to BE that the backend needs and the script did not write, unless it is there by now. A
+/// device that is not ours any more, or whose backend is not ready, is left alone: a write would bring a
+/// directory back that is gone.
+pub(crate) async fn complete(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (key, value): (&str, &str),
+) -> Result<(), Cause> {
+    let node = &target.paths().backend.join(key)?;
+    transact(client, |tx| async move {
+        let seen = look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
+        steps::is_ready(&seen, record.token)?;
+        let missing = tx.read_opt(node).await?.is_none();
+        let write = Request::Write { path: node.clone(), value: value.to_owned().into() };
+        Ok(((), missing.then_some(write).into_iter().collect()))
+    })
+    .await
+}
+
+/// A batch of writes of one directory's keys.
+pub(crate) fn writes(directory: &Path, keys: &Recorded) -> Result<Vec<Request>, xs_client::Error> {
+    let write = |(key, value): (&String, &String)| {
+        Ok(Request::Write { path: directory.join(key)?, value: value.clone().into() })
+    };
+    keys.iter().map(write).collect()
+}
+
+/// How often a transaction is tried again that failed in the middle, and not at its commit.
+const ATTEMPTS: u32 = 24;
+
+/// A transaction that looks and says what is to be requested then. It is also tried again when it failed in the
+/// middle: a store refuses a removal in a transaction whose view others have changed, with errors that elsewhere mean
+/// something else.
+pub(crate) async fn transact<T, F: Future<Output = Result<(T, Vec<Request>), Cause>>>(
+    client: &Client,
+    body: impl Fn(Transaction) -> F,
+) -> Result<T, Cause> {
+    let body = |tx: Transaction| {
+        // Boxed, since every operation holds this future.
+        let decided = Box::pin(body(tx.clone()));
+        async move {
+            let (outcome, requests) = decided.await?;
+            // Of several writes none may be left out: they are seen done before the commit. Removals go with it.
+            let removes = requests.iter().all(|request| matches!(request, Request::Rm(_)));
+            if removes || requests.len() == 1 {
+                return Ok((outcome, requests));
+            }
+            tx.all(requests).await?;
+            Ok((outcome, Vec::new()))
+        }
+    };
+    for attempt in 0..ATTEMPTS {
+        match client.decide(body).await {
+            Err(Cause::Store(error)) if is_half_frozen(&error) => {
+                debug!(%error, attempt, "the transaction failed in the middle");
+                sleep(Duration::from_millis(fastrand::u64(1..=1 << attempt.min(7)))).await;
+            }
+            result => return result,
+        }
+    }
+    client.decide(body).await
+}
+
+fn is_half_frozen(error: &xs_client::Error) -> bool {
+    match error {
+        xs_client::Error::Store { op, code, .. } => {
+            *code == ErrorCode::EIO || (*op == Op::RM && *code == ErrorCode::EINVAL)
+        }
+        _ => false,
+    }
+}

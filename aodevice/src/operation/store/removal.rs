@@ -1,0 +1,202 @@
+//! Removing a device: finding what is recorded of it, claiming it, and removing its tree.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use devstate::StateValue;
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, DomId, Path, Requests};
+
+use super::look::{keys_but, named};
+use super::{Depth, Trees, keys_of, look, requests, transact};
+use crate::kind::Recorded;
+use crate::machine::{Claim, Closing, Destroyed, Frontend};
+use crate::operation::observe::shown;
+use crate::operation::record::Record;
+use crate::operation::steps::{self, Change, Seen};
+use crate::operation::wait::Cancel;
+use crate::operation::{Target, cleanup, saved};
+use crate::{Cause, DeviceId, Paths, Which};
+
+/// What is known of a device, as a removal needs it.
+pub(crate) struct Probed {
+    pub(crate) target: Target,
+    pub(crate) op: Option<String>,
+}
+
+/// What serves a device that is there, by the toolstack's record, or else by whose backend has a directory for it.
+pub(crate) async fn identify(client: &Client, own: DomId, which: Which) -> Result<DeviceId, Cause> {
+    let backends = which.kind.info().backends.iter();
+    let ids: Vec<_> = backends.map(|backend| DeviceId::with_backend(which, own, *backend)).collect();
+    let mut nodes = vec![ids[0].toolstack()?.join("backend")?];
+    for id in &ids {
+        nodes.push(id.backend()?);
+    }
+    let seen = client.read_many(&nodes).await?;
+    let recorded = seen[0].as_ref().and_then(|backend| Path::new(backend).ok());
+    if let Some(id) =
+        recorded.and_then(|backend| DeviceId::served_at(which, &backend)).filter(|id| id.be == own)
+    {
+        return Ok(id);
+    }
+    let there = ids.iter().zip(&seen[1..]).find_map(|(id, backend)| backend.as_ref().map(|_| *id));
+    Ok(there.unwrap_or(ids[0]))
+}
+
+/// Reads what is recorded of a device. Neither the guest nor a backend of another domain is trusted
+/// with where its directories are and which script is run.
+pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<Probed, Cause> {
+    let paths = id.paths()?;
+    let none = Recorded::new();
+    let (seen, unfinished, sources) = tokio::try_join!(
+        async { Ok(look(client, &id, &paths, Depth::Made).await?) },
+        saved::is_unfinished(client, &id, &paths),
+        Sources::read(client, &id, &paths, &none),
+    )?;
+    let seen = Seen { unfinished, ..seen };
+    if !seen.unfinished && !seen.lx && !seen.be {
+        // Whoever removed the device knew nothing of the copy.
+        saved::forget(client, &id, &paths, &Recorded::new()).await?;
+    }
+    let recorded = sources.recorded(client, &id, &paths, &seen, adopt).await?;
+    Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
+}
+
+/// Keys that say nothing of what a device is.
+const PASSING: [&str; 5] = ["op", "frontend", "state", "online", "hotplug-error"];
+
+/// Where it stands what is recorded of a device.
+struct Sources {
+    toolstack: Recorded,
+    saved: Recorded,
+}
+
+impl Sources {
+    /// Reads them. Of a device that has no script only what whoever removes it has to know. `known`: what is likely
+    /// to be there.
+    async fn read(store: &Requests, id: &DeviceId, paths: &Paths, known: &Recorded) -> Result<Self, Cause> {
+        if !id.be_kind.is_scripted() {
+            let names = ["backend", "params"].map(str::to_owned).to_vec();
+            return Ok(Self { toolstack: named(store, &paths.toolstack, names).await?, saved: Recorded::new() });
+        }
+        let known = known.keys().cloned().chain(["backend".to_owned()]).collect();
+        let toolstack = keys_but(store, &paths.toolstack, &PASSING, known);
+        let (toolstack, saved) = tokio::try_join!(toolstack, saved::trusted(store, paths))?;
+        Ok(Self { toolstack, saved })
+    }
+
+    /// What is recorded of a device that is there: by whoever added it, and by its script.
+    async fn recorded(
+        self,
+        store: &Requests,
+        id: &DeviceId,
+        paths: &Paths,
+        seen: &Seen,
+        adopt: bool,
+    ) -> Result<Recorded, Cause> {
+        let mut recorded = self.toolstack;
+        match recorded.remove("backend") {
+            Some(backend) if backend == *paths.backend => {}
+            Some(other) => return Err(Cause::ForeignBackend(format!("at {}", shown(other.as_bytes())))),
+            // An entry of somebody else; ours has a record if nothing else.
+            None if seen.lx && seen.op.is_none() => {
+                return Err(Cause::ForeignBackend("not recorded".to_owned()));
+            }
+            None if !seen.be && seen.unfinished => recorded = keys_of(store, &paths.saved).await?,
+            None if !seen.be && seen.home => return Err(Cause::NoSuchDevice),
+            None if !seen.be => return Err(Cause::NoSuchDomain(id.fe.to_string())),
+            None => {
+                if let Some(state) = seen.alive().filter(|_| seen.home && seen.op.is_none() && !adopt) {
+                    return Err(Cause::Unrecorded(state));
+                }
+                recorded = keys_of(store, &paths.backend).await?;
+            }
+        }
+        saved::merge(id, self.saved, &mut recorded);
+        recorded.retain(|key, _| !PASSING.contains(&key.as_str()));
+        Ok(recorded)
+    }
+}
+
+/// Claims a device and tells it to close. Whatever is known of it is read again: who removed it and
+/// added another one since it was probed may have recorded another script.
+pub(crate) async fn close(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (claim, frontend, held): (&Claim, Frontend, bool),
+    cancel: Cancel<'_>,
+) -> Result<Closing, Cause> {
+    let (id, paths) = (target.id(), target.paths());
+    // Not in the transaction: the guest can write there.
+    let of_guest = &[paths.frontend.clone(), paths.frontend.join("state")?];
+    let is_first = matches!(claim, Claim::First(_));
+    let (closing, changes) = transact(client, |tx| async move {
+        if cancel.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Cause::Aborted);
+        }
+        let sources = async {
+            let read = Sources::read(&tx, &id, paths, target.recorded());
+            if is_first { read.await.map(Some) } else { Ok(None) }
+        };
+        let (seen, unfinished, of_guest, sources) = tokio::try_join!(
+            async { Ok(look(&tx, &id, paths, Depth::Made).await?) },
+            saved::is_unfinished(client, &id, paths),
+            async { Ok(client.read_many(of_guest).await?) },
+            sources,
+        )?;
+        let fe_state = of_guest[1].as_deref().map(StateValue::parse);
+        let seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
+        let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
+        if let Some(sources) = sources.filter(|_| !changes.is_empty()) {
+            // It was to be removed however it was made, and that was looked at before.
+            let adopt = true;
+            if sources.recorded(&tx, &id, paths, &seen, adopt).await? != *target.recorded() {
+                return Ok(((Closing::Changed, Vec::new()), Vec::new()));
+            }
+        }
+        let requests = requests(&tx, target, record, &seen, &changes).await?;
+        Ok(((closing, changes), requests))
+    })
+    .await?;
+    if changes.contains(&Change::DeleteFrontend) {
+        cleanup::remove_only(client, &paths.frontend).await?;
+    }
+    if changes.contains(&Change::RemoveTree) {
+        saved::forget(client, &id, paths, target.recorded()).await?;
+    }
+    Ok(closing)
+}
+
+/// Removes the device's tree, if nobody else has it.
+///
+/// A guest that keeps writing into its directory makes a transaction that removes it conflict. So after a conflict the
+/// directory goes before.
+pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -> Result<Destroyed, Cause> {
+    let (id, paths) = (target.id(), target.paths());
+    let again = &AtomicBool::new(false);
+    let destroyed = transact(client, |tx| async move {
+        if again.swap(true, Ordering::Relaxed) {
+            let seen = look(client, &id, paths, Depth::Standing).await?;
+            if steps::destroy(&seen, record.token).0 == Destroyed::Gone {
+                cleanup::remove_only(client, &paths.frontend).await?;
+            }
+        }
+        // Whether the guest has a home decides how much goes; nearly always it has.
+        let (seen, trees) = tokio::try_join!(
+            async { Ok(look(&tx, &id, paths, Depth::Standing).await?) },
+            Trees::look(&tx, &id, paths, true),
+        )?;
+        let (destroyed, changes) = steps::destroy(&seen, record.token);
+        let requests = if destroyed == Destroyed::Gone && seen.home {
+            trees.removal().collect()
+        } else {
+            requests(&tx, target, record, &seen, &changes).await?
+        };
+        Ok((destroyed, requests))
+    })
+    .await?;
+    if destroyed == Destroyed::Gone {
+        saved::forget(client, &id, paths, target.recorded()).await?;
+    }
+    Ok(destroyed)
+}
