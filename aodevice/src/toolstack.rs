@@ -97,6 +97,9 @@ pub struct Toolstack {
     pub(crate) sys_dir: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
+    /// For who makes or removes a device's directories: those of one domain have parents in common, so two at a time
+    /// would make each other conflict.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Toolstack {
@@ -138,6 +141,7 @@ impl Toolstack {
             enters: true,
             limits: Limits::default(),
             observer: None,
+            turn: Arc::default(),
         })
     }
 

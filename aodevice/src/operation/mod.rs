@@ -214,7 +214,10 @@ impl<'a> Job<'a> {
                 let closed = store::close_for_server(client, target, record, cancel);
                 Event::ClosedForServer(wait::unless_hung(closed, cancel).await)
             }
-            Step::Destroy => Event::Destroyed(store::destroy(client, target, record).await),
+            Step::Destroy => {
+                let _turn = self.toolstack.turn.lock().await;
+                Event::Destroyed(store::destroy(client, target, record).await)
+            }
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
             Step::Strike => Event::Struck(self.strike(target, cancel).await),
             Step::Settle { served } => Event::Settled(self.settle(target, served).await),
@@ -259,7 +262,10 @@ impl<'a> Job<'a> {
         };
         self.model_log = log;
         let written = Mutex::new(None);
-        let created = store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel);
+        let created = async {
+            let _turn = self.toolstack.turn.lock().await;
+            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
+        };
         let created = wait::unless_hung(created, cancel).await;
         let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.stood = written.as_mut().map(|(_, stood)| std::mem::take(stood)).unwrap_or_default();

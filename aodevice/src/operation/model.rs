@@ -219,15 +219,25 @@ fn sees_all_processes() -> bool {
 /// Waits until a device's model has let go of it, by its end; for ever if a kernel serves the device, or if the
 /// model cannot be seen while its guest is there. Where there is neither a model to be seen nor a guest, it is taken to
 /// have gone after a while ([`Limits::unseen`](crate::Limits::unseen)).
-pub(crate) async fn let_go(toolstack: &Toolstack, target: &Target) -> Result<Reached, Cause> {
+///
+/// `image`: what it was seen to have open, by which its process is known already.
+pub(crate) async fn let_go(
+    toolstack: &Toolstack,
+    target: &Target,
+    image: Option<&Image>,
+) -> Result<Reached, Cause> {
     let id = target.id();
+    let ended = async |process: &Process| match process.ended().await {
+        Ok(()) => Ok(Reached::ServerGone),
+        // A pidfd that cannot be waited for tells nothing.
+        Err(_) => std::future::pending().await,
+    };
+    if let Some(image) = image {
+        return ended(&image.process).await;
+    }
     let Some(model) = Model::of(&toolstack.client, &id).await? else { return std::future::pending().await };
     match model.life(id.fe) {
-        // A pidfd that cannot be waited for tells nothing.
-        Life::Alive(process) => match process.ended().await {
-            Ok(()) => Ok(Reached::ServerGone),
-            Err(_) => std::future::pending().await,
-        },
+        Life::Alive(process) => ended(&process).await,
         Life::Ended => Ok(Reached::ServerGone),
         Life::Unseen => {
             // A guest that has shut down keeps its model until it is destroyed.

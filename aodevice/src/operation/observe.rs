@@ -46,13 +46,8 @@ impl Texts {
 
     /// In the order of the nodes.
     fn from_values(id: &DeviceId, mut next: impl FnMut() -> Option<Bytes>) -> Self {
-        let said =
-            if id.be_kind.is_scripted() { Said::from_values(next(), next()) } else { Said::default() };
-        Self {
-            said,
-            backend: some_text(next()),
-            frontend: some_text(next()),
-        }
+        let said = if id.be_kind.is_scripted() { Said::from_values(next(), next()) } else { Said::default() };
+        Self { said, backend: some_text(next()), frontend: some_text(next()) }
     }
 
     /// What stands there now.

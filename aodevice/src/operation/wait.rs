@@ -73,7 +73,10 @@ async fn lost(
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
         let state = paths.backend.join("state")?;
-        let mut keys = vec![op.clone(), cancel_node(&op)?, paths.toolstack.clone(), paths.home.clone()];
+        let mut keys = vec![op.clone()];
+        if cancel.is_some() {
+            keys.push(cancel_node(&op)?);
+        }
         if ready.is_some() {
             keys.extend([state.clone(), paths.backend.join("online")?]);
         }
@@ -82,13 +85,16 @@ async fn lost(
         loop {
             let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
-            let (record, asked, lx, home) = (next(), next(), next(), next());
+            let record = next();
+            let asked = cancel.and_then(|_| next());
             let (state, online) = (next(), next());
             if !Record::is_of(record.as_deref(), token) {
-                return Ok(if lx.is_some() { Cause::Taken } else { Cause::Gone { domain: home.is_none() } });
+                let there = client.read_many(&[paths.toolstack.clone(), paths.home.clone()]).await?;
+                let gone = Cause::Gone { domain: there[1].is_none() };
+                return Ok(if there[0].is_some() { Cause::Taken } else { gone });
             }
             let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
-            if let Some(who) = asked.filter(|_| cancel.is_some()) {
+            if let Some(who) = asked {
                 return Ok(Cause::Asked(shown(who.as_bytes())));
             }
             let state = state.map(|state| StateValue::parse(state.as_bytes()));
@@ -96,6 +102,7 @@ async fn lost(
             match ready.and_then(|goal| Some((goal, goal.decide(state.as_ref())?))) {
                 // Told so by another toolstack, and not by its driver.
                 Some((_, Outcome::Failed(_))) if online.as_deref() == Some("0") => {
+                    let home = client.read_opt(&paths.home).await?;
                     return Ok(Cause::Gone { domain: home.is_none() });
                 }
                 Some((goal, Outcome::Failed(found))) => {
@@ -231,7 +238,7 @@ impl Job<'_> {
     /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
     async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
         if closing {
-            return model::let_go(self.toolstack, target).await;
+            return model::let_go(self.toolstack, target, self.image.as_ref()).await;
         }
         let refused = async {
             match &self.model_log {
@@ -244,7 +251,7 @@ impl Job<'_> {
         tokio::select! {
             biased;
             cause = refused => Err(cause),
-            gone = model::let_go(self.toolstack, target) => {
+            gone = model::let_go(self.toolstack, target, None) => {
                 gone.and(Err(Cause::NoDeviceModel(target.id().fe)))
             }
         }

@@ -174,11 +174,17 @@ async fn devices_of(
     toolstack: &Toolstack,
     fe: DomId,
 ) -> Result<(Vec<(Which, BackendKind)>, Vec<String>), Error> {
-    let client = toolstack.client();
+    let (client, own) = (toolstack.client(), toolstack.own());
     let root = Path::new(format!("/libxl/{fe}/device"))?;
+    let backends = Path::new(format!("/local/domain/{own}/backend"))?;
+    let kinds = client.directory_or_empty(&root);
+    let (kinds, backends) = try_join(kinds, client.directory_or_empty(&backends)).await?;
     // Side by side, since a store answers many requests in hardly more time than one.
-    let of_kinds = try_join_all(Kind::ALL.map(|kind| devices_of_kind(toolstack, fe, kind)));
-    let (of_kinds, kinds) = try_join(of_kinds, client.directory_or_empty(&root)).await?;
+    let of_kinds = Kind::ALL.map(|kind| {
+        let recorded = kinds.iter().any(|name| name == kind.name());
+        devices_of_kind(toolstack, fe, (kind, recorded), &backends)
+    });
+    let of_kinds = try_join_all(of_kinds).await?;
     let mut left = Vec::new();
     for kind in kinds.iter().filter(|kind| Kind::ALL.iter().all(|known| known.name() != **kind)) {
         let of_kind = root.join(kind)?;
@@ -189,17 +195,22 @@ async fn devices_of(
     Ok((of_kinds.concat(), left))
 }
 
+/// Those of a kind, which the toolstack has `recorded` or not; `there`: the kinds of backends that are in this domain.
 async fn devices_of_kind(
     toolstack: &Toolstack,
     fe: DomId,
-    kind: Kind,
+    (kind, is_recorded): (Kind, bool),
+    there: &[String],
 ) -> Result<Vec<(Which, BackendKind)>, Error> {
     let (client, own) = (toolstack.client(), toolstack.own());
-    let parents = kind.info().backends.iter().map(|backend| {
+    let backends =
+        kind.info().backends.iter().filter(|backend| there.iter().any(|name| name == backend.name()));
+    let parents = backends.map(|backend| {
         let parent = Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"));
         async move { Ok::<_, Error>((*backend, client.directory_or_empty(&parent?).await?)) }
     });
-    let (mut devices, backends) = try_join(recorded(client, fe, kind), try_join_all(parents)).await?;
+    let recorded = async { if is_recorded { recorded(client, fe, kind).await } else { Ok(Vec::new()) } };
+    let (mut devices, backends) = try_join(recorded, try_join_all(parents)).await?;
     for (backend, names) in backends {
         for devid in names.iter().filter_map(|name| name.parse().ok()) {
             let which = Which { fe, kind, devid };

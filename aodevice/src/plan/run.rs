@@ -252,6 +252,8 @@ impl Worker {
         match &self.plan.operations[index] {
             Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
             Planned::Remove(Which { fe, kind, devid }, removal) => {
+                // libxl's configuration of a domain goes with it.
+                let toolstack = toolstack.without_libxl_config();
                 let removed = toolstack.remove(*fe, (*kind, *devid), *removal, cancel).await;
                 removed.or_else(|failure| match failure.cause {
                     // Somebody else has removed it: all are to go.

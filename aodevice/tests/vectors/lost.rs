@@ -97,9 +97,7 @@ async fn the_store_falls_silent() {
     assert_eq!(failure.cause.kind(), FailureKind::TimedOut, "{failure}");
     assert_eq!(
         warnings(&failure),
-        [
-            "closing the device failed: TRANSACTION_START was not answered within 10s"
-        ]
+        ["closing the device failed: TRANSACTION_START was not answered within 10s"]
     );
     assert_eq!(world.clock(), 24.0);
     cleaned_up(&world).await;

@@ -29,32 +29,41 @@ pub(crate) async fn look(
     depth: Depth,
 ) -> Result<Seen, Error> {
     let Paths { home, backend, toolstack, .. } = paths;
-    let mut keys = vec![home.clone(), toolstack.clone(), toolstack.join("op")?];
-    keys.extend([backend.clone(), backend.join("state")?]);
+    let directories = [toolstack, backend].map(Clone::clone);
+    let mut keys = vec![home.clone(), toolstack.join("op")?, backend.join("state")?];
     let scripted = id.be_kind.is_scripted();
     match depth {
+        Depth::Standing => {}
         Depth::Said if scripted => keys.extend(Said::nodes(backend)?),
-        Depth::Made if scripted => {
-            for key in id.kind.info().made {
+        Depth::Said => {}
+        Depth::Made => {
+            keys.extend(directories.clone());
+            for key in id.kind.info().made.iter().filter(|_| scripted) {
                 keys.push(backend.join(key)?);
             }
         }
-        _ => {}
     }
     let mut values = store.read_many(&keys).await?.into_iter();
     let mut next = || values.next().flatten();
     let mut seen = Seen {
         home: next().is_some(),
-        lx: next().is_some(),
         op: next().map(|op| String::from_utf8_lossy(&op).into_owned()),
-        be: next().is_some(),
         be_state: next().as_deref().map(StateValue::parse),
         ..Seen::default()
     };
+    // Whoever has the device finds keys in both directories, and need not ask for these.
+    (seen.lx, seen.be) = (seen.op.is_some(), seen.be_state.is_some());
     match depth {
-        Depth::Standing => {}
-        Depth::Said => seen.said = Said::from_values(next(), next()),
-        Depth::Made => seen.made = values.any(|made| made.is_some()),
+        Depth::Said if scripted => seen.said = Said::from_values(next(), next()),
+        Depth::Made => {
+            (seen.lx, seen.be) = (next().is_some(), next().is_some());
+            seen.made = values.any(|made| made.is_some());
+        }
+        _ => {}
+    }
+    if depth != Depth::Made && !(seen.lx && seen.be) {
+        let there = store.read_many(&directories).await?;
+        (seen.lx, seen.be) = (there[0].is_some(), there[1].is_some());
     }
     Ok(seen)
 }
@@ -82,11 +91,7 @@ pub(crate) async fn keys_but(
 }
 
 /// Those of these names that are there and hold text.
-pub(crate) async fn named(
-    store: &Requests,
-    directory: &Path,
-    names: Vec<String>,
-) -> Result<Recorded, Cause> {
+pub(crate) async fn named(store: &Requests, directory: &Path, names: Vec<String>) -> Result<Recorded, Cause> {
     let paths: Vec<Path> = names.iter().map(|name| directory.join(name)).collect::<Result<_, _>>()?;
     let values = store.read_many(&paths).await?;
     Ok(names.into_iter().zip(values).filter_map(|(name, value)| Some((name, text(value)?))).collect())

@@ -95,6 +95,13 @@ pub(crate) async fn close_for_server(
     cancel: Cancel<'_>,
 ) -> Result<(), Cause> {
     let decide = |seen: &Seen| Ok(((), steps::close_for_server(seen, record.token)?));
+    // It mostly has said so itself.
+    let seen = look(client, &target.id(), target.paths(), Depth::Standing).await?;
+    if let Ok(((), changes)) = decide(&seen)
+        && changes.is_empty()
+    {
+        return Ok(());
+    }
     step(client, target, record, (cancel, Depth::Standing), decide).await
 }
 

@@ -76,7 +76,10 @@ impl Sources {
     async fn read(store: &Requests, id: &DeviceId, paths: &Paths, known: &Recorded) -> Result<Self, Cause> {
         if !id.be_kind.is_scripted() {
             let names = ["backend", "params"].map(str::to_owned).to_vec();
-            return Ok(Self { toolstack: named(store, &paths.toolstack, names).await?, saved: Recorded::new() });
+            return Ok(Self {
+                toolstack: named(store, &paths.toolstack, names).await?,
+                saved: Recorded::new(),
+            });
         }
         let known = known.keys().cloned().chain(["backend".to_owned()]).collect();
         let toolstack = keys_but(store, &paths.toolstack, &PASSING, known);
