@@ -285,8 +285,20 @@ impl Toolstack {
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
         let which = Which { fe, kind, devid };
-        let named = Named::of_id(which);
+        let job = Job::new(self, Operation::Detach, Named::of_id(which));
         let machine = Remove::new(which, removal.into(), self.limits);
-        Box::pin(Job::new(self, Operation::Detach, named).drive(machine, cancel)).await
+        Box::pin(job.drive(machine, cancel)).await
+    }
+
+    /// The same beside the end of the guest's device model.
+    pub(crate) async fn remove_while_model_ends(
+        &self,
+        which: Which,
+        removal: Removal,
+        cancel: &CancellationToken,
+    ) -> Result<Success, Box<Failure>> {
+        let job = Job::new(self, Operation::Detach, Named::of_id(which)).while_model_ends();
+        let machine = Remove::new(which, removal, self.limits);
+        Box::pin(job.drive(machine, cancel)).await
     }
 }

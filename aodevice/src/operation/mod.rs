@@ -89,6 +89,10 @@ pub(crate) struct Job<'a> {
     observed: Observation,
     /// What the device model that is to serve the device says from now on.
     model_log: Option<model::Log>,
+    /// Whether the guest's device model is ended beside the operation.
+    model_ends: bool,
+    /// The process of that one.
+    ending: Option<model::Process>,
     /// The image that the device model has open, as the operation began.
     image: Option<model::Image>,
     _under_way: UnderWay,
@@ -110,10 +114,17 @@ impl<'a> Job<'a> {
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
+            model_ends: false,
+            ending: None,
             image: None,
             _under_way: UnderWay::new(record.token),
             record,
         }
+    }
+
+    /// The same, beside which the guest's device model is ended: that is the evidence that it has let go of the device.
+    pub(crate) fn while_model_ends(self) -> Self {
+        Self { model_ends: true, ..self }
     }
 
     /// Drives a machine from its begin to its end.
@@ -172,10 +183,7 @@ impl<'a> Job<'a> {
                         probed => probed?,
                     };
                     let target = probed.target.with_config(config?);
-                    self.image = match model? {
-                        Some(model) => model::Image::of(model, &target, self.toolstack.limits.file).await,
-                        None => None,
-                    };
+                    self.look_at_model(model?, &target).await;
                     self.resumes = probed.op.is_some();
                     self.stood = stood?;
                     let occupant = match probed.op {
@@ -192,6 +200,16 @@ impl<'a> Job<'a> {
             }
             Action::On(target, step) => self.take(&target, step, cancel).await,
             Action::Finish => Event::Begin,
+        }
+    }
+
+    /// Looks what a device's model has of it.
+    async fn look_at_model(&mut self, model: Option<Model>, target: &Target) {
+        let Some(Life::Alive(process)) = model.map(|model| model.life(target.id().fe)) else { return };
+        if self.model_ends {
+            self.ending = Some(process);
+        } else {
+            self.image = model::Image::of(process, target, self.toolstack.limits.file).await;
         }
     }
 

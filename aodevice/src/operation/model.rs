@@ -101,7 +101,7 @@ impl Process {
 /// An image that a device model has open.
 #[derive(Debug)]
 pub(crate) struct Image {
-    process: Process,
+    pub(crate) process: Process,
     device: u64,
     inode: u64,
     /// Its descriptors of it: a drive that it emulates as well has a second one.
@@ -110,11 +110,9 @@ pub(crate) struct Image {
 
 impl Image {
     /// The image of a device, if its model can be seen to have that open.
-    pub(crate) async fn of(model: Model, target: &Target, limit: Duration) -> Option<Self> {
-        let id = target.id();
-        let (_, path) =
-            target.recorded().get("params").filter(|_| id.be_kind == BackendKind::Qdisk)?.split_once(':')?;
-        let Life::Alive(process) = model.life(id.fe) else { return None };
+    pub(crate) async fn of(process: Process, target: &Target, limit: Duration) -> Option<Self> {
+        let params = target.recorded().get("params");
+        let (_, path) = params.filter(|_| target.id().be_kind == BackendKind::Qdisk)?.split_once(':')?;
         let path = PathBuf::from(path);
         let image = files::blocking(limit, move || fs::metadata(path).ok()).await??;
         let mut image = Self { process, device: image.dev(), inode: image.ino(), opened: Vec::new() };
@@ -220,11 +218,11 @@ fn sees_all_processes() -> bool {
 /// model cannot be seen while its guest is there. Where there is neither a model to be seen nor a guest, it is taken to
 /// have gone after a while ([`Limits::unseen`](crate::Limits::unseen)).
 ///
-/// `image`: what it was seen to have open, by which its process is known already.
+/// `known`: its process, if it was looked at before.
 pub(crate) async fn let_go(
     toolstack: &Toolstack,
     target: &Target,
-    image: Option<&Image>,
+    known: Option<&Process>,
 ) -> Result<Reached, Cause> {
     let id = target.id();
     let ended = async |process: &Process| match process.ended().await {
@@ -232,8 +230,8 @@ pub(crate) async fn let_go(
         // A pidfd that cannot be waited for tells nothing.
         Err(_) => std::future::pending().await,
     };
-    if let Some(image) = image {
-        return ended(&image.process).await;
+    if let Some(process) = known {
+        return ended(process).await;
     }
     let Some(model) = Model::of(&toolstack.client, &id).await? else { return std::future::pending().await };
     match model.life(id.fe) {

@@ -184,6 +184,11 @@ impl Job<'_> {
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
         let waited = async {
+            if closing && self.ending.is_some() {
+                // What the backend says meanwhile is no evidence, and its end is that of all that it serves.
+                deadline(limit).await;
+                return Err(Cause::TimedOut { node, goal: until.to_string(), limit });
+            }
             // What the model does once the backend is closed the guest has no part in.
             let waited = if by_guest { self.unless_over(target, waited).await } else { waited.await };
             match waited {
@@ -238,7 +243,8 @@ impl Job<'_> {
     /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
     async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
         if closing {
-            return model::let_go(self.toolstack, target, self.image.as_ref()).await;
+            let image = self.image.as_ref().map(|image| &image.process);
+            return model::let_go(self.toolstack, target, self.ending.as_ref().or(image)).await;
         }
         let refused = async {
             match &self.model_log {

@@ -254,11 +254,12 @@ impl Worker {
             Planned::Remove(Which { fe, kind, devid }, removal) => {
                 // libxl's configuration of a domain goes with it.
                 let toolstack = toolstack.without_libxl_config();
-                let removed = toolstack.remove(*fe, (*kind, *devid), *removal, cancel).await;
+                let which = Which { fe: *fe, kind: *kind, devid: *devid };
+                let removed = toolstack.remove_while_model_ends(which, *removal, cancel).await;
                 removed.or_else(|failure| match failure.cause {
                     // Somebody else has removed it: all are to go.
                     Cause::NoSuchDevice => Ok(Success {
-                        id: DeviceId::new(Which { fe: *fe, kind: *kind, devid: *devid }, toolstack.own()),
+                        id: DeviceId::new(which, toolstack.own()),
                         warnings: failure.warnings,
                         elapsed: failure.elapsed,
                     }),
