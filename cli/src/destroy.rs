@@ -42,6 +42,7 @@ pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Pro
                     output::warn(common, &format!("{}: {warning}", success.id));
                 }
             }
+            Progress::Model(end) => progress.say(&end.to_string()),
             // Told at the end, with what to do.
             _ => {}
         }

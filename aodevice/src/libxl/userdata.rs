@@ -67,7 +67,7 @@ impl Userdata {
     }
 
     /// Takes another of libxl's locks of the domain, unless another program has it.
-    pub(crate) fn try_lock_of(&self, name: &str) -> io::Result<Option<Lock>> {
+    fn try_lock_of(&self, name: &str) -> io::Result<Option<Lock>> {
         let path = self.sibling('l', name);
         Lock::take(&path).map_err(|error| at(&path, &error))
     }
@@ -81,14 +81,12 @@ impl Userdata {
     ///
     /// Those of the file system, with the path of the lock's file.
     pub fn lock_within(&self, limit: Duration) -> io::Result<Option<Locked>> {
-        const PAUSE: Duration = Duration::from_micros(100);
-        let begun = Instant::now();
-        loop {
-            match self.try_lock()? {
-                None if begun.elapsed() < limit => thread::sleep(PAUSE),
-                taken => return Ok(taken),
-            }
-        }
+        within(limit, || self.try_lock())
+    }
+
+    /// The same of another of libxl's locks of the domain.
+    pub(crate) fn lock_of_within(&self, name: &str, limit: Duration) -> io::Result<Option<Lock>> {
+        within(limit, || self.try_lock_of(name))
     }
 
     /// Sees that devices of a kind can be entered and struck out: that it can be understood, and its directory
@@ -133,6 +131,18 @@ impl Userdata {
             let _ = fs::remove_file(&new);
         }
         replaced
+    }
+}
+
+/// Tries again and again to take a lock.
+fn within<T>(limit: Duration, take: impl Fn() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+    const PAUSE: Duration = Duration::from_micros(100);
+    let begun = Instant::now();
+    loop {
+        match take()? {
+            None if begun.elapsed() < limit => thread::sleep(PAUSE),
+            taken => return Ok(taken),
+        }
     }
 }
 

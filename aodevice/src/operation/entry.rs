@@ -4,6 +4,7 @@
 //! replaced has another configuration, and a device that was lost is not entered. Files are looked at in
 //! threads, so storage that does not answer holds nothing up.
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +22,8 @@ use super::{Job, Target, place, steps, store};
 use crate::libxl::{self, ConfigError, Locked, Userdata};
 use crate::{Cause, Device, DeviceId, Guest, Kind, Toolstack, Which};
 
-/// For how long a thread looks for the lock, before it is asked whether that is still wanted.
-const LOOK: Duration = Duration::from_millis(20);
+/// For how long a thread looks for a lock, before it is asked whether that is still wanted.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 fn failed(config: &Userdata, problem: ConfigError) -> Cause {
     Cause::Config { file: config.path(), problem }
@@ -182,21 +183,43 @@ impl Job<'_> {
     /// Waits for the lock of a configuration. libxl holds it for a transaction.
     async fn lock_config(&self, config: &Userdata) -> Result<Locked, Cause> {
         let limits = self.toolstack.limits;
-        let begun = Instant::now();
-        loop {
-            let wanted = config.clone();
-            let tried = blocking(limits.file, move || wanted.lock_within(LOOK)).await;
-            let problem = match tried {
-                Some(Ok(Some(lock))) => return Ok(lock),
-                Some(Ok(None)) if begun.elapsed() < limits.config => {
-                    sleep(LOOK).await;
-                    continue;
-                }
-                Some(Ok(None)) => ConfigError::Busy(limits.config),
-                Some(Err(error)) => error.into(),
-                None => ConfigError::NoAnswer(limits.file),
+        let wanted = config.clone();
+        let taken = await_lock(limits.file, limits.config, move || wanted.lock_within(LOOK)).await;
+        taken.map_err(|problem| {
+            let problem = match problem {
+                LockProblem::Busy => ConfigError::Busy(limits.config),
+                LockProblem::NoAnswer => ConfigError::NoAnswer(limits.file),
+                LockProblem::Io(error) => error.into(),
             };
-            return Err(failed(config, problem));
+            failed(config, problem)
+        })
+    }
+}
+
+/// Why a lock of libxl's was not to be had.
+pub(super) enum LockProblem {
+    /// Another program has it.
+    Busy,
+    /// The storage that it is on does not answer.
+    NoAnswer,
+    Io(io::Error),
+}
+
+/// Waits for a lock that threads try to take, each for a moment and within `storage`. Between them whoever waits may
+/// have given up.
+pub(super) async fn await_lock<T: Send + 'static>(
+    storage: Duration,
+    limit: Duration,
+    take: impl Fn() -> io::Result<Option<T>> + Clone + Send + 'static,
+) -> Result<T, LockProblem> {
+    let begun = Instant::now();
+    loop {
+        match blocking(storage, take.clone()).await {
+            Some(Ok(Some(lock))) => return Ok(lock),
+            Some(Ok(None)) if begun.elapsed() < limit => sleep(LOOK).await,
+            Some(Ok(None)) => return Err(LockProblem::Busy),
+            Some(Err(error)) => return Err(LockProblem::Io(error)),
+            None => return Err(LockProblem::NoAnswer),
         }
     }
 }

@@ -80,9 +80,10 @@ pub(super) async fn end(
     cancel: &CancellationToken,
 ) -> Result<ModelEnd, Cause> {
     let begun = Instant::now();
-    let model = Model::look(toolstack.client(), (fe, toolstack.own())).await?;
-    let home = Path::new(format!("/local/domain/{fe}"))?;
-    let life = match toolstack.client().read_opt(&home).await? {
+    let (client, home) = (toolstack.client(), Path::new(format!("/local/domain/{fe}"))?);
+    let model = Model::look(client, (fe, toolstack.own()));
+    let (model, home) = tokio::try_join!(model, client.read_opt(&home))?;
+    let life = match home {
         Some(_) => model.life(fe),
         None => model.life_without_home(fe),
     };

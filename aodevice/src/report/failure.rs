@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{Cause, Hint, Named, Observation, Warning};
-use crate::Condition;
+use crate::{Condition, MonitorError};
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,6 +111,7 @@ impl Failure {
             Cause::NoDrive(_) | Cause::ModelRefused { no_drive: true, .. } => Hint::ReplaceDevice(kind),
             Cause::ModelRefused { locked: Some(_), .. } => Hint::FreeMedium,
             Cause::ModelRefused { command: "blockdev-change-medium", .. } => Hint::CorrectMedium,
+            Cause::Monitor { problem: MonitorError::Busy(_), .. } => Hint::SeeWhoElse,
             Cause::ModelRefused { .. } | Cause::Monitor { .. } => Hint::CheckModel,
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),

@@ -29,7 +29,7 @@ use self::course::{Act, Content, Course, Ended, Heard, NewMedium, Stopped};
 use self::drive::{Drive, Seen};
 use self::image::Image;
 use self::qmp::{Command, Connection};
-use super::files::blocking;
+use super::entry::{LOOK, LockProblem, await_lock};
 use super::wait::{Cancel, cancelled, unless_cancelled};
 use super::{Job, LAST_WORDS, Model};
 use crate::kind::Spec;
@@ -40,9 +40,6 @@ use crate::{Cause, DeviceId, Guest, Kind, Observation, PlannedWrite, Toolstack, 
 
 /// How often a guest that has locked the tray is asked again to open it.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// How often a lock is tried.
-const TRY: Duration = Duration::from_millis(20);
 
 /// An image for a CD-ROM drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,19 +318,15 @@ impl Job<'_> {
     async fn lock(&self, fe: DomId, name: &'static str) -> Result<Option<Lock>, Cause> {
         let limits = self.toolstack.limits;
         let Some(userdata) = self.toolstack.named_config(fe).await? else { return Ok(None) };
-        let failed = |problem| Cause::Monitor { socket: self.toolstack.monitor(fe), problem };
-        let begun = Instant::now();
-        loop {
-            let wanted = userdata.clone();
-            match blocking(limits.file, move || wanted.try_lock_of(name)).await {
-                Some(Ok(Some(lock))) => return Ok(Some(lock)),
-                Some(Ok(None)) if begun.elapsed() < limits.config => sleep(TRY).await,
-                Some(Ok(None)) => return Err(failed(MonitorError::Busy(limits.config))),
-                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Some(Err(error)) => return Err(failed(error.into())),
-                None => return Err(failed(MonitorError::Busy(limits.file))),
-            }
-        }
+        let take = move || userdata.lock_of_within(name, LOOK);
+        let problem = match await_lock(limits.file, limits.medium, take).await {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(LockProblem::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(LockProblem::Io(error)) => error.into(),
+            Err(LockProblem::Busy) => MonitorError::Busy(limits.medium),
+            Err(LockProblem::NoAnswer) => MonitorError::Busy(limits.file),
+        };
+        Err(Cause::Monitor { socket: self.toolstack.monitor(fe), problem })
     }
 
     /// Does what a course asks for.
