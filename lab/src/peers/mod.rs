@@ -13,6 +13,7 @@
 //! | `clients` | what is compared with `--clients` |
 
 mod clients;
+mod devices;
 pub(crate) mod figure;
 mod harness;
 mod report;
@@ -48,6 +49,9 @@ pub struct PeersArgs {
     /// Compare libxenstore, pyxs, xenstore-rs and krata-xenstore with xs-client
     #[arg(long, group = "compared")]
     clients: bool,
+    /// Compare ours with libxenstore and a raw loop by what the whole life of a disk costs
+    #[arg(long, group = "compared")]
+    devices: bool,
     /// Leave out the clients under the GPL, which are fetched and built for this alone
     #[arg(long, conflicts_with = "servers")]
     without_gpl: bool,
@@ -76,7 +80,9 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         again.args(["run", "--release", "--package", "lab", "--"]).args(env::args_os().skip(1));
         return Err(again.exec()).context("running the lab again, built for release");
     }
-    if args.clients {
+    if args.devices {
+        devices::requests(&xendev::build(true)?)
+    } else if args.clients {
         let programs = clients::prepare(args.without_gpl)?;
         let columns = programs.present(clients::ALL);
         let rivals = programs.present(clients::RIVALS);
