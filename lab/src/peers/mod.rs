@@ -11,6 +11,7 @@
 //! | `wire` | the client that measures servers |
 //! | `servers` | what is compared with `--servers` |
 //! | `clients` | what is compared with `--clients` |
+//! | `devices` | what is compared with `--devices` |
 
 mod clients;
 mod devices;
@@ -32,6 +33,7 @@ use crate::cargo::cargo;
 use crate::xendev;
 use clients::Client;
 pub use clients::{PeerArgs, peer};
+use devices::Contestant;
 use harness::Workload;
 use report::Report;
 use servers::Server;
@@ -52,6 +54,12 @@ pub struct PeersArgs {
     /// Compare ours with libxenstore and a raw loop by what the whole life of a disk costs
     #[arg(long, group = "compared")]
     devices: bool,
+    /// Of --devices only this: every request of one life of ours, in order
+    #[arg(long, requires = "devices")]
+    requests: bool,
+    /// Of --devices the rows with at most so many disks [default: 1000; with --check 100]
+    #[arg(long, value_name = "N", requires = "devices")]
+    most: Option<usize>,
     /// Leave out the clients under the GPL, which are fetched and built for this alone
     #[arg(long, conflicts_with = "servers")]
     without_gpl: bool,
@@ -81,7 +89,16 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         return Err(again.exec()).context("running the lab again, built for release");
     }
     if args.devices {
-        devices::requests(&xendev::build(true)?)
+        let programs = devices::Programs::prepare(xendev::build(true)?)?;
+        if args.requests || !args.json {
+            print!("{}", devices::accounts(&programs, args.requests)?);
+        }
+        if args.requests {
+            return Ok(());
+        }
+        let most = args.most.unwrap_or(if args.check { 100 } else { 1000 });
+        let workloads = devices::workloads(&programs, most, args.unpinned);
+        compare(args, workloads, devices::ALL, Contestant::Ours, devices::RIVALS)
     } else if args.clients {
         let programs = clients::prepare(args.without_gpl)?;
         let columns = programs.present(clients::ALL);

@@ -16,6 +16,12 @@ use super::world::{Disk, Running};
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) phases: [(&'static str, Vec<Line>); 2],
+    /// How many requests the client says that it has sent.
+    #[cfg(test)]
+    pub(super) counted: u64,
+    /// The disk's target.
+    #[cfg(test)]
+    pub(super) target: String,
 }
 
 impl Account {
@@ -26,16 +32,25 @@ impl Account {
         let folder = tempfile::tempdir()?;
         let target = folder.path().join("disk.img");
         std::fs::write(&target, "")?;
+        let target = target.display().to_string();
         runtime.block_on(async {
             let (tap, listing) = Tap::new(UnixStream::connect(server.socket()).await?);
             let client = Client::over(tap, Config::default());
-            let ours = Ours::new(client, &target.display().to_string(), folder.path()).await?;
+            let ours = Ours::new(client.clone(), &target, folder.path()).await?;
             // A toolstack is made once, not for each device.
             listing.take();
+            #[cfg(test)]
+            let before = client.stats().requests;
             ours.add(Disk(0)).await?;
             let attach = listing.take();
             ours.remove(Disk(0)).await?;
-            Ok(Self { phases: [("attach", attach), ("detach", listing.take())] })
+            Ok(Self {
+                phases: [("attach", attach), ("detach", listing.take())],
+                #[cfg(test)]
+                counted: client.stats().requests - before,
+                #[cfg(test)]
+                target,
+            })
         })
     }
 

@@ -4,7 +4,7 @@
 //! A backend goes from 1 to 2, and to 4 when its frontend has connected; it closes when its frontend
 //! has. It waits for no hotplug script.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use anyhow::Result;
@@ -36,8 +36,8 @@ pub(super) fn start(socket: &Path, disks: usize) -> Result<()> {
 }
 
 /// The program: starts the drivers, says so, and ends with its standard input.
-pub(super) fn run(socket: PathBuf, disks: usize) -> Result<()> {
-    start(&socket, disks)?;
+pub(super) fn run(socket: &Path, disks: usize) -> Result<()> {
+    start(socket, disks)?;
     peer_program::ready();
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(())

@@ -28,6 +28,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).context("connecting to the server")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let (received, unsent) = Default::default();
         let buffer = vec![0; 64 << 10].into();

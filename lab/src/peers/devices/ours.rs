@@ -16,7 +16,7 @@ use xs_client::{Client, DomId};
 use super::world::Disk;
 
 /// Devices under way at one time, as many as a [`aodevice::Plan`] has.
-pub(super) const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 16;
 
 /// A hotplug script that does nothing, and that in no time.
 #[derive(Debug)]

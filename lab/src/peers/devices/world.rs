@@ -1,6 +1,7 @@
 //! Which devices there are, the nodes of each, and the domains that they belong to.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -92,6 +93,15 @@ impl Disk {
 pub(super) enum ServerKind {
     Xenstored,
     Xendev,
+}
+
+impl fmt::Display for ServerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Xenstored => "xenstored",
+            Self::Xendev => "xendev store",
+        })
+    }
 }
 
 /// A server that runs; dropping it ends it.
