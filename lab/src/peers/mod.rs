@@ -11,8 +11,10 @@
 //! | `wire` | the client that measures servers |
 //! | `servers` | what is compared with `--servers` |
 //! | `clients` | what is compared with `--clients` |
+//! | `devices` | what is compared with `--devices` |
 
 mod clients;
+mod devices;
 pub(crate) mod figure;
 mod harness;
 mod report;
@@ -31,6 +33,7 @@ use crate::cargo::cargo;
 use crate::xendev;
 use clients::Client;
 pub use clients::{PeerArgs, peer};
+use devices::Contestant;
 use harness::Workload;
 use report::Report;
 use servers::Server;
@@ -48,6 +51,15 @@ pub struct PeersArgs {
     /// Compare libxenstore, pyxs, xenstore-rs and krata-xenstore with xs-client
     #[arg(long, group = "compared")]
     clients: bool,
+    /// Compare ours with libxenstore and a raw loop by what the whole life of a disk costs
+    #[arg(long, group = "compared")]
+    devices: bool,
+    /// Of --devices only this: every request of one life of ours, in order
+    #[arg(long, requires = "devices")]
+    requests: bool,
+    /// Of --devices the rows with at most so many disks [default: 1000; with --check 100]
+    #[arg(long, value_name = "N", requires = "devices")]
+    most: Option<usize>,
     /// Leave out the clients under the GPL, which are fetched and built for this alone
     #[arg(long, conflicts_with = "servers")]
     without_gpl: bool,
@@ -76,7 +88,18 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         again.args(["run", "--release", "--package", "lab", "--"]).args(env::args_os().skip(1));
         return Err(again.exec()).context("running the lab again, built for release");
     }
-    if args.clients {
+    if args.devices {
+        let programs = devices::Programs::prepare(xendev::build(true)?)?;
+        if args.requests || !args.json {
+            print!("{}", devices::accounts(&programs, args.requests)?);
+        }
+        if args.requests {
+            return Ok(());
+        }
+        let most = args.most.unwrap_or(if args.check { 100 } else { 1000 });
+        let workloads = devices::workloads(&programs, most, args.unpinned);
+        compare(args, workloads, devices::ALL, Contestant::Ours, devices::RIVALS)
+    } else if args.clients {
         let programs = clients::prepare(args.without_gpl)?;
         let columns = programs.present(clients::ALL);
         let rivals = programs.present(clients::RIVALS);

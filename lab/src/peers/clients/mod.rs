@@ -107,6 +107,8 @@ enum Program {
     XsSleeping { task: Vec<String> },
     /// Ours without a runtime: WORKLOAD KEY=VALUE...
     XsBlocking { task: Vec<String> },
+    /// Drivers of disks, and contestants that let disks live: WORKLOAD KEY=VALUE...
+    Life { task: Vec<String> },
     /// The server that does next to nothing
     NullServer {
         #[arg(long, value_name = "PATH")]
@@ -121,6 +123,10 @@ pub fn peer(args: PeerArgs) -> Result<()> {
         Program::XsClient { task } => peer_program::run::<xs_client::XsClient<true>>(&Task::new(task)?)?,
         Program::XsSleeping { task } => peer_program::run::<xs_client::XsClient<false>>(&Task::new(task)?)?,
         Program::XsBlocking { task } => xs_blocking::run(&Task::new(task)?)?,
+        Program::Life { task } => match super::devices::live(&Task::new(task)?)? {
+            Some(figures) => figures,
+            None => return Ok(()),
+        },
         Program::NullServer { socket } => return null_server::serve(&socket),
     };
     peer_program::print(&figures);
