@@ -73,6 +73,7 @@ fn outcomes() {
         (&["attach-all", "guest", "/etc/passwd"], 1, "bad_xl_cfg"),
         (&["attach-all", "guest", "tests/json/bad.cfg"], 2, "bad_device"),
         (&["attach-all", "guest", "tests/json/unsupported.cfg"], 1, "unsupported"),
+        (&["attach-all", "guest", "tests/json/missing.cfg"], 1, "target"),
         (&["attach-all", "nobody", "tests/json/good.cfg"], 1, "no_such_domain"),
         (&["list", "nobody"], 1, "no_such_domain"),
         (&["demo"], 2, "usage"),

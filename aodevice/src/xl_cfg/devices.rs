@@ -2,6 +2,7 @@
 //!
 //! Source: xl.cfg(5), whose settings of other subjects are passed over: they are for the domain's creation.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use thiserror::Error;
@@ -173,16 +174,17 @@ fn claims(device: &Device) -> Vec<(Kind, String)> {
 }
 
 fn taken_twice(entries: &[Entry]) -> Vec<Refusal> {
-    let mut claimed: Vec<(&Place, (Kind, String))> = Vec::new();
+    let mut claimed: HashMap<(Kind, String), &Place> = HashMap::new();
     let mut refusals = Vec::new();
     for Entry { place, device, .. } in entries {
         for claim in claims(device) {
-            match claimed.iter().find(|(_, before)| *before == claim) {
-                Some((first, (kind, what))) => {
+            match claimed.get(&claim) {
+                Some(first) => {
+                    let (kind, what) = claim;
                     let problem = format!("{kind} has {what}, as the one of line {first} has");
                     refusals.push(Refusal { place: place.clone(), problem });
                 }
-                None => claimed.push((place, claim)),
+                None => _ = claimed.insert(claim, place),
             }
         }
     }

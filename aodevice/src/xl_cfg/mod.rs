@@ -1,4 +1,4 @@
-//! `xl`'s configuration files: their [`Settings`], and the [`devices`] that a domain's file lists.
+//! `xl`'s configuration files: their [`Settings`], and the devices that a domain's file lists ([`devices()`]).
 //!
 //! ```
 //! use aodevice::xl_cfg::{Settings, devices};
