@@ -48,13 +48,22 @@ impl Device {
     /// The same device with what was left open settled, so that every attempt writes the same.
     pub(crate) fn settled(&self) -> Self {
         let mut device = self.clone();
-        match &mut device {
-            Self::Vbd(vbd) => vbd.settle(),
-            Self::Vfb(vfb) => vfb.settle(),
-            Self::Vif(vif) => vif.settle(),
-            Self::Vkb(vkb) => vkb.settle(),
-        }
+        device.as_spec_mut().settle();
         device
+    }
+
+    /// Gives it this device id, if it has none and can have any.
+    pub(crate) fn number(&mut self, devid: u32) {
+        self.as_spec_mut().number(devid);
+    }
+
+    fn as_spec_mut(&mut self) -> &mut dyn Spec {
+        match self {
+            Self::Vbd(vbd) => vbd,
+            Self::Vfb(vfb) => vfb,
+            Self::Vif(vif) => vif,
+            Self::Vkb(vkb) => vkb,
+        }
     }
 
     pub(crate) fn as_spec(&self) -> &dyn Spec {

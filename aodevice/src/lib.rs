@@ -52,6 +52,7 @@ mod report;
 pub mod sim;
 mod toolstack;
 mod tree;
+pub mod xl_cfg;
 
 pub use device::Device;
 pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts};
@@ -59,7 +60,7 @@ use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
 pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vfb, vif, vkb};
-pub use list::{Listed, ListedValue, list};
+pub use list::{Listed, ListedValue, list, list_all};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};

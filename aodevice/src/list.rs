@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use devstate::StateValue;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use xs_client::{Client, DomId, Error, Path};
 
@@ -87,12 +89,30 @@ impl Listed {
 ///
 /// Devices that vanish while they are read are left out. Entries without a backend in the
 /// toolstack's record are no devices.
+///
+/// # Errors
+///
+/// Those of reading them.
 pub async fn list(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Error> {
-    let mut devices = Vec::new();
-    for (which, backend) in backends_of(client, fe, kind).await? {
-        devices.push(read(client, which, &backend).await?);
-    }
-    Ok(devices)
+    list_of(client, fe, &[kind]).await
+}
+
+/// All devices of the guest, kind after kind, each in the order of their ids: [`list`] for all kinds, in no more
+/// round trips.
+///
+/// # Errors
+///
+/// Those of reading them.
+pub async fn list_all(client: &Client, fe: DomId) -> Result<Vec<Listed>, Error> {
+    list_of(client, fe, &Kind::ALL).await
+}
+
+async fn list_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<Listed>, Error> {
+    let devices = backends_of(client, fe, kinds).await?;
+    let keys: Vec<Vec<Path>> =
+        devices.iter().map(|(which, backend)| keys_of(*which, backend)).collect::<Result<_, _>>()?;
+    let mut values = client.read_many(&keys.concat()).await?.into_iter();
+    Ok(devices.iter().map(|(which, backend)| listed(*which, backend, &mut values)).collect())
 }
 
 /// The devices that [`list`] lists, and what serves them.
@@ -101,23 +121,26 @@ pub(crate) async fn recorded(
     fe: DomId,
     kind: Kind,
 ) -> Result<Vec<(Which, BackendKind)>, Error> {
-    let backends = backends_of(client, fe, kind).await?;
+    let backends = backends_of(client, fe, &[kind]).await?;
     Ok(backends.into_iter().map(|(which, backend)| (which, id_of(which, &backend).be_kind)).collect())
 }
 
-async fn backends_of(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<(Which, Path)>, Error> {
-    let parent = lx_parent(fe, kind)?;
-    let names = client.directory_or_empty(&parent).await?;
-    let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    devids.sort_unstable();
-    let recorded: Vec<Path> =
-        devids.iter().map(|devid| parent.join(format!("{devid}/backend"))).collect::<Result<_, _>>()?;
-    let backends = client.read_many(&recorded).await?;
-    let named = devids.into_iter().zip(backends);
-    let found = |(devid, backend): (u32, Option<bytes::Bytes>)| {
-        Some((Which { fe, kind, devid }, Path::new(&backend?).ok()?))
-    };
-    Ok(named.filter_map(found).collect())
+async fn backends_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<(Which, Path)>, Error> {
+    let parents: Vec<Path> = kinds.iter().map(|kind| lx_parent(fe, *kind)).collect::<Result<_, _>>()?;
+    let names = try_join_all(parents.iter().map(|parent| client.directory_or_empty(parent))).await?;
+    let mut recorded = Vec::new();
+    for (kind, (parent, names)) in kinds.iter().zip(parents.iter().zip(names)) {
+        let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        devids.sort_unstable();
+        for devid in devids {
+            recorded.push((Which { fe, kind: *kind, devid }, parent.join(format!("{devid}/backend"))?));
+        }
+    }
+    let paths: Vec<Path> = recorded.iter().map(|(_, path)| path.clone()).collect();
+    let backends = client.read_many(&paths).await?;
+    let found =
+        |((which, _), backend): ((Which, Path), Option<Bytes>)| Some((which, Path::new(backend?).ok()?));
+    Ok(recorded.into_iter().zip(backends).filter_map(found).collect())
 }
 
 fn id_of(which: Which, backend: &Path) -> DeviceId {
@@ -125,23 +148,26 @@ fn id_of(which: Which, backend: &Path) -> DeviceId {
     DeviceId::served_at(which, backend).unwrap_or_else(|| DeviceId::new(which, be()))
 }
 
-async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, Error> {
+/// What is read of a device.
+fn keys_of(which: Which, backend: &Path) -> Result<Vec<Path>, Error> {
     let id = id_of(which, backend);
     let (lx, frontend) = (id.toolstack()?, id.frontend()?);
-    let of_kind = which.kind.info().listed;
     let mut keys = vec![lx.join("op")?];
     for key in ["state", "online", "hotplug-status"] {
         keys.push(backend.join(key)?);
     }
     keys.push(frontend.join("state")?);
-    for listed in of_kind {
+    for listed in which.kind.info().listed {
         keys.push(if listed.of_guest { frontend.join(listed.key)? } else { lx.join(listed.key)? });
     }
-    let mut values = client.read_many(&keys).await?.into_iter();
+    Ok(keys)
+}
+
+/// A device, from the values of its keys in their order.
+fn listed(which: Which, backend: &Path, values: &mut impl Iterator<Item = Option<Bytes>>) -> Listed {
     let mut next = || values.next().flatten();
-    // In the order of the keys.
-    let text = |value: Option<bytes::Bytes>| value.map(|text| shown(&text));
-    let mut listed = Listed::new(id, backend.to_string());
+    let text = |value: Option<Bytes>| value.map(|text| shown(&text));
+    let mut listed = Listed::new(id_of(which, backend), backend.to_string());
     listed.operation = text(next());
     listed.backend_state = next().as_deref().map(StateValue::parse);
     listed.online = next().and_then(|online| match &online[..] {
@@ -151,7 +177,7 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
     });
     listed.hotplug_status = text(next());
     listed.frontend_state = next().as_deref().map(StateValue::parse);
-    for key in of_kind {
+    for key in which.kind.info().listed {
         let value = next();
         let value = if key.of_guest {
             let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
@@ -161,5 +187,5 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
         };
         listed.of_kind.insert(key.name, value);
     }
-    Ok(listed)
+    listed
 }

@@ -75,6 +75,9 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    AttachAll(AttachAllArgs),
+    /// List all devices of guests, of every kind
+    List(ListArgs),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -88,7 +91,9 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
-            Self::BlockList(_) | Self::NetworkList(_) | Self::Machine(_) | Self::Demo(_) => Role::Purpose,
+            Self::BlockList(_) | Self::NetworkList(_) | Self::List(_) | Self::Machine(_) | Self::Demo(_) => {
+                Role::Purpose
+            }
             _ => Role::Report,
         }
     }
@@ -97,7 +102,8 @@ impl Command {
     pub(crate) fn has_dry_run(&self) -> bool {
         matches!(
             self,
-            Self::BlockAttach(_)
+            Self::AttachAll(_)
+                | Self::BlockAttach(_)
                 | Self::CdInsert(_)
                 | Self::CdEject(_)
                 | Self::NetworkAttach(_)
@@ -242,6 +248,35 @@ pub(crate) struct NetworkAttachArgs {
     /// `script=...`, as words or with commas between them
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) nic: Vec<String>,
+    #[command(flatten)]
+    pub(crate) attaching: Attaching,
+}
+
+/// Add all devices that a domain's configuration file lists.
+///
+/// The file is one of xl create (xl.cfg(5)), whose settings of other subjects are passed over. Disks come first, then
+/// framebuffers with their keyboards, then interfaces; those of one kind are added side by side, with ids in the order
+/// of the file. All of it is checked before anything is written: that every device can be understood and served, and
+/// that none is there already. If one fails after that, or on a signal, those that were added are removed again. With
+/// -N it only checks, and prints what each would be.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AttachAllArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The configuration file
+    pub(crate) file: PathBuf,
+    /// Leave out devices of kinds that cannot be attached yet, instead of refusing the file
+    #[arg(long)]
+    pub(crate) skip_unsupported: bool,
+    /// Keep what was added when another device fails
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How long all of it may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "inf")]
+    pub(crate) deadline: Duration,
+    /// How many devices are added at one time
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub(crate) at_once: NonZeroUsize,
     #[command(flatten)]
     pub(crate) attaching: Attaching,
 }

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
         Ok(devices) => {
             for kind in [Kind::Vbd, Kind::Vif] {
                 let devices = aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
-                say(format!("\n{}{}", table::header(kind), table::rows(&devices)));
+                say(format!("\n{}{}", table::header(Some(kind)), table::rows(Some(kind), &devices)));
             }
             say("\n");
             story.tell("demo", "both are connected; detaching them");

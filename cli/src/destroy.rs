@@ -1,15 +1,14 @@
 //! `destroy-devices`: all devices of a domain that goes.
 
-use aodevice::{Ended, ModelEnd, Outcome, Plan, Planned, Progress};
+use aodevice::{ModelEnd, Outcome, Plan, Planned};
 use serde_json::json;
 use xs_client::DomId;
 
 use crate::args::{Common, DestroyArgs};
 use crate::problem::{Code, Exit, Problem, line, unless_cancelled};
-use crate::progress;
 use crate::signals::cancel_on_signal;
 use crate::world::World;
-use crate::{devices, output};
+use crate::{devices, output, plan};
 
 pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
@@ -32,23 +31,8 @@ pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Pro
         return Ok(Exit::Done);
     }
     let plan = plan.at_once(args.at_once.get()).deadline(args.deadline).take_over(args.take_over());
-    let progress = progress::Progress::new(common);
-    let mut run = plan.run(&toolstack, &cancel);
-    while let Some(happened) = run.next().await {
-        match &happened {
-            Progress::Step(_, step) => progress.step(step),
-            Progress::Ended(_, Ok(success)) => {
-                for warning in &success.warnings {
-                    output::warn(common, &format!("{}: {warning}", success.id));
-                }
-            }
-            Progress::Model(end) => progress.say(&end.to_string()),
-            // Told at the end, with what to do.
-            _ => {}
-        }
-    }
-    progress.done();
-    report(common, &run.finish().await)
+    let outcome = plan::carry_out(common, plan.run(&toolstack, &cancel)).await;
+    report(common, &outcome)
 }
 
 fn dry_run(common: &Common, plan: &Plan) {
@@ -76,21 +60,8 @@ fn dry_run(common: &Common, plan: &Plan) {
     }
 }
 
-/// Tells every failure; the first in time decides the exit status.
 fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
-    let mut problems = Vec::new();
-    for ended in &outcome.devices {
-        match ended {
-            Ended::Failed(failure) => problems.push(Problem::from(failure.clone())),
-            Ended::NotBegun { device } => problems.push(Problem::new(
-                Code::Of("cancelled"),
-                format!("cannot remove {device} from domain {}", outcome.domid),
-                "it was not begun",
-                "run it again to go on",
-            )),
-            _ => {}
-        }
-    }
+    let mut problems = plan::problems(outcome, ("remove", "from"), &[]);
     if let Some(end) = outcome.model.as_ref().filter(|end| !end.is_gone()) {
         problems.push(Problem::new(
             Code::Of("device_model"),
@@ -107,21 +78,5 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
     {
         output::warn(common, end);
     }
-    let first = outcome.first_failure().map(|failure| Problem::from(Box::new(failure.clone())));
-    if common.json {
-        let mut told = json!({"ok": outcome.is_done()});
-        if let Some(problem) = first.as_ref().or(problems.last()) {
-            let problem = problem.json();
-            for name in ["code", "error", "observed", "hint"] {
-                told[name] = problem[name].clone();
-            }
-        }
-        output::say_json(told, json!(outcome));
-    }
-    let Some(last) = problems.pop() else { return Ok(Exit::Done) };
-    problems.iter().for_each(Problem::print);
-    let exit = if outcome.timed_out { Exit::TimedOut } else { first.map_or(last.exit, |first| first.exit) };
-    let mut last = last.with_exit(exit);
-    last.told = common.json;
-    Err(last)
+    plan::conclude(common, outcome, problems)
 }

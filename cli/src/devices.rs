@@ -68,6 +68,20 @@ pub(crate) async fn attach(
     output::report(common, outcome)
 }
 
+/// What xl calls a device of a kind.
+pub(crate) fn xl_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vbd => "disk",
+        Kind::Vkbd => "vkb",
+        kind => kind.name(),
+    }
+}
+
+/// Prints a device as `xl -N` does.
+pub(crate) fn say_device(device: &Device) {
+    say(format!("{}: {}\n", xl_name(device.kind()), libxl::pretty(&device.libxl().into())));
+}
+
 /// Prints what `xl -N` prints; with `--json` what an attach would do.
 async fn dry_run(
     common: &Common,
@@ -76,20 +90,17 @@ async fn dry_run(
     device: &Device,
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
-    let name = match device.kind() {
-        Kind::Vbd => "disk",
-        kind => kind.name(),
-    };
     if !common.json {
         // As for xl, a number is not looked up.
         domain_or_id(&world.client, guest).await?;
-        say(format!("{name}: {}\n", libxl::pretty(&device.libxl().into())));
+        say_device(device);
         return Ok(Exit::Done);
     }
     let fe = domain(&world.client, guest).await?;
     let toolstack = world.toolstack(attaching.limits()).await?;
     let tried = format!("cannot tell what attaching to domain {fe} would do");
     let preview = unless_cancelled(tried, toolstack.preview(fe, device, attaching.addition())).await??;
+    let name = xl_name(device.kind());
     output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(preview));
     Ok(Exit::Done)
 }
@@ -111,16 +122,22 @@ pub(crate) async fn detach(
     output::report(common, outcome)
 }
 
-/// The devices of a guest.
-pub(crate) async fn devices(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Problem> {
+/// The devices of a guest: of one kind, or all.
+pub(crate) async fn devices(client: &Client, fe: DomId, kind: Option<Kind>) -> Result<Vec<Listed>, Problem> {
     let tried = format!("cannot list the devices of domain {fe}");
-    let devices = unless_cancelled(&*tried, aodevice::list(client, fe, kind)).await?;
+    let devices = async {
+        match kind {
+            Some(kind) => aodevice::list(client, fe, kind).await,
+            None => aodevice::list_all(client, fe).await,
+        }
+    };
+    let devices = unless_cancelled(&*tried, devices).await?;
     devices.map_err(|error| Problem::store(tried, &error))
 }
 
 /// The devices of a guest, by its number also those that a domain left which is gone. By a name it could be
 /// mistaken for one that runs.
-async fn listed(client: &Client, text: &str, kind: Kind) -> Result<Vec<Listed>, Problem> {
+async fn listed(client: &Client, text: &str, kind: Option<Kind>) -> Result<Vec<Listed>, Problem> {
     let problem = match domain(client, text).await {
         Ok(fe) => return devices(client, fe, kind).await,
         Err(problem) => problem,
@@ -134,9 +151,9 @@ async fn listed(client: &Client, text: &str, kind: Kind) -> Result<Vec<Listed>, 
     if left.is_empty() { Err(problem) } else { Ok(left) }
 }
 
-/// Lists the devices of guests. If several guests are named, one that is not found is told, in
+/// Lists the devices of guests, of one kind or all. If several guests are named, one that is not found is told, in
 /// JSON as an object in its place, and the others are listed.
-pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Kind) -> Result<Exit, Problem> {
+pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Option<Kind>) -> Result<Exit, Problem> {
     let world = World::open(&common.store).await?;
     let mut all: Vec<Value> = Vec::new();
     let mut exit = Exit::Done;
@@ -157,7 +174,7 @@ pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Kind) -> Result
         if common.json {
             all.extend(devices.iter().map(output::listed));
         } else {
-            say(table::rows(&devices));
+            say(table::rows(kind, &devices));
         }
     }
     if common.json {

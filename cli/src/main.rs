@@ -4,6 +4,7 @@
 //! the crates behind it.
 
 mod args;
+mod attach_all;
 mod block;
 mod cd;
 mod demo;
@@ -13,6 +14,7 @@ mod hint;
 mod machine;
 mod network;
 mod output;
+mod plan;
 mod printer;
 mod problem;
 mod progress;
@@ -94,20 +96,22 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only block-attach, network-attach, cd-insert, cd-eject and destroy-devices have one";
+        let observed = "only the commands that attach, cd-insert, cd-eject and destroy-devices have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
+        Command::AttachAll(args) => attach_all::run(common, &args).await,
         Command::BlockAttach(args) => block::attach(common, &args).await,
         Command::BlockDetach(args) => block::detach(common, &args).await,
-        Command::BlockList(args) => devices::list(common, &args, aodevice::Kind::Vbd).await,
+        Command::BlockList(args) => devices::list(common, &args, Some(aodevice::Kind::Vbd)).await,
         Command::CdInsert(args) => cd::insert(common, &args).await,
         Command::CdEject(args) => cd::eject(common, &args).await,
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
-        Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
+        Command::NetworkList(args) => devices::list(common, &args, Some(aodevice::Kind::Vif)).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
+        Command::List(args) => devices::list(common, &args, None).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),
         Command::Demo(_) if common.json => {
             let observed = "the demo tells a story, which has no JSON";

@@ -41,7 +41,7 @@ async fn devid(world: &World, fe: DomId, text: &str) -> Result<u32, Problem> {
         return text.parse().map_err(not_an_id);
     }
     let mac: Mac = text.parse().map_err(|error| Problem::new(Code::BadDevice, tried(), error, hint))?;
-    let devices = devices::devices(&world.client, fe, Kind::Vif).await?;
+    let devices = devices::devices(&world.client, fe, Some(Kind::Vif)).await?;
     let wanted = devices.iter().find(|device| device.text("mac") == Some(&mac.to_string()));
     let none = || Problem::new(Code::Of("no_such_device"), tried(), "the guest has no such interface", hint);
     wanted.map(|device| device.id.devid).ok_or_else(none)

@@ -57,6 +57,8 @@ pub(crate) enum Code {
     BadDevice,
     /// `xl.conf` cannot be read or understood.
     BadXlConf,
+    /// A domain's configuration file cannot be read or understood.
+    BadXlCfg,
     /// The program could not be set up.
     Start,
     /// A store could not be served.
@@ -79,6 +81,7 @@ impl Code {
             Self::Usage => "usage",
             Self::BadDevice => "bad_device",
             Self::BadXlConf => "bad_xl_conf",
+            Self::BadXlCfg => "bad_xl_cfg",
             Self::Start => "start",
             Self::Serve => "serve",
             Self::Wait => "wait",

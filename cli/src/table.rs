@@ -1,11 +1,55 @@
-//! The tables of `xl block-list` and `xl network-list`, byte for byte.
+//! The tables of `xl block-list` and `xl network-list`, byte for byte; and the one of all kinds, which is ours.
 
 use std::fmt::Write;
 
 use aodevice::{DeviceId, Kind, Listed};
 use devstate::StateValue;
 
-pub(crate) fn header(kind: Kind) -> String {
+/// A line of the table of all kinds.
+fn line_of_all(cells: [&str; 9]) -> String {
+    let [domid, kind, device, be, be_kind, served_by, be_state, fe_state, operation] = cells;
+    let line = format!(
+        "{domid:<5} {kind:<8} {device:<8} {be:<5} {be_kind:<8} {served_by:<12} {be_state:<17} {fe_state:<17} {operation}"
+    );
+    format!("{}\n", line.trim_end())
+}
+
+fn row_of_all(device: &Listed) -> String {
+    let id = device.id;
+    let state =
+        |state: &Option<StateValue>| state.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+    let operation = match (device.record(), &device.operation) {
+        (Some(record), _) => format!("{} ({:?})", record.operation, record.stage),
+        (None, text) => text.clone().unwrap_or_default(),
+    };
+    line_of_all([
+        &id.fe.to_string(),
+        id.kind.name(),
+        &(id.kind.info().id_name)(id.devid),
+        &id.be.to_string(),
+        id.be_kind.name(),
+        &id.be_kind.server().to_string(),
+        &state(&device.backend_state),
+        &state(&device.frontend_state),
+        &operation,
+    ])
+}
+
+/// The header of the table of a kind, or of all kinds.
+pub(crate) fn header(kind: Option<Kind>) -> String {
+    let Some(kind) = kind else {
+        return line_of_all([
+            "Domid",
+            "Kind",
+            "Device",
+            "BE",
+            "BE-kind",
+            "Served-by",
+            "BE-state",
+            "FE-state",
+            "Operation",
+        ]);
+    };
     match kind {
         Kind::Vbd => format!(
             "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}\n",
@@ -24,7 +68,10 @@ fn or_missing(value: Option<u32>) -> i64 {
     value.map_or(-1, i64::from)
 }
 
-pub(crate) fn rows(devices: &[Listed]) -> String {
+pub(crate) fn rows(kind: Option<Kind>, devices: &[Listed]) -> String {
+    if kind.is_none() {
+        return devices.iter().map(row_of_all).collect();
+    }
     let mut text = String::new();
     for device in devices {
         let (backend_path, DeviceId { devid, be, fe, kind, .. }) = (&device.backend_path, device.id);
@@ -76,22 +123,22 @@ mod tests {
     fn as_xl_prints_them() {
         use ListedValue::{Number, Text};
         assert_eq!(
-            header(Kind::Vbd),
+            header(Some(Kind::Vbd)),
             "Vdev  BE  handle state evt-ch ring-ref BE-path                       \n"
         );
         let vbd = listed(Kind::Vbd, 51712, &[("event_channel", Number(8)), ("ring_ref", Number(8))]);
         assert_eq!(
-            rows(&[vbd]),
+            rows(Some(Kind::Vbd), &[vbd]),
             "51712 0   1      4     8      8        /local/domain/0/backend/vbd/1/51712\n"
         );
         assert_eq!(
-            header(Kind::Vif),
+            header(Some(Kind::Vif)),
             "Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path                       \n"
         );
         let mac = Text("00:16:3e:46:36:49".to_owned());
         let vif = [("mac", mac), ("tx_ring_ref", Number(522)), ("rx_ring_ref", Number(523))];
         assert_eq!(
-            rows(&[listed(Kind::Vif, 0, &vif)]),
+            rows(Some(Kind::Vif), &[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
         );
     }
@@ -101,8 +148,24 @@ mod tests {
         let mut bare = listed(Kind::Vbd, 51712, &[]);
         bare.frontend_state = Some(StateValue::parse(b"junk"));
         assert_eq!(
-            rows(&[bare]),
+            rows(Some(Kind::Vbd), &[bare]),
             "51712 0   1      -1    -1     -1       /local/domain/0/backend/vbd/1/51712\n"
+        );
+    }
+
+    #[test]
+    fn all_kinds_in_one_table() {
+        let mut left = listed(Kind::Vif, 3, &[]);
+        left.backend_state = Some(StateValue::parse(b"2"));
+        left.frontend_state = None;
+        left.operation = Some("add:00000000000000aa stage=script since=0".to_owned());
+        assert_eq!(
+            header(None) + &rows(None, &[listed(Kind::Vbd, 51712, &[]), left]),
+            "\
+Domid Kind     Device   BE    BE-kind  Served-by    BE-state          FE-state          Operation
+1     vbd      xvda     0     vbd      kernel       -                 4 (Connected)
+1     vif      3        0     vif      kernel       2 (InitWait)      -                 attach (Script)
+"
         );
     }
 }

@@ -69,6 +69,13 @@ fn outcomes() {
         (&["-N", "cd-eject", "guest", "hdc"], 1, "no_such_device"),
         (&["destroy-devices", "nobody"], 1, "no_such_domain"),
         (&["destroy-devices", "0"], 2, "usage"),
+        (&["attach-all", "guest", "/nonexistent"], 1, "bad_xl_cfg"),
+        (&["attach-all", "guest", "/etc/passwd"], 1, "bad_xl_cfg"),
+        (&["attach-all", "guest", "tests/json/bad.cfg"], 2, "bad_device"),
+        (&["attach-all", "guest", "tests/json/unsupported.cfg"], 1, "unsupported"),
+        (&["attach-all", "guest", "tests/json/missing.cfg"], 1, "target"),
+        (&["attach-all", "nobody", "tests/json/good.cfg"], 1, "no_such_domain"),
+        (&["list", "nobody"], 1, "no_such_domain"),
         (&["demo"], 2, "usage"),
         (&["bogus"], 2, "usage"),
         (&["block-attach"], 2, "usage"),
@@ -117,6 +124,20 @@ fn destroyed() {
     assert_eq!(value["model"]["outcome"], "not_there");
     let (status, value) = run(&on_embedded(&["-N", "destroy-devices", "guest"]));
     assert_eq!((status, &value["dry_run"]), (0, &Value::Bool(true)));
+}
+
+#[test]
+fn sets() {
+    let file = ["attach-all", "guest", "tests/json/good.cfg", "--no-xl-conf"];
+    let (status, value) = run(&on_embedded(&file));
+    assert_eq!((status, &value["ok"]), (0, &Value::Bool(true)));
+    let outcomes = value["devices"].as_array().unwrap().iter().map(|device| &device["outcome"]);
+    assert_eq!(outcomes.collect::<Vec<_>>(), ["done"; 3]);
+    let (status, value) = run(&on_embedded(&[&file[..], &["-N"]].concat()));
+    assert_eq!((status, &value["dry_run"]), (0, &Value::Bool(true)));
+    let devids = value["devices"].as_array().unwrap().iter().map(|device| &device["device"]["devid"]);
+    assert_eq!(devids.collect::<Vec<_>>(), [51712, 0, 1]);
+    assert_eq!(run(&on_embedded(&["list", "guest"])), (0, Value::Array(Vec::new())));
 }
 
 #[test]

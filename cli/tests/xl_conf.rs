@@ -32,7 +32,7 @@ fn what_has_no_effect_is_told_and_what_is_wrong_is_refused() {
     let (code, stdout, stderr) = dry_run("vif.default.bridge=br9\n", &[]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(
-        stderr.contains("line 1: \"vif.default.bridge=br9\"") && stderr.contains("--no-xl-conf"),
+        stderr.contains("line 1: this cannot stand here: \"br9\"") && stderr.contains("--no-xl-conf"),
         "{stderr}"
     );
 }

@@ -31,6 +31,15 @@ pub enum Server {
     DeviceModel,
 }
 
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::DeviceModel => "device model",
+        })
+    }
+}
+
 impl BackendKind {
     /// All kinds.
     pub const ALL: [Self; 5] = [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd];

@@ -170,6 +170,11 @@ pub(crate) trait Spec {
     /// Its device id, if that is fixed.
     fn devid(&self) -> Option<u32>;
 
+    /// Gives it this device id, if it has none and can have any.
+    fn number(&mut self, devid: u32) {
+        _ = devid;
+    }
+
     /// Its name for the operator.
     fn label(&self) -> String;
 

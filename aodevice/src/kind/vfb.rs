@@ -4,6 +4,7 @@
 //! JSON, and what `xl create` of Xen 4.17 was seen to write for a PV guest.
 
 use serde_json::{Map, Value};
+use thiserror::Error;
 
 use super::members::Members;
 use super::{BackendKind, KindInfo, Spec, vkb};
@@ -58,9 +59,61 @@ impl Vfb {
     }
 }
 
+/// Why a framebuffer's specification is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{near:?}: {problem}")]
+#[non_exhaustive]
+pub struct VfbSpecError {
+    /// The parameter, or the beginning of it.
+    pub near: String,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+/// Reads an element of `vfb` of a domain's configuration: `vnc=1,vncdisplay=3`, as xl.cfg(5) has it.
+///
+/// What is said twice counts as it was said last. `type=`, which older files have, does not count.
+///
+/// # Errors
+///
+/// They name the parameter. Unlike for `xl`, one that is not known is none.
+pub fn parse(text: &str) -> Result<Vfb, VfbSpecError> {
+    let (mut vnc, mut has_vnc, mut sdl) = (Vnc::default(), true, false);
+    let parameters = text.split(',').map(|parameter| parameter.trim_start_matches([' ', '\t', '\n']));
+    for whole in parameters.filter(|whole| !whole.is_empty()) {
+        let bad = |problem| VfbSpecError { near: whole.chars().take(80).collect(), problem };
+        if whole.contains(char::is_control) {
+            return Err(bad("it holds a control character"));
+        }
+        let (key, value) = whole.split_once('=').ok_or_else(|| bad("a parameter is key=value"))?;
+        let flag = || match value {
+            "0" => Ok(false),
+            "1" => Ok(true),
+            _ => Err(bad("it is 0 or 1")),
+        };
+        match key {
+            "vnc" => has_vnc = flag()?,
+            "vnclisten" => vnc.listen = Some(value.to_owned()),
+            "vncpasswd" => vnc.passwd = Some(value.to_owned()),
+            "vncdisplay" => vnc.display = value.parse().map_err(|_| bad("it is a number of 16 bits"))?,
+            "vncunused" => vnc.find_unused = flag()?,
+            "sdl" => sdl = flag()?,
+            "type" => {}
+            "opengl" if !flag()? => {}
+            "opengl" | "keymap" | "display" | "xauthority" => return Err(bad("this is not served yet")),
+            _ => return Err(bad("this is no parameter")),
+        }
+    }
+    Ok(Vfb { devid: None, vnc: has_vnc.then_some(vnc), sdl })
+}
+
 impl Spec for Vfb {
     fn devid(&self) -> Option<u32> {
         self.devid
+    }
+
+    fn number(&mut self, devid: u32) {
+        self.devid.get_or_insert(devid);
     }
 
     fn label(&self) -> String {
@@ -104,5 +157,30 @@ impl Spec for Vfb {
         be.add("vncdisplay", vnc.display).add("vncunused", flag(vnc.find_unused));
         be.add("sdl", flag(self.sdl)).add("opengl", 0);
         Tree { frontend: super::plain_frontend(id), frontend_read_only: Keys::new(), backend: be }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_a_configuration() {
+        let all = parse("type=vnc, vnclisten=0.0.0.0,vncpasswd=x,vncdisplay=3,vncunused=0,sdl=1,opengl=0,")
+            .unwrap();
+        let vnc = Vnc {
+            listen: Some("0.0.0.0".to_owned()),
+            passwd: Some("x".to_owned()),
+            display: 3,
+            find_unused: false,
+        };
+        assert_eq!(all, Vfb { devid: None, vnc: Some(vnc), sdl: true });
+        assert_eq!(parse("").unwrap(), Vfb::of_vnc(Vnc::default()));
+        assert_eq!(parse("vnc=0").unwrap(), Vfb::default());
+        for bad in
+            ["vnc", "vnc=yes", "vncdisplay=70000", "colour=red", "keymap=de", "opengl=1", "vncpasswd=\n"]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 }

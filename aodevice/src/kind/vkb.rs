@@ -49,6 +49,10 @@ impl Spec for Vkb {
         self.devid
     }
 
+    fn number(&mut self, devid: u32) {
+        self.devid.get_or_insert(devid);
+    }
+
     fn label(&self) -> String {
         self.devid.map_or_else(|| "with the next id".to_owned(), |devid| devid.to_string())
     }

@@ -23,7 +23,7 @@ pub(crate) mod medium;
 mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
-mod place;
+pub(crate) mod place;
 mod preview;
 pub(crate) mod record;
 mod said;

@@ -3,9 +3,12 @@
 //! An add looks for it inside of its transaction, so two that find the same one conflict, and the second looks
 //! again; a dry run looks without one.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
 use devstate::{StateValue, XenbusState};
 use futures_util::future::try_join_all;
-use xs_client::{DomId, Path, Requests};
+use xs_client::{DomId, Error, Path, Requests};
 
 use super::steps;
 use super::store::text;
@@ -44,17 +47,54 @@ pub(crate) async fn check(
     tokio::try_join!(alone, check_unique(store, id, device)).map(drop)
 }
 
-/// The smallest id that no device of the kind has, by the toolstack's record, the guest's directory
-/// and the backend's. Found inside of the transaction, so that two who find the same one conflict,
-/// and the second looks again.
+/// The smallest id that no device of the kind has. Found inside of the transaction, so that two who find the same
+/// one conflict, and the second looks again.
 async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
-    let mut parents = vec![lx_parent(fe, kind)?, Path::new(format!("/local/domain/{fe}/device/{kind}"))?];
-    for backend in kind.info().backends {
-        parents.push(Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}"))?);
+    let taken = taken(store, (fe, own), kind).await?;
+    smallest_free(&taken).ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
+}
+
+/// The ids that devices of the kind have, by the toolstack's record, the guest's directory and the backend's.
+async fn taken(store: &Requests, (fe, own): (DomId, DomId), kind: Kind) -> Result<BTreeSet<u32>, Error> {
+    let backends = kind.info().backends.iter();
+    let backends = backends.map(|backend| Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}")));
+    let others = [lx_parent(fe, kind), Path::new(format!("/local/domain/{fe}/device/{kind}"))];
+    let parents: Vec<Path> = backends.chain(others).collect::<Result<_, _>>()?;
+    let names = try_join_all(parents.iter().map(|parent| store.directory_or_empty(parent))).await?;
+    Ok(names.iter().flatten().filter_map(|name| name.parse().ok()).collect())
+}
+
+fn smallest_free(taken: &BTreeSet<u32>) -> Option<u32> {
+    (0..).find(|devid| !taken.contains(devid))
+}
+
+/// Gives ids to the devices that have none: those that they would get one after the other, in this order.
+pub(crate) async fn number(
+    store: &Requests,
+    (fe, own): (DomId, DomId),
+    devices: &mut [&mut Device],
+) -> Result<(), Error> {
+    let mut of_kinds = BTreeMap::new();
+    for kind in devices.iter().filter(|device| device.devid().is_none()).map(|device| device.kind()) {
+        if let Entry::Vacant(entry) = of_kinds.entry(kind) {
+            entry.insert(taken(store, (fe, own), kind).await?);
+        }
     }
-    let taken = try_join_all(parents.iter().map(|parent| store.directory_or_empty(parent))).await?.concat();
-    let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));
-    free.ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
+    for (kind, taken) in &mut of_kinds {
+        taken.extend(
+            devices.iter().filter(|device| device.kind() == *kind).filter_map(|device| device.devid()),
+        );
+    }
+    for device in devices {
+        if device.devid().is_none()
+            && let Some(taken) = of_kinds.get_mut(&device.kind())
+            && let Some(devid) = smallest_free(taken)
+        {
+            device.number(devid);
+            taken.insert(devid);
+        }
+    }
+    Ok(())
 }
 
 /// The state of another backend that serves the guest's directory of the device. That directory is

@@ -26,7 +26,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::{try_join, try_join_all};
+use futures_util::stream;
 use serde::Serialize;
 use xs_client::{DomId, Error, Path};
 
@@ -35,8 +37,11 @@ pub use run::Run;
 
 use crate::id::domid_number;
 use crate::list::recorded;
+use crate::operation::place;
 use crate::report::Named;
-use crate::{Addition, BackendKind, Device, Failure, Force, Kind, Removal, Step, Success, Toolstack, Which};
+use crate::{
+    Addition, BackendKind, Device, Failure, Force, Kind, Preview, Removal, Step, Success, Toolstack, Which,
+};
 
 /// An operation of a plan.
 #[derive(Clone, Debug)]
@@ -79,13 +84,15 @@ impl Plan {
         }
     }
 
-    /// Adds devices to a new domain, in the order in which a domain is brought up: its disks, then its network
-    /// interfaces. Those of one kind are added side by side, and the next kind begins when all of the last have
+    /// Adds devices to a new domain, in the order in which a domain is brought up: its disks, then its
+    /// framebuffers and keyboards, then its network interfaces. Those of one kind are added side by side, and the next kind begins when all of the last have
     /// succeeded.
     ///
     /// A device model takes up at its start what is there by then, so it takes two plans to create a domain that has
     /// one: its disks, framebuffers and keyboards with [`WaitFor::Tree`](crate::WaitFor::Tree), and when it runs the
     /// interfaces, whose emulated halves it has made.
+    ///
+    /// Devices of one kind without ids get whichever is free when it is their turn: see [`Self::numbered`].
     pub fn add(fe: DomId, devices: impl IntoIterator<Item = (Device, Addition)>) -> Self {
         let operations =
             devices.into_iter().map(|(device, addition)| Planned::Add(Arc::new(device), addition));
@@ -116,6 +123,35 @@ impl Plan {
         let removal = Removal::from(Force::AtOnce).adopt(true);
         let removals = devices.iter().map(|(which, _)| Planned::Remove(*which, removal));
         Ok(Self { of_model: Some(served), left, ..Self::new(fe, removals.collect()) })
+    }
+
+    /// Gives ids to the devices that have none and need one: those that they would get one after the other, so that
+    /// the first interface of a list is the guest's first. Side by side, whichever is first gets the smallest.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading which ids are taken. One that somebody else takes in the meantime fails its operation.
+    pub async fn numbered(mut self, toolstack: &Toolstack) -> Result<Self, Error> {
+        let devices = self.operations.iter_mut().filter_map(|planned| match planned {
+            Planned::Add(device, _) => Some(Arc::make_mut(device)),
+            Planned::Remove(..) => None,
+        });
+        let mut devices: Vec<_> = devices.collect();
+        place::number(toolstack.client(), (self.fe, toolstack.own()), &mut devices).await?;
+        Ok(self)
+    }
+
+    /// What [`Toolstack::preview`] tells of each of its additions, by its place among the operations.
+    pub async fn previews(&self, toolstack: &Toolstack) -> Vec<(usize, Result<Preview, Box<Failure>>)> {
+        let additions = self.operations.iter().enumerate().filter_map(|(index, planned)| match planned {
+            Planned::Add(device, addition) => Some((index, device, *addition)),
+            Planned::Remove(..) => None,
+        });
+        let previews = additions.map(|(index, device, addition)| async move {
+            (index, toolstack.preview(self.fe, device, addition).await)
+        });
+        // A few at one time, since each has requests of its own.
+        stream::iter(previews).buffered(self.at_once).collect().await
     }
 
     /// So many operations at one time, and no more; 16 if not said.
@@ -157,7 +193,7 @@ impl Plan {
         self.fe
     }
 
-    /// The operations. What [`Toolstack::preview`] tells of an addition is what would be done for it.
+    /// The operations. [`Plan::previews`] tells what each addition would do.
     pub fn operations(&self) -> &[Planned] {
         &self.operations
     }

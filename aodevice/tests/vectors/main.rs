@@ -5,6 +5,7 @@ mod add;
 mod cancel;
 mod defects;
 mod facts;
+mod from_file;
 mod front;
 mod hostile;
 mod libxl;

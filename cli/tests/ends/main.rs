@@ -5,6 +5,7 @@
 
 mod scene;
 mod scripts;
+mod sets;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -255,12 +256,14 @@ async fn a5_closed_descriptors_change_no_outcome() {
 }
 
 /// Commands that are started on a store which accepts connections and answers nothing.
-const ON_A_MUTE_STORE: [&[&str]; 6] = [
+const ON_A_MUTE_STORE: [&[&str]; 8] = [
     &["block-attach", "guest", "/dev/null,raw,xvda,w"],
     &["block-detach", "1", "xvda"],
     &["network-attach", "1"],
     &["network-detach", "1", "00:16:3e:00:00:01"],
     &["block-list", "1", "2"],
+    &["attach-all", "guest", "/dev/null"],
+    &["list", "1", "2"],
     &["wait", "/local/domain/1/device/vbd/51712", "4"],
 ];
 

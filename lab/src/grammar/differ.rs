@@ -2,6 +2,7 @@
 
 use aodevice::vbd::Vdev;
 
+use super::file;
 use super::oracle::Question;
 
 /// Why they differ, if that is intended.
@@ -13,6 +14,7 @@ pub(super) fn intended(
     match question {
         Question::Disk(arguments) => disk(arguments, ours, theirs),
         Question::Rate(rate) => of_rate(rate, ours, theirs),
+        Question::File(text) => file::intended(text, ours, theirs),
     }
 }
 

@@ -1,10 +1,11 @@
-//! `cargo lab grammar`: our reading of disk specifications and rates against libxlutil's.
+//! `cargo lab grammar`: our reading of disk specifications, rates and configuration files against libxlutil's.
 //!
 //! Every one must be refused by both, or have the same fields for both, or be among the differences that
 //! are intended (`differ`). The cases are the rows of aodevice's own table, and then whatever
 //! `generate` makes.
 
 mod differ;
+mod file;
 mod generate;
 mod oracle;
 
@@ -24,10 +25,10 @@ const TABLE: &str = include_str!("../../../aodevice/src/kind/vbd/grammar.md");
 /// How many are tried in CI.
 const SHORT: usize = 10_000;
 
-/// Compare our reading of disk specifications and rates with libxlutil's
+/// Compare our reading of disk specifications, rates and configuration files with libxlutil's
 #[derive(Debug, clap::Args)]
 pub struct GrammarArgs {
-    /// How many disks and how many rates to make
+    /// How many disks, how many rates and how many files to make
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     count: usize,
     /// Which ones: the same seed makes the same
@@ -67,6 +68,7 @@ fn ours(question: &Question) -> Result<String, String> {
         Question::Rate(rate) => {
             rate.parse::<Rate>().map(|rate| rate.to_string()).map_err(|error| error.to_string())
         }
+        Question::File(text) => file::ours(text),
     }
 }
 
@@ -86,12 +88,14 @@ pub fn run(args: &GrammarArgs) -> Result<()> {
     let of_table = questions.len();
     questions.extend((0..args.count).map(|_| generate::disk(&mut rng)));
     questions.extend((0..args.count).map(|_| generate::rate(&mut rng)));
-    let (mut good, mut refused, mut differing) = (0, 0, 0);
+    questions.extend((0..args.count).map(|_| file::generate(&mut rng)));
+    let (mut refused, mut differing) = (0, 0);
+    let mut good: BTreeMap<&str, usize> = BTreeMap::new();
     let mut intended: BTreeMap<&str, usize> = BTreeMap::new();
     for (question, theirs) in questions.iter().zip(oracle::ask(&questions)?) {
         let ours = ours(question);
         match judge(question, &ours, theirs.as_deref()) {
-            Verdict::Same if ours.is_ok() => good += 1,
+            Verdict::Same if ours.is_ok() => *good.entry(question.subject()).or_default() += 1,
             Verdict::Same => refused += 1,
             Verdict::Intended(reason) => *intended.entry(reason).or_default() += 1,
             Verdict::Differs => {
@@ -102,13 +106,19 @@ pub fn run(args: &GrammarArgs) -> Result<()> {
             }
         }
     }
-    println!("seed {}: {of_table} of the table and twice {} more", args.seed, args.count);
-    println!("  {good} are good and have the same fields, {refused} are refused by both");
+    println!("seed {}: {of_table} of the table and three times {} more", args.seed, args.count);
+    for (subject, count) in &good {
+        println!("  {count} {subject} are good and have the same fields");
+    }
+    println!("  {refused} are refused by both");
     for (reason, count) in intended {
         println!("  {count} differ on purpose: {reason}");
     }
     ensure!(differing == 0, "{differing} differ");
     // A generator that makes nothing but nonsense shows nothing.
-    ensure!(good * 10 > questions.len(), "only {good} of {} are good", questions.len());
+    for subject in oracle::SUBJECTS {
+        let good = good.get(subject).copied().unwrap_or_default();
+        ensure!(good * 20 >= args.count, "only {good} {subject} of {} are good", args.count);
+    }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! libxlutil itself, behind a small program in C that reads specifications and prints what it makes of them.
+//! libxlutil itself, behind a small program in C that reads specifications and files and prints what it makes of them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -20,17 +20,35 @@ pub(super) enum Question {
     Disk(Vec<String>),
     /// What rate this is.
     Rate(String),
+    /// What settings this configuration file has.
+    File(String),
 }
 
+/// The settings that files have, and that are asked for.
+pub(super) const NAMES: [&str; 6] = ["disk", "vif", "name", "a", "b_2", "vif.x"];
+
+/// What is asked about.
+pub(super) const SUBJECTS: [&str; 3] = ["disks", "rates", "files"];
+
 impl Question {
+    /// Which of [`SUBJECTS`] it is about.
+    pub(super) fn subject(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => SUBJECTS[0],
+            Self::Rate(_) => SUBJECTS[1],
+            Self::File(_) => SUBJECTS[2],
+        }
+    }
+
     fn holds_line_feed(&self) -> bool {
         matches!(self, Self::Disk(arguments) if arguments.iter().any(|argument| argument.contains('\n')))
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let (kind, arguments) = match self {
-            Self::Disk(arguments) => (b'd', &arguments[..]),
-            Self::Rate(rate) => (b'r', std::slice::from_ref(rate)),
+        let (kind, arguments): (u8, Vec<&str>) = match self {
+            Self::Disk(arguments) => (b'd', arguments.iter().map(String::as_str).collect()),
+            Self::Rate(rate) => (b'r', vec![rate]),
+            Self::File(text) => (b'c', [&[text.as_str()][..], &NAMES].concat()),
         };
         let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_ne_bytes();
         let mut bytes = vec![kind];

@@ -164,6 +164,10 @@ impl Spec for Vif {
         self.devid
     }
 
+    fn number(&mut self, devid: u32) {
+        self.devid.get_or_insert(devid);
+    }
+
     fn label(&self) -> String {
         self.devid.map_or_else(|| format!("on {}", self.bridge()), |devid| devid.to_string())
     }

@@ -1,0 +1,270 @@
+//! The devices that a domain's configuration file lists. One kind of them is a line in [`KEYS`].
+//!
+//! Source: xl.cfg(5), whose settings of other subjects are passed over: they are for the domain's creation.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use thiserror::Error;
+
+use super::{Item, Settings, Value};
+use crate::vif::{self, Defaults};
+use crate::{Device, Kind, vbd, vfb, vkb};
+
+/// What an element of a list is: the devices that it makes, or what is wrong with it.
+type Reader = fn(&Value, &Defaults) -> Result<Read, String>;
+
+/// The keys of a file that list devices, and how an element of each is read; `None` if no such device can be added
+/// yet.
+const KEYS: [(&str, Option<Reader>); 15] = [
+    ("disk", Some(|element, _| one(Device::Vbd(vbd::parse(&[text(element)?]).map_err(words)?)))),
+    ("vfb", Some(framebuffer)),
+    ("vif", Some(interface)),
+    ("channel", None),
+    ("dtdev", None),
+    ("p9", None),
+    ("pci", None),
+    ("pvcalls", None),
+    ("usbctrl", None),
+    ("usbdev", None),
+    ("vdispl", None),
+    ("virtio", None),
+    ("vkb", None),
+    ("vsnd", None),
+    ("vtpm", None),
+];
+
+/// What an element makes.
+#[derive(Debug)]
+struct Read {
+    devices: Vec<Device>,
+    notices: Vec<String>,
+}
+
+fn one(device: Device) -> Result<Read, String> {
+    Ok(Read { devices: vec![device], notices: Vec::new() })
+}
+
+fn words(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+/// The text that an element is. A file's bytes that are not UTF-8 have been replaced by then.
+fn text(element: &Value) -> Result<&str, String> {
+    match element.as_text() {
+        None => Err("it is a list where a text must be".to_owned()),
+        Some(text) if text.contains(char::REPLACEMENT_CHARACTER) => Err("it is not UTF-8".to_owned()),
+        Some(text) => Ok(text),
+    }
+}
+
+fn interface(element: &Value, defaults: &Defaults) -> Result<Read, String> {
+    let arguments = [text(element)?];
+    let nic = vif::parse(&arguments).map_err(words)?.or(defaults);
+    let notices = vif::notices(&arguments).iter().map(ToString::to_string).collect();
+    Ok(Read { devices: vec![Device::Vif(nic)], notices })
+}
+
+/// A framebuffer, which comes with a keyboard.
+fn framebuffer(element: &Value, _: &Defaults) -> Result<Read, String> {
+    let framebuffer = vfb::parse(text(element)?).map_err(words)?;
+    let devices = vec![Device::Vfb(framebuffer), Device::Vkb(vkb::Vkb::default())];
+    Ok(Read { devices, notices: Vec::new() })
+}
+
+/// Where a list, or an element of one, stands in its file; as in `12: vif[1]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The line that it begins in, from 1.
+    pub line: usize,
+    /// The setting.
+    pub key: &'static str,
+    /// Which element of it, from 0.
+    pub index: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, key, index } = self;
+        write!(f, "{line}: {key}")?;
+        index.map_or(Ok(()), |index| write!(f, "[{index}]"))
+    }
+}
+
+/// A device of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Where it stands.
+    pub place: Place,
+    /// The device.
+    pub device: Device,
+    /// What is to be told of it though it is good.
+    pub notices: Vec<String>,
+}
+
+/// The devices of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Devices {
+    /// Those that can be added. Within a kind they are in the order of the file.
+    pub entries: Vec<Entry>,
+    /// The lists of those that cannot be added yet.
+    pub unsupported: Vec<Place>,
+}
+
+/// What is wrong with a device of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{place}: {problem}")]
+#[non_exhaustive]
+pub struct Refusal {
+    /// Where it stands.
+    pub place: Place,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// The devices that a domain's file lists, with interfaces that have these defaults.
+///
+/// A framebuffer (`vfb`) comes with a keyboard, as `xl` makes it.
+///
+/// # Errors
+///
+/// All that is wrong, in the order of the lines: elements that cannot be understood, and those that have what an
+/// earlier one has.
+pub fn devices(settings: &Settings, defaults: &Defaults) -> Result<Devices, Vec<Refusal>> {
+    let (mut found, mut refusals) = (Devices::default(), Vec::new());
+    for (key, reader) in KEYS {
+        let Some(Item { line, value }) = settings.get(key) else { continue };
+        let place = |line: usize, index| Place { line, key, index };
+        let Value::List(elements) = value else {
+            let problem = "it is a text where a list must be".to_owned();
+            refusals.push(Refusal { place: place(*line, None), problem });
+            continue;
+        };
+        let Some(reader) = reader else {
+            found.unsupported.extend((!elements.is_empty()).then(|| place(*line, None)));
+            continue;
+        };
+        for (index, element) in elements.iter().enumerate() {
+            let place = place(element.line, Some(index));
+            match reader(&element.value, defaults) {
+                Ok(Read { devices, notices }) => {
+                    for device in devices {
+                        let (place, notices) = (place.clone(), notices.clone());
+                        found.entries.push(Entry { place, device, notices });
+                    }
+                }
+                Err(problem) => refusals.push(Refusal { place, problem }),
+            }
+        }
+    }
+    refusals.extend(taken_twice(&found.entries));
+    refusals.sort_by_key(|refusal| refusal.place.line);
+    if refusals.is_empty() { Ok(found) } else { Err(refusals) }
+}
+
+/// What a device has for itself alone, in words: its number, its address.
+fn claims(device: &Device) -> Vec<(Kind, String)> {
+    let (kind, spec) = (device.kind(), device.as_spec());
+    let number = spec.devid().map(|devid| format!("the device id {devid}"));
+    let uniques = spec.uniques().into_iter().map(|unique| format!("the {} {}", unique.key, unique.value));
+    number.into_iter().chain(uniques).map(|claim| (kind, claim)).collect()
+}
+
+fn taken_twice(entries: &[Entry]) -> Vec<Refusal> {
+    let mut claimed: HashMap<(Kind, String), &Place> = HashMap::new();
+    let mut refusals = Vec::new();
+    for Entry { place, device, .. } in entries {
+        for claim in claims(device) {
+            match claimed.get(&claim) {
+                Some(first) => {
+                    let (kind, what) = claim;
+                    let problem = format!("{kind} has {what}, as the one of line {first} has");
+                    refusals.push(Refusal { place: place.clone(), problem });
+                }
+                None => _ = claimed.insert(claim, place),
+            }
+        }
+    }
+    refusals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Devices, Vec<String>> {
+        let found = devices(&Settings::parse(text).unwrap(), &Defaults::default());
+        found.map_err(|refusals| refusals.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn each_kind_in_the_order_of_the_file_and_nothing_else() {
+        let file = "\
+name = 'vm'; memory = 256
+vif = [ 'bridge=br1', # the first
+        'netdev=eth3' ]
+vfb = ['type=vnc,vncunused=1']
+disk = [
+  '/srv/a.img,raw,xvda,w',
+  \"/srv/b.img,raw,xvdb,w\",
+]
+disk += ['/srv/c.img,raw,xvdc,r']
+extra = 'root=/dev/xvda1'
+";
+        let found = of(file).unwrap();
+        let shown: Vec<String> = found
+            .entries
+            .iter()
+            .map(|Entry { place, device, .. }| format!("{place} {} {:?}", device.kind(), device.devid()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "6: disk[0] vbd Some(51712)",
+                "7: disk[1] vbd Some(51728)",
+                "9: disk[2] vbd Some(51744)",
+                "4: vfb[0] vfb None",
+                "4: vfb[0] vkbd None",
+                "2: vif[0] vif None",
+                "3: vif[1] vif None"
+            ]
+        );
+        assert_eq!(found.entries[6].notices, ["netdev= is deprecated: say gatewaydev="]);
+        assert_eq!(of("kernel='/boot/vmlinuz'\n"), Ok(Devices::default()));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named_by_its_place() {
+        let file =
+            "disk=['/d,raw,xvda,w',\n'/d,raw,nonsense',\n['x']]\nvif='bridge=x'\nvfb=['vnc=1,vncdisplay=x']";
+        let refusals = of(file).unwrap_err();
+        let says = ["2: disk[1]: ", "3: disk[2]: it is a list", "4: vif: it is a text", "5: vfb[0]: "];
+        assert_eq!(refusals.len(), says.len(), "{refusals:?}");
+        for (refusal, says) in refusals.iter().zip(says) {
+            assert!(refusal.starts_with(says), "{refusal}");
+        }
+        assert_eq!(of("disk=['/\u{fffd},raw,xvda,w']").unwrap_err(), ["1: disk[0]: it is not UTF-8"]);
+    }
+
+    #[test]
+    fn what_two_devices_cannot_have_is_refused() {
+        let file = "disk=['/d,raw,xvda,w',\n'/e,raw,51712,w']\nvif=['mac=00:16:3e:00:00:01','mac=00:16:3E:00:00:01']";
+        assert_eq!(
+            of(file).unwrap_err(),
+            [
+                "2: disk[1]: vbd has the device id 51712, as the one of line 1: disk[0] has",
+                "3: vif[1]: vif has the mac 00:16:3e:00:00:01, as the one of line 3: vif[0] has"
+            ]
+        );
+    }
+
+    #[test]
+    fn kinds_that_cannot_be_added_are_named_unless_there_are_none() {
+        let found = of("pci=[]\nvsnd=[['CARD, short-name=x', ['PCM, name=y']]]\nvtpm=['backend=x']").unwrap();
+        let unsupported: Vec<String> = found.unsupported.iter().map(ToString::to_string).collect();
+        assert_eq!(unsupported, ["2: vsnd", "3: vtpm"]);
+    }
+}

@@ -1,0 +1,125 @@
+//! A plan from a domain's configuration file: its order, its ids, its dry run, and that it leaves no half.
+
+use std::time::Duration;
+
+use aodevice::xl_cfg::{Settings, devices};
+use aodevice::{Addition, Device, Ended, Kind, Listed, Plan, list_all, sim};
+use tokio_util::sync::CancellationToken;
+use xs_client::DomId;
+
+use crate::world::{GUEST, Line, World, path};
+
+const LATENCY: Duration = Duration::from_millis(100);
+
+const FILE: &str = "\
+name = 'vm'
+vif = [ 'mac=00:16:3e:00:00:01,script=vif-slow', # the first
+        'mac=00:16:3e:00:00:02,script=vif-fast' ]
+disk = [ '/srv/a.img,raw,xvda,w,script=block-a',
+         '/srv/b.img,raw,xvdb,w,script=block-b', ]
+";
+
+fn of_file(text: &str) -> Vec<(Device, Addition)> {
+    let found = devices(&Settings::parse(text).unwrap(), &Default::default()).unwrap();
+    found.entries.into_iter().map(|entry| (entry.device, Addition::default())).collect()
+}
+
+/// The devices of the guest, as in `vif 0`; an interface with the end of its address.
+async fn there(world: &World) -> Vec<String> {
+    let shown = |device: &Listed| {
+        let (kind, devid) = (device.id.kind, device.id.devid);
+        let mac = device.text("mac").map_or_else(String::new, |mac| format!(" {}", &mac[12..]));
+        format!("{kind} {}{mac}", (kind.info().id_name)(devid))
+    };
+    list_all(&world.dom0, GUEST).await.unwrap().iter().map(shown).collect()
+}
+
+/// Which interface a guest has first is said by the file, not by which script is faster.
+#[tokio::test(start_paused = true)]
+async fn ids_are_in_the_order_of_the_file() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    world.scripts.on("vif-slow online", Line::Takes(5.0));
+    let cancel = CancellationToken::new();
+    let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap();
+    let outcome = plan.run(&world.toolstack, &cancel).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!(there(&world).await, ["vbd xvda", "vbd xvdb", "vif 0 00:01", "vif 1 00:02"]);
+
+    // Ids that are said, or taken, are nobody else's.
+    let more = "vif=['mac=00:16:3e:00:00:03', 'mac=00:16:3e:00:00:04,devid=2', 'mac=00:16:3e:00:00:05']";
+    let plan = Plan::add(GUEST, of_file(more)).numbered(&world.toolstack).await.unwrap();
+    assert!(plan.run(&world.toolstack, &cancel).finish().await.is_done());
+    assert_eq!(there(&world).await[4..], ["vif 2 00:04", "vif 3 00:03", "vif 4 00:05"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_tells_every_device_and_changes_nothing() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap();
+    let previews = plan.previews(&world.toolstack).await;
+    let devices: Vec<_> = previews
+        .iter()
+        .map(|(_, preview)| preview.as_ref().unwrap().device)
+        .map(|id| (id.kind, id.devid))
+        .collect();
+    assert_eq!(devices, [(Kind::Vbd, 51712), (Kind::Vbd, 51728), (Kind::Vif, 0), (Kind::Vif, 1)]);
+    assert_eq!(world.dump().await, before);
+}
+
+/// What is there already is told before anything is written, and is no part of what is undone.
+#[tokio::test(start_paused = true)]
+async fn what_is_there_already_stays() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let cancel = CancellationToken::new();
+    let first = of_file("disk=['/srv/b.img,raw,xvdb,w,script=block-b']");
+    assert!(Plan::add(GUEST, first).run(&world.toolstack, &cancel).finish().await.is_done());
+    let before = world.dump().await;
+    let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap().undo(true);
+    let codes = plan.previews(&world.toolstack).await;
+    let codes: Vec<_> =
+        codes.iter().map(|(_, preview)| preview.as_ref().err().map(|no| no.cause.code())).collect();
+    assert_eq!(codes, [None, Some("exists"), None, None]);
+    let outcome = plan.run(&world.toolstack, &cancel).finish().await;
+    assert!(matches!(&outcome.devices[1], Ended::Failed(no) if no.cause.code() == "exists"), "{outcome:?}");
+    assert_eq!((world.dump().await, there(&world).await), (before, vec!["vbd xvdb".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_the_last_leaves_no_half() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    world.scripts.on("vif-slow online", Line::FailsAfter(2.0));
+    let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap();
+    let outcome = plan.clone().undo(true).run(&world.toolstack, &CancellationToken::new()).finish().await;
+    // In the order of the file's kinds: two disks, and the first interface failed.
+    assert_eq!((outcome.first_failure, outcome.undone.len()), (Some(2), 3), "{outcome:?}");
+    assert_eq!(outcome.undone.iter().map(|undone| undone.operation).next(), Some(3), "the last stage first");
+    assert_eq!(world.dump().await, before);
+    // Without, what was added stays.
+    world.scripts.on("vif-slow online", Line::FailsAfter(2.0));
+    plan.run(&world.toolstack, &CancellationToken::new()).finish().await;
+    assert_eq!(there(&world).await, ["vbd xvda", "vbd xvdb", "vif 1 00:02"]);
+}
+
+/// One listing has what those of the kinds have, and what vanished or is no device is left out.
+#[tokio::test(start_paused = true)]
+async fn a_listing_of_all_kinds() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let cancel = CancellationToken::new();
+    assert!(Plan::add(GUEST, of_file(FILE)).run(&world.toolstack, &cancel).finish().await.is_done());
+    world.write("/libxl/1/device/vif/7/no-backend", "").await;
+    world.write("/libxl/1/device/vbd/nonsense/backend", "/local/domain/0/backend/vbd/1/1").await;
+    let all = list_all(&world.dom0, GUEST).await.unwrap();
+    let mut of_kinds = Vec::new();
+    for kind in Kind::ALL {
+        of_kinds.extend(aodevice::list(&world.dom0, GUEST, kind).await.unwrap());
+    }
+    assert_eq!((all.len(), &all), (4, &of_kinds));
+    world.dom0.rm(&path("/libxl/1")).await.unwrap();
+    assert_eq!(list_all(&world.dom0, GUEST).await.unwrap(), []);
+}

@@ -1,0 +1,125 @@
+//! Ends of `attach-all` and of `list`: several devices, one outcome.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::scene::{Scene, appears, broken, code, end, explained, reported, send, stdio, three_parts};
+
+/// A configuration file with disks `xvda`, `xvdb`, ...: one with each of these scripts' bodies for `add`.
+fn file(scene: &Scene, adds: &[&str], rest: &str) -> PathBuf {
+    let disks: Vec<String> = adds
+        .iter()
+        .zip('a'..)
+        .map(|(add, letter)| {
+            let disk = scene.disk(add).replace("vdev=xvda", &format!("vdev=xvd{letter}"));
+            let script = scene.folder.path().join("script");
+            let own = script.with_file_name(format!("script-{letter}"));
+            fs::rename(&script, &own).unwrap();
+            format!("  '{}',\n", disk.replace(script.to_str().unwrap(), own.to_str().unwrap()))
+        })
+        .collect();
+    let path = scene.folder.path().join("vm.cfg");
+    fs::write(&path, format!("name = 'vm'\ndisk = [\n{}]\n{rest}\n", disks.concat())).unwrap();
+    path
+}
+
+const GOOD: &str =
+    r#"xenstore-write "$XENBUS_PATH/physical-device" 7:0 "$XENBUS_PATH/hotplug-status" connected"#;
+
+/// How many devices the guest has, by `list`.
+async fn there(scene: &Scene) -> usize {
+    reported(scene.command(&["list", "--json", "1"])).await.1.as_array().unwrap().len()
+}
+
+fn attach_all<'a>(file: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["attach-all", "--no-xl-conf", "1", file], more].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_rolls_back_all_of_them() {
+    let scene = Scene::new().await;
+    let runs = scene.folder.path().join("runs");
+    let slow = format!("touch {}; exec sleep 20", runs.display());
+    let file = file(&scene, &[GOOD, &slow], "");
+    let file = file.to_str().unwrap();
+    for stderr_is_read in [true, false] {
+        let mut command = scene.command(&attach_all(file, &[]));
+        if !stderr_is_read {
+            command.stderr(stdio(broken()));
+        }
+        let mut child = command.spawn().unwrap();
+        appears(&runs).await;
+        send(&child, Signal::TERM);
+        assert_eq!((end(&mut child).await.code(), there(&scene).await), (Some(4), 0));
+        fs::remove_file(&runs).unwrap();
+    }
+    assert_eq!(code(scene.command(&attach_all(file, &["--deadline", "0.5"]))).await, Some(3));
+    assert_eq!(there(&scene).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_told_with_its_line_and_leaves_no_half() {
+    let scene = Scene::new().await;
+    let file = file(&scene, &[GOOD, "exit 7"], "");
+    let file = file.to_str().unwrap();
+    let (code, text) = explained(scene.command(&attach_all(file, &[]))).await;
+    assert_eq!((code, there(&scene).await), (Some(1), 0), "{text}");
+    three_parts(&text);
+    let tried = format!("error: {file}:4: disk[1]: cannot attach vbd xvdb to domain 1");
+    assert!(text.contains(&tried) && text.contains("status 7"), "{text}");
+    assert!(text.contains(&format!("{file}:3: disk[0]: removed again")), "{text}");
+    let (code, report) = reported(scene.command(&attach_all(file, &["--json", "--keep"]))).await;
+    assert_eq!((code, there(&scene).await), (Some(1), 1), "{report}");
+    assert_eq!((&report["ok"], &report["code"]), (&Value::Bool(false), &"script".into()), "{report}");
+    assert_eq!(report["devices"].as_array().map(Vec::len), Some(2), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_seen_before_is_refused_before_anything_is_written() {
+    let scene = Scene::new().await;
+    let good = file(&scene, &[GOOD, GOOD], "");
+    let good = good.to_str().unwrap().to_owned();
+    assert_eq!(explained(scene.command(&attach_all(&good, &[]))).await, (Some(0), String::new()));
+    assert_eq!(there(&scene).await, 2);
+    // The third is new, but the others are there.
+    let more = file(&scene, &[GOOD, GOOD, GOOD], "");
+    let (code, text) = explained(scene.command(&attach_all(more.to_str().unwrap(), &[]))).await;
+    assert_eq!((code, there(&scene).await), (Some(1), 2), "{text}");
+    three_parts(&text);
+    for place in [":3: disk[0]: ", ":4: disk[1]: "] {
+        assert!(text.contains(place), "{text}");
+    }
+    for (rest, option, status, says) in [
+        ("vif = [ 'colour=red',\n'mac=1' ]", "", 2, ":7: vif[1]: "),
+        ("vif = [", "", 1, "the line ends too early"),
+        ("pci = [ '0000:03:00.0' ]", "", 1, ":6: pci: xendev cannot attach these yet"),
+        ("pci = [ '0000:03:00.0' ]", "--skip-unsupported", 1, "disk[1]"),
+    ] {
+        let file = file(&scene, &[GOOD, GOOD], rest);
+        let options: Vec<&str> = [option].into_iter().filter(|option| !option.is_empty()).collect();
+        let (code, text) = explained(scene.command(&attach_all(file.to_str().unwrap(), &options))).await;
+        assert_eq!(code, Some(status), "{text}");
+        assert!(text.contains(says), "no {says:?} in {text}");
+        three_parts(&text);
+    }
+    let (code, text) = explained(scene.command(&attach_all("/nonexistent", &[]))).await;
+    assert!(code == Some(1) && text.contains("No such file"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_nobody_reads_change_no_outcome() {
+    let scene = Scene::new().await;
+    let file = file(&scene, &[GOOD, GOOD], "");
+    let mut attach = scene.command(&attach_all(file.to_str().unwrap(), &["--json", "-v"]));
+    attach.stdout(stdio(broken())).stderr(stdio(broken()));
+    assert_eq!((code(attach).await, there(&scene).await), (Some(0), 2));
+    let mut list = scene.command(&["list", "1"]);
+    list.stdout(stdio(broken()));
+    assert_eq!(explained(list).await, (Some(0), String::new()));
+    let (status, text) = explained(scene.command(&["list", "1", "4242"])).await;
+    assert_eq!(status, Some(1), "{text}");
+    three_parts(&text);
+}
