@@ -109,10 +109,12 @@ pub async fn find_domain(client: &Client, text: &str) -> Result<DomId, Cause> {
 /// A domain that gets a device has a home and runs.
 pub(crate) async fn must_run(client: &Client, domid: DomId) -> Result<(), Cause> {
     let home = Path::new(format!("/local/domain/{domid}"))?;
-    if client.read_opt(&home).await?.is_none() {
-        return Err(Cause::NoSuchDomain(domid.to_string()));
+    let (home, running) = tokio::try_join!(client.read_opt(&home), is_running(client, domid))?;
+    match home {
+        None => Err(Cause::NoSuchDomain(domid.to_string())),
+        Some(_) if running => Ok(()),
+        Some(_) => Err(Cause::DomainGone(domid)),
     }
-    if is_running(client, domid).await? { Ok(()) } else { Err(Cause::DomainGone(domid)) }
 }
 
 /// Whether a domain that has a home runs, as far as the store's daemon tells: a toolstack that may not ask has

@@ -265,10 +265,10 @@ impl<'a> Job<'a> {
         self.made.clear();
         self.before = None;
         let ready = async {
-            let guest = Guest::look(client, (fe, *own), script_dir.clone()).await?;
+            let guest = async { Ok(Guest::look(client, (fe, *own), script_dir.clone()).await?) };
+            let (guest, config) = tokio::try_join!(guest, self.toolstack.config_that_is_there(fe))?;
             let by_model = device.as_spec().backend(&guest).server() == Server::DeviceModel;
             let log = if by_model { self.toolstack.model_log(fe).await? } else { None };
-            let config = self.toolstack.config_that_is_there(fe).await?;
             if let Some(config) = &config {
                 self.strike_stale(config, (fe, &guest), device, cancel).await?;
             }
@@ -358,15 +358,13 @@ impl<'a> Job<'a> {
     async fn settle(&self, target: &Target, served: bool) -> Result<(), Cause> {
         let (client, record) = (&self.toolstack.client, &self.record);
         if target.runs() > 0 {
-            let mut keys = target.recorded().clone();
-            keys.extend(self.made.clone());
-            saved::finish(client, target.paths(), &keys).await?;
+            saved::finish(client, target.paths()).await?;
         }
         let settled = store::step(client, target, record, (None, Depth::Standing), |seen| {
             Ok(((), steps::settle(seen, record.token, served)?))
         });
         settled.await?;
-        if let Err(cause) = saved::sweep(client).await {
+        if let Err(cause) = saved::sweep(client, target.id().fe).await {
             debug!(%cause, "copies of devices that are gone cannot be removed");
         }
         Ok(())

@@ -153,8 +153,8 @@ impl Toolstack {
 
     /// Sees that a domain runs and can have a device, and that what the device needs in this domain is there.
     pub(crate) async fn check(&self, fe: DomId, device: &Device, wait_for: WaitFor) -> Result<Guest, Cause> {
-        guest::must_run(&self.client, fe).await?;
-        let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
+        let look = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
+        let ((), guest) = tokio::try_join!(guest::must_run(&self.client, fe), look)?;
         device.as_spec().check(&guest)?;
         if wait_for != WaitFor::Tree
             && device.as_spec().backend(&guest).server() == Server::DeviceModel

@@ -9,12 +9,12 @@
 //! parents, so every operation would make every other one conflict.
 
 use futures_util::future::try_join_all;
-use xs_client::{Client, Path, PathError, Request, Requests, Transaction};
+use xs_client::{Client, DomId, Path, PathError, Request, Requests, Transaction};
 
 use super::cleanup;
-use super::store::{keys_of, text, writes};
+use super::store::{named, text, writes};
 use crate::kind::Recorded;
-use crate::{BackendKind, Cause, DeviceId, Paths};
+use crate::{BackendKind, Cause, DeviceId, Kind, Paths};
 
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
@@ -55,7 +55,12 @@ fn is_of_driver(key: &str) -> bool {
 
 /// Whether a key says nothing to a script: it is ours, or the driver's.
 pub(crate) fn is_own(key: &str) -> bool {
-    key.starts_with("xendev-") || is_of_driver(key)
+    is_ours(key) || is_of_driver(key)
+}
+
+/// Whether a key is our own beside the copies.
+pub(crate) fn is_ours(key: &str) -> bool {
+    key.starts_with("xendev-")
 }
 
 /// Writes the copy of an add whose script is about to begin, in place of an older device's.
@@ -65,50 +70,48 @@ pub(crate) async fn begin(
     keys: &Recorded,
     (before, origin): (&str, &str),
 ) -> Result<(), Cause> {
-    cleanup::remove_only(store, &paths.saved).await?;
+    let removed = async { Ok(cleanup::remove_only(store, &paths.saved).await?) };
+    let ((), guest) = tokio::try_join!(removed, guest_of(store, paths))?;
     let mut keys = keys.clone();
+    keys.retain(|key, _| !is_of_driver(key));
     keys.insert(BEFORE.to_owned(), before.to_owned());
     keys.insert(FILE.to_owned(), origin.to_owned());
-    write(store, paths, &keys).await
+    keys.insert(GUEST.to_owned(), guest.unwrap_or_default());
+    write_at(store, &paths.saved, &keys).await
 }
 
 /// Adds what the script has reported.
 pub(crate) async fn report(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
-    write(store, paths, keys).await
-}
-
-/// Adds what the script has made, which has come to its end.
-pub(crate) async fn finish(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
-    let mut keys = keys.clone();
-    keys.remove(BEFORE);
-    write(store, paths, &keys).await?;
-    Ok(cleanup::remove_only(store, &paths.saved.join(BEFORE)?).await?)
-}
-
-async fn write(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
     let mut keys = keys.clone();
     keys.retain(|key, _| !is_of_driver(key));
-    keys.insert(GUEST.to_owned(), guest_of(store, paths).await?.unwrap_or_default());
     write_at(store, &paths.saved, &keys).await
+}
+
+/// Notes that the script has come to its end.
+pub(crate) async fn finish(store: &Requests, paths: &Paths) -> Result<(), Cause> {
+    Ok(cleanup::remove_only(store, &paths.saved.join(BEFORE)?).await?)
 }
 
 /// Writes a copy at another place.
 pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded) -> Result<(), Cause> {
+    if keys.is_empty() {
+        return Ok(());
+    }
     let mut requests = vec![Request::Mkdir(directory.clone())];
     requests.extend(writes(directory, keys)?);
     store.all(requests).await?;
     Ok(())
 }
 
-/// The copy of a device, if it is of this guest.
-pub(crate) async fn trusted(store: &Requests, paths: &Paths) -> Result<Recorded, Cause> {
-    let saved = keys_of(store, &paths.saved).await?;
-    if saved.is_empty() {
-        return Ok(saved);
-    }
-    let home = store.read_opt(&paths.home).await?.is_some();
-    let is_of_another = home
-        && saved.get(GUEST).map(String::as_str) != Some(&*guest_of(store, paths).await?.unwrap_or_default());
+/// What is believed of the copy of a device: nothing if it is of an earlier guest of the number.
+pub(crate) async fn trusted(store: &Requests, kind: Kind, paths: &Paths) -> Result<Recorded, Cause> {
+    let names = ["params", GUEST, BEFORE, FILE, SEQUENCE].iter().chain(kind.info().made);
+    let names = names.map(|name| (*name).to_owned()).collect();
+    let home = async { Ok(store.read_opt(&paths.home).await?) };
+    let (saved, home, guest) =
+        tokio::try_join!(named(store, &paths.saved, names), home, guest_of(store, paths))?;
+    let is_of_another =
+        home.is_some() && saved.get(GUEST).map(String::as_str) != Some(&*guest.unwrap_or_default());
     Ok(if is_of_another { Recorded::new() } else { saved })
 }
 
@@ -133,10 +136,6 @@ const ATTEMPTS: usize = 16;
 async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
     let root = &Path::new("/tool")?;
     for _ in 0..ATTEMPTS {
-        let there = client.read_many(&[copy.clone(), copy.parent().unwrap_or_else(Path::root)]).await?;
-        if there.iter().all(Option::is_none) {
-            break;
-        }
         let remove = |tx: Transaction| async move {
             let extent = cleanup::extent(&tx, copy, root).await?;
             Ok(((), extent.map(Request::Rm).into_iter().collect()))
@@ -155,45 +154,50 @@ pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), C
 }
 
 /// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
-/// of another device than the one `recorded`, stays for a removal: `xl` has put its own in that one's place.
+/// of another device than the one with these `params`, stays for a removal: `xl` has put its own in that one's place.
 pub(crate) async fn forget(
     client: &Client,
     id: &DeviceId,
     paths: &Paths,
-    recorded: &Recorded,
+    params: Option<&String>,
 ) -> Result<(), Cause> {
     if !id.be_kind.is_scripted() {
         return Ok(());
     }
     let Paths { toolstack, backend, saved, undo, .. } = paths;
-    let nodes = [toolstack, backend, saved, undo].map(Clone::clone);
-    let there: Vec<bool> = client.read_many(&nodes).await?.iter().map(Option::is_some).collect();
-    if there[0] || there[1] {
+    let mut nodes = Vec::from([toolstack, backend, saved, undo].map(Clone::clone));
+    nodes.extend([saved.join(BEFORE)?, saved.join("params")?]);
+    let seen = client.read_many(&nodes).await?;
+    if seen[0].is_some() || seen[1].is_some() {
         return Ok(());
     }
-    if there[2] {
-        let keys = keys_of(client, saved).await?;
-        if !keys.contains_key(BEFORE) || keys.get("params") == recorded.get("params") {
-            remove(client, saved).await?;
-        }
+    let is_its = seen[4].is_none() || seen[5].as_deref() == params.map(String::as_bytes);
+    if seen[2].is_some() && is_its {
+        remove(client, saved).await?;
     }
-    if there[3] { remove(client, undo).await } else { Ok(()) }
+    if seen[3].is_some() { remove(client, undo).await } else { Ok(()) }
 }
 
-/// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
-/// Those of an add that did not come to its end stay, for a removal.
-pub(crate) async fn sweep(client: &Client) -> Result<(), Cause> {
+/// How many other guests are looked at by a sweep, so that an add costs no more the more guests there are.
+const SWEPT: usize = 8;
+
+/// Removes copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
+/// Those of an add that did not come to its end stay, for a removal. The guest `fe` is there.
+pub(crate) async fn sweep(client: &Client, fe: DomId) -> Result<(), Cause> {
     let kinds = BackendKind::ALL.into_iter().filter(|kind| kind.is_scripted());
-    try_join_all(kinds.map(|kind| sweep_kind(client, kind))).await.map(drop)
+    try_join_all(kinds.map(|kind| sweep_kind(client, kind, fe))).await.map(drop)
 }
 
-async fn sweep_kind(client: &Client, kind: BackendKind) -> Result<(), Cause> {
+async fn sweep_kind(client: &Client, kind: BackendKind, fe: DomId) -> Result<(), Cause> {
     let parent = of_kind(kind)?;
-    for fe in client.directory_or_empty(&parent).await? {
-        if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {
-            continue;
-        }
-        let of_guest = parent.join(&fe)?;
+    let mut guests = client.directory_or_empty(&parent).await?;
+    guests.retain(|guest| *guest != fe.to_string());
+    fastrand::shuffle(&mut guests);
+    guests.truncate(SWEPT);
+    let homes = guests.iter().map(|guest| Path::new(format!("/local/domain/{guest}")));
+    let homes = client.read_many(&homes.collect::<Result<Vec<_>, _>>()?).await?;
+    for (guest, _) in guests.iter().zip(homes).filter(|(_, home)| home.is_none()) {
+        let of_guest = parent.join(guest)?;
         for devid in client.directory_or_empty(&of_guest).await? {
             let copy = of_guest.join(devid)?;
             if client.read_opt(&copy.join(BEFORE)?).await?.is_none() {

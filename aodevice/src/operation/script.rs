@@ -11,8 +11,8 @@ use xs_client::Path;
 use super::record::Stage;
 use super::said::Said;
 use super::saved::{BEFORE, FILE, SEQUENCE};
-use super::steps::{self, Inputs};
-use super::store::{self, Depth, keys_of};
+use super::steps::{self, Inputs, Seen};
+use super::store::{self, Depth, keys_but, named};
 use super::wait::{Cancel, LOOK};
 use super::{Job, LAST_WORDS, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
@@ -99,7 +99,7 @@ impl Job<'_> {
     /// Yields what had been made, and what earlier scripts have said of their runs.
     async fn begin_add(&self, target: &Target, index: usize) -> Result<(Option<String>, Said), Cause> {
         let client = &self.toolstack.client;
-        let begin = |seen: &steps::Seen| {
+        let begin = |seen: &Seen| {
             // The error is forgotten in this step.
             let said = Said { error: None, ..seen.said.clone() };
             Ok((said, steps::begin_add(seen, self.record.token)?))
@@ -144,12 +144,17 @@ impl Job<'_> {
         report: Report,
         before: &Said,
     ) -> Result<Option<Warning>, Cause> {
-        let said = Said::read(&self.toolstack.client, &target.paths().backend).await?.since(before);
+        let (client, backend) = (&self.toolstack.client, &target.paths().backend);
+        let (said, mut names) =
+            tokio::try_join!(Said::read(client, backend), client.directory_or_empty(backend))?;
+        let said = said.since(before);
         if said.is_failure() {
             let report = Box::new(said.into_report(report));
             return Err(Cause::Reported { run: Box::new(request), report });
         }
-        self.made = keys_of(&self.toolstack.client, &target.paths().backend).await?;
+        // The others are as they were written.
+        names.retain(|name| name == "hotplug-status" || !target.recorded().contains_key(name));
+        self.made = named(client, backend, names).await?;
         if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
@@ -216,7 +221,7 @@ impl Job<'_> {
             let said = Said::read(&self.toolstack.client, &directory).await.unwrap_or_default();
             // The same again, when nothing else can run for the device any more.
             let permit =
-                async { matches!(self.task(target, purpose).await, Ok(Task::Run(now)) if now == undo) };
+                async { matches!(self.task(target, purpose, true).await, Ok(Task::Run(now)) if now == undo) };
             let ran = match self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await {
                 Err(cause) => Err(self.in_its_words(cause, &said).await),
                 ran => ran,
@@ -241,7 +246,7 @@ impl Job<'_> {
     async fn decided_task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
         let begun = Instant::now();
         loop {
-            match self.task(target, purpose).await {
+            match self.task(target, purpose, false).await {
                 Err(Cause::Undecided(_)) if begun.elapsed() < self.toolstack.limits.close => {
                     sleep(LOOK).await;
                 }
@@ -250,21 +255,31 @@ impl Job<'_> {
         }
     }
 
-    /// What there is to do for the script that removes, and what it is to be given for it.
-    async fn task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
+    /// What there is to do for the script that removes, and what it is to be given for it. `again`: whether this has
+    /// been asked before, and the record tells of it.
+    async fn task(&self, target: &Target, purpose: Purpose, again: bool) -> Result<Task, Cause> {
         let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
-        let begun = store::step(client, target, &self.record, (None, Depth::Standing), |seen| {
+        let decide = |seen: &Seen| {
             let token = self.record.token;
             match purpose {
                 Purpose::Undo => Ok(steps::begin_undo(seen, token, info.outlives_backend)),
                 _ => steps::begin_remove(seen, token),
             }
-        });
-        let Some(inputs) = begun.await? else { return Ok(Task::Nothing(None)) };
+        };
+        let known = if again { store::noted(client, target, &self.record, decide).await? } else { None };
+        let inputs = match known {
+            Some(inputs) => inputs,
+            None => store::step(client, target, &self.record, (None, Depth::Standing), decide).await?,
+        };
+        let Some(inputs) = inputs else { return Ok(Task::Nothing(None)) };
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
-        let backend =
-            if inputs.reads_backend() { keys_of(client, &paths.backend).await? } else { Recorded::new() };
+        let backend = if inputs.reads_backend() {
+            let known = keys.keys().filter(|key| !saved::is_ours(key)).cloned().collect();
+            keys_but(client, &paths.backend, &[], known).await?
+        } else {
+            Recorded::new()
+        };
         let counted = keys.get("node").cloned();
         keys.extend(backend.clone());
         let node = keys.get("node");

@@ -36,12 +36,7 @@ pub(crate) async fn look(
         Depth::Standing => {}
         Depth::Said if scripted => keys.extend(Said::nodes(backend)?),
         Depth::Said => {}
-        Depth::Made => {
-            keys.extend(directories.clone());
-            for key in id.kind.info().made.iter().filter(|_| scripted) {
-                keys.push(backend.join(key)?);
-            }
-        }
+        Depth::Made => keys.extend(directories.clone()),
     }
     let mut values = store.read_many(&keys).await?.into_iter();
     let mut next = || values.next().flatten();
@@ -57,7 +52,12 @@ pub(crate) async fn look(
         Depth::Said if scripted => seen.said = Said::from_values(next(), next()),
         Depth::Made => {
             (seen.lx, seen.be) = (next().is_some(), next().is_some());
-            seen.made = values.any(|made| made.is_some());
+            // Of one that is alive this decides nothing.
+            if scripted && seen.be && seen.alive().is_none() {
+                let made = id.kind.info().made.iter().map(|key| backend.join(key));
+                let made = store.read_many(&made.collect::<Result<Vec<_>, _>>()?).await?;
+                seen.made = made.iter().any(Option::is_some);
+            }
         }
         _ => {}
     }

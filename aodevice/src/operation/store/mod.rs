@@ -24,7 +24,7 @@ use crate::kind::Recorded;
 use crate::{Cause, DeviceId, Paths};
 
 pub(crate) use self::creation::{Written, create};
-pub(crate) use self::look::{Depth, keys_of, look};
+pub(crate) use self::look::{Depth, keys_but, keys_of, look, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
 pub(crate) use self::removal::{close, destroy, identify, probe};
 
@@ -123,6 +123,22 @@ pub(crate) async fn step<T>(
         Ok((result, requests(&tx, target, record, &seen, &changes).await?))
     })
     .await
+}
+
+/// What a step decides, if the record tells already all that it would write.
+pub(crate) async fn noted<T>(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
+) -> Result<Option<T>, Cause> {
+    let seen = look(client, &target.id(), target.paths(), Depth::Standing).await?;
+    let (outcome, changes) = decide(&seen)?;
+    let is_noted = |change: &Change| match change {
+        Change::Record(stage) => seen.op.as_ref() == Some(&record.at(*stage).to_string()),
+        _ => false,
+    };
+    Ok(changes.iter().all(is_noted).then_some(outcome))
 }
 
 /// Adds a key to BE that the backend needs and the script did not write, unless it is there by now. A

@@ -6,8 +6,7 @@ use devstate::StateValue;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Path, Requests};
 
-use super::look::{keys_but, named};
-use super::{Depth, Trees, keys_of, look, requests, transact};
+use super::{Depth, Trees, keys_but, keys_of, look, named, requests, transact};
 use crate::kind::Recorded;
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
 use crate::operation::observe::shown;
@@ -55,7 +54,7 @@ pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<
     let seen = Seen { unfinished, ..seen };
     if !seen.unfinished && !seen.lx && !seen.be {
         // Whoever removed the device knew nothing of the copy.
-        saved::forget(client, &id, &paths, &Recorded::new()).await?;
+        saved::forget(client, &id, &paths, None).await?;
     }
     let recorded = sources.recorded(client, &id, &paths, &seen, adopt).await?;
     Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
@@ -83,7 +82,7 @@ impl Sources {
         }
         let known = known.keys().cloned().chain(["backend".to_owned()]).collect();
         let toolstack = keys_but(store, &paths.toolstack, &PASSING, known);
-        let (toolstack, saved) = tokio::try_join!(toolstack, saved::trusted(store, paths))?;
+        let (toolstack, saved) = tokio::try_join!(toolstack, saved::trusted(store, id.kind, paths))?;
         Ok(Self { toolstack, saved })
     }
 
@@ -165,7 +164,7 @@ pub(crate) async fn close(
         cleanup::remove_only(client, &paths.frontend).await?;
     }
     if changes.contains(&Change::RemoveTree) {
-        saved::forget(client, &id, paths, target.recorded()).await?;
+        saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(closing)
 }
@@ -199,7 +198,7 @@ pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -
     })
     .await?;
     if destroyed == Destroyed::Gone {
-        saved::forget(client, &id, paths, target.recorded()).await?;
+        saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(destroyed)
 }
