@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use devstate::StateValue;
 use serde::Serialize;
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::id::lx_parent;
 use crate::operation::observe::shown;
-use crate::{BackendKind, DeviceId, Kind, Record, Which};
+use crate::{BackendKind, DeviceId, Kind, ListedKey, Parts, Record, Which};
 
 /// A device of a guest, with what both ends say of it.
 ///
@@ -32,7 +33,7 @@ pub struct Listed {
     pub operation: Option<String>,
     /// What its kind has besides, by [`crate::KindInfo::listed`].
     #[serde(flatten)]
-    pub of_kind: BTreeMap<&'static str, Option<ListedValue>>,
+    pub of_kind: ListedValues,
 }
 
 /// A value of a listing.
@@ -44,7 +45,15 @@ pub enum ListedValue {
     Number(u32),
     /// A text that can be shown.
     Text(String),
+    /// What the device has several of: each with its own values, by [`crate::Parts::listed`].
+    Parts(Vec<ListedValues>),
 }
+
+/// Values of a listing, by their names in it.
+pub type ListedValues = BTreeMap<&'static str, Option<ListedValue>>;
+
+/// How many parts of a device, or of a part, are listed. A guest may make as many as its quota of nodes has room for.
+const PARTS_MOST: u32 = 64;
 
 impl Listed {
     /// A device of which nothing but its identity is known.
@@ -77,9 +86,24 @@ impl Listed {
         }
     }
 
+    /// What it has several of.
+    pub fn parts(&self) -> &[ListedValues] {
+        self.id.kind.info().parts.map_or(&[], |parts| parts.of(&self.of_kind))
+    }
+
     /// What its operation record says.
     pub fn record(&self) -> Option<Record> {
         Record::parse(self.operation.as_deref()?)
+    }
+}
+
+impl Parts {
+    /// These parts, of what has these values.
+    pub fn of<'a>(&self, values: &'a ListedValues) -> &'a [ListedValues] {
+        match values.get(self.name) {
+            Some(Some(ListedValue::Parts(parts))) => parts,
+            _ => &[],
+        }
     }
 }
 
@@ -114,7 +138,7 @@ async fn backends_of(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<(Whic
         devids.iter().map(|devid| parent.join(format!("{devid}/backend"))).collect::<Result<_, _>>()?;
     let backends = client.read_many(&recorded).await?;
     let named = devids.into_iter().zip(backends);
-    let found = |(devid, backend): (u32, Option<bytes::Bytes>)| {
+    let found = |(devid, backend): (u32, Option<Bytes>)| {
         Some((Which { fe, kind, devid }, Path::new(&backend?).ok()?))
     };
     Ok(named.filter_map(found).collect())
@@ -140,7 +164,7 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
     let mut values = client.read_many(&keys).await?.into_iter();
     let mut next = || values.next().flatten();
     // In the order of the keys.
-    let text = |value: Option<bytes::Bytes>| value.map(|text| shown(&text));
+    let text = |value: Option<Bytes>| value.map(|text| shown(&text));
     let mut listed = Listed::new(id, backend.to_string());
     listed.operation = text(next());
     listed.backend_state = next().as_deref().map(StateValue::parse);
@@ -151,15 +175,45 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
     });
     listed.hotplug_status = text(next());
     listed.frontend_state = next().as_deref().map(StateValue::parse);
-    for key in of_kind {
-        let value = next();
-        let value = if key.of_guest {
-            let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
-            number.map(ListedValue::Number)
-        } else {
-            text(value).map(ListedValue::Text)
-        };
-        listed.of_kind.insert(key.name, value);
+    listed.of_kind = of_kind.iter().map(|key| (key.name, key.value(next()))).collect();
+    if let Some(parts) = which.kind.info().parts {
+        let parts_there = read_parts(client, &frontend, parts).await?;
+        listed.of_kind.insert(parts.name, Some(ListedValue::Parts(parts_there)));
     }
     Ok(listed)
+}
+
+impl ListedKey {
+    fn value(&self, value: Option<Bytes>) -> Option<ListedValue> {
+        let value = value?;
+        if self.is_number {
+            let number = std::str::from_utf8(&value).ok()?.parse().ok();
+            number.map(ListedValue::Number)
+        } else {
+            Some(ListedValue::Text(shown(&value)))
+        }
+    }
+}
+
+/// The parts of a directory, of which the first that is not there is one too many.
+async fn read_parts(client: &Client, parent: &Path, parts: &Parts) -> Result<Vec<ListedValues>, Error> {
+    let mut there = Vec::new();
+    for index in 0..PARTS_MOST {
+        let part = parent.join(index.to_string())?;
+        let keys = parts.listed.iter().map(|listed| part.join(listed.key));
+        let keys: Vec<Path> = [Ok(part.clone())].into_iter().chain(keys).collect::<Result<_, _>>()?;
+        let mut values = client.read_many(&keys).await?.into_iter();
+        if values.next().flatten().is_none() {
+            break;
+        }
+        let named = parts.listed.iter().zip(values);
+        let mut values: ListedValues =
+            named.map(|(listed, value)| (listed.name, listed.value(value))).collect();
+        if let Some(of_part) = parts.parts {
+            let of_part_there = Box::pin(read_parts(client, &part, of_part)).await?;
+            values.insert(of_part.name, Some(ListedValue::Parts(of_part_there)));
+        }
+        there.push(values);
+    }
+    Ok(there)
 }

@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
+use crate::kinds::OfKind;
 use crate::output::Role;
 use crate::problem::{Problem, unless_cancelled};
 use crate::world::StoreChoice;
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    #[command(flatten)]
+    OfKind(OfKind),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -88,6 +91,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
+            Self::OfKind(command) => command.role_of_stdout(),
             Self::BlockList(_) | Self::NetworkList(_) | Self::Machine(_) | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
         }
@@ -95,14 +99,15 @@ impl Command {
 
     /// Whether `-N` can be said with it.
     pub(crate) fn has_dry_run(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::BlockAttach(_)
-                | Self::CdInsert(_)
-                | Self::CdEject(_)
-                | Self::NetworkAttach(_)
-                | Self::DestroyDevices(_)
-        )
+            | Self::CdInsert(_)
+            | Self::CdEject(_)
+            | Self::NetworkAttach(_)
+            | Self::DestroyDevices(_) => true,
+            Self::OfKind(command) => command.has_dry_run(),
+            _ => false,
+        }
     }
 }
 
@@ -112,7 +117,7 @@ enum Until {
     Script,
     /// The guest has connected
     Connected,
-    /// The nodes are written, of a device that the domain's device model will serve when it runs; else as `script`
+    /// The nodes are written, of a device without a hotplug script; what serves it need not run yet. Else as `script`
     Tree,
 }
 

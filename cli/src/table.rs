@@ -1,8 +1,11 @@
-//! The tables of `xl block-list` and `xl network-list`, byte for byte.
+//! The tables of xl's lists, byte for byte.
+//!
+//! Source: what `xl` of 4.17 was seen to print. It has no list of some kinds; these have a plain table.
 
 use std::fmt::Write;
 
-use aodevice::{DeviceId, Kind, Listed};
+use aodevice::vkb::VkbBackend;
+use aodevice::{DeviceId, Kind, Listed, ListedValue, ListedValues};
 use devstate::StateValue;
 
 pub(crate) fn header(kind: Kind) -> String {
@@ -15,6 +18,15 @@ pub(crate) fn header(kind: Kind) -> String {
             "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
             "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
         ),
+        Kind::Vtpm => format!(
+            "{:<3} {:<2} {:<36} {:<6} {:<5} {:<6} {:<5} {:<10}\n",
+            "Idx", "BE", "Uuid", "handle", "state", "evt-ch", "ring-ref", "BE-path"
+        ),
+        Kind::Vkbd => format!(
+            "{:<3} {:<2} {:<6} {:<5} {:<6} {:>6} {:<10} {:<10} {:<30}\n",
+            "Idx", "BE", "handle", "state", "evt-ch", "ref", "ID", "BE-type", "BE-path"
+        ),
+        Kind::Vdispl | Kind::Vsnd => String::new(),
         _ => format!("{:<5} {:<3} {:<5} {:<30}\n", "Devid", "BE", "state", "BE-path"),
     }
 }
@@ -50,8 +62,140 @@ pub(crate) fn rows(devices: &[Listed]) -> String {
                 number("tx_ring_ref"),
                 number("rx_ring_ref"),
             ),
+            Kind::Vtpm => writeln!(
+                text,
+                "{devid:<3} {:<2} {} {devid:>6} {state:>5} {:>6} {:>8} {backend_path:<30}",
+                be.0,
+                device.text("uuid").unwrap_or("00000000-0000-0000-0000-000000000000"),
+                number("event_channel"),
+                number("ring_ref"),
+            ),
+            Kind::Vkbd => writeln!(
+                text,
+                "{devid:<3} {:<2} {devid:>6} {state:>5} {:>6} {:>6} {:<10} {:<10} {backend_path:<30}",
+                be.0,
+                number("event_channel"),
+                number("page_gref"),
+                device.text("unique_id").unwrap_or(MISSING),
+                VkbBackend::of(device.id.be_kind).name(),
+            ),
+            Kind::Vdispl => {
+                text.push_str(&display(device, state));
+                Ok(())
+            }
+            Kind::Vsnd => {
+                text.push_str(&sound_card(device, state));
+                Ok(())
+            }
             _ => writeln!(text, "{devid:<5} {:<3} {state:<5} {backend_path:<30}", be.0),
         };
+    }
+    text
+}
+
+/// What C prints for a text that is not there.
+const MISSING: &str = "(null)";
+
+/// FE, as xl prints it.
+fn frontend_path(id: &DeviceId) -> String {
+    format!("/local/domain/{}/device/{}/{}", id.fe, id.kind, id.devid)
+}
+
+fn number_of(values: &ListedValues, name: &str) -> Option<u32> {
+    match values.get(name)? {
+        Some(ListedValue::Number(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+fn text_of<'a>(values: &'a ListedValues, name: &str) -> Option<&'a str> {
+    match values.get(name)? {
+        Some(ListedValue::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn display(device: &Listed, state: i64) -> String {
+    let Listed { id, backend_path, .. } = device;
+    let mut text = format!(
+        "DevId: {}, BE: {}, handle: {}, state: {state}, be-alloc: {}, BE-path: {backend_path}, FE-path: {}\n",
+        id.devid,
+        id.be,
+        id.fe,
+        or_missing(device.number("be_alloc")),
+        frontend_path(id),
+    );
+    for (index, connector) in device.parts().iter().enumerate() {
+        let number = |name| or_missing(number_of(connector, name));
+        let size = text_of(connector, "resolution").and_then(|resolution| resolution.split_once('x'));
+        let (width, height) = size.unwrap_or_default();
+        let pixels = |text: &str| or_missing(text.parse().ok());
+        _ = writeln!(
+            text,
+            "\tConnector: {index}, id: {}, width: {}, height: {}, req-rref: {}, req-evtch: {}, evt-rref: {}, \
+             evt-evtch: {}",
+            text_of(connector, "unique_id").unwrap_or(MISSING),
+            pixels(width),
+            pixels(height),
+            number("req_ring_ref"),
+            number("req_event_channel"),
+            number("evt_ring_ref"),
+            number("evt_event_channel"),
+        );
+    }
+    text
+}
+
+fn sound_card(device: &Listed, state: i64) -> String {
+    let Listed { id, backend_path, of_kind, .. } = device;
+    let quoted = |values, name| text_of(values, name).unwrap_or(MISSING).to_owned();
+    let mut text = format!(
+        "\ndevid: {}, be-domid: {}, handle: {}, state: {state}, be-path: {backend_path}, fe-path: {}\n",
+        id.devid,
+        id.be,
+        id.fe,
+        frontend_path(id),
+    );
+    _ = writeln!(
+        text,
+        "short-name: \"{}\", long-name: \"{}\"{}",
+        quoted(of_kind, "short_name"),
+        quoted(of_kind, "long_name"),
+        sound(of_kind)
+    );
+    let of_pcm = id.kind.info().parts.and_then(|pcms| pcms.parts);
+    for (index, pcm) in device.parts().iter().enumerate() {
+        _ = writeln!(text, "\tpcm: {index}, name: \"{}\"{}", quoted(pcm, "name"), sound(pcm));
+        for (index, stream) in of_pcm.map_or(&[][..], |streams| streams.of(pcm)).iter().enumerate() {
+            let number = |name| or_missing(number_of(stream, name));
+            _ = writeln!(
+                text,
+                "\t\tstream: {index}, unique-id: \"{}\", type: {}{}\n\t\t\tevent-channel: {}, ring-ref: {}",
+                quoted(stream, "unique_id"),
+                quoted(stream, "type"),
+                sound(stream),
+                number("event_channel"),
+                number("ring_ref"),
+            );
+        }
+    }
+    text
+}
+
+/// What sound may be like, as far as that is said. xl calls the formats rates too.
+fn sound(values: &ListedValues) -> String {
+    let mut text = String::new();
+    for (label, name) in
+        [("channels-min", "channels_min"), ("channels-max", "channels_max"), ("buffer-size", "buffer_size")]
+    {
+        if let Some(number) = number_of(values, name) {
+            _ = write!(text, ", {label}: {number}");
+        }
+    }
+    for name in ["sample_rates", "sample_formats"] {
+        if let Some(list) = text_of(values, name) {
+            _ = write!(text, ", sample-rates: {}", list.replace(',', ";"));
+        }
     }
     text
 }

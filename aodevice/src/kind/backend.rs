@@ -19,6 +19,18 @@ pub enum BackendKind {
     Vfb,
     /// QEMU, for keyboards and pointers.
     Vkbd,
+    /// The stub domain of a trusted platform module.
+    Vtpm,
+    /// A daemon, for keyboards and pointers.
+    Vinput,
+    /// A daemon, for displays.
+    Vdispl,
+    /// A daemon, for sound.
+    Vsnd,
+    /// The kernel's pvcalls-back.
+    Pvcalls,
+    /// A daemon, for virtio devices that are no disks.
+    Virtio,
 }
 
 /// Who moves a backend's state.
@@ -29,11 +41,25 @@ pub enum Server {
     Kernel,
     /// The guest's device model: a process that may be asked to end, or die.
     DeviceModel,
+    /// A program of its own in the backend's domain.
+    Daemon,
 }
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd];
+    pub const ALL: [Self; 11] = [
+        Self::Vbd,
+        Self::Vif,
+        Self::Qdisk,
+        Self::Vfb,
+        Self::Vkbd,
+        Self::Vtpm,
+        Self::Vinput,
+        Self::Vdispl,
+        Self::Vsnd,
+        Self::Pvcalls,
+        Self::Virtio,
+    ];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -43,6 +69,12 @@ impl BackendKind {
             Self::Qdisk => "qdisk",
             Self::Vfb => "vfb",
             Self::Vkbd => "vkbd",
+            Self::Vtpm => "vtpm",
+            Self::Vinput => "vinput",
+            Self::Vdispl => "vdispl",
+            Self::Vsnd => "vsnd",
+            Self::Pvcalls => "pvcalls",
+            Self::Virtio => "virtio",
         }
     }
 
@@ -54,8 +86,9 @@ impl BackendKind {
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {
-            Self::Vbd | Self::Vif => Server::Kernel,
+            Self::Vbd | Self::Vif | Self::Pvcalls => Server::Kernel,
             Self::Qdisk | Self::Vfb | Self::Vkbd => Server::DeviceModel,
+            Self::Vtpm | Self::Vinput | Self::Vdispl | Self::Vsnd | Self::Virtio => Server::Daemon,
         }
     }
 }

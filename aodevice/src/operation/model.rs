@@ -215,7 +215,7 @@ fn sees_all_processes() -> bool {
 /// have gone after a while ([`Limits::unseen`](crate::Limits::unseen)).
 pub(crate) async fn let_go(toolstack: &Toolstack, target: &Target) -> Result<Reached, Cause> {
     let (client, id) = (&toolstack.client, target.id());
-    if id.be_kind.server() == Server::Kernel {
+    if id.be_kind.server() != Server::DeviceModel {
         return std::future::pending().await;
     }
     match Model::look(client, (id.fe, id.be)).await?.life(id.fe) {

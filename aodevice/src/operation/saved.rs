@@ -30,8 +30,11 @@ pub(crate) const SEQUENCE: &str = "xendev-diskseq";
 
 /// Where the copies of a kind of backends are.
 pub(crate) fn of_kind(kind: BackendKind) -> Result<Path, PathError> {
-    Path::new(format!("/tool/xendev/backend/{kind}"))
+    Path::new(format!("{ALL}/{kind}"))
 }
+
+/// Where all copies are, by the kinds of backends.
+const ALL: &str = "/tool/xendev/backend";
 
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
@@ -173,15 +176,15 @@ pub(crate) async fn forget(client: &Client, paths: &Paths, recorded: &Recorded) 
 /// Removes the copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
 /// Those of an add that did not come to its end stay, for a removal.
 pub(crate) async fn sweep(client: &Client) -> Result<(), Cause> {
-    for kind in BackendKind::ALL {
-        sweep_kind(client, kind).await?;
+    let all = Path::new(ALL)?;
+    for kind in client.directory_or_empty(&all).await? {
+        sweep_kind(client, &all.join(kind)?).await?;
     }
     Ok(())
 }
 
-async fn sweep_kind(client: &Client, kind: BackendKind) -> Result<(), Cause> {
-    let parent = of_kind(kind)?;
-    for fe in client.directory_or_empty(&parent).await? {
+async fn sweep_kind(client: &Client, parent: &Path) -> Result<(), Cause> {
+    for fe in client.directory_or_empty(parent).await? {
         if client.read_opt(&Path::new(format!("/local/domain/{fe}"))?).await?.is_some() {
             continue;
         }

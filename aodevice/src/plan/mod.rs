@@ -79,13 +79,13 @@ impl Plan {
         }
     }
 
-    /// Adds devices to a new domain, in the order in which a domain is brought up: its disks, then its network
-    /// interfaces. Those of one kind are added side by side, and the next kind begins when all of the last have
+    /// Adds devices to a new domain, in the order in which a domain is brought up ([`Kind::BRING_UP`]): its disks first.
+    /// Those of one kind are added side by side, and the next kind begins when all of the last have
     /// succeeded.
     ///
     /// A device model takes up at its start what is there by then, so it takes two plans to create a domain that has
     /// one: its disks, framebuffers and keyboards with [`WaitFor::Tree`](crate::WaitFor::Tree), and when it runs the
-    /// interfaces, whose emulated halves it has made.
+    /// rest: interfaces, whose emulated halves it has made, among them.
     pub fn add(fe: DomId, devices: impl IntoIterator<Item = (Device, Addition)>) -> Self {
         let operations =
             devices.into_iter().map(|(device, addition)| Planned::Add(Arc::new(device), addition));
@@ -176,9 +176,16 @@ async fn devices_of(
 ) -> Result<(Vec<(Which, BackendKind)>, Vec<String>), Error> {
     let client = toolstack.client();
     let root = Path::new(format!("/libxl/{fe}/device"))?;
+    let backends = Path::new(format!("/local/domain/{}/backend", toolstack.own()))?;
+    let (kinds, backends) =
+        try_join(client.directory_or_empty(&root), client.directory_or_empty(&backends)).await?;
+    let may_be_there = |kind: &Kind| {
+        kinds.iter().any(|name| name == kind.name())
+            || kind.info().backends.iter().any(|backend| backends.iter().any(|name| name == backend.name()))
+    };
     // Side by side, since a store answers many requests in hardly more time than one.
-    let of_kinds = try_join_all(Kind::ALL.map(|kind| devices_of_kind(toolstack, fe, kind)));
-    let (of_kinds, kinds) = try_join(of_kinds, client.directory_or_empty(&root)).await?;
+    let of_kinds = Kind::ALL.into_iter().filter(may_be_there);
+    let of_kinds = try_join_all(of_kinds.map(|kind| devices_of_kind(toolstack, fe, kind))).await?;
     let mut left = Vec::new();
     for kind in kinds.iter().filter(|kind| Kind::ALL.iter().all(|known| known.name() != **kind)) {
         let of_kind = root.join(kind)?;

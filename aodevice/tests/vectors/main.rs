@@ -7,6 +7,7 @@ mod defects;
 mod facts;
 mod front;
 mod hostile;
+mod kinds;
 mod libxl;
 mod lost;
 mod machine;
