@@ -74,6 +74,11 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
+        Hint::UseKernelBackend if failure.device.kind != Kind::Vbd => {
+            "a guest has one if it was created with a device of QEMU's (a vfb, a qcow2 disk, or as an HVM guest); \
+             for one that is about to start attach it with --wait tree"
+                .to_owned()
+        }
         Hint::UseKernelBackend => {
             "a guest has one if it was created with a device of QEMU's (a qcow2 disk, a vfb, or \
              as an HVM guest); raw images are also served by the kernel (backendtype=phy)"

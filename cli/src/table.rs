@@ -202,7 +202,7 @@ fn sound(values: &ListedValues) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aodevice::{ListedValue, Which};
+    use aodevice::{BackendKind, Which};
     use xs_client::DomId;
 
     use super::*;
@@ -237,6 +237,85 @@ mod tests {
         assert_eq!(
             rows(&[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
+        );
+    }
+
+    fn values(of: &[(&'static str, ListedValue)]) -> ListedValues {
+        of.iter().map(|(name, value)| (*name, Some(value.clone()))).collect()
+    }
+
+    fn text(text: &str) -> ListedValue {
+        ListedValue::Text(text.to_owned())
+    }
+
+    #[test]
+    fn modules_and_keyboards_as_xl_prints_them() {
+        use ListedValue::Number;
+        assert_eq!(
+            header(Kind::Vtpm),
+            "Idx BE Uuid                                 handle state evt-ch ring-ref BE-path   \n"
+        );
+        let vtpm = [("uuid", text("064c4c60-663d-4f68-878c-d7cf776e155f"))];
+        assert_eq!(
+            rows(&[listed(Kind::Vtpm, 0, &vtpm)]),
+            "0   0  064c4c60-663d-4f68-878c-d7cf776e155f      0     4     -1       -1 /local/domain/0/backend/vtpm/1/0\n"
+        );
+        assert_eq!(
+            header(Kind::Vkbd),
+            "Idx BE handle state evt-ch    ref ID         BE-type    BE-path                       \n"
+        );
+        let mut linux = listed(Kind::Vkbd, 1, &[("unique_id", text("T:1")), ("event_channel", Number(9))]);
+        linux.of_kind.insert("page_gref", Some(Number(10)));
+        linux.id.be_kind = BackendKind::Vinput;
+        assert_eq!(
+            rows(&[listed(Kind::Vkbd, 0, &[]), linux]),
+            "0   0       0     4     -1     -1 (null)     qemu       /local/domain/0/backend/vkbd/1/0\n\
+             1   0       1     4      9     10 T:1        linux      /local/domain/0/backend/vkbd/1/1\n"
+        );
+    }
+
+    #[test]
+    fn displays_and_sound_cards_as_xl_prints_them() {
+        use ListedValue::{Number, Parts};
+        assert_eq!((header(Kind::Vdispl), header(Kind::Vsnd)), Default::default());
+        let connectors = Parts(vec![
+            values(&[("unique_id", text("id0")), ("resolution", text("800x600"))]),
+            values(&[("resolution", text("junk")), ("evt_event_channel", Number(8))]),
+        ]);
+        assert_eq!(
+            rows(&[listed(Kind::Vdispl, 0, &[("be_alloc", Number(1)), ("connectors", connectors)])]),
+            "DevId: 0, BE: 0, handle: 1, state: 4, be-alloc: 1, BE-path: /local/domain/0/backend/vdispl/1/0, \
+             FE-path: /local/domain/1/device/vdispl/0\n\
+             \tConnector: 0, id: id0, width: 800, height: 600, req-rref: -1, req-evtch: -1, evt-rref: -1, evt-evtch: -1\n\
+             \tConnector: 1, id: (null), width: -1, height: -1, req-rref: -1, req-evtch: -1, evt-rref: -1, evt-evtch: 8\n"
+        );
+        let stream = values(&[
+            ("unique_id", text("1")),
+            ("type", text("c")),
+            ("buffer_size", Number(7)),
+            ("ring_ref", Number(8)),
+        ]);
+        let pcms = Parts(vec![values(&[
+            ("name", text("dev1")),
+            ("channels_max", Number(2)),
+            ("streams", Parts(vec![stream])),
+        ])]);
+        let card = [
+            ("short_name", text("Main")),
+            ("channels_min", Number(1)),
+            ("sample_rates", text("8000,44100")),
+            ("sample_formats", text("s16_le,s8")),
+            ("pcms", pcms),
+        ];
+        assert_eq!(
+            rows(&[listed(Kind::Vsnd, 0, &card)]),
+            "\ndevid: 0, be-domid: 0, handle: 1, state: 4, be-path: /local/domain/0/backend/vsnd/1/0, \
+             fe-path: /local/domain/1/device/vsnd/0\n\
+             short-name: \"Main\", long-name: \"(null)\", channels-min: 1, sample-rates: 8000;44100, \
+             sample-rates: s16_le;s8\n\
+             \tpcm: 0, name: \"dev1\", channels-max: 2\n\
+             \t\tstream: 0, unique-id: \"1\", type: c, buffer-size: 7\n\
+             \t\t\tevent-channel: -1, ring-ref: 8\n"
         );
     }
 
