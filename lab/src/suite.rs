@@ -65,6 +65,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             ("real Xen", "main"),
             ("owners", "owners"),
             ("door", "door"),
+            ("kinds", "kinds"),
             ("facts", "facts"),
             ("qemu", "model"),
             ("creation", "creation"),
