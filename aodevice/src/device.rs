@@ -4,33 +4,53 @@ use serde_json::{Map, Value};
 
 use crate::Kind;
 use crate::kind::Spec;
+use crate::kind::pvcalls::Pvcalls;
 use crate::kind::vbd::Vbd;
+use crate::kind::vdispl::Vdispl;
 use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
+use crate::kind::virtio::Virtio;
 use crate::kind::vkb::Vkb;
+use crate::kind::vsnd::Vsnd;
+use crate::kind::vtpm::Vtpm;
 
 /// A device to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
+    /// Sockets in the backend's domain.
+    Pvcalls(Pvcalls),
     /// A disk.
     Vbd(Vbd),
+    /// A display.
+    Vdispl(Vdispl),
     /// A framebuffer.
     Vfb(Vfb),
     /// A network interface.
     Vif(Vif),
+    /// A virtio device that is no disk.
+    Virtio(Virtio),
     /// A keyboard with a pointer.
     Vkb(Vkb),
+    /// A sound card.
+    Vsnd(Vsnd),
+    /// A trusted platform module.
+    Vtpm(Vtpm),
 }
 
 impl Device {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Pvcalls(_) => Kind::Pvcalls,
             Self::Vbd(_) => Kind::Vbd,
+            Self::Vdispl(_) => Kind::Vdispl,
             Self::Vfb(_) => Kind::Vfb,
             Self::Vif(_) => Kind::Vif,
+            Self::Virtio(_) => Kind::Virtio,
             Self::Vkb(_) => Kind::Vkbd,
+            Self::Vsnd(_) => Kind::Vsnd,
+            Self::Vtpm(_) => Kind::Vtpm,
         }
     }
 
@@ -39,8 +59,8 @@ impl Device {
         self.as_spec().devid()
     }
 
-    /// What libxl keeps of it: an entry of `disks`, `nics`, `vfbs` or `vkbs` in a domain's configuration, with what was said,
-    /// in libxl's names and order. `xl -N` prints the same.
+    /// What libxl keeps of it: an entry of `disks`, `nics` or another array in a domain's configuration, with what was
+    /// said, in libxl's names and order. `xl -N` prints the same.
     pub fn libxl(&self) -> Map<String, Value> {
         self.as_spec().libxl()
     }
@@ -59,19 +79,29 @@ impl Device {
 
     fn as_spec_mut(&mut self) -> &mut dyn Spec {
         match self {
+            Self::Pvcalls(pvcalls) => pvcalls,
             Self::Vbd(vbd) => vbd,
+            Self::Vdispl(vdispl) => vdispl,
             Self::Vfb(vfb) => vfb,
             Self::Vif(vif) => vif,
+            Self::Virtio(virtio) => virtio,
             Self::Vkb(vkb) => vkb,
+            Self::Vsnd(vsnd) => vsnd,
+            Self::Vtpm(vtpm) => vtpm,
         }
     }
 
     pub(crate) fn as_spec(&self) -> &dyn Spec {
         match self {
+            Self::Pvcalls(pvcalls) => pvcalls,
             Self::Vbd(vbd) => vbd,
+            Self::Vdispl(vdispl) => vdispl,
             Self::Vfb(vfb) => vfb,
             Self::Vif(vif) => vif,
+            Self::Virtio(virtio) => virtio,
             Self::Vkb(vkb) => vkb,
+            Self::Vsnd(vsnd) => vsnd,
+            Self::Vtpm(vtpm) => vtpm,
         }
     }
 }

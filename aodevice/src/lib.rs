@@ -59,8 +59,11 @@ pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts}
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, vbd, vfb, vif, vkb};
-pub use list::{Listed, ListedValue, list, list_all};
+pub use kind::{
+    BackendKind, Kind, KindInfo, ListedKey, Parts, Server, SpecError, pvcalls, vbd, vdispl, vfb, vif, virtio,
+    vkb, vsnd, vtpm,
+};
+pub use list::{Listed, ListedValue, ListedValues, list, list_all};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};

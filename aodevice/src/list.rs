@@ -10,7 +10,7 @@ use xs_client::{Client, DomId, Error, Path};
 
 use crate::id::lx_parent;
 use crate::operation::observe::shown;
-use crate::{BackendKind, DeviceId, Kind, Record, Which};
+use crate::{BackendKind, DeviceId, Kind, ListedKey, Parts, Record, Which};
 
 /// A device of a guest, with what both ends say of it.
 ///
@@ -34,7 +34,7 @@ pub struct Listed {
     pub operation: Option<String>,
     /// What its kind has besides, by [`crate::KindInfo::listed`].
     #[serde(flatten)]
-    pub of_kind: BTreeMap<&'static str, Option<ListedValue>>,
+    pub of_kind: ListedValues,
 }
 
 /// A value of a listing.
@@ -46,7 +46,15 @@ pub enum ListedValue {
     Number(u32),
     /// A text that can be shown.
     Text(String),
+    /// What the device has several of: each with its own values, by [`crate::Parts::listed`].
+    Parts(Vec<ListedValues>),
 }
+
+/// Values of a listing, by their names in it.
+pub type ListedValues = BTreeMap<&'static str, Option<ListedValue>>;
+
+/// How many parts of a device, or of a part, are listed. A guest may make as many as its quota of nodes has room for.
+const PARTS_MOST: u32 = 64;
 
 impl Listed {
     /// A device of which nothing but its identity is known.
@@ -79,9 +87,24 @@ impl Listed {
         }
     }
 
+    /// What it has several of.
+    pub fn parts(&self) -> &[ListedValues] {
+        self.id.kind.info().parts.map_or(&[], |parts| parts.of(&self.of_kind))
+    }
+
     /// What its operation record says.
     pub fn record(&self) -> Option<Record> {
         Record::parse(self.operation.as_deref()?)
+    }
+}
+
+impl Parts {
+    /// These parts, of what has these values.
+    pub fn of<'a>(&self, values: &'a ListedValues) -> &'a [ListedValues] {
+        match values.get(self.name) {
+            Some(Some(ListedValue::Parts(parts))) => parts,
+            _ => &[],
+        }
     }
 }
 
@@ -112,7 +135,15 @@ async fn list_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<Liste
     let keys: Vec<Vec<Path>> =
         devices.iter().map(|(which, backend)| keys_of(*which, backend)).collect::<Result<_, _>>()?;
     let mut values = client.read_many(&keys.concat()).await?.into_iter();
-    Ok(devices.iter().map(|(which, backend)| listed(*which, backend, &mut values)).collect())
+    let mut listed: Vec<_> =
+        devices.iter().map(|(which, backend)| listed(*which, backend, &mut values)).collect();
+    for device in &mut listed {
+        if let Some(parts) = device.id.kind.info().parts {
+            let there = read_parts(client, &device.id.frontend()?, parts).await?;
+            device.of_kind.insert(parts.name, Some(ListedValue::Parts(there)));
+        }
+    }
+    Ok(listed)
 }
 
 /// The devices that [`list`] lists, and what serves them.
@@ -177,15 +208,41 @@ fn listed(which: Which, backend: &Path, values: &mut impl Iterator<Item = Option
     });
     listed.hotplug_status = text(next());
     listed.frontend_state = next().as_deref().map(StateValue::parse);
-    for key in which.kind.info().listed {
-        let value = next();
-        let value = if key.of_guest {
-            let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+    listed.of_kind = which.kind.info().listed.iter().map(|key| (key.name, key.value(next()))).collect();
+    listed
+}
+
+impl ListedKey {
+    fn value(&self, value: Option<Bytes>) -> Option<ListedValue> {
+        let value = value?;
+        if self.is_number {
+            let number = std::str::from_utf8(&value).ok()?.parse().ok();
             number.map(ListedValue::Number)
         } else {
-            text(value).map(ListedValue::Text)
-        };
-        listed.of_kind.insert(key.name, value);
+            Some(ListedValue::Text(shown(&value)))
+        }
     }
-    listed
+}
+
+/// The parts of a directory, of which the first that is not there is one too many.
+async fn read_parts(client: &Client, parent: &Path, parts: &Parts) -> Result<Vec<ListedValues>, Error> {
+    let mut there = Vec::new();
+    for index in 0..PARTS_MOST {
+        let part = parent.join(index.to_string())?;
+        let keys = parts.listed.iter().map(|listed| part.join(listed.key));
+        let keys: Vec<Path> = [Ok(part.clone())].into_iter().chain(keys).collect::<Result<_, _>>()?;
+        let mut values = client.read_many(&keys).await?.into_iter();
+        if values.next().flatten().is_none() {
+            break;
+        }
+        let named = parts.listed.iter().zip(values);
+        let mut values: ListedValues =
+            named.map(|(listed, value)| (listed.name, listed.value(value))).collect();
+        if let Some(of_part) = parts.parts {
+            let of_part_there = Box::pin(read_parts(client, &part, of_part)).await?;
+            values.insert(of_part.name, Some(ListedValue::Parts(of_part_there)));
+        }
+        there.push(values);
+    }
+    Ok(there)
 }

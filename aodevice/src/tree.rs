@@ -1,5 +1,7 @@
 //! What is written into the store for a device, as a value.
 
+use std::borrow::Cow;
+
 use xs_client::{Access, DomId, Permissions, Request};
 
 use crate::kind::Recorded;
@@ -7,15 +9,16 @@ use crate::{DeviceId, Paths};
 
 /// Keys and values of one directory, in the order in which they are written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys(Vec<(&'static str, String)>);
+pub struct Keys(Vec<(Cow<'static, str>, String)>);
 
 impl Keys {
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn add(&mut self, key: &'static str, value: impl ToString) -> &mut Self {
-        self.0.push((key, value.to_string()));
+    /// A key may have a slash, and is then in a directory below.
+    pub(crate) fn add(&mut self, key: impl Into<Cow<'static, str>>, value: impl ToString) -> &mut Self {
+        self.0.push((key.into(), value.to_string()));
         self
     }
 
@@ -25,8 +28,8 @@ impl Keys {
     }
 
     /// The keys with their values.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().map(|(key, value)| (*key, value.as_str()))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value.as_str()))
     }
 
     /// The value of a key.

@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
+use crate::kinds::OfKind;
 use crate::output::Role;
 use crate::problem::{Problem, unless_cancelled};
 use crate::world::StoreChoice;
@@ -78,6 +79,8 @@ pub(crate) enum Command {
     AttachAll(AttachAllArgs),
     /// List all devices of guests, of every kind
     List(ListArgs),
+    #[command(flatten)]
+    OfKind(OfKind),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -94,21 +97,23 @@ impl Command {
             Self::BlockList(_) | Self::NetworkList(_) | Self::List(_) | Self::Machine(_) | Self::Demo(_) => {
                 Role::Purpose
             }
+            Self::OfKind(command) => command.role_of_stdout(),
             _ => Role::Report,
         }
     }
 
     /// Whether `-N` can be said with it.
     pub(crate) fn has_dry_run(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::AttachAll(_)
-                | Self::BlockAttach(_)
-                | Self::CdInsert(_)
-                | Self::CdEject(_)
-                | Self::NetworkAttach(_)
-                | Self::DestroyDevices(_)
-        )
+            | Self::BlockAttach(_)
+            | Self::CdInsert(_)
+            | Self::CdEject(_)
+            | Self::NetworkAttach(_)
+            | Self::DestroyDevices(_) => true,
+            Self::OfKind(command) => command.has_dry_run(),
+            _ => false,
+        }
     }
 }
 
@@ -118,7 +123,7 @@ enum Until {
     Script,
     /// The guest has connected
     Connected,
-    /// The nodes are written, of a device that the domain's device model will serve when it runs; else as `script`
+    /// The nodes are written, of a device without a hotplug script; what serves it need not run yet. Else as `script`
     Tree,
 }
 

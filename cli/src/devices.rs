@@ -1,4 +1,4 @@
-//! What the commands for disks and for network interfaces have in common.
+//! What the commands for all kinds of device have in common.
 
 use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
 use crate::world::World;
 use crate::xl_conf::XlConf;
-use crate::{output, table};
+use crate::{kinds, output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
     let tried = format!("cannot find domain {text}");
@@ -133,6 +133,42 @@ pub(crate) async fn devices(client: &Client, fe: DomId, kind: Option<Kind>) -> R
     };
     let devices = unless_cancelled(&*tried, devices).await?;
     devices.map_err(|error| Problem::store(tried, &error))
+}
+
+/// By what a device can be named besides its id.
+#[derive(Debug)]
+pub(crate) struct OtherName {
+    /// The key of the listing that holds it.
+    pub(crate) key: &'static str,
+    /// What it is, in words.
+    pub(crate) what: &'static str,
+    /// Whether a text is meant to be one.
+    pub(crate) is: fn(&str) -> bool,
+    /// The text as a listing has it, or what is wrong with it.
+    pub(crate) read: fn(&str) -> Result<String, String>,
+}
+
+/// The id of a device that is to be detached.
+pub(crate) async fn devid(
+    world: &World,
+    (fe, kind): (DomId, Kind),
+    text: &str,
+    other: Option<&OtherName>,
+) -> Result<u32, Problem> {
+    let tried = || format!("cannot detach {text} from domain {fe}");
+    let hint = || format!("xendev {}-list {fe} shows what can be detached", kinds::name(kind));
+    let bad = |observed: String| Problem::new(Code::BadDevice, tried(), observed, hint());
+    let Some(other) = other.filter(|other| (other.is)(text)) else {
+        return text.parse().map_err(|_| match other {
+            Some(other) => bad(format!("it is neither a device id nor {}", other.what)),
+            None => bad("it is no device id".to_owned()),
+        });
+    };
+    let wanted = (other.read)(text).map_err(bad)?;
+    let devices = devices(&world.client, fe, Some(kind)).await?;
+    let found = devices.iter().find(|device| device.text(other.key) == Some(&wanted));
+    let none = || Problem::new(Code::Of("no_such_device"), tried(), "the guest has no such device", hint());
+    found.map(|device| device.id.devid).ok_or_else(none)
 }
 
 /// The devices of a guest, by its number also those that a domain left which is gone. By a name it could be

@@ -4,14 +4,12 @@ use aodevice::{Condition, Failure, Hint, Kind, Operation};
 use hotplug::SpawnFault;
 use xs_client::DomId;
 
+use crate::kinds;
+
 /// The command that lists the devices of a kind, and the one that detaches them.
 fn commands(kind: Kind) -> (String, String) {
-    let words = match kind {
-        Kind::Vbd => "block",
-        Kind::Vif => "network",
-        _ => kind.name(),
-    };
-    (format!("{words}-list"), format!("{words}-detach"))
+    let name = kinds::name(kind);
+    (format!("{name}-list"), format!("{name}-detach"))
 }
 
 /// What to do about a domain that is gone.
@@ -76,6 +74,11 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
+        Hint::UseKernelBackend if failure.device.kind != Kind::Vbd => {
+            "a guest has one if it was created with a device of QEMU's (a vfb, a qcow2 disk, or as an HVM guest); \
+             for one that is about to start attach it with --wait tree"
+                .to_owned()
+        }
         Hint::UseKernelBackend => {
             "a guest has one if it was created with a device of QEMU's (a qcow2 disk, a vfb, or \
              as an HVM guest); raw images are also served by the kernel (backendtype=phy)"
@@ -119,6 +122,10 @@ pub(crate) fn words(failure: &Failure) -> String {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();
             format!("wait longer with --owner-timeout, ask it to cancel with --take-over{end}")
         }
+        Hint::StartBackend(backend) => format!(
+            "start the program that serves {backend} backends, and try again; or attach it with --wait tree, and start \
+             the program then"
+        ),
         Hint::LoadBackend(module) => format!("load the backend driver (modprobe {module}) and try again"),
         Hint::CheckGuest(module) => {
             format!("see that the guest runs and has its driver ({module}), then try again")

@@ -11,6 +11,7 @@ mod demo;
 mod destroy;
 mod devices;
 mod hint;
+mod kinds;
 mod machine;
 mod network;
 mod output;
@@ -109,6 +110,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, Some(aodevice::Kind::Vif)).await,
+        Command::OfKind(command) => command.run(common).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::List(args) => devices::list(common, &args, None).await,

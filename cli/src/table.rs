@@ -1,8 +1,11 @@
-//! The tables of `xl block-list` and `xl network-list`, byte for byte; and the one of all kinds, which is ours.
+//! The tables of xl's lists, byte for byte; and the one of all kinds, which is ours.
+//!
+//! Source: what `xl` of 4.17 was seen to print. It has no list of some kinds; these have a plain table.
 
 use std::fmt::Write;
 
-use aodevice::{DeviceId, Kind, Listed};
+use aodevice::vkb::VkbBackend;
+use aodevice::{DeviceId, Kind, Listed, ListedValue, ListedValues};
 use devstate::StateValue;
 
 /// A line of the table of all kinds.
@@ -59,6 +62,15 @@ pub(crate) fn header(kind: Option<Kind>) -> String {
             "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
             "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
         ),
+        Kind::Vtpm => format!(
+            "{:<3} {:<2} {:<36} {:<6} {:<5} {:<6} {:<5} {:<10}\n",
+            "Idx", "BE", "Uuid", "handle", "state", "evt-ch", "ring-ref", "BE-path"
+        ),
+        Kind::Vkbd => format!(
+            "{:<3} {:<2} {:<6} {:<5} {:<6} {:>6} {:<10} {:<10} {:<30}\n",
+            "Idx", "BE", "handle", "state", "evt-ch", "ref", "ID", "BE-type", "BE-path"
+        ),
+        Kind::Vdispl | Kind::Vsnd => String::new(),
         _ => format!("{:<5} {:<3} {:<5} {:<30}\n", "Devid", "BE", "state", "BE-path"),
     }
 }
@@ -97,15 +109,147 @@ pub(crate) fn rows(kind: Option<Kind>, devices: &[Listed]) -> String {
                 number("tx_ring_ref"),
                 number("rx_ring_ref"),
             ),
+            Kind::Vtpm => writeln!(
+                text,
+                "{devid:<3} {:<2} {} {devid:>6} {state:>5} {:>6} {:>8} {backend_path:<30}",
+                be.0,
+                device.text("uuid").unwrap_or("00000000-0000-0000-0000-000000000000"),
+                number("event_channel"),
+                number("ring_ref"),
+            ),
+            Kind::Vkbd => writeln!(
+                text,
+                "{devid:<3} {:<2} {devid:>6} {state:>5} {:>6} {:>6} {:<10} {:<10} {backend_path:<30}",
+                be.0,
+                number("event_channel"),
+                number("page_gref"),
+                device.text("unique_id").unwrap_or(MISSING),
+                VkbBackend::of(device.id.be_kind).name(),
+            ),
+            Kind::Vdispl => {
+                text.push_str(&display(device, state));
+                Ok(())
+            }
+            Kind::Vsnd => {
+                text.push_str(&sound_card(device, state));
+                Ok(())
+            }
             _ => writeln!(text, "{devid:<5} {:<3} {state:<5} {backend_path:<30}", be.0),
         };
     }
     text
 }
 
+/// What C prints for a text that is not there.
+const MISSING: &str = "(null)";
+
+/// FE, as xl prints it.
+fn frontend_path(id: &DeviceId) -> String {
+    format!("/local/domain/{}/device/{}/{}", id.fe, id.kind, id.devid)
+}
+
+fn number_of(values: &ListedValues, name: &str) -> Option<u32> {
+    match values.get(name)? {
+        Some(ListedValue::Number(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+fn text_of<'a>(values: &'a ListedValues, name: &str) -> Option<&'a str> {
+    match values.get(name)? {
+        Some(ListedValue::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn display(device: &Listed, state: i64) -> String {
+    let Listed { id, backend_path, .. } = device;
+    let mut text = format!(
+        "DevId: {}, BE: {}, handle: {}, state: {state}, be-alloc: {}, BE-path: {backend_path}, FE-path: {}\n",
+        id.devid,
+        id.be,
+        id.fe,
+        or_missing(device.number("be_alloc")),
+        frontend_path(id),
+    );
+    for (index, connector) in device.parts().iter().enumerate() {
+        let number = |name| or_missing(number_of(connector, name));
+        let size = text_of(connector, "resolution").and_then(|resolution| resolution.split_once('x'));
+        let (width, height) = size.unwrap_or_default();
+        let pixels = |text: &str| or_missing(text.parse().ok());
+        _ = writeln!(
+            text,
+            "\tConnector: {index}, id: {}, width: {}, height: {}, req-rref: {}, req-evtch: {}, evt-rref: {}, \
+             evt-evtch: {}",
+            text_of(connector, "unique_id").unwrap_or(MISSING),
+            pixels(width),
+            pixels(height),
+            number("req_ring_ref"),
+            number("req_event_channel"),
+            number("evt_ring_ref"),
+            number("evt_event_channel"),
+        );
+    }
+    text
+}
+
+fn sound_card(device: &Listed, state: i64) -> String {
+    let Listed { id, backend_path, of_kind, .. } = device;
+    let quoted = |values, name| text_of(values, name).unwrap_or(MISSING).to_owned();
+    let mut text = format!(
+        "\ndevid: {}, be-domid: {}, handle: {}, state: {state}, be-path: {backend_path}, fe-path: {}\n",
+        id.devid,
+        id.be,
+        id.fe,
+        frontend_path(id),
+    );
+    _ = writeln!(
+        text,
+        "short-name: \"{}\", long-name: \"{}\"{}",
+        quoted(of_kind, "short_name"),
+        quoted(of_kind, "long_name"),
+        sound(of_kind)
+    );
+    let of_pcm = id.kind.info().parts.and_then(|pcms| pcms.parts);
+    for (index, pcm) in device.parts().iter().enumerate() {
+        _ = writeln!(text, "\tpcm: {index}, name: \"{}\"{}", quoted(pcm, "name"), sound(pcm));
+        for (index, stream) in of_pcm.map_or(&[][..], |streams| streams.of(pcm)).iter().enumerate() {
+            let number = |name| or_missing(number_of(stream, name));
+            _ = writeln!(
+                text,
+                "\t\tstream: {index}, unique-id: \"{}\", type: {}{}\n\t\t\tevent-channel: {}, ring-ref: {}",
+                quoted(stream, "unique_id"),
+                quoted(stream, "type"),
+                sound(stream),
+                number("event_channel"),
+                number("ring_ref"),
+            );
+        }
+    }
+    text
+}
+
+/// What sound may be like, as far as that is said. xl calls the formats rates too.
+fn sound(values: &ListedValues) -> String {
+    let mut text = String::new();
+    for (label, name) in
+        [("channels-min", "channels_min"), ("channels-max", "channels_max"), ("buffer-size", "buffer_size")]
+    {
+        if let Some(number) = number_of(values, name) {
+            _ = write!(text, ", {label}: {number}");
+        }
+    }
+    for name in ["sample_rates", "sample_formats"] {
+        if let Some(list) = text_of(values, name) {
+            _ = write!(text, ", sample-rates: {}", list.replace(',', ";"));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use aodevice::{ListedValue, Which};
+    use aodevice::{BackendKind, Which};
     use xs_client::DomId;
 
     use super::*;
@@ -140,6 +284,88 @@ mod tests {
         assert_eq!(
             rows(Some(Kind::Vif), &[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
+        );
+    }
+
+    fn values(of: &[(&'static str, ListedValue)]) -> ListedValues {
+        of.iter().map(|(name, value)| (*name, Some(value.clone()))).collect()
+    }
+
+    fn text(text: &str) -> ListedValue {
+        ListedValue::Text(text.to_owned())
+    }
+
+    #[test]
+    fn modules_and_keyboards_as_xl_prints_them() {
+        use ListedValue::Number;
+        assert_eq!(
+            header(Some(Kind::Vtpm)),
+            "Idx BE Uuid                                 handle state evt-ch ring-ref BE-path   \n"
+        );
+        let vtpm = [("uuid", text("064c4c60-663d-4f68-878c-d7cf776e155f"))];
+        assert_eq!(
+            rows(Some(Kind::Vtpm), &[listed(Kind::Vtpm, 0, &vtpm)]),
+            "0   0  064c4c60-663d-4f68-878c-d7cf776e155f      0     4     -1       -1 /local/domain/0/backend/vtpm/1/0\n"
+        );
+        assert_eq!(
+            header(Some(Kind::Vkbd)),
+            "Idx BE handle state evt-ch    ref ID         BE-type    BE-path                       \n"
+        );
+        let mut linux = listed(Kind::Vkbd, 1, &[("unique_id", text("T:1")), ("event_channel", Number(9))]);
+        linux.of_kind.insert("page_gref", Some(Number(10)));
+        linux.id.be_kind = BackendKind::Vinput;
+        assert_eq!(
+            rows(Some(Kind::Vkbd), &[listed(Kind::Vkbd, 0, &[]), linux]),
+            "0   0       0     4     -1     -1 (null)     qemu       /local/domain/0/backend/vkbd/1/0\n\
+             1   0       1     4      9     10 T:1        linux      /local/domain/0/backend/vkbd/1/1\n"
+        );
+    }
+
+    #[test]
+    fn displays_and_sound_cards_as_xl_prints_them() {
+        use ListedValue::{Number, Parts};
+        assert_eq!((header(Some(Kind::Vdispl)), header(Some(Kind::Vsnd))), Default::default());
+        let connectors = Parts(vec![
+            values(&[("unique_id", text("id0")), ("resolution", text("800x600"))]),
+            values(&[("resolution", text("junk")), ("evt_event_channel", Number(8))]),
+        ]);
+        assert_eq!(
+            rows(
+                Some(Kind::Vdispl),
+                &[listed(Kind::Vdispl, 0, &[("be_alloc", Number(1)), ("connectors", connectors)])]
+            ),
+            "DevId: 0, BE: 0, handle: 1, state: 4, be-alloc: 1, BE-path: /local/domain/0/backend/vdispl/1/0, \
+             FE-path: /local/domain/1/device/vdispl/0\n\
+             \tConnector: 0, id: id0, width: 800, height: 600, req-rref: -1, req-evtch: -1, evt-rref: -1, evt-evtch: -1\n\
+             \tConnector: 1, id: (null), width: -1, height: -1, req-rref: -1, req-evtch: -1, evt-rref: -1, evt-evtch: 8\n"
+        );
+        let stream = values(&[
+            ("unique_id", text("1")),
+            ("type", text("c")),
+            ("buffer_size", Number(7)),
+            ("ring_ref", Number(8)),
+        ]);
+        let pcms = Parts(vec![values(&[
+            ("name", text("dev1")),
+            ("channels_max", Number(2)),
+            ("streams", Parts(vec![stream])),
+        ])]);
+        let card = [
+            ("short_name", text("Main")),
+            ("channels_min", Number(1)),
+            ("sample_rates", text("8000,44100")),
+            ("sample_formats", text("s16_le,s8")),
+            ("pcms", pcms),
+        ];
+        assert_eq!(
+            rows(Some(Kind::Vsnd), &[listed(Kind::Vsnd, 0, &card)]),
+            "\ndevid: 0, be-domid: 0, handle: 1, state: 4, be-path: /local/domain/0/backend/vsnd/1/0, \
+             fe-path: /local/domain/1/device/vsnd/0\n\
+             short-name: \"Main\", long-name: \"(null)\", channels-min: 1, sample-rates: 8000;44100, \
+             sample-rates: s16_le;s8\n\
+             \tpcm: 0, name: \"dev1\", channels-max: 2\n\
+             \t\tstream: 0, unique-id: \"1\", type: c, buffer-size: 7\n\
+             \t\t\tevent-channel: -1, ring-ref: 8\n"
         );
     }
 

@@ -61,6 +61,15 @@ fn outcomes() {
         (&["wait", "/local", "nonsense"], 2, "usage"),
         (&["-N", "block-detach", "guest", "xvda"], 2, "usage"),
         (&["-N", "block-attach", "guest", "/etc/passwd,qcow2,xvda"], 1, "no_device_model"),
+        (&["vkb-attach", "guest"], 2, "bad_device"),
+        (&["vdispl-attach", "guest", "connectors=a"], 2, "bad_device"),
+        (&["vtpm-attach", "guest", "backend=tpms"], 1, "unsupported"),
+        (&["vkb-attach", "guest", "backend-type=qemu"], 1, "no_device_model"),
+        (&["vtpm-detach", "guest", "11111111-2222-3333-4444-555555555555"], 1, "no_such_device"),
+        (&["vtpm-detach", "guest", "nonsense"], 2, "bad_device"),
+        (&["vsnd-detach", "guest", "0"], 1, "no_such_device"),
+        (&["pvcalls-list", "nobody"], 1, "no_such_domain"),
+        (&["-N", "virtio-detach", "guest", "0"], 2, "usage"),
         (&["cd-insert", "nobody", "hdc", "/etc/passwd"], 1, "no_such_domain"),
         (&["cd-insert", "guest", "hdc", "/etc/passwd"], 1, "no_such_device"),
         (&["cd-insert", "guest", "hdc"], 2, "usage"),
@@ -115,6 +124,30 @@ fn a_dry_run() {
     let nic = ["mac=00:16:3e:01:02:03,gatewaydev=eth0"];
     let nic = [&["-N", "network-attach", "guest", "--no-xl-conf"], &nic[..]].concat();
     assert_data_eq!(masked(run(&on_embedded(&nic)).1), file!["json/dry-run-vif.json"]);
+}
+
+/// Each kind can be attached, and its dry run follows the schema; what the guest's directory holds of a display is told.
+#[test]
+fn the_other_kinds() {
+    let cases: [&[&str]; 6] = [
+        &["vtpm-attach", "guest", "uuid=11111111-2222-3333-4444-555555555555"],
+        &["vkb-attach", "guest", "backend-type=linux"],
+        &["vdispl-attach", "guest", "connectors=id0:800x600;id1:1024x768"],
+        &["vsnd-attach", "guest", "card, short-name=Main", "pcm, name=a", "stream, unique-id=0, type=p"],
+        &["pvcalls-attach", "guest"],
+        &["virtio-attach", "guest", "type=virtio,device22", "irq=33", "base=0x2000000"],
+    ];
+    for arguments in cases {
+        let (status, value) = run(&on_embedded(arguments));
+        assert_eq!((status, &value["ok"]), (0, &Value::Bool(true)), "{arguments:?}: {value}");
+        let (status, value) = run(&on_embedded(&[&["-N"], arguments].concat()));
+        let name = arguments[0].trim_end_matches("-attach");
+        assert!(status == 0 && value[name].is_object(), "{arguments:?}: {value}");
+    }
+    assert_data_eq!(
+        masked(run(&on_embedded(&[&["-N"], cases[2]].concat())).1),
+        file!["json/dry-run-vdispl.json"]
+    );
 }
 
 #[test]

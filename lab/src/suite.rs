@@ -66,6 +66,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             ("owners", "owners"),
             ("door", "door"),
             ("sets", "sets"),
+            ("kinds", "kinds"),
             ("facts", "facts"),
             ("qemu", "model"),
             ("creation", "creation"),

@@ -19,6 +19,18 @@ pub enum BackendKind {
     Vfb,
     /// QEMU, for keyboards and pointers.
     Vkbd,
+    /// The stub domain of a trusted platform module.
+    Vtpm,
+    /// A daemon, for keyboards and pointers.
+    Vinput,
+    /// A daemon, for displays.
+    Vdispl,
+    /// A daemon, for sound.
+    Vsnd,
+    /// The kernel's pvcalls-back.
+    Pvcalls,
+    /// A daemon, for virtio devices that are no disks.
+    Virtio,
 }
 
 /// Who moves a backend's state.
@@ -29,6 +41,8 @@ pub enum Server {
     Kernel,
     /// The guest's device model: a process that may be asked to end, or die.
     DeviceModel,
+    /// A program of its own in the backend's domain.
+    Daemon,
 }
 
 impl fmt::Display for Server {
@@ -36,13 +50,26 @@ impl fmt::Display for Server {
         f.write_str(match self {
             Self::Kernel => "kernel",
             Self::DeviceModel => "device model",
+            Self::Daemon => "daemon",
         })
     }
 }
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd];
+    pub const ALL: [Self; 11] = [
+        Self::Vbd,
+        Self::Vif,
+        Self::Qdisk,
+        Self::Vfb,
+        Self::Vkbd,
+        Self::Vtpm,
+        Self::Vinput,
+        Self::Vdispl,
+        Self::Vsnd,
+        Self::Pvcalls,
+        Self::Virtio,
+    ];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -52,6 +79,12 @@ impl BackendKind {
             Self::Qdisk => "qdisk",
             Self::Vfb => "vfb",
             Self::Vkbd => "vkbd",
+            Self::Vtpm => "vtpm",
+            Self::Vinput => "vinput",
+            Self::Vdispl => "vdispl",
+            Self::Vsnd => "vsnd",
+            Self::Pvcalls => "pvcalls",
+            Self::Virtio => "virtio",
         }
     }
 
@@ -68,8 +101,9 @@ impl BackendKind {
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {
-            Self::Vbd | Self::Vif => Server::Kernel,
+            Self::Vbd | Self::Vif | Self::Pvcalls => Server::Kernel,
             Self::Qdisk | Self::Vfb | Self::Vkbd => Server::DeviceModel,
+            Self::Vtpm | Self::Vinput | Self::Vdispl | Self::Vsnd | Self::Virtio => Server::Daemon,
         }
     }
 }

@@ -4,12 +4,18 @@
 
 mod backend;
 mod members;
+pub mod pvcalls;
 #[cfg(test)]
 mod table;
 pub mod vbd;
+pub mod vdispl;
 pub mod vfb;
 pub mod vif;
+pub mod virtio;
 pub mod vkb;
+pub mod vsnd;
+pub mod vtpm;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +25,7 @@ use serde_json::{Map, Value};
 use xs_client::DomId;
 
 pub use backend::{BackendKind, Server};
+pub use words::SpecError;
 
 use crate::libxl::Listing;
 use crate::tree::Keys;
@@ -29,31 +36,66 @@ use crate::{Cause, DeviceId, Guest, Tree};
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Kind {
+    /// Sockets in the backend's domain.
+    Pvcalls,
     /// A disk.
     Vbd,
+    /// A display.
+    Vdispl,
     /// A framebuffer.
     Vfb,
     /// A network interface.
     Vif,
+    /// A virtio device that is no disk.
+    Virtio,
     /// A keyboard with a pointer.
     Vkbd,
+    /// A sound card.
+    Vsnd,
+    /// A trusted platform module.
+    Vtpm,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd];
+    pub const ALL: [Self; 9] = [
+        Self::Pvcalls,
+        Self::Vbd,
+        Self::Vdispl,
+        Self::Vfb,
+        Self::Vif,
+        Self::Virtio,
+        Self::Vkbd,
+        Self::Vsnd,
+        Self::Vtpm,
+    ];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif];
+    pub const BRING_UP: [Self; 9] = [
+        Self::Vbd,
+        Self::Pvcalls,
+        Self::Virtio,
+        Self::Vfb,
+        Self::Vkbd,
+        Self::Vif,
+        Self::Vtpm,
+        Self::Vdispl,
+        Self::Vsnd,
+    ];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
         match self {
+            Self::Pvcalls => &pvcalls::INFO,
             Self::Vbd => &vbd::INFO,
+            Self::Vdispl => &vdispl::INFO,
             Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
+            Self::Virtio => &virtio::INFO,
             Self::Vkbd => &vkb::INFO,
+            Self::Vsnd => &vsnd::INFO,
+            Self::Vtpm => &vtpm::INFO,
         }
     }
 
@@ -80,7 +122,7 @@ pub struct KindInfo {
     pub name: &'static str,
     /// What serves it: the first is the kernel's, the usual one.
     pub backends: &'static [BackendKind],
-    /// The kernel module that serves it in the backend's domain (Linux).
+    /// The kernel module that serves it in the backend's domain (Linux), if one does.
     pub backend_module: &'static str,
     /// The kernel module that drives it in the guest (Linux).
     pub frontend_module: &'static str,
@@ -88,6 +130,8 @@ pub struct KindInfo {
     pub id_name: fn(u32) -> String,
     /// What a listing shows of a device besides its states.
     pub listed: &'static [ListedKey],
+    /// What it has several of, with a directory of the guest's for each.
+    pub parts: Option<&'static Parts>,
     /// The backend's keys by which a script tells what it made (`node`): whoever undoes its work
     /// needs them, and a backend that holds one is not deleted without the script.
     pub made: &'static [&'static str],
@@ -108,6 +152,25 @@ pub struct KindInfo {
     /// What a script has to be told besides what is recorded, to undo its work; `None` if it has none to undo.
     pub(crate) undo: fn(&Recorded, &Surroundings) -> Option<Recorded>,
 }
+
+/// What a kind has that knows no hotplug scripts, besides its names and what a listing shows.
+const SCRIPTLESS: KindInfo = KindInfo {
+    name: "",
+    backends: &[],
+    backend_module: "none: a program serves it",
+    frontend_module: "",
+    id_name: |devid| devid.to_string(),
+    listed: &[],
+    parts: None,
+    made: &[],
+    outlives_backend: false,
+    libxl: Listing::by_devid(""),
+    runs: |_| &[],
+    unreported: |_| None,
+    numbers: None,
+    target: |_| None,
+    undo: |_, _| Some(Recorded::new()),
+};
 
 /// A key that a script did not write as the backend reads it, and what it wrote instead.
 pub(crate) type Unreported = (&'static str, Option<String>);
@@ -135,17 +198,35 @@ pub struct ListedKey {
     pub name: &'static str,
     /// Its name in the store.
     pub key: &'static str,
-    /// Whether it is the guest's word, and a number, or the toolstack's, and text.
+    /// Whether it is the guest's word, or the toolstack's.
     pub of_guest: bool,
+    /// Whether it is a number, or text.
+    pub is_number: bool,
+}
+
+/// What a device has several of: each is a directory below that of the guest, by its number from 0 on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parts {
+    /// Their name in the listing.
+    pub name: &'static str,
+    /// What a listing shows of each.
+    pub listed: &'static [ListedKey],
+    /// What each of them has several of.
+    pub parts: Option<&'static Self>,
 }
 
 impl ListedKey {
     pub(crate) const fn recorded(name: &'static str, key: &'static str) -> Self {
-        Self { name, key, of_guest: false }
+        Self { name, key, of_guest: false, is_number: false }
     }
 
     pub(crate) const fn of_guest(name: &'static str, key: &'static str) -> Self {
-        Self { name, key, of_guest: true }
+        Self { name, key, of_guest: true, is_number: true }
+    }
+
+    pub(crate) const fn text_of_guest(name: &'static str, key: &'static str) -> Self {
+        Self { name, key, of_guest: true, is_number: false }
     }
 }
 
@@ -165,6 +246,13 @@ fn plain_frontend(id: &DeviceId) -> Keys {
     fe
 }
 
+/// The keys of a device of which both ends' drivers write all else.
+fn plain_tree(id: &DeviceId) -> Tree {
+    let mut be = Keys::new();
+    be.add("frontend-id", id.fe).add("online", 1).add("state", 1);
+    Tree { frontend: plain_frontend(id), frontend_read_only: Keys::new(), backend: be }
+}
+
 /// A device of some kind as it is asked for: plain values, no I/O.
 pub(crate) trait Spec {
     /// Its device id, if that is fixed.
@@ -176,7 +264,14 @@ pub(crate) trait Spec {
     }
 
     /// Its name for the operator.
-    fn label(&self) -> String;
+    fn label(&self) -> String {
+        self.devid().map_or_else(|| "with the next id".to_owned(), |devid| devid.to_string())
+    }
+
+    /// The domain that is to serve it, by name or number, if that was said.
+    fn backend_name(&self) -> Option<&str> {
+        None
+    }
 
     /// Settles what was left open and must be the same in every attempt to write it.
     fn settle(&mut self) {}
@@ -193,7 +288,14 @@ pub(crate) trait Spec {
     }
 
     /// Whether this version can serve it for this guest.
-    fn check(&self, guest: &Guest) -> Result<(), Cause>;
+    fn check(&self, guest: &Guest) -> Result<(), Cause> {
+        match self.backend_name() {
+            Some(backend) if !guest.is_own_domain(Some(backend)) => {
+                Err(Cause::Unsupported(format!("backend={backend}")))
+            }
+            _ => Ok(()),
+        }
+    }
 
     /// What serves it.
     fn backend(&self, guest: &Guest) -> BackendKind;

@@ -7,17 +7,16 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::members::Members;
-use super::{BackendKind, KindInfo, Spec, vkb};
+use super::{BackendKind, KindInfo, Spec};
 use crate::libxl::Listing;
-use crate::tree::Keys;
-use crate::{Cause, DeviceId, Guest, Tree};
+use crate::{DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vfb",
     backends: &[BackendKind::Vfb],
     frontend_module: "xen-fbfront",
     libxl: Listing::by_devid("vfbs"),
-    ..vkb::INFO
+    ..super::SCRIPTLESS
 };
 
 /// A VNC server.
@@ -116,16 +115,8 @@ impl Spec for Vfb {
         self.devid.get_or_insert(devid);
     }
 
-    fn label(&self) -> String {
-        self.devid.map_or_else(|| "with the next id".to_owned(), |devid| devid.to_string())
-    }
-
     fn backend(&self, _: &Guest) -> BackendKind {
         BackendKind::Vfb
-    }
-
-    fn check(&self, _: &Guest) -> Result<(), Cause> {
-        Ok(())
     }
 
     fn libxl(&self) -> Map<String, Value> {
@@ -146,8 +137,8 @@ impl Spec for Vfb {
 
     fn tree(&self, id: &DeviceId, _: &Guest) -> Tree {
         let flag = |yes: bool| if yes { "1" } else { "0" };
-        let mut be = Keys::new();
-        be.add("frontend-id", id.fe).add("online", 1).add("state", 1);
+        let mut tree = super::plain_tree(id);
+        let be = &mut tree.backend;
         be.add("vnc", flag(self.vnc.is_some()));
         let vnc = self.vnc.clone().unwrap_or_default();
         be.add("vnclisten", vnc.listen.as_deref().unwrap_or("127.0.0.1"));
@@ -156,7 +147,7 @@ impl Spec for Vfb {
         }
         be.add("vncdisplay", vnc.display).add("vncunused", flag(vnc.find_unused));
         be.add("sdl", flag(self.sdl)).add("opengl", 0);
-        Tree { frontend: super::plain_frontend(id), frontend_read_only: Keys::new(), backend: be }
+        tree
     }
 }
 

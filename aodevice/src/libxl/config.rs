@@ -27,8 +27,9 @@ impl Listing {
             devid: |entry| entry.get("devid")?.as_u64()?.try_into().ok(),
             complete: |devid, entry| {
                 if entry.insert("devid".to_owned(), devid.into()).is_none() {
-                    // It was not said. libxl has it first.
-                    entry.shift_insert(0, "devid".to_owned(), devid.into());
+                    // It was not said. libxl has it first, behind the backend's domain.
+                    let place = usize::from(entry.contains_key("backend_domname"));
+                    entry.shift_insert(place, "devid".to_owned(), devid.into());
                 }
             },
         }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Addition, Cause, Device, Server, Warning, Which};
+use crate::{Addition, Cause, Device, Warning, Which};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub enum WaitFor {
     Script,
     /// When the backend says that the guest has connected.
     Connected,
-    /// When the nodes are written, if the guest's device model is to serve the device, which need not run yet; else
-    /// as [`Script`](Self::Script). For a domain that is being created: its device model takes up at its start what
-    /// is there by then.
+    /// When the nodes are written, if the device has no hotplug script: what is to serve it need not run yet. Else as
+    /// [`Script`](Self::Script). For a domain that is being created, whose device model takes up at its start what is
+    /// there by then, and for a backend that is started later.
     Tree,
 }
 
@@ -152,7 +152,7 @@ impl Add {
 
     /// Whether somebody is to have taken the device up when this is done.
     fn is_served(&self, target: &Target) -> bool {
-        self.addition.wait_for != WaitFor::Tree || target.id().be_kind.server() == Server::Kernel
+        self.addition.wait_for != WaitFor::Tree || target.runs() > 0
     }
 
     fn recover(&mut self, which: Which) {

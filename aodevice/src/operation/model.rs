@@ -155,7 +155,7 @@ impl Model {
     /// That of a device, if one serves it.
     pub(crate) async fn of(client: &Client, id: &DeviceId) -> Result<Option<Self>, Error> {
         match id.be_kind.server() {
-            Server::Kernel => Ok(None),
+            Server::Kernel | Server::Daemon => Ok(None),
             Server::DeviceModel => Self::look(client, (id.fe, id.be)).await.map(Some),
         }
     }

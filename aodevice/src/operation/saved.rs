@@ -31,8 +31,11 @@ pub(crate) const SEQUENCE: &str = "xendev-diskseq";
 
 /// Where the copies of a kind of backends are.
 pub(crate) fn of_kind(kind: BackendKind) -> Result<Path, PathError> {
-    Path::new(format!("/tool/xendev/backend/{kind}"))
+    Path::new(format!("{ALL}/{kind}"))
 }
+
+/// Where all copies are, by the kinds of backends.
+const ALL: &str = "/tool/xendev/backend";
 
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))

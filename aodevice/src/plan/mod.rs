@@ -84,13 +84,13 @@ impl Plan {
         }
     }
 
-    /// Adds devices to a new domain, in the order in which a domain is brought up: its disks, then its
-    /// framebuffers and keyboards, then its network interfaces. Those of one kind are added side by side, and the next kind begins when all of the last have
+    /// Adds devices to a new domain, in the order in which a domain is brought up ([`Kind::BRING_UP`]): its disks first.
+    /// Those of one kind are added side by side, and the next kind begins when all of the last have
     /// succeeded.
     ///
     /// A device model takes up at its start what is there by then, so it takes two plans to create a domain that has
     /// one: its disks, framebuffers and keyboards with [`WaitFor::Tree`](crate::WaitFor::Tree), and when it runs the
-    /// interfaces, whose emulated halves it has made.
+    /// rest: interfaces, whose emulated halves it has made, among them.
     ///
     /// Devices of one kind without ids get whichever is free when it is their turn: see [`Self::numbered`].
     pub fn add(fe: DomId, devices: impl IntoIterator<Item = (Device, Addition)>) -> Self {

@@ -123,7 +123,7 @@ pub enum Cause {
         no_drive: bool,
     },
     /// The device's backend is in another domain, or of a kind that this version does not know.
-    #[error("its backend is {0}; only vbd, qdisk and vif backends of this domain are served")]
+    #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
     #[error("{occupant} works on the device, and did not end within {limit:?}")]

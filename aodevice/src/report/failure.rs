@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{Cause, Hint, Named, Observation, Warning};
-use crate::{Condition, MonitorError};
+use crate::{Condition, MonitorError, Server};
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -130,7 +130,10 @@ impl Failure {
                 Hint::CheckModel
             }
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
-                Hint::LoadBackend(kind.info().backend_module)
+                match self.observed.served_by.filter(|backend| backend.server() == Server::Daemon) {
+                    Some(backend) => Hint::StartBackend(backend),
+                    None => Hint::LoadBackend(kind.info().backend_module),
+                }
             }
             Cause::TimedOut { .. }
                 if self.warnings.iter().any(|warning| matches!(warning, Warning::NotReported { .. })) =>

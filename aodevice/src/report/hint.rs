@@ -6,8 +6,8 @@ use std::time::Duration;
 use hotplug::SpawnFault;
 use serde::Serialize;
 
-use crate::Kind;
 use crate::id::domid_number;
+use crate::{BackendKind, Kind};
 use xs_client::DomId;
 
 /// What to do about a failure.
@@ -54,6 +54,8 @@ pub enum Hint {
         /// The process, if it is known.
         pid: Option<u32>,
     },
+    /// Start the program that serves backends of this kind.
+    StartBackend(BackendKind),
     /// Load this module in the backend's domain.
     LoadBackend(&'static str),
     /// See that the guest runs and has this driver.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use xs_client::{Client, DomId, Error, Path};
 
 use super::{backend, frontend};
-use crate::{End, Kind};
+use crate::{End, Kind, Server};
 
 /// What a driver sees when it looks.
 #[derive(Clone, Debug)]
@@ -112,17 +112,31 @@ impl Bus {
     /// The devices that have a `state`: a backend's are a level deeper, below their guest.
     async fn devices(&self) -> Result<Vec<(Kind, Path)>, Error> {
         let mut devices = Vec::new();
-        // Those that a kernel serves.
-        for kind in [Kind::Vbd, Kind::Vif] {
-            let mut parents = vec![self.root.join(kind.name())?];
-            if self.end == End::Backend {
-                parents = self.children(&parents[0]).await?;
-            }
-            for parent in parents {
+        let there = self.client.directory_or_empty(&self.root).await?;
+        for kind in Kind::ALL {
+            for parent in self.parents(kind, &there).await? {
                 devices.extend(self.children(&parent).await?.into_iter().map(|device| (kind, device)));
             }
         }
         Ok(devices)
+    }
+
+    /// The directories that hold devices of a kind, but for backends that a device model serves: there is none.
+    async fn parents(&self, kind: Kind, there: &[String]) -> Result<Vec<Path>, Error> {
+        let is_there = |name: &&str| there.iter().any(|there| there == name);
+        if self.end == End::Frontend {
+            return Ok([kind.name()]
+                .into_iter()
+                .filter(is_there)
+                .map(|name| self.root.join(name))
+                .collect::<Result<_, _>>()?);
+        }
+        let backends = kind.info().backends.iter().filter(|backend| backend.server() != Server::DeviceModel);
+        let mut parents = Vec::new();
+        for name in backends.map(|backend| backend.name()).filter(is_there) {
+            parents.extend(self.children(&self.root.join(name)?).await?);
+        }
+        Ok(parents)
     }
 
     async fn children(&self, parent: &Path) -> Result<Vec<Path>, Error> {

@@ -21,7 +21,9 @@ pub(super) fn react(view: &View) -> Option<Reaction> {
         (Initialising, InitWait | Connected) if view.kind == Kind::Vif => {
             Reaction::with(VIF_RINGS, Connected)
         }
-        (Initialising, InitWait) => Reaction::with(VBD_RING, Initialised),
+        (Initialising, InitWait) => {
+            Reaction::with(if view.kind == Kind::Vbd { VBD_RING } else { &[] }, Initialised)
+        }
         (Initialised, Connected) => Reaction::to(Connected),
         (Initialised | Connected, Closing | Closed) => Reaction::to(Closing),
         (Initialising | Closing, Closing | Closed) => Reaction::to(Closed),

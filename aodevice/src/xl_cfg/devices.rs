@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{Item, Settings, Value};
 use crate::vif::{self, Defaults};
-use crate::{Device, Kind, vbd, vfb, vkb};
+use crate::{Device, Kind, pvcalls, vbd, vdispl, vfb, virtio, vkb, vsnd, vtpm};
 
 /// What an element of a list is: the devices that it makes, or what is wrong with it.
 type Reader = fn(&Value, &Defaults) -> Result<Read, String>;
@@ -24,14 +24,14 @@ const KEYS: [(&str, Option<Reader>); 15] = [
     ("dtdev", None),
     ("p9", None),
     ("pci", None),
-    ("pvcalls", None),
+    ("pvcalls", Some(|element, _| one(Device::Pvcalls(pvcalls::parse(&[text(element)?]).map_err(words)?)))),
     ("usbctrl", None),
     ("usbdev", None),
-    ("vdispl", None),
-    ("virtio", None),
-    ("vkb", None),
-    ("vsnd", None),
-    ("vtpm", None),
+    ("vdispl", Some(|element, _| one(Device::Vdispl(vdispl::parse(&[text(element)?]).map_err(words)?)))),
+    ("virtio", Some(|element, _| one(Device::Virtio(virtio::parse(&[text(element)?]).map_err(words)?)))),
+    ("vkb", Some(|element, _| one(Device::Vkb(vkb::parse(&[text(element)?]).map_err(words)?)))),
+    ("vsnd", Some(sound_card)),
+    ("vtpm", Some(|element, _| one(Device::Vtpm(vtpm::parse(&[text(element)?]).map_err(words)?)))),
 ];
 
 /// What an element makes.
@@ -63,6 +63,13 @@ fn interface(element: &Value, defaults: &Defaults) -> Result<Read, String> {
     let nic = vif::parse(&arguments).map_err(words)?.or(defaults);
     let notices = vif::notices(&arguments).iter().map(ToString::to_string).collect();
     Ok(Read { devices: vec![Device::Vif(nic)], notices })
+}
+
+/// A sound card, which is a list itself: of the card, its PCM devices and their streams.
+fn sound_card(element: &Value, _: &Defaults) -> Result<Read, String> {
+    let Value::List(parts) = element else { return Err("it is no list of a card and its parts".to_owned()) };
+    let parts = parts.iter().map(|part| text(&part.value)).collect::<Result<Vec<_>, _>>()?;
+    one(Device::Vsnd(vsnd::parse(&parts).map_err(words)?))
 }
 
 /// A framebuffer, which comes with a keyboard.

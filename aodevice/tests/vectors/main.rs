@@ -8,6 +8,7 @@ mod facts;
 mod from_file;
 mod front;
 mod hostile;
+mod kinds;
 mod libxl;
 mod lost;
 mod machine;

@@ -179,10 +179,10 @@ async fn a_domain_goes_with_all_its_devices() {
     assert!(run(&world, Plan::add(GUEST, additions(devices))).await.is_done());
     // Its record is gone, its backend is not (B-53).
     world.dom0.rm(&path("/libxl/1/device/vbd/51728")).await.unwrap();
-    world.write("/libxl/1/device/vtpm/0/backend", "/local/domain/5/backend/vtpm/1/0").await;
+    world.write("/libxl/1/device/vnew/0/backend", "/local/domain/5/backend/vtpm/1/0").await;
     world.scripts.on("block-xvdc remove", Line::Hangs);
     let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
-    assert_eq!(plan.left(), ["/libxl/1/device/vtpm/0"]);
+    assert_eq!(plan.left(), ["/libxl/1/device/vnew/0"]);
     let outcome = run(&world, plan).await;
     assert_eq!(words(&outcome.devices), ["done"; 10]);
     let warned = outcome
@@ -190,7 +190,7 @@ async fn a_domain_goes_with_all_its_devices() {
         .iter()
         .filter(|ended| matches!(ended, Ended::Done(done) if !done.warnings.is_empty()));
     assert_eq!(warned.count(), 1, "the script that hangs");
-    world.dom0.rm(&path("/libxl/1/device/vtpm")).await.unwrap();
+    world.dom0.rm(&path("/libxl/1/device/vnew")).await.unwrap();
     assert_eq!(world.dump().await, before);
 }
 

@@ -94,7 +94,7 @@ const VIF: &str = r#"
 "#;
 
 /// What an add writes before anybody reacts, without its operation record, which must come last.
-async fn written(world: &World, device: Device) -> String {
+pub(crate) async fn written(world: &World, device: Device) -> String {
     let before = world.dump().await;
     let (_, mut lines) = join!(world.add(device), async {
         world.at(world.clock() + 1.0).await;

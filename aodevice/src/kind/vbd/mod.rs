@@ -37,6 +37,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         ListedKey::of_guest("event_channel", "event-channel"),
         ListedKey::of_guest("ring_ref", "ring-ref"),
     ],
+    parts: None,
     made: &["node", "physical-device", "physical-device-path", "pid", "minor"],
     outlives_backend: true,
     libxl: Listing {

@@ -42,6 +42,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         ListedKey::of_guest("tx_ring_ref", "tx-ring-ref"),
         ListedKey::of_guest("rx_ring_ref", "rx-ring-ref"),
     ],
+    parts: None,
     // netback's interface, which the script set up, goes with the backend.
     made: &[],
     outlives_backend: false,

@@ -42,7 +42,7 @@ impl Charted for Add {
             },
             match target.is_none_or(|target| self.is_served(target)) {
                 true => "who serves it is waited for",
-                false => "it is left to its device model",
+                false => "it is left to who serves it",
             },
             match (self.created, self.unsure) {
                 (false, _) => "no nodes were written",

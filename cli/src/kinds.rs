@@ -1,0 +1,240 @@
+//! The kinds of device whose commands are alike: `vtpm-attach`, `vtpm-detach`, `vtpm-list`. One more of them is an
+//! entry of [`KINDS`], and a table in `table.rs`.
+
+use aodevice::{Device, Force, Kind, SpecError, pvcalls, vdispl, virtio, vkb, vsnd, vtpm};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+
+use crate::args::{Attaching, Common, Detaching, ListArgs};
+use crate::devices::{self, OtherName};
+use crate::output::Role;
+use crate::problem::{Code, Exit, Problem};
+use crate::world::World;
+
+/// What the commands of a kind need to know of it.
+#[derive(Debug)]
+struct Commands {
+    kind: Kind,
+    /// How its commands begin.
+    name: &'static str,
+    attach: (&'static str, &'static str),
+    detach: (&'static str, &'static str),
+    list: (&'static str, &'static str),
+    /// How a description is said, for the help.
+    words: &'static str,
+    /// A description that could be said.
+    example: &'static str,
+    parse: fn(&[String]) -> Result<Device, SpecError>,
+    /// By what a device can be named besides its id.
+    other: Option<OtherName>,
+}
+
+const KINDS: &[Commands] = &[
+    Commands {
+        kind: Kind::Vtpm,
+        name: "vtpm",
+        attach: ("vtpm-attach", "Add a trusted platform module to a guest"),
+        detach: ("vtpm-detach", "Remove a trusted platform module from a guest"),
+        list: ("vtpm-list", "List the trusted platform modules of guests"),
+        words: "The module: `backend=`, `uuid=`, `devid=`, as words or with commas between them",
+        example: "uuid=0a1b2c3d-0000-4000-8000-0123456789ab",
+        parse: |words| vtpm::parse(words).map(Device::Vtpm),
+        other: Some(OtherName {
+            key: "uuid",
+            what: "a UUID",
+            is: |text| text.contains('-'),
+            read: |text| text.parse::<vtpm::Uuid>().map(|uuid| uuid.to_string()).map_err(str::to_owned),
+        }),
+    },
+    Commands {
+        kind: Kind::Vkbd,
+        name: "vkb",
+        attach: ("vkb-attach", "Add a keyboard with a pointer to a guest"),
+        detach: ("vkb-detach", "Remove a keyboard with a pointer from a guest"),
+        list: ("vkb-list", "List the keyboards with pointers of guests"),
+        words: "The keyboard: `backend-type=qemu` or `backend-type=linux`, and `backend=`, `devid=`, `unique-id=`, \
+                `feature-disable-keyboard=`, `feature-disable-pointer=`, `feature-abs-pointer=`, `feature-raw-pointer=`, \
+                `feature-multi-touch=` (0 or 1), `multi-touch-width=`, `multi-touch-height=`, \
+                `multi-touch-num-contacts=`, `width=`, `height=`, as words or with commas between them",
+        example: "backend-type=linux unique-id=T:1 feature-abs-pointer=1 width=800 height=600",
+        parse: |words| vkb::parse(words).map(Device::Vkb),
+        other: None,
+    },
+    Commands {
+        kind: Kind::Vdispl,
+        name: "vdispl",
+        attach: ("vdispl-attach", "Add a display to a guest"),
+        detach: ("vdispl-detach", "Remove a display from a guest"),
+        list: ("vdispl-list", "List the displays of guests"),
+        words: "The display: `connectors='ID:WIDTHxHEIGHT;...'`, and `be-alloc=` (0 or 1), `backend=`, `devid=`, as words \
+                or with commas between them",
+        example: "'connectors=id0:800x600;id1:1024x768'",
+        parse: |words| vdispl::parse(words).map(Device::Vdispl),
+        other: None,
+    },
+    Commands {
+        kind: Kind::Vsnd,
+        name: "vsnd",
+        attach: ("vsnd-attach", "Add a sound card to a guest"),
+        detach: ("vsnd-detach", "Remove a sound card from a guest"),
+        list: ("vsnd-list", "List the sound cards of guests"),
+        words: "The card: `card` with `short-name=`, `long-name=`, `backend=`, `devid=`, each `pcm` with `name=`, and each \
+                `stream` of it with `unique-id=` and `type=` (p or c); all of them with `sample-rates=`, \
+                `sample-formats=` (with ; between several), `channels-min=`, `channels-max=`, `buffer-size=`, as words or \
+                with commas between them",
+        example: "'card, short-name=Main' 'pcm, name=dev1' 'stream, unique-id=0, type=p'",
+        parse: |words| vsnd::parse(words).map(Device::Vsnd),
+        other: None,
+    },
+    Commands {
+        kind: Kind::Pvcalls,
+        name: "pvcalls",
+        attach: ("pvcalls-attach", "Let a guest use sockets of the backend's domain (PV Calls)"),
+        detach: ("pvcalls-detach", "Take the sockets of the backend's domain from a guest"),
+        list: ("pvcalls-list", "List through which devices guests use sockets"),
+        words: "The device: `backend=`, `devid=`, as words or with commas between them",
+        example: "backend=0",
+        parse: |words| pvcalls::parse(words).map(Device::Pvcalls),
+        other: None,
+    },
+    Commands {
+        kind: Kind::Virtio,
+        name: "virtio",
+        attach: ("virtio-attach", "Add a virtio device that is no disk to a guest"),
+        detach: ("virtio-detach", "Remove a virtio device that is no disk from a guest"),
+        list: ("virtio-list", "List the virtio devices of guests that are no disks"),
+        words: "The device: `type=virtio,deviceN`, `irq=`, `base=`, which the guest was made with, and `transport=mmio`, \
+                `grant_usage=` (0 or 1), `backend=`, `devid=`, as words or with commas between them",
+        example: "type=virtio,device22 irq=33 base=0x2000000",
+        parse: |words| virtio::parse(words).map(Device::Virtio),
+        other: None,
+    },
+];
+
+/// How the commands of a kind begin.
+pub(crate) fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Vbd => "block",
+        Kind::Vif => "network",
+        kind => KINDS.iter().find(|of| of.kind == kind).map_or(kind.name(), |of| of.name),
+    }
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    /// The guest, by domid or name
+    domain: String,
+    /// What it is
+    #[arg(value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    attaching: Attaching,
+}
+
+#[derive(Debug, Args)]
+struct DetachArgs {
+    /// The guest, by domid or name
+    domain: String,
+    /// The device, by its id
+    #[arg(value_name = "DEVID")]
+    device: String,
+    #[command(flatten)]
+    detaching: Detaching,
+}
+
+/// A command for devices of one of [`KINDS`].
+#[derive(Debug)]
+pub(crate) struct OfKind(&'static Commands, Act);
+
+#[derive(Debug)]
+enum Act {
+    Attach(AttachArgs),
+    Detach(DetachArgs),
+    List(ListArgs),
+}
+
+impl Commands {
+    fn subcommands(&self) -> [Command; 3] {
+        let attach = AttachArgs::augment_args(Command::new(self.attach.0)).about(self.attach.1);
+        let detach = DetachArgs::augment_args(Command::new(self.detach.0)).about(self.detach.1);
+        let detach = match &self.other {
+            Some(other) => {
+                detach.mut_arg("device", |arg| arg.help(format!("The device, by its id or {}", other.what)))
+            }
+            None => detach,
+        };
+        let list = ListArgs::augment_args(Command::new(self.list.0)).about(self.list.1);
+        [attach.mut_arg("words", |arg| arg.help(self.words)), detach, list]
+    }
+}
+
+impl FromArgMatches for OfKind {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let none = || clap::Error::new(ErrorKind::MissingSubcommand);
+        let (name, matches) = matches.subcommand().ok_or_else(none)?;
+        for of in KINDS {
+            let act = match name {
+                name if name == of.attach.0 => Act::Attach(AttachArgs::from_arg_matches(matches)?),
+                name if name == of.detach.0 => Act::Detach(DetachArgs::from_arg_matches(matches)?),
+                name if name == of.list.0 => Act::List(ListArgs::from_arg_matches(matches)?),
+                _ => continue,
+            };
+            return Ok(Self(of, act));
+        }
+        Err(none())
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for OfKind {
+    fn augment_subcommands(command: Command) -> Command {
+        command.subcommands(KINDS.iter().flat_map(Commands::subcommands))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        KINDS.iter().any(|of| [of.attach.0, of.detach.0, of.list.0].contains(&name))
+    }
+}
+
+impl OfKind {
+    pub(crate) fn role_of_stdout(&self) -> Role {
+        if matches!(self.1, Act::List(_)) { Role::Purpose } else { Role::Report }
+    }
+
+    /// Whether `-N` can be said with it.
+    pub(crate) fn has_dry_run(&self) -> bool {
+        matches!(self.1, Act::Attach(_))
+    }
+
+    pub(crate) async fn run(&self, common: &Common) -> Result<Exit, Problem> {
+        let Self(of, act) = self;
+        match act {
+            Act::Attach(args) => attach(common, of, args).await,
+            Act::Detach(args) => detach(common, of, args).await,
+            Act::List(args) => devices::list(common, args, Some(of.kind)).await,
+        }
+    }
+}
+
+async fn attach(common: &Common, of: &Commands, args: &AttachArgs) -> Result<Exit, Problem> {
+    let device = (of.parse)(&args.words).map_err(|error| {
+        let tried = format!("cannot understand the device {:?}", args.words.join(" "));
+        let hint = format!("say for example {}; xendev {} --help has all of it", of.example, of.attach.0);
+        Problem::new(Code::BadDevice, tried, error, hint)
+    })?;
+    devices::attach(common, &args.domain, &device, &args.attaching).await
+}
+
+async fn detach(common: &Common, of: &Commands, args: &DetachArgs) -> Result<Exit, Problem> {
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    let devid = devices::devid(&world, (fe, of.kind), &args.device, of.other.as_ref()).await?;
+    devices::detach(common, &world, fe, (of.kind, devid), Force::AfterTimeout, &args.detaching).await
+}
