@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::Kind;
 use crate::kind::Spec;
+use crate::kind::p9::P9;
 use crate::kind::vbd::Vbd;
 use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
@@ -21,6 +22,8 @@ pub enum Device {
     Vif(Vif),
     /// A keyboard with a pointer.
     Vkb(Vkb),
+    /// A file system.
+    P9(P9),
 }
 
 impl Device {
@@ -31,6 +34,7 @@ impl Device {
             Self::Vfb(_) => Kind::Vfb,
             Self::Vif(_) => Kind::Vif,
             Self::Vkb(_) => Kind::Vkbd,
+            Self::P9(_) => Kind::P9,
         }
     }
 
@@ -39,7 +43,7 @@ impl Device {
         self.as_spec().devid()
     }
 
-    /// What libxl keeps of it: an entry of `disks`, `nics`, `vfbs` or `vkbs` in a domain's configuration, with what was said,
+    /// What libxl keeps of it: an entry of `disks`, `nics` or another array in a domain's configuration, with what was said,
     /// in libxl's names and order. `xl -N` prints the same.
     pub fn libxl(&self) -> Map<String, Value> {
         self.as_spec().libxl()
@@ -53,6 +57,7 @@ impl Device {
             Self::Vfb(vfb) => vfb.settle(),
             Self::Vif(vif) => vif.settle(),
             Self::Vkb(vkb) => vkb.settle(),
+            Self::P9(p9) => p9.settle(),
         }
         device
     }
@@ -63,6 +68,7 @@ impl Device {
             Self::Vfb(vfb) => vfb,
             Self::Vif(vif) => vif,
             Self::Vkb(vkb) => vkb,
+            Self::P9(p9) => p9,
         }
     }
 }

@@ -153,7 +153,7 @@ async fn read(client: &Client, which: Which, backend: &Path) -> Result<Listed, E
     listed.frontend_state = next().as_deref().map(StateValue::parse);
     for key in of_kind {
         let value = next();
-        let value = if key.of_guest {
+        let value = if key.is_number {
             let number = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
             number.map(ListedValue::Number)
         } else {

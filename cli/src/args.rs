@@ -75,6 +75,13 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    /// Add a file system (9pfs) to a guest: tag=, path=, security_model=none, type=qemu|xen_9pfsd, as in p9=[...]
+    /// of xl.cfg(5)
+    P9Attach(DeviceAttachArgs),
+    /// Remove a file system from a guest
+    P9Detach(DeviceDetachArgs),
+    /// List the file systems of guests
+    P9List(ListArgs),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -88,7 +95,11 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
-            Self::BlockList(_) | Self::NetworkList(_) | Self::Machine(_) | Self::Demo(_) => Role::Purpose,
+            Self::BlockList(_)
+            | Self::NetworkList(_)
+            | Self::P9List(_)
+            | Self::Machine(_)
+            | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
         }
     }
@@ -101,6 +112,7 @@ impl Command {
                 | Self::CdInsert(_)
                 | Self::CdEject(_)
                 | Self::NetworkAttach(_)
+                | Self::P9Attach(_)
                 | Self::DestroyDevices(_)
         )
     }
@@ -246,6 +258,18 @@ pub(crate) struct NetworkAttachArgs {
     pub(crate) attaching: Attaching,
 }
 
+/// A device that is described by words, as the configuration of a domain has them.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeviceAttachArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The device, as words or with commas between them
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) device: Vec<String>,
+    #[command(flatten)]
+    pub(crate) attaching: Attaching,
+}
+
 /// The limits of removals.
 fn letting_go(close: Duration, script: Duration, others: &Others) -> Limits {
     let mut limits = Limits::default();
@@ -296,6 +320,17 @@ pub(crate) struct BlockDetachArgs {
     /// The guest, by domid or name
     pub(crate) domain: String,
     /// The disk, by name (xvda) or device id (51712)
+    #[arg(value_name = "DEVID")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) detaching: Detaching,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeviceDetachArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
+    /// The device, by its device id
     #[arg(value_name = "DEVID")]
     pub(crate) device: String,
     #[command(flatten)]

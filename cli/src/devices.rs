@@ -4,14 +4,14 @@ use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libx
 use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
-use crate::args::{Attaching, Common, Detaching, ListArgs};
+use crate::args::{Attaching, Common, Detaching, DeviceDetachArgs, ListArgs};
 use crate::output::say;
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
 use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
 use crate::world::World;
 use crate::xl_conf::XlConf;
-use crate::{output, table};
+use crate::{hint, output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
     let tried = format!("cannot find domain {text}");
@@ -78,6 +78,7 @@ async fn dry_run(
 ) -> Result<Exit, Problem> {
     let name = match device.kind() {
         Kind::Vbd => "disk",
+        Kind::P9 => "p9",
         kind => kind.name(),
     };
     if !common.json {
@@ -109,6 +110,23 @@ pub(crate) async fn detach(
         detaching.recording.of(toolstack).remove(fe, which, detaching.removal(force), &cancel).await;
     progress.done();
     output::report(common, outcome)
+}
+
+/// Removes a device that is named by its device id.
+pub(crate) async fn detach_by_id(
+    common: &Common,
+    args: &DeviceDetachArgs,
+    kind: Kind,
+) -> Result<Exit, Problem> {
+    let DeviceDetachArgs { domain, device, detaching } = args;
+    let devid = device.parse().map_err(|_| {
+        let tried = format!("cannot detach {device} from domain {domain}");
+        let hint = format!("xendev {} shows the guest's devices", hint::commands(kind).0);
+        Problem::new(Code::BadDevice, tried, "it is not a device id", hint)
+    })?;
+    let world = World::open(&common.store).await?;
+    let fe = domain_or_id(&world.client, domain).await?;
+    detach(common, &world, fe, (kind, devid), Force::AfterTimeout, detaching).await
 }
 
 /// The devices of a guest.

@@ -5,10 +5,11 @@ use hotplug::SpawnFault;
 use xs_client::DomId;
 
 /// The command that lists the devices of a kind, and the one that detaches them.
-fn commands(kind: Kind) -> (String, String) {
+pub(crate) fn commands(kind: Kind) -> (String, String) {
     let words = match kind {
         Kind::Vbd => "block",
         Kind::Vif => "network",
+        Kind::P9 => "p9",
         _ => kind.name(),
     };
     (format!("{words}-list"), format!("{words}-detach"))
@@ -73,6 +74,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget if failure.operation == Operation::Insert => {
             "name a file or block device that is there by its whole path".to_owned()
         }
+        Hint::NameTarget if failure.device.kind == Kind::P9 => {
+            "name a directory that is there by its whole path".to_owned()
+        }
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
@@ -114,6 +118,9 @@ pub(crate) fn words(failure: &Failure) -> String {
                 log.display()
             )
         }
+        Hint::CheckDaemon(name) => format!(
+            "see that {name}, which is to serve the device, is there and runs, and what it logs; then try again"
+        ),
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();

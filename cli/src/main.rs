@@ -13,6 +13,7 @@ mod hint;
 mod machine;
 mod network;
 mod output;
+mod p9;
 mod printer;
 mod problem;
 mod progress;
@@ -94,7 +95,7 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only block-attach, network-attach, cd-insert, cd-eject and destroy-devices have one";
+        let observed = "only the attach commands, cd-insert, cd-eject and destroy-devices have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
@@ -106,6 +107,9 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
+        Command::P9Attach(args) => p9::attach(common, &args).await,
+        Command::P9Detach(args) => devices::detach_by_id(common, &args, aodevice::Kind::P9).await,
+        Command::P9List(args) => devices::list(common, &args, aodevice::Kind::P9).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),

@@ -15,6 +15,10 @@ pub(crate) fn header(kind: Kind) -> String {
             "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
             "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
         ),
+        Kind::P9 => format!(
+            "{:<3} {:<2} {:<5} {:<10} {:<14} {:<30} {:<30}\n",
+            "Idx", "BE", "state", "Tag", "Security", "Path", "BE-path"
+        ),
         _ => format!("{:<5} {:<3} {:<5} {:<30}\n", "Devid", "BE", "state", "BE-path"),
     }
 }
@@ -49,6 +53,14 @@ pub(crate) fn rows(devices: &[Listed]) -> String {
                 number("event_channel"),
                 number("tx_ring_ref"),
                 number("rx_ring_ref"),
+            ),
+            Kind::P9 => writeln!(
+                text,
+                "{devid:<3} {:<2} {state:<5} {:<10} {:<14} {:<30} {backend_path:<30}",
+                be.0,
+                device.text("tag").unwrap_or("-"),
+                device.text("security_model").unwrap_or("-"),
+                device.text("path").unwrap_or("-"),
             ),
             _ => writeln!(text, "{devid:<5} {:<3} {state:<5} {backend_path:<30}", be.0),
         };
@@ -93,6 +105,18 @@ mod tests {
         assert_eq!(
             rows(&[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
+        );
+    }
+
+    /// xl has no such command.
+    #[test]
+    fn file_systems() {
+        let text = |text: &str| ListedValue::Text(text.to_owned());
+        let of_kind = [("tag", text("share")), ("security_model", text("none")), ("path", text("/srv/s"))];
+        assert_eq!(
+            header(Kind::P9) + &rows(&[listed(Kind::P9, 0, &of_kind)]),
+            "Idx BE state Tag        Security       Path                           BE-path                       \n\
+             0   0  4     share      none           /srv/s                         /local/domain/0/backend/9pfs/1/0\n"
         );
     }
 

@@ -176,6 +176,7 @@ fn causes() -> Vec<Cause> {
         Cause::Unsupported(_) => [Cause::Unsupported(String::new())],
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
+        Cause::Daemon { .. } => [Cause::Daemon { name: "xen-9pfsd", problem: String::new() }],
         Cause::NoEmulatedTwin(_) => [Cause::NoEmulatedTwin(String::new())],
         Cause::NoDrive(_) => [Cause::NoDrive(String::new())],
         Cause::Monitor { .. } => [Cause::Monitor {

@@ -19,6 +19,12 @@ pub enum BackendKind {
     Vfb,
     /// QEMU, for keyboards and pointers.
     Vkbd,
+    /// QEMU, for file systems.
+    #[serde(rename = "9pfs")]
+    P9,
+    /// xen-9pfsd.
+    #[serde(rename = "xen_9pfs")]
+    Xen9pfs,
 }
 
 /// Who moves a backend's state.
@@ -29,11 +35,14 @@ pub enum Server {
     Kernel,
     /// The guest's device model: a process that may be asked to end, or die.
     DeviceModel,
+    /// A program of its own in the backend's domain.
+    Daemon,
 }
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd];
+    pub const ALL: [Self; 7] =
+        [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd, Self::P9, Self::Xen9pfs];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -43,6 +52,8 @@ impl BackendKind {
             Self::Qdisk => "qdisk",
             Self::Vfb => "vfb",
             Self::Vkbd => "vkbd",
+            Self::P9 => "9pfs",
+            Self::Xen9pfs => "xen_9pfs",
         }
     }
 
@@ -55,7 +66,16 @@ impl BackendKind {
     pub const fn server(self) -> Server {
         match self {
             Self::Vbd | Self::Vif => Server::Kernel,
-            Self::Qdisk | Self::Vfb | Self::Vkbd => Server::DeviceModel,
+            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 => Server::DeviceModel,
+            Self::Xen9pfs => Server::Daemon,
+        }
+    }
+
+    /// The name of the program that serves it, if that is one of its own.
+    pub(crate) const fn daemon(self) -> Option<&'static str> {
+        match self {
+            Self::Xen9pfs => Some("xen-9pfsd"),
+            _ => None,
         }
     }
 }

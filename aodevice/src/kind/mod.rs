@@ -4,12 +4,14 @@
 
 mod backend;
 mod members;
+pub mod p9;
 #[cfg(test)]
 mod table;
 pub mod vbd;
 pub mod vfb;
 pub mod vif;
 pub mod vkb;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +21,7 @@ use serde_json::{Map, Value};
 use xs_client::DomId;
 
 pub use backend::{BackendKind, Server};
+pub use words::SpecError;
 
 use crate::libxl::Listing;
 use crate::tree::Keys;
@@ -37,15 +40,18 @@ pub enum Kind {
     Vif,
     /// A keyboard with a pointer.
     Vkbd,
+    /// A file system.
+    #[serde(rename = "9pfs")]
+    P9,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd];
+    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 4] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif];
+    pub const BRING_UP: [Self; 5] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif, Self::P9];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
@@ -54,6 +60,7 @@ impl Kind {
             Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
             Self::Vkbd => &vkb::INFO,
+            Self::P9 => &p9::INFO,
         }
     }
 
@@ -135,17 +142,23 @@ pub struct ListedKey {
     pub name: &'static str,
     /// Its name in the store.
     pub key: &'static str,
-    /// Whether it is the guest's word, and a number, or the toolstack's, and text.
+    /// Whether it is the guest's word, or the toolstack's.
     pub of_guest: bool,
+    /// Whether it is a number, or text.
+    pub is_number: bool,
 }
 
 impl ListedKey {
     pub(crate) const fn recorded(name: &'static str, key: &'static str) -> Self {
-        Self { name, key, of_guest: false }
+        Self { name, key, of_guest: false, is_number: false }
     }
 
     pub(crate) const fn of_guest(name: &'static str, key: &'static str) -> Self {
-        Self { name, key, of_guest: true }
+        Self { name, key, of_guest: true, is_number: true }
+    }
+
+    pub(crate) const fn text_of_guest(name: &'static str, key: &'static str) -> Self {
+        Self { name, key, of_guest: true, is_number: false }
     }
 }
 
@@ -178,6 +191,11 @@ pub(crate) trait Spec {
 
     /// A path that must be a file or block device of the toolstack's domain.
     fn must_exist(&self) -> Option<&str> {
+        None
+    }
+
+    /// A path that must be a directory of the toolstack's domain.
+    fn must_be_directory(&self) -> Option<&str> {
         None
     }
 

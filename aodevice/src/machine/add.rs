@@ -152,7 +152,7 @@ impl Add {
 
     /// Whether somebody is to have taken the device up when this is done.
     fn is_served(&self, target: &Target) -> bool {
-        self.addition.wait_for != WaitFor::Tree || target.id().be_kind.server() == Server::Kernel
+        self.addition.wait_for != WaitFor::Tree || target.id().be_kind.server() != Server::DeviceModel
     }
 
     fn recover(&mut self, which: Which) {

@@ -163,6 +163,9 @@ impl Toolstack {
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
         }
+        if let Some(directory) = device.as_spec().must_be_directory() {
+            files::check_directory(directory, self.limits.file).await.map_err(Cause::Target)?;
+        }
         if let Some(twin) = device.as_spec().emulated_twin(fe)
             && !files::exists(&self.sys_dir.join("class/net").join(&twin), self.limits.file).await
         {

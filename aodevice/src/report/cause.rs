@@ -99,6 +99,14 @@ pub enum Cause {
         /// Its log.
         log: PathBuf,
     },
+    /// The daemon that is to serve the device cannot be started.
+    #[error("{name} {problem}")]
+    Daemon {
+        /// The name of its program.
+        name: &'static str,
+        /// Why.
+        problem: String,
+    },
     /// The device is none whose medium can be changed.
     #[error("its medium cannot be changed: {0}")]
     NoDrive(String),
@@ -123,7 +131,7 @@ pub enum Cause {
         no_drive: bool,
     },
     /// The device's backend is in another domain, or of a kind that this version does not know.
-    #[error("its backend is {0}; only vbd, qdisk and vif backends of this domain are served")]
+    #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
     #[error("{occupant} works on the device, and did not end within {limit:?}")]
@@ -268,6 +276,7 @@ impl Cause {
             Self::NoDeviceModel(_) => "no_device_model",
             Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",
+            Self::Daemon { .. } => "daemon",
             Self::NoDrive(_) => "no_drive",
             Self::Monitor { .. } => "monitor",
             Self::ModelRefused { .. } => "model_refused",

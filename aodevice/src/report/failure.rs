@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{Cause, Hint, Named, Observation, Warning};
-use crate::Condition;
+use crate::{BackendKind, Condition};
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -114,6 +114,7 @@ impl Failure {
             Cause::ModelRefused { .. } | Cause::Monitor { .. } => Hint::CheckModel,
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
+            Cause::Daemon { name, .. } => Hint::CheckDaemon(name),
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant
@@ -129,7 +130,8 @@ impl Failure {
                 Hint::CheckModel
             }
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
-                Hint::LoadBackend(kind.info().backend_module)
+                let daemon = self.observed.served_by.and_then(BackendKind::daemon);
+                daemon.map_or(Hint::LoadBackend(kind.info().backend_module), Hint::CheckDaemon)
             }
             Cause::TimedOut { .. }
                 if self.warnings.iter().any(|warning| matches!(warning, Warning::NotReported { .. })) =>

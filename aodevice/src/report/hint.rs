@@ -45,6 +45,8 @@ pub enum Hint {
     ChangeAgain,
     /// Describe the interface in the guest's configuration, or do without its emulated twin.
     AddAtCreation,
+    /// See that this program, which is to serve the device, is there and runs.
+    CheckDaemon(&'static str),
     /// Correct the device by what the log of the device model says.
     ReadModelLog(PathBuf),
     /// Use the toolstack that knows this backend.

@@ -14,6 +14,7 @@ mod medium;
 mod not_ours;
 mod outsiders;
 mod owners;
+mod p9;
 mod plan;
 mod qemu;
 mod races;
