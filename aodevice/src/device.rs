@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::Kind;
 use crate::kind::Spec;
+use crate::kind::console::Channel;
 use crate::kind::p9::P9;
 use crate::kind::vbd::Vbd;
 use crate::kind::vfb::Vfb;
@@ -24,6 +25,8 @@ pub enum Device {
     Vkb(Vkb),
     /// A file system.
     P9(P9),
+    /// A channel.
+    Channel(Channel),
 }
 
 impl Device {
@@ -35,6 +38,7 @@ impl Device {
             Self::Vif(_) => Kind::Vif,
             Self::Vkb(_) => Kind::Vkbd,
             Self::P9(_) => Kind::P9,
+            Self::Channel(_) => Kind::Console,
         }
     }
 
@@ -58,6 +62,7 @@ impl Device {
             Self::Vif(vif) => vif.settle(),
             Self::Vkb(vkb) => vkb.settle(),
             Self::P9(p9) => p9.settle(),
+            Self::Channel(channel) => channel.settle(),
         }
         device
     }
@@ -69,6 +74,7 @@ impl Device {
             Self::Vif(vif) => vif,
             Self::Vkb(vkb) => vkb,
             Self::P9(p9) => p9,
+            Self::Channel(channel) => channel,
         }
     }
 }

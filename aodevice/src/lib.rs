@@ -58,7 +58,7 @@ pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts}
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, SpecError, p9, vbd, vfb, vif, vkb};
+pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, SpecError, console, p9, vbd, vfb, vif, vkb};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::daemon::Daemons;

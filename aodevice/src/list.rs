@@ -109,6 +109,7 @@ async fn backends_of(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<(Whic
     let parent = lx_parent(fe, kind)?;
     let names = client.directory_or_empty(&parent).await?;
     let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    devids.retain(|devid| *devid >= kind.info().first_devid);
     devids.sort_unstable();
     let recorded: Vec<Path> =
         devids.iter().map(|devid| parent.join(format!("{devid}/backend"))).collect::<Result<_, _>>()?;

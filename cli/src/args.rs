@@ -75,6 +75,13 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    /// Add a channel to a guest that is being created, with --wait tree: name=, connection=pty|socket, path=, as in
+    /// channel=[...] of xl.cfg(5)
+    ChannelAttach(DeviceAttachArgs),
+    /// Remove a channel from a guest
+    ChannelDetach(DeviceDetachArgs),
+    /// List the channels of guests
+    ChannelList(ListArgs),
     /// Add a file system (9pfs) to a guest: tag=, path=, security_model=none, type=qemu|xen_9pfsd, as in p9=[...]
     /// of xl.cfg(5)
     P9Attach(DeviceAttachArgs),
@@ -97,6 +104,7 @@ impl Command {
         match self {
             Self::BlockList(_)
             | Self::NetworkList(_)
+            | Self::ChannelList(_)
             | Self::P9List(_)
             | Self::Machine(_)
             | Self::Demo(_) => Role::Purpose,
@@ -112,6 +120,7 @@ impl Command {
                 | Self::CdInsert(_)
                 | Self::CdEject(_)
                 | Self::NetworkAttach(_)
+                | Self::ChannelAttach(_)
                 | Self::P9Attach(_)
                 | Self::DestroyDevices(_)
         )

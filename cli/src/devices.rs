@@ -79,6 +79,7 @@ async fn dry_run(
     let name = match device.kind() {
         Kind::Vbd => "disk",
         Kind::P9 => "p9",
+        Kind::Console => "channel",
         kind => kind.name(),
     };
     if !common.json {
@@ -119,13 +120,15 @@ pub(crate) async fn detach_by_id(
     kind: Kind,
 ) -> Result<Exit, Problem> {
     let DeviceDetachArgs { domain, device, detaching } = args;
-    let devid = device.parse().map_err(|_| {
+    let devid = device.parse::<u32>().map_err(|_| {
         let tried = format!("cannot detach {device} from domain {domain}");
         let hint = format!("xendev {} shows the guest's devices", hint::commands(kind).0);
         Problem::new(Code::BadDevice, tried, "it is not a device id", hint)
     })?;
     let world = World::open(&common.store).await?;
     let fe = domain_or_id(&world.client, domain).await?;
+    // A channel is the console of the next higher number.
+    let devid = devid.saturating_add(kind.info().first_devid);
     detach(common, &world, fe, (kind, devid), Force::AfterTimeout, detaching).await
 }
 

@@ -10,6 +10,7 @@ pub(crate) fn commands(kind: Kind) -> (String, String) {
         Kind::Vbd => "block",
         Kind::Vif => "network",
         Kind::P9 => "p9",
+        Kind::Console => "channel",
         _ => kind.name(),
     };
     (format!("{words}-list"), format!("{words}-detach"))

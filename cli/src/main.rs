@@ -6,6 +6,7 @@
 mod args;
 mod block;
 mod cd;
+mod channel;
 mod demo;
 mod destroy;
 mod devices;
@@ -107,6 +108,9 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkAttach(args) => network::attach(common, &args).await,
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, aodevice::Kind::Vif).await,
+        Command::ChannelAttach(args) => channel::attach(common, &args).await,
+        Command::ChannelDetach(args) => devices::detach_by_id(common, &args, aodevice::Kind::Console).await,
+        Command::ChannelList(args) => devices::list(common, &args, aodevice::Kind::Console).await,
         Command::P9Attach(args) => p9::attach(common, &args).await,
         Command::P9Detach(args) => devices::detach_by_id(common, &args, aodevice::Kind::P9).await,
         Command::P9List(args) => devices::list(common, &args, aodevice::Kind::P9).await,

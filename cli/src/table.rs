@@ -15,6 +15,10 @@ pub(crate) fn header(kind: Kind) -> String {
             "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
             "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
         ),
+        Kind::Console => format!(
+            "{:<3} {:<2} {:<5} {:<6} {:>8} {:<10} {:<30}\n",
+            "Idx", "BE", "state", "evt-ch", "ring-ref", "connection", ""
+        ),
         Kind::P9 => format!(
             "{:<3} {:<2} {:<5} {:<10} {:<14} {:<30} {:<30}\n",
             "Idx", "BE", "state", "Tag", "Security", "Path", "BE-path"
@@ -54,6 +58,19 @@ pub(crate) fn rows(devices: &[Listed]) -> String {
                 number("tx_ring_ref"),
                 number("rx_ring_ref"),
             ),
+            Kind::Console => {
+                let connection = device.text("connection").unwrap_or_default();
+                let pty = device.text("tty").filter(|_| connection == "pty");
+                let pty = pty.map(|tty| format!("{tty:<30} ")).unwrap_or_default();
+                let number = |name| or_missing(device.number(name));
+                let (evt_ch, ring_ref) = (number("event_channel"), number("ring_ref"));
+                let channel = devid.saturating_sub(kind.info().first_devid);
+                writeln!(
+                    text,
+                    "{channel:<3} {:<2} {state:<5} {evt_ch:<6} {ring_ref:<8} {connection:<10} {pty}",
+                    be.0
+                )
+            }
             Kind::P9 => writeln!(
                 text,
                 "{devid:<3} {:<2} {state:<5} {:<10} {:<14} {:<30} {backend_path:<30}",
@@ -105,6 +122,26 @@ mod tests {
         assert_eq!(
             rows(&[listed(Kind::Vif, 0, &vif)]),
             "0   0  00:16:3e:46:36:49     0     4     -1   522/523         /local/domain/0/backend/vif/1/0\n"
+        );
+    }
+
+    /// What xl 4.17 printed on a real host of a socket; of a pty, by its format.
+    #[test]
+    fn channels() {
+        let text = |text: &str| ListedValue::Text(text.to_owned());
+        let rings = [("event_channel", ListedValue::Number(8)), ("ring_ref", ListedValue::Number(8))];
+        let of = |devid, connection, tty| {
+            let texts = [("connection", text(connection)), ("tty", text(tty))];
+            listed(Kind::Console, devid, &[&rings[..], &texts].concat())
+        };
+        assert_eq!(
+            header(Kind::Console),
+            "Idx BE state evt-ch ring-ref connection                               \n"
+        );
+        assert_eq!(rows(&[of(1, "socket", "")]), "0   0  4     8      8        socket     \n");
+        assert_eq!(
+            rows(&[of(2, "pty", "/dev/pts/3")]),
+            "1   0  4     8      8        pty        /dev/pts/3                     \n"
         );
     }
 

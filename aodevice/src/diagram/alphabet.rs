@@ -174,6 +174,7 @@ fn causes() -> Vec<Cause> {
         Cause::Invalid(_) => [Cause::Invalid(String::new())],
         Cause::Target(_) => [Cause::Target(String::new())],
         Cause::Unsupported(_) => [Cause::Unsupported(String::new())],
+        Cause::NotSupported { .. } => [Cause::NotSupported { what: String::new(), needs: "" }],
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
         Cause::Daemon { .. } => [Cause::Daemon { name: "xen-9pfsd", problem: String::new() }],

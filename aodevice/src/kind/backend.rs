@@ -22,6 +22,8 @@ pub enum BackendKind {
     /// QEMU, for file systems.
     #[serde(rename = "9pfs")]
     P9,
+    /// QEMU, or xenconsoled, for consoles.
+    Console,
     /// xen-9pfsd.
     #[serde(rename = "xen_9pfs")]
     Xen9pfs,
@@ -41,8 +43,8 @@ pub enum Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd, Self::P9, Self::Xen9pfs];
+    pub const ALL: [Self; 8] =
+        [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd, Self::P9, Self::Xen9pfs, Self::Console];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -54,6 +56,7 @@ impl BackendKind {
             Self::Vkbd => "vkbd",
             Self::P9 => "9pfs",
             Self::Xen9pfs => "xen_9pfs",
+            Self::Console => "console",
         }
     }
 
@@ -66,7 +69,7 @@ impl BackendKind {
     pub const fn server(self) -> Server {
         match self {
             Self::Vbd | Self::Vif => Server::Kernel,
-            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 => Server::DeviceModel,
+            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console => Server::DeviceModel,
             Self::Xen9pfs => Server::Daemon,
         }
     }

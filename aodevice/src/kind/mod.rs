@@ -3,6 +3,7 @@
 //! its [`Spec`].
 
 mod backend;
+pub mod console;
 mod members;
 pub mod p9;
 #[cfg(test)]
@@ -43,15 +44,17 @@ pub enum Kind {
     /// A file system.
     #[serde(rename = "9pfs")]
     P9,
+    /// A channel, or the console of a domain.
+    Console,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9];
+    pub const ALL: [Self; 6] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9, Self::Console];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 5] = [Self::Vbd, Self::Vfb, Self::Vkbd, Self::Vif, Self::P9];
+    pub const BRING_UP: [Self; 6] = [Self::Vbd, Self::Console, Self::Vfb, Self::Vkbd, Self::Vif, Self::P9];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
@@ -61,6 +64,7 @@ impl Kind {
             Self::Vif => &vif::INFO,
             Self::Vkbd => &vkb::INFO,
             Self::P9 => &p9::INFO,
+            Self::Console => &console::INFO,
         }
     }
 
@@ -91,6 +95,8 @@ pub struct KindInfo {
     pub backend_module: &'static str,
     /// The kernel module that drives it in the guest (Linux).
     pub frontend_module: &'static str,
+    /// The first device id that a device of the kind can have: what is below goes with its domain.
+    pub first_devid: u32,
     /// How an operator names a device id: `xvda` for 51712.
     pub id_name: fn(u32) -> String,
     /// What a listing shows of a device besides its states.
@@ -207,6 +213,12 @@ pub(crate) trait Spec {
 
     /// Whether this version can serve it for this guest.
     fn check(&self, guest: &Guest) -> Result<(), Cause>;
+
+    /// Whether it can be added to a guest whose device model and drivers may run.
+    fn check_hot(&self, guest: &Guest) -> Result<(), Cause> {
+        _ = guest;
+        Ok(())
+    }
 
     /// What serves it.
     fn backend(&self, guest: &Guest) -> BackendKind;

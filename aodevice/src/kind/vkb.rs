@@ -16,6 +16,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
     backends: &[BackendKind::Vkbd],
     backend_module: "none: QEMU serves it",
     frontend_module: "xen-kbdfront",
+    first_devid: 0,
     id_name: |devid| devid.to_string(),
     listed: &[],
     made: &[],

@@ -53,7 +53,7 @@ async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Resu
     for parent in backends.chain([format!("/local/domain/{fe}/device/{kind}")]) {
         taken.extend(store.directory_or_empty(&Path::new(parent)?).await?);
     }
-    let free = (0..).find(|devid: &u32| !taken.contains(&devid.to_string()));
+    let free = (kind.info().first_devid..).find(|devid: &u32| !taken.contains(&devid.to_string()));
     free.ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
 }
 

@@ -154,6 +154,9 @@ impl Toolstack {
         guest::must_run(&self.client, fe).await?;
         let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
         device.as_spec().check(&guest)?;
+        if wait_for != WaitFor::Tree {
+            device.as_spec().check_hot(&guest)?;
+        }
         if wait_for != WaitFor::Tree
             && device.as_spec().backend(&guest).server() == Server::DeviceModel
             && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)

@@ -3,6 +3,7 @@
 
 mod add;
 mod cancel;
+mod console;
 mod defects;
 mod facts;
 mod front;

@@ -30,6 +30,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
     backends: &[BackendKind::Vbd, BackendKind::Qdisk],
     backend_module: "xen-blkback",
     frontend_module: "xen-blkfront",
+    first_devid: 0,
     id_name: |devid| Vdev::from_devid(devid).name().to_owned(),
     listed: &[
         ListedKey::recorded("vdev", "dev"),
