@@ -6,6 +6,7 @@ use crate::Kind;
 use crate::kind::Spec;
 use crate::kind::console::Channel;
 use crate::kind::p9::P9;
+use crate::kind::usbctrl::UsbCtrl;
 use crate::kind::vbd::Vbd;
 use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
@@ -27,6 +28,8 @@ pub enum Device {
     P9(P9),
     /// A channel.
     Channel(Channel),
+    /// A USB controller.
+    UsbCtrl(UsbCtrl),
 }
 
 impl Device {
@@ -39,6 +42,7 @@ impl Device {
             Self::Vkb(_) => Kind::Vkbd,
             Self::P9(_) => Kind::P9,
             Self::Channel(_) => Kind::Console,
+            Self::UsbCtrl(_) => Kind::Vusb,
         }
     }
 
@@ -63,6 +67,7 @@ impl Device {
             Self::Vkb(vkb) => vkb.settle(),
             Self::P9(p9) => p9.settle(),
             Self::Channel(channel) => channel.settle(),
+            Self::UsbCtrl(ctrl) => ctrl.settle(),
         }
         device
     }
@@ -75,6 +80,7 @@ impl Device {
             Self::Vkb(vkb) => vkb,
             Self::P9(p9) => p9,
             Self::Channel(channel) => channel,
+            Self::UsbCtrl(ctrl) => ctrl,
         }
     }
 }

@@ -52,13 +52,16 @@ mod report;
 pub mod sim;
 mod toolstack;
 mod tree;
+mod usb;
 
 pub use device::Device;
 pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts};
 use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
-pub use kind::{BackendKind, Kind, KindInfo, ListedKey, Server, SpecError, console, p9, vbd, vfb, vif, vkb};
+pub use kind::{
+    BackendKind, Kind, KindInfo, ListedKey, Server, SpecError, console, p9, usbctrl, vbd, vfb, vif, vkb,
+};
 pub use list::{Listed, ListedValue, list};
 pub use machine::{Force, Limits, WaitFor};
 pub use operation::daemon::Daemons;
@@ -73,3 +76,4 @@ pub use report::{
 };
 pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};
+pub use usb::{UsbController, usb_controllers};

@@ -89,6 +89,12 @@ pub(crate) enum Command {
     P9Detach(DeviceDetachArgs),
     /// List the file systems of guests
     P9List(ListArgs),
+    /// Add a USB controller to a guest: type=qusb|pv, version=1|2, ports=, as in usbctrl=[...] of xl.cfg(5)
+    UsbctrlAttach(DeviceAttachArgs),
+    /// Remove a USB controller from a guest
+    UsbctrlDetach(DeviceDetachArgs),
+    /// List the USB controllers of a guest, and what is in their ports
+    UsbList(UsbListArgs),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -106,6 +112,7 @@ impl Command {
             | Self::NetworkList(_)
             | Self::ChannelList(_)
             | Self::P9List(_)
+            | Self::UsbList(_)
             | Self::Machine(_)
             | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
@@ -122,6 +129,7 @@ impl Command {
                 | Self::NetworkAttach(_)
                 | Self::ChannelAttach(_)
                 | Self::P9Attach(_)
+                | Self::UsbctrlAttach(_)
                 | Self::DestroyDevices(_)
         )
     }
@@ -475,6 +483,12 @@ pub(crate) struct ListArgs {
     /// The guests, by domid or name
     #[arg(required = true, value_name = "DOMAIN")]
     pub(crate) domains: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UsbListArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
 }
 
 #[derive(Debug, ClapArgs)]

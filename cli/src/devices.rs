@@ -79,6 +79,7 @@ async fn dry_run(
     let name = match device.kind() {
         Kind::Vbd => "disk",
         Kind::P9 => "p9",
+        Kind::Vusb => "usbctrl",
         Kind::Console => "channel",
         kind => kind.name(),
     };

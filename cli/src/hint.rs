@@ -10,10 +10,12 @@ pub(crate) fn commands(kind: Kind) -> (String, String) {
         Kind::Vbd => "block",
         Kind::Vif => "network",
         Kind::P9 => "p9",
+        Kind::Vusb => "usbctrl",
         Kind::Console => "channel",
         _ => kind.name(),
     };
-    (format!("{words}-list"), format!("{words}-detach"))
+    let list = if kind == Kind::Vusb { "usb-list".to_owned() } else { format!("{words}-list") };
+    (list, format!("{words}-detach"))
 }
 
 /// What to do about a domain that is gone.

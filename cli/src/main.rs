@@ -21,6 +21,7 @@ mod progress;
 mod signals;
 mod store;
 mod table;
+mod usb;
 mod wait;
 mod world;
 mod xl_conf;
@@ -114,6 +115,9 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::P9Attach(args) => p9::attach(common, &args).await,
         Command::P9Detach(args) => devices::detach_by_id(common, &args, aodevice::Kind::P9).await,
         Command::P9List(args) => devices::list(common, &args, aodevice::Kind::P9).await,
+        Command::UsbctrlAttach(args) => usb::attach(common, &args).await,
+        Command::UsbctrlDetach(args) => devices::detach_by_id(common, &args, aodevice::Kind::Vusb).await,
+        Command::UsbList(args) => usb::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),

@@ -55,6 +55,11 @@ fn outcomes() {
         (&["channel-attach", "guest", "name=x"], 2, "bad_device"),
         (&["channel-attach", "guest", "name=x,connection=pty"], 1, "not_supported"),
         (&["channel-detach", "guest", "0"], 1, "no_such_device"),
+        (&["usbctrl-attach", "guest", "type=foo"], 2, "bad_device"),
+        (&["usbctrl-attach", "guest", "version=3"], 1, "invalid"),
+        (&["usbctrl-attach", "guest", "type=devicemodel"], 1, "not_supported"),
+        (&["usbctrl-attach", "guest", "type=qusb"], 1, "no_device_model"),
+        (&["usbctrl-detach", "guest", "0"], 1, "no_such_device"),
         (&["p9-attach", "guest", "tag=t"], 2, "bad_device"),
         (&["p9-attach", "guest", "tag=t,path=/"], 1, "no_device_model"),
         (&["p9-attach", "guest", "tag=t,path=/,backend=dd"], 1, "unsupported"),
@@ -149,4 +154,5 @@ fn a_listing_has_a_value_for_each_guest() {
     let (status, value) = run(&on_embedded(&["block-list", "guest", "nobody"]));
     assert_eq!((status, value.as_array().unwrap().len()), (1, 1));
     assert_eq!(run(&on_embedded(&["network-list", "guest"])), (0, Value::Array(Vec::new())));
+    assert_eq!(run(&on_embedded(&["usb-list", "guest"])), (0, Value::Array(Vec::new())));
 }

@@ -24,6 +24,10 @@ pub enum BackendKind {
     P9,
     /// QEMU, or xenconsoled, for consoles.
     Console,
+    /// The kernel's usbback.
+    Vusb,
+    /// QEMU, for USB controllers.
+    Qusb,
     /// xen-9pfsd.
     #[serde(rename = "xen_9pfs")]
     Xen9pfs,
@@ -43,8 +47,18 @@ pub enum Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 8] =
-        [Self::Vbd, Self::Vif, Self::Qdisk, Self::Vfb, Self::Vkbd, Self::P9, Self::Xen9pfs, Self::Console];
+    pub const ALL: [Self; 10] = [
+        Self::Vbd,
+        Self::Vif,
+        Self::Qdisk,
+        Self::Vfb,
+        Self::Vkbd,
+        Self::P9,
+        Self::Xen9pfs,
+        Self::Console,
+        Self::Vusb,
+        Self::Qusb,
+    ];
 
     /// Its name in store paths.
     pub const fn name(self) -> &'static str {
@@ -57,6 +71,8 @@ impl BackendKind {
             Self::P9 => "9pfs",
             Self::Xen9pfs => "xen_9pfs",
             Self::Console => "console",
+            Self::Vusb => "vusb",
+            Self::Qusb => "qusb",
         }
     }
 
@@ -68,8 +84,10 @@ impl BackendKind {
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {
-            Self::Vbd | Self::Vif => Server::Kernel,
-            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console => Server::DeviceModel,
+            Self::Vbd | Self::Vif | Self::Vusb => Server::Kernel,
+            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console | Self::Qusb => {
+                Server::DeviceModel
+            }
             Self::Xen9pfs => Server::Daemon,
         }
     }

@@ -8,6 +8,7 @@ mod members;
 pub mod p9;
 #[cfg(test)]
 mod table;
+pub mod usbctrl;
 pub mod vbd;
 pub mod vfb;
 pub mod vif;
@@ -46,15 +47,19 @@ pub enum Kind {
     P9,
     /// A channel, or the console of a domain.
     Console,
+    /// A USB controller.
+    Vusb,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9, Self::Console];
+    pub const ALL: [Self; 7] =
+        [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9, Self::Console, Self::Vusb];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 6] = [Self::Vbd, Self::Console, Self::Vfb, Self::Vkbd, Self::Vif, Self::P9];
+    pub const BRING_UP: [Self; 7] =
+        [Self::Vbd, Self::Console, Self::Vfb, Self::Vkbd, Self::Vif, Self::Vusb, Self::P9];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
@@ -65,6 +70,7 @@ impl Kind {
             Self::Vkbd => &vkb::INFO,
             Self::P9 => &p9::INFO,
             Self::Console => &console::INFO,
+            Self::Vusb => &usbctrl::INFO,
         }
     }
 

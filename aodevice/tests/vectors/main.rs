@@ -23,5 +23,6 @@ mod remove;
 mod reports;
 mod traces;
 mod tree;
+mod usb;
 mod words;
 mod world;
