@@ -7,7 +7,7 @@ use crate::kind::Spec;
 use crate::kind::console::Channel;
 use crate::kind::p9::P9;
 use crate::kind::usbctrl::UsbCtrl;
-use crate::kind::vbd::Vbd;
+use crate::kind::vbd::{Specification, Vbd};
 use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
 use crate::kind::vkb::Vkb;
@@ -36,6 +36,7 @@ impl Device {
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Vbd(vbd) if vbd.specification == Some(Specification::Virtio) => Kind::VirtioDisk,
             Self::Vbd(_) => Kind::Vbd,
             Self::Vfb(_) => Kind::Vfb,
             Self::Vif(_) => Kind::Vif,

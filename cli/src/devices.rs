@@ -77,7 +77,7 @@ async fn dry_run(
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
     let name = match device.kind() {
-        Kind::Vbd => "disk",
+        Kind::Vbd | Kind::VirtioDisk => "disk",
         Kind::P9 => "p9",
         Kind::Vusb => "usbctrl",
         Kind::Console => "channel",
@@ -136,8 +136,14 @@ pub(crate) async fn detach_by_id(
 /// The devices of a guest.
 pub(crate) async fn devices(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<Listed>, Problem> {
     let tried = format!("cannot list the devices of domain {fe}");
-    let devices = unless_cancelled(&*tried, aodevice::list(client, fe, kind)).await?;
-    devices.map_err(|error| Problem::store(tried, &error))
+    let devices = unless_cancelled(&*tried, async {
+        let mut devices = aodevice::list(client, fe, kind).await?;
+        if kind == Kind::Vbd {
+            devices.extend(aodevice::list(client, fe, Kind::VirtioDisk).await?);
+        }
+        Ok(devices)
+    });
+    devices.await?.map_err(|error| Problem::store(tried, &error))
 }
 
 /// The devices of a guest, by its number also those that a domain left which is gone. By a name it could be

@@ -7,7 +7,7 @@ use xs_client::DomId;
 /// The command that lists the devices of a kind, and the one that detaches them.
 pub(crate) fn commands(kind: Kind) -> (String, String) {
     let words = match kind {
-        Kind::Vbd => "block",
+        Kind::Vbd | Kind::VirtioDisk => "block",
         Kind::Vif => "network",
         Kind::P9 => "p9",
         Kind::Vusb => "usbctrl",

@@ -41,7 +41,7 @@ pub(crate) fn rows(devices: &[Listed]) -> String {
         let number = |name| or_missing(device.number(name));
         // Writing to a String cannot fail.
         _ = match kind {
-            Kind::Vbd => writeln!(
+            Kind::Vbd | Kind::VirtioDisk => writeln!(
                 text,
                 "{devid:<5} {:<3} {:<6} {state:<5} {:<6} {:<8} {backend_path:<30}",
                 be.0,

@@ -15,6 +15,11 @@ pub enum BackendKind {
     Vif,
     /// QEMU, for disks.
     Qdisk,
+    /// tapback, of blktap.
+    Vbd3,
+    /// A program for disks whose protocol is virtio.
+    #[serde(rename = "virtio_disk")]
+    VirtioDisk,
     /// QEMU, for framebuffers.
     Vfb,
     /// QEMU, for keyboards and pointers.
@@ -47,10 +52,12 @@ pub enum Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Vbd,
         Self::Vif,
         Self::Qdisk,
+        Self::Vbd3,
+        Self::VirtioDisk,
         Self::Vfb,
         Self::Vkbd,
         Self::P9,
@@ -66,6 +73,8 @@ impl BackendKind {
             Self::Vbd => "vbd",
             Self::Vif => "vif",
             Self::Qdisk => "qdisk",
+            Self::Vbd3 => "vbd3",
+            Self::VirtioDisk => "virtio_disk",
             Self::Vfb => "vfb",
             Self::Vkbd => "vkbd",
             Self::P9 => "9pfs",
@@ -88,7 +97,7 @@ impl BackendKind {
             Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console | Self::Qusb => {
                 Server::DeviceModel
             }
-            Self::Xen9pfs => Server::Daemon,
+            Self::Xen9pfs | Self::Vbd3 | Self::VirtioDisk => Server::Daemon,
         }
     }
 
@@ -96,6 +105,8 @@ impl BackendKind {
     pub(crate) const fn daemon(self) -> Option<&'static str> {
         match self {
             Self::Xen9pfs => Some("xen-9pfsd"),
+            Self::Vbd3 => Some("tapback"),
+            Self::VirtioDisk => Some("virtio-disk"),
             _ => None,
         }
     }

@@ -36,6 +36,9 @@ use crate::{Cause, DeviceId, Guest, Tree};
 pub enum Kind {
     /// A disk.
     Vbd,
+    /// A disk whose protocol is virtio.
+    #[serde(rename = "virtio_disk")]
+    VirtioDisk,
     /// A framebuffer.
     Vfb,
     /// A network interface.
@@ -53,18 +56,19 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Vbd, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9, Self::Console, Self::Vusb];
+    pub const ALL: [Self; 8] =
+        [Self::Vbd, Self::VirtioDisk, Self::Vfb, Self::Vif, Self::Vkbd, Self::P9, Self::Console, Self::Vusb];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 7] =
-        [Self::Vbd, Self::Console, Self::Vfb, Self::Vkbd, Self::Vif, Self::Vusb, Self::P9];
+    pub const BRING_UP: [Self; 8] =
+        [Self::Vbd, Self::VirtioDisk, Self::Console, Self::Vfb, Self::Vkbd, Self::Vif, Self::Vusb, Self::P9];
 
     /// What is to be known of the kind.
     pub const fn info(self) -> &'static KindInfo {
         match self {
             Self::Vbd => &vbd::INFO,
+            Self::VirtioDisk => &vbd::VIRTIO,
             Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
             Self::Vkbd => &vkb::INFO,

@@ -5,6 +5,7 @@ mod add;
 mod cancel;
 mod console;
 mod defects;
+mod disks;
 mod facts;
 mod front;
 mod hostile;
