@@ -46,6 +46,7 @@ mod list;
 pub mod machine;
 pub mod multi;
 mod operation;
+mod pci;
 mod plan;
 mod report;
 #[cfg(feature = "sim")]
@@ -70,6 +71,7 @@ pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
     Medium, MediumChange, MediumPreview, MonitorError, PlannedScript, PlannedWrite, Preview, Target,
 };
+pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
     Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Step, Success, Warning,

@@ -94,7 +94,9 @@ pub(crate) enum Command {
     /// Remove a USB controller from a guest
     UsbctrlDetach(DeviceDetachArgs),
     /// List the USB controllers of a guest, and what is in their ports
-    UsbList(UsbListArgs),
+    UsbList(GuestArgs),
+    /// List the PCI functions of a guest
+    PciList(GuestArgs),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -113,6 +115,7 @@ impl Command {
             | Self::ChannelList(_)
             | Self::P9List(_)
             | Self::UsbList(_)
+            | Self::PciList(_)
             | Self::Machine(_)
             | Self::Demo(_) => Role::Purpose,
             _ => Role::Report,
@@ -486,7 +489,7 @@ pub(crate) struct ListArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct UsbListArgs {
+pub(crate) struct GuestArgs {
     /// The guest, by domid or name
     pub(crate) domain: String,
 }

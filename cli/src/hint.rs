@@ -124,6 +124,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::CheckDaemon(name) => format!(
             "see that {name}, which is to serve the device, is there and runs, and what it logs; then try again"
         ),
+        Hint::MakeWithDomain => {
+            "describe it in the configuration by which xl creates the domain, or do without it".to_owned()
+        }
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();

@@ -15,6 +15,7 @@ mod machine;
 mod network;
 mod output;
 mod p9;
+mod pci;
 mod printer;
 mod problem;
 mod progress;
@@ -118,6 +119,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::UsbctrlAttach(args) => usb::attach(common, &args).await,
         Command::UsbctrlDetach(args) => devices::detach_by_id(common, &args, aodevice::Kind::Vusb).await,
         Command::UsbList(args) => usb::list(common, &args).await,
+        Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),

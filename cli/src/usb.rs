@@ -8,7 +8,7 @@ use aodevice::{Device, UsbController, usb_controllers, usbctrl};
 use devstate::StateValue;
 use serde_json::json;
 
-use crate::args::{Common, DeviceAttachArgs, UsbListArgs};
+use crate::args::{Common, DeviceAttachArgs, GuestArgs};
 use crate::devices;
 use crate::output::say;
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
@@ -27,7 +27,7 @@ pub(crate) async fn attach(common: &Common, args: &DeviceAttachArgs) -> Result<E
     devices::attach(common, &args.domain, &Device::UsbCtrl(ctrl), &args.attaching).await
 }
 
-pub(crate) async fn list(common: &Common, args: &UsbListArgs) -> Result<Exit, Problem> {
+pub(crate) async fn list(common: &Common, args: &GuestArgs) -> Result<Exit, Problem> {
     let world = World::open(&common.store).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let tried = format!("cannot list the USB controllers of domain {fe}");

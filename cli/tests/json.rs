@@ -155,4 +155,5 @@ fn a_listing_has_a_value_for_each_guest() {
     assert_eq!((status, value.as_array().unwrap().len()), (1, 1));
     assert_eq!(run(&on_embedded(&["network-list", "guest"])), (0, Value::Array(Vec::new())));
     assert_eq!(run(&on_embedded(&["usb-list", "guest"])), (0, Value::Array(Vec::new())));
+    assert_eq!(run(&on_embedded(&["pci-list", "guest"])), (0, Value::Array(Vec::new())));
 }

@@ -28,7 +28,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         ListedKey::recorded("connection", "connection"),
         ListedKey::recorded("path", "path"),
         ListedKey::text_of_guest("tty", "tty"),
-        ListedKey::of_guest("event_channel", "event-channel"),
+        ListedKey::of_guest("event_channel", "port"),
         ListedKey::of_guest("ring_ref", "ring-ref"),
     ],
     libxl: Listing {

@@ -115,9 +115,8 @@ impl Failure {
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::Daemon { name, .. } => Hint::CheckDaemon(name),
-            Cause::ForeignBackend(_) | Cause::Unsupported(_) | Cause::NotSupported { .. } => {
-                Hint::UseOtherToolstack
-            }
+            Cause::NotSupported { .. } => Hint::MakeWithDomain,
+            Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant
                     .record

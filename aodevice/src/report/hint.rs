@@ -49,6 +49,8 @@ pub enum Hint {
     CheckDaemon(&'static str),
     /// Correct the device by what the log of the device model says.
     ReadModelLog(PathBuf),
+    /// Give the device to the guest when that is created, or do without it.
+    MakeWithDomain,
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.
