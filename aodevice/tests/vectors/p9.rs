@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{Ended, GUEST, World, added, told};
 
-/// What `xl create` of Xen 4.17 writes for `p9=['tag=share,security_model=none,path=/srv/share']`.
+/// What `xl create` of Xen 4.17 wrote for `p9=[...]`, as `xenstore-ls -fp` showed it, with `state` as it was created, without
+/// what QEMU wrote, and with another directory.
 const QEMU: &[&str] = &[
     "/local/domain/0/backend/9pfs/1/0 = \"\"   (n0,r1)",
     "/local/domain/0/backend/9pfs/1/0/frontend = \"/local/domain/1/device/9pfs/0\"   (n0,r1)",
