@@ -4,8 +4,11 @@ use serde_json::{Map, Value};
 
 use crate::Kind;
 use crate::kind::Spec;
+use crate::kind::console::Channel;
+use crate::kind::p9::P9;
 use crate::kind::pvcalls::Pvcalls;
-use crate::kind::vbd::Vbd;
+use crate::kind::usbctrl::UsbCtrl;
+use crate::kind::vbd::{Specification, Vbd};
 use crate::kind::vdispl::Vdispl;
 use crate::kind::vfb::Vfb;
 use crate::kind::vif::Vif;
@@ -36,6 +39,12 @@ pub enum Device {
     Vsnd(Vsnd),
     /// A trusted platform module.
     Vtpm(Vtpm),
+    /// A file system.
+    P9(P9),
+    /// A channel.
+    Channel(Channel),
+    /// A USB controller.
+    UsbCtrl(UsbCtrl),
 }
 
 impl Device {
@@ -43,6 +52,7 @@ impl Device {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Pvcalls(_) => Kind::Pvcalls,
+            Self::Vbd(vbd) if vbd.specification == Some(Specification::Virtio) => Kind::VirtioDisk,
             Self::Vbd(_) => Kind::Vbd,
             Self::Vdispl(_) => Kind::Vdispl,
             Self::Vfb(_) => Kind::Vfb,
@@ -51,6 +61,9 @@ impl Device {
             Self::Vkb(_) => Kind::Vkbd,
             Self::Vsnd(_) => Kind::Vsnd,
             Self::Vtpm(_) => Kind::Vtpm,
+            Self::P9(_) => Kind::P9,
+            Self::Channel(_) => Kind::Console,
+            Self::UsbCtrl(_) => Kind::Vusb,
         }
     }
 
@@ -88,6 +101,9 @@ impl Device {
             Self::Vkb(vkb) => vkb,
             Self::Vsnd(vsnd) => vsnd,
             Self::Vtpm(vtpm) => vtpm,
+            Self::P9(p9) => p9,
+            Self::Channel(channel) => channel,
+            Self::UsbCtrl(ctrl) => ctrl,
         }
     }
 
@@ -102,6 +118,9 @@ impl Device {
             Self::Vkb(vkb) => vkb,
             Self::Vsnd(vsnd) => vsnd,
             Self::Vtpm(vtpm) => vtpm,
+            Self::P9(p9) => p9,
+            Self::Channel(channel) => channel,
+            Self::UsbCtrl(ctrl) => ctrl,
         }
     }
 }

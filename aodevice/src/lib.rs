@@ -46,12 +46,14 @@ mod list;
 pub mod machine;
 pub mod multi;
 mod operation;
+mod pci;
 mod plan;
 mod report;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod toolstack;
 mod tree;
+mod usb;
 pub mod xl_cfg;
 
 pub use device::Device;
@@ -60,19 +62,22 @@ use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
 pub use kind::{
-    BackendKind, Kind, KindInfo, ListedKey, Parts, Server, SpecError, pvcalls, vbd, vdispl, vfb, vif, virtio,
-    vkb, vsnd, vtpm,
+    BackendKind, Kind, KindInfo, ListedKey, Parts, Server, SpecError, console, p9, pvcalls, usbctrl, vbd,
+    vdispl, vfb, vif, virtio, vkb, vsnd, vtpm,
 };
 pub use list::{Listed, ListedValue, ListedValues, list, list_all};
 pub use machine::{Force, Limits, WaitFor};
+pub use operation::daemon::Daemons;
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
     Medium, MediumChange, MediumPreview, MonitorError, PlannedScript, PlannedWrite, Preview, Target,
 };
+pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
     Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Step, Success, Warning,
 };
 pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};
+pub use usb::{UsbController, usb_controllers};

@@ -162,6 +162,7 @@ async fn backends_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<(
     let mut recorded = Vec::new();
     for (kind, (parent, names)) in kinds.iter().zip(parents.iter().zip(names)) {
         let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        devids.retain(|devid| *devid >= kind.info().first_devid);
         devids.sort_unstable();
         for devid in devids {
             recorded.push((Which { fe, kind: *kind, devid }, parent.join(format!("{devid}/backend"))?));

@@ -10,8 +10,9 @@ use xs_client::{Client, DomId, Error, Path};
 
 use crate::machine::{Add, Force, Limits, Remove, WaitFor};
 use crate::operation::Job;
+use crate::operation::daemon::Processes;
 use crate::report::Named;
-use crate::{Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
+use crate::{Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
 
 type Observer = Arc<dyn Fn(&Step) + Send + Sync>;
 
@@ -93,6 +94,8 @@ pub struct Toolstack {
     pub(crate) log_dir: PathBuf,
     /// Who tells whether a guest runs.
     pub(crate) facts: Arc<dyn DomainFacts>,
+    /// Who starts the daemon of file systems.
+    pub(crate) daemons: Arc<dyn Daemons>,
     /// Where the kernel tells of network interfaces, in `class/net`.
     pub(crate) sys_dir: PathBuf,
     pub(crate) limits: Limits,
@@ -130,6 +133,7 @@ impl Toolstack {
         let domid = domid.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         Ok(Self {
             facts: Arc::new(StoreFacts::new(client.clone())),
+            daemons: Arc::new(Processes),
             client,
             runner,
             own: domid.unwrap_or(DomId::DOM0),
@@ -189,6 +193,14 @@ impl Toolstack {
     #[must_use]
     pub fn with_facts(mut self, facts: Arc<dyn DomainFacts>) -> Self {
         self.facts = facts;
+        self
+    }
+
+    /// With someone else to start xen-9pfsd, which serves file systems of the type `xen_9pfsd`: Xen's own program of
+    /// that name, in the directory of such programs, if not said.
+    #[must_use]
+    pub fn with_daemons(mut self, daemons: Arc<dyn Daemons>) -> Self {
+        self.daemons = daemons;
         self
     }
 

@@ -81,6 +81,10 @@ pub(crate) enum Command {
     List(ListArgs),
     #[command(flatten)]
     OfKind(OfKind),
+    /// List the USB controllers of a guest, and what is in their ports
+    UsbList(GuestArgs),
+    /// List the PCI functions of a guest
+    PciList(GuestArgs),
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
@@ -94,9 +98,13 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn role_of_stdout(&self) -> Role {
         match self {
-            Self::BlockList(_) | Self::NetworkList(_) | Self::List(_) | Self::Machine(_) | Self::Demo(_) => {
-                Role::Purpose
-            }
+            Self::BlockList(_)
+            | Self::NetworkList(_)
+            | Self::List(_)
+            | Self::UsbList(_)
+            | Self::PciList(_)
+            | Self::Machine(_)
+            | Self::Demo(_) => Role::Purpose,
             Self::OfKind(command) => command.role_of_stdout(),
             _ => Role::Report,
         }
@@ -471,6 +479,12 @@ pub(crate) struct ListArgs {
     /// The guests, by domid or name
     #[arg(required = true, value_name = "DOMAIN")]
     pub(crate) domains: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GuestArgs {
+    /// The guest, by domid or name
+    pub(crate) domain: String,
 }
 
 #[derive(Debug, ClapArgs)]

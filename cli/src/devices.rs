@@ -71,9 +71,8 @@ pub(crate) async fn attach(
 /// What xl calls a device of a kind.
 pub(crate) fn xl_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Vbd => "disk",
-        Kind::Vkbd => "vkb",
-        kind => kind.name(),
+        Kind::Vbd | Kind::VirtioDisk => "disk",
+        kind => kinds::name(kind),
     }
 }
 
@@ -127,6 +126,11 @@ pub(crate) async fn devices(client: &Client, fe: DomId, kind: Option<Kind>) -> R
     let tried = format!("cannot list the devices of domain {fe}");
     let devices = async {
         match kind {
+            Some(Kind::Vbd) => {
+                let mut disks = aodevice::list(client, fe, Kind::Vbd).await?;
+                disks.extend(aodevice::list(client, fe, Kind::VirtioDisk).await?);
+                Ok(disks)
+            }
             Some(kind) => aodevice::list(client, fe, kind).await,
             None => aodevice::list_all(client, fe).await,
         }
@@ -159,10 +163,12 @@ pub(crate) async fn devid(
     let hint = || format!("xendev {}-list {fe} shows what can be detached", kinds::name(kind));
     let bad = |observed: String| Problem::new(Code::BadDevice, tried(), observed, hint());
     let Some(other) = other.filter(|other| (other.is)(text)) else {
-        return text.parse().map_err(|_| match other {
+        let devid: u32 = text.parse().map_err(|_| match other {
             Some(other) => bad(format!("it is neither a device id nor {}", other.what)),
             None => bad("it is no device id".to_owned()),
-        });
+        })?;
+        // A channel is the console of the next higher number.
+        return Ok(devid.saturating_add(kind.info().first_devid));
     };
     let wanted = (other.read)(text).map_err(bad)?;
     let devices = devices(&world.client, fe, Some(kind)).await?;

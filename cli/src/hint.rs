@@ -9,7 +9,8 @@ use crate::kinds;
 /// The command that lists the devices of a kind, and the one that detaches them.
 fn commands(kind: Kind) -> (String, String) {
     let name = kinds::name(kind);
-    (format!("{name}-list"), format!("{name}-detach"))
+    let list = if kind == Kind::Vusb { "usb" } else { name };
+    (format!("{list}-list"), format!("{name}-detach"))
 }
 
 /// What to do about a domain that is gone.
@@ -71,6 +72,9 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget if failure.operation == Operation::Insert => {
             "name a file or block device that is there by its whole path".to_owned()
         }
+        Hint::NameTarget if failure.device.kind == Kind::P9 => {
+            "name a directory that is there by its whole path".to_owned()
+        }
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
@@ -116,6 +120,12 @@ pub(crate) fn words(failure: &Failure) -> String {
                 "correct the image or the description of the device; {} has all that it says",
                 log.display()
             )
+        }
+        Hint::CheckDaemon(name) => format!(
+            "see that {name}, which is to serve the device, is there and runs, and what it logs; then try again"
+        ),
+        Hint::MakeWithDomain => {
+            "describe it in the configuration by which xl creates the domain, or do without it".to_owned()
         }
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {

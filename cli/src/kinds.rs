@@ -1,7 +1,9 @@
 //! The kinds of device whose commands are alike: `vtpm-attach`, `vtpm-detach`, `vtpm-list`. One more of them is an
 //! entry of [`KINDS`], and a table in `table.rs`.
 
-use aodevice::{Device, Force, Kind, SpecError, pvcalls, vdispl, virtio, vkb, vsnd, vtpm};
+use aodevice::{
+    Device, Force, Kind, SpecError, console, p9, pvcalls, usbctrl, vdispl, virtio, vkb, vsnd, vtpm,
+};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
 
 use crate::args::{Attaching, Common, Detaching, ListArgs};
@@ -18,7 +20,8 @@ struct Commands {
     name: &'static str,
     attach: (&'static str, &'static str),
     detach: (&'static str, &'static str),
-    list: (&'static str, &'static str),
+    /// `None` if it has one of its own.
+    list: Option<(&'static str, &'static str)>,
     /// How a description is said, for the help.
     words: &'static str,
     /// A description that could be said.
@@ -30,11 +33,47 @@ struct Commands {
 
 const KINDS: &[Commands] = &[
     Commands {
+        kind: Kind::Console,
+        name: "channel",
+        attach: ("channel-attach", "Add a channel to a guest that is being created, with --wait tree"),
+        detach: ("channel-detach", "Remove a channel from a guest"),
+        list: Some(("channel-list", "List the channels of guests")),
+        words: "The channel: `name=`, `connection=` (pty or socket), `path=`, as words or with commas between them, as in \
+                channel=[...] of xl.cfg(5)",
+        example: "name=org.example.agent connection=pty",
+        parse: |words| console::parse(words).map(Device::Channel),
+        other: None,
+    },
+    Commands {
+        kind: Kind::P9,
+        name: "p9",
+        attach: ("p9-attach", "Add a file system (9pfs) to a guest"),
+        detach: ("p9-detach", "Remove a file system from a guest"),
+        list: Some(("p9-list", "List the file systems of guests")),
+        words: "The file system: `tag=`, `path=`, `security_model=none`, `type=` (qemu or xen_9pfsd), as words or with \
+                commas between them, as in p9=[...] of xl.cfg(5)",
+        example: "tag=share path=/srv/share",
+        parse: |words| p9::parse(words).map(Device::P9),
+        other: None,
+    },
+    Commands {
+        kind: Kind::Vusb,
+        name: "usbctrl",
+        attach: ("usbctrl-attach", "Add a USB controller to a guest"),
+        detach: ("usbctrl-detach", "Remove a USB controller from a guest"),
+        list: None,
+        words: "The controller: `type=` (qusb or pv), `version=` (1 or 2), `ports=`, as words or with commas between them, \
+                as in usbctrl=[...] of xl.cfg(5)",
+        example: "type=qusb version=2 ports=8",
+        parse: |words| usbctrl::parse(words).map(Device::UsbCtrl),
+        other: None,
+    },
+    Commands {
         kind: Kind::Vtpm,
         name: "vtpm",
         attach: ("vtpm-attach", "Add a trusted platform module to a guest"),
         detach: ("vtpm-detach", "Remove a trusted platform module from a guest"),
-        list: ("vtpm-list", "List the trusted platform modules of guests"),
+        list: Some(("vtpm-list", "List the trusted platform modules of guests")),
         words: "The module: `backend=`, `uuid=`, `devid=`, as words or with commas between them",
         example: "uuid=0a1b2c3d-0000-4000-8000-0123456789ab",
         parse: |words| vtpm::parse(words).map(Device::Vtpm),
@@ -50,7 +89,7 @@ const KINDS: &[Commands] = &[
         name: "vkb",
         attach: ("vkb-attach", "Add a keyboard with a pointer to a guest"),
         detach: ("vkb-detach", "Remove a keyboard with a pointer from a guest"),
-        list: ("vkb-list", "List the keyboards with pointers of guests"),
+        list: Some(("vkb-list", "List the keyboards with pointers of guests")),
         words: "The keyboard: `backend-type=qemu` or `backend-type=linux`, and `backend=`, `devid=`, `unique-id=`, \
                 `feature-disable-keyboard=`, `feature-disable-pointer=`, `feature-abs-pointer=`, `feature-raw-pointer=`, \
                 `feature-multi-touch=` (0 or 1), `multi-touch-width=`, `multi-touch-height=`, \
@@ -64,7 +103,7 @@ const KINDS: &[Commands] = &[
         name: "vdispl",
         attach: ("vdispl-attach", "Add a display to a guest"),
         detach: ("vdispl-detach", "Remove a display from a guest"),
-        list: ("vdispl-list", "List the displays of guests"),
+        list: Some(("vdispl-list", "List the displays of guests")),
         words: "The display: `connectors='ID:WIDTHxHEIGHT;...'`, and `be-alloc=` (0 or 1), `backend=`, `devid=`, as words \
                 or with commas between them",
         example: "'connectors=id0:800x600;id1:1024x768'",
@@ -76,7 +115,7 @@ const KINDS: &[Commands] = &[
         name: "vsnd",
         attach: ("vsnd-attach", "Add a sound card to a guest"),
         detach: ("vsnd-detach", "Remove a sound card from a guest"),
-        list: ("vsnd-list", "List the sound cards of guests"),
+        list: Some(("vsnd-list", "List the sound cards of guests")),
         words: "The card: `card` with `short-name=`, `long-name=`, `backend=`, `devid=`, each `pcm` with `name=`, and each \
                 `stream` of it with `unique-id=` and `type=` (p or c); all of them with `sample-rates=`, \
                 `sample-formats=` (with ; between several), `channels-min=`, `channels-max=`, `buffer-size=`, as words or \
@@ -90,7 +129,7 @@ const KINDS: &[Commands] = &[
         name: "pvcalls",
         attach: ("pvcalls-attach", "Let a guest use sockets of the backend's domain (PV Calls)"),
         detach: ("pvcalls-detach", "Take the sockets of the backend's domain from a guest"),
-        list: ("pvcalls-list", "List through which devices guests use sockets"),
+        list: Some(("pvcalls-list", "List through which devices guests use sockets")),
         words: "The device: `backend=`, `devid=`, as words or with commas between them",
         example: "backend=0",
         parse: |words| pvcalls::parse(words).map(Device::Pvcalls),
@@ -101,7 +140,7 @@ const KINDS: &[Commands] = &[
         name: "virtio",
         attach: ("virtio-attach", "Add a virtio device that is no disk to a guest"),
         detach: ("virtio-detach", "Remove a virtio device that is no disk from a guest"),
-        list: ("virtio-list", "List the virtio devices of guests that are no disks"),
+        list: Some(("virtio-list", "List the virtio devices of guests that are no disks")),
         words: "The device: `type=virtio,deviceN`, `irq=`, `base=`, which the guest was made with, and `transport=mmio`, \
                 `grant_usage=` (0 or 1), `backend=`, `devid=`, as words or with commas between them",
         example: "type=virtio,device22 irq=33 base=0x2000000",
@@ -113,7 +152,7 @@ const KINDS: &[Commands] = &[
 /// How the commands of a kind begin.
 pub(crate) fn name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Vbd => "block",
+        Kind::Vbd | Kind::VirtioDisk => "block",
         Kind::Vif => "network",
         kind => KINDS.iter().find(|of| of.kind == kind).map_or(kind.name(), |of| of.name),
     }
@@ -153,7 +192,7 @@ enum Act {
 }
 
 impl Commands {
-    fn subcommands(&self) -> [Command; 3] {
+    fn subcommands(&self) -> impl Iterator<Item = Command> {
         let attach = AttachArgs::augment_args(Command::new(self.attach.0)).about(self.attach.1);
         let detach = DetachArgs::augment_args(Command::new(self.detach.0)).about(self.detach.1);
         let detach = match &self.other {
@@ -162,8 +201,8 @@ impl Commands {
             }
             None => detach,
         };
-        let list = ListArgs::augment_args(Command::new(self.list.0)).about(self.list.1);
-        [attach.mut_arg("words", |arg| arg.help(self.words)), detach, list]
+        let list = self.list.map(|(name, about)| ListArgs::augment_args(Command::new(name)).about(about));
+        [attach.mut_arg("words", |arg| arg.help(self.words)), detach].into_iter().chain(list)
     }
 }
 
@@ -175,7 +214,9 @@ impl FromArgMatches for OfKind {
             let act = match name {
                 name if name == of.attach.0 => Act::Attach(AttachArgs::from_arg_matches(matches)?),
                 name if name == of.detach.0 => Act::Detach(DetachArgs::from_arg_matches(matches)?),
-                name if name == of.list.0 => Act::List(ListArgs::from_arg_matches(matches)?),
+                name if of.list.is_some_and(|(list, _)| name == list) => {
+                    Act::List(ListArgs::from_arg_matches(matches)?)
+                }
                 _ => continue,
             };
             return Ok(Self(of, act));
@@ -199,7 +240,10 @@ impl Subcommand for OfKind {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        KINDS.iter().any(|of| [of.attach.0, of.detach.0, of.list.0].contains(&name))
+        let has = |of: &Commands| {
+            [of.attach.0, of.detach.0].contains(&name) || of.list.is_some_and(|list| list.0 == name)
+        };
+        KINDS.iter().any(has)
     }
 }
 

@@ -15,6 +15,7 @@ mod kinds;
 mod machine;
 mod network;
 mod output;
+mod pci;
 mod plan;
 mod printer;
 mod problem;
@@ -22,6 +23,7 @@ mod progress;
 mod signals;
 mod store;
 mod table;
+mod usb;
 mod wait;
 mod world;
 mod xl_conf;
@@ -111,6 +113,8 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, Some(aodevice::Kind::Vif)).await,
         Command::OfKind(command) => command.run(common).await,
+        Command::UsbList(args) => usb::list(common, &args).await,
+        Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::List(args) => devices::list(common, &args, None).await,

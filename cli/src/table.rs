@@ -71,6 +71,14 @@ pub(crate) fn header(kind: Option<Kind>) -> String {
             "Idx", "BE", "handle", "state", "evt-ch", "ref", "ID", "BE-type", "BE-path"
         ),
         Kind::Vdispl | Kind::Vsnd => String::new(),
+        Kind::Console => format!(
+            "{:<3} {:<2} {:<5} {:<6} {:>8} {:<10} {:<30}\n",
+            "Idx", "BE", "state", "evt-ch", "ring-ref", "connection", ""
+        ),
+        Kind::P9 => format!(
+            "{:<3} {:<2} {:<5} {:<10} {:<14} {:<30} {:<30}\n",
+            "Idx", "BE", "state", "Tag", "Security", "Path", "BE-path"
+        ),
         _ => format!("{:<5} {:<3} {:<5} {:<30}\n", "Devid", "BE", "state", "BE-path"),
     }
 }
@@ -92,7 +100,7 @@ pub(crate) fn rows(kind: Option<Kind>, devices: &[Listed]) -> String {
         let number = |name| or_missing(device.number(name));
         // Writing to a String cannot fail.
         _ = match kind {
-            Kind::Vbd => writeln!(
+            Kind::Vbd | Kind::VirtioDisk => writeln!(
                 text,
                 "{devid:<5} {:<3} {:<6} {state:<5} {:<6} {:<8} {backend_path:<30}",
                 be.0,
@@ -134,6 +142,27 @@ pub(crate) fn rows(kind: Option<Kind>, devices: &[Listed]) -> String {
                 text.push_str(&sound_card(device, state));
                 Ok(())
             }
+            Kind::Console => {
+                let connection = device.text("connection").unwrap_or_default();
+                let pty = device.text("tty").filter(|_| connection == "pty");
+                let pty = pty.map(|tty| format!("{tty:<30} ")).unwrap_or_default();
+                let number = |name| or_missing(device.number(name));
+                let (evt_ch, ring_ref) = (number("event_channel"), number("ring_ref"));
+                let channel = devid.saturating_sub(kind.info().first_devid);
+                writeln!(
+                    text,
+                    "{channel:<3} {:<2} {state:<5} {evt_ch:<6} {ring_ref:<8} {connection:<10} {pty}",
+                    be.0
+                )
+            }
+            Kind::P9 => writeln!(
+                text,
+                "{devid:<3} {:<2} {state:<5} {:<10} {:<14} {:<30} {backend_path:<30}",
+                be.0,
+                device.text("tag").unwrap_or("-"),
+                device.text("security_model").unwrap_or("-"),
+                device.text("path").unwrap_or("-"),
+            ),
             _ => writeln!(text, "{devid:<5} {:<3} {state:<5} {backend_path:<30}", be.0),
         };
     }
@@ -366,6 +395,41 @@ mod tests {
              \tpcm: 0, name: \"dev1\", channels-max: 2\n\
              \t\tstream: 0, unique-id: \"1\", type: c, buffer-size: 7\n\
              \t\t\tevent-channel: -1, ring-ref: 8\n"
+        );
+    }
+
+    /// What xl 4.17 printed on a real host of a socket; of a pty, by its format.
+    #[test]
+    fn channels() {
+        let text = |text: &str| ListedValue::Text(text.to_owned());
+        let rings = [("event_channel", ListedValue::Number(8)), ("ring_ref", ListedValue::Number(8))];
+        let of = |devid, connection, tty| {
+            let texts = [("connection", text(connection)), ("tty", text(tty))];
+            listed(Kind::Console, devid, &[&rings[..], &texts].concat())
+        };
+        assert_eq!(
+            header(Some(Kind::Console)),
+            "Idx BE state evt-ch ring-ref connection                               \n"
+        );
+        assert_eq!(
+            rows(Some(Kind::Console), &[of(1, "socket", "")]),
+            "0   0  4     8      8        socket     \n"
+        );
+        assert_eq!(
+            rows(Some(Kind::Console), &[of(2, "pty", "/dev/pts/3")]),
+            "1   0  4     8      8        pty        /dev/pts/3                     \n"
+        );
+    }
+
+    /// xl has no such command.
+    #[test]
+    fn file_systems() {
+        let text = |text: &str| ListedValue::Text(text.to_owned());
+        let of_kind = [("tag", text("share")), ("security_model", text("none")), ("path", text("/srv/s"))];
+        assert_eq!(
+            header(Some(Kind::P9)) + &rows(Some(Kind::P9), &[listed(Kind::P9, 0, &of_kind)]),
+            "Idx BE state Tag        Security       Path                           BE-path                       \n\
+             0   0  4     share      none           /srv/s                         /local/domain/0/backend/9pfs/1/0\n"
         );
     }
 

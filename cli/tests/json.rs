@@ -52,6 +52,20 @@ fn outcomes() {
         (&["block-detach", "77", "xvda"], 1, "no_such_domain"),
         (&["network-attach", "guest", "colour=red"], 2, "bad_device"),
         (&["network-attach", "guest", "type=ioemu"], 1, "invalid"),
+        (&["channel-attach", "guest", "name=x"], 2, "bad_device"),
+        (&["channel-attach", "guest", "name=x,connection=pty"], 1, "not_supported"),
+        (&["channel-detach", "guest", "0"], 1, "no_such_device"),
+        (&["usbctrl-attach", "guest", "type=foo"], 2, "bad_device"),
+        (&["usbctrl-attach", "guest", "version=3"], 1, "invalid"),
+        (&["usbctrl-attach", "guest", "type=devicemodel"], 1, "not_supported"),
+        (&["usbctrl-attach", "guest", "type=qusb"], 1, "no_device_model"),
+        (&["usbctrl-detach", "guest", "0"], 1, "no_such_device"),
+        (&["p9-attach", "guest", "tag=t"], 2, "bad_device"),
+        (&["p9-attach", "guest", "tag=t,path=/"], 1, "no_device_model"),
+        (&["p9-attach", "guest", "tag=t,path=/,backend=dd"], 1, "unsupported"),
+        (&["p9-attach", "guest", "type=xen_9pfsd,path=/nonexistent"], 1, "target"),
+        (&["p9-detach", "guest", "share"], 2, "bad_device"),
+        (&["p9-detach", "guest", "7"], 1, "no_such_device"),
         (&["network-detach", "guest", "7"], 1, "no_such_device"),
         (&["network-detach", "guest", "eth0"], 2, "bad_device"),
         (&["network-detach", "guest", "00:16:3e:01:02:03"], 1, "no_such_device"),
@@ -194,4 +208,6 @@ fn a_listing_has_a_value_for_each_guest() {
     let (status, value) = run(&on_embedded(&["block-list", "guest", "nobody"]));
     assert_eq!((status, value.as_array().unwrap().len()), (1, 1));
     assert_eq!(run(&on_embedded(&["network-list", "guest"])), (0, Value::Array(Vec::new())));
+    assert_eq!(run(&on_embedded(&["usb-list", "guest"])), (0, Value::Array(Vec::new())));
+    assert_eq!(run(&on_embedded(&["pci-list", "guest"])), (0, Value::Array(Vec::new())));
 }

@@ -174,8 +174,10 @@ fn causes() -> Vec<Cause> {
         Cause::Invalid(_) => [Cause::Invalid(String::new())],
         Cause::Target(_) => [Cause::Target(String::new())],
         Cause::Unsupported(_) => [Cause::Unsupported(String::new())],
+        Cause::NotSupported { .. } => [Cause::NotSupported { what: String::new(), needs: "" }],
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
+        Cause::Daemon { .. } => [Cause::Daemon { name: "xen-9pfsd", problem: String::new() }],
         Cause::NoEmulatedTwin(_) => [Cause::NoEmulatedTwin(String::new())],
         Cause::NoDrive(_) => [Cause::NoDrive(String::new())],
         Cause::Monitor { .. } => [Cause::Monitor {

@@ -15,6 +15,11 @@ pub enum BackendKind {
     Vif,
     /// QEMU, for disks.
     Qdisk,
+    /// tapback, of blktap.
+    Vbd3,
+    /// A program for disks whose protocol is virtio.
+    #[serde(rename = "virtio_disk")]
+    VirtioDisk,
     /// QEMU, for framebuffers.
     Vfb,
     /// QEMU, for keyboards and pointers.
@@ -31,6 +36,18 @@ pub enum BackendKind {
     Pvcalls,
     /// A daemon, for virtio devices that are no disks.
     Virtio,
+    /// QEMU, for file systems.
+    #[serde(rename = "9pfs")]
+    P9,
+    /// QEMU, or xenconsoled, for consoles.
+    Console,
+    /// The kernel's usbback.
+    Vusb,
+    /// QEMU, for USB controllers.
+    Qusb,
+    /// xen-9pfsd.
+    #[serde(rename = "xen_9pfs")]
+    Xen9pfs,
 }
 
 /// Who moves a backend's state.
@@ -57,12 +74,19 @@ impl fmt::Display for Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::Vbd,
         Self::Vif,
         Self::Qdisk,
+        Self::Vbd3,
+        Self::VirtioDisk,
         Self::Vfb,
         Self::Vkbd,
+        Self::P9,
+        Self::Xen9pfs,
+        Self::Console,
+        Self::Vusb,
+        Self::Qusb,
         Self::Vtpm,
         Self::Vinput,
         Self::Vdispl,
@@ -77,6 +101,8 @@ impl BackendKind {
             Self::Vbd => "vbd",
             Self::Vif => "vif",
             Self::Qdisk => "qdisk",
+            Self::Vbd3 => "vbd3",
+            Self::VirtioDisk => "virtio_disk",
             Self::Vfb => "vfb",
             Self::Vkbd => "vkbd",
             Self::Vtpm => "vtpm",
@@ -85,6 +111,11 @@ impl BackendKind {
             Self::Vsnd => "vsnd",
             Self::Pvcalls => "pvcalls",
             Self::Virtio => "virtio",
+            Self::P9 => "9pfs",
+            Self::Xen9pfs => "xen_9pfs",
+            Self::Console => "console",
+            Self::Vusb => "vusb",
+            Self::Qusb => "qusb",
         }
     }
 
@@ -95,15 +126,34 @@ impl BackendKind {
 
     /// Whether hotplug scripts may be run for it (on Linux).
     pub const fn is_scripted(self) -> bool {
-        matches!(self, Self::Vbd | Self::Vif)
+        matches!(self, Self::Vbd | Self::Vbd3 | Self::Vif)
     }
 
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {
-            Self::Vbd | Self::Vif | Self::Pvcalls => Server::Kernel,
-            Self::Qdisk | Self::Vfb | Self::Vkbd => Server::DeviceModel,
-            Self::Vtpm | Self::Vinput | Self::Vdispl | Self::Vsnd | Self::Virtio => Server::Daemon,
+            Self::Vbd | Self::Vif | Self::Vusb | Self::Pvcalls => Server::Kernel,
+            Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console | Self::Qusb => {
+                Server::DeviceModel
+            }
+            Self::Xen9pfs
+            | Self::Vbd3
+            | Self::VirtioDisk
+            | Self::Vtpm
+            | Self::Vinput
+            | Self::Vdispl
+            | Self::Vsnd
+            | Self::Virtio => Server::Daemon,
+        }
+    }
+
+    /// The name of the program that serves it, if that is one of its own.
+    pub(crate) const fn daemon(self) -> Option<&'static str> {
+        match self {
+            Self::Xen9pfs => Some("xen-9pfsd"),
+            Self::Vbd3 => Some("tapback"),
+            Self::VirtioDisk => Some("virtio-disk"),
+            _ => None,
         }
     }
 }

@@ -3,10 +3,13 @@
 //! its [`Spec`].
 
 mod backend;
+pub mod console;
 mod members;
+pub mod p9;
 pub mod pvcalls;
 #[cfg(test)]
 mod table;
+pub mod usbctrl;
 pub mod vbd;
 pub mod vdispl;
 pub mod vfb;
@@ -42,6 +45,9 @@ pub enum Kind {
     Vbd,
     /// A display.
     Vdispl,
+    /// A disk whose protocol is virtio.
+    #[serde(rename = "virtio_disk")]
+    VirtioDisk,
     /// A framebuffer.
     Vfb,
     /// A network interface.
@@ -54,34 +60,49 @@ pub enum Kind {
     Vsnd,
     /// A trusted platform module.
     Vtpm,
+    /// A file system.
+    #[serde(rename = "9pfs")]
+    P9,
+    /// A channel, or the console of a domain.
+    Console,
+    /// A USB controller.
+    Vusb,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
+        Self::P9,
+        Self::Console,
         Self::Pvcalls,
         Self::Vbd,
         Self::Vdispl,
         Self::Vfb,
         Self::Vif,
         Self::Virtio,
+        Self::VirtioDisk,
         Self::Vkbd,
         Self::Vsnd,
         Self::Vtpm,
+        Self::Vusb,
     ];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 9] = [
+    pub const BRING_UP: [Self; 13] = [
         Self::Vbd,
+        Self::VirtioDisk,
+        Self::Console,
         Self::Pvcalls,
         Self::Virtio,
         Self::Vfb,
         Self::Vkbd,
         Self::Vif,
         Self::Vtpm,
+        Self::Vusb,
         Self::Vdispl,
         Self::Vsnd,
+        Self::P9,
     ];
 
     /// What is to be known of the kind.
@@ -90,12 +111,16 @@ impl Kind {
             Self::Pvcalls => &pvcalls::INFO,
             Self::Vbd => &vbd::INFO,
             Self::Vdispl => &vdispl::INFO,
+            Self::VirtioDisk => &vbd::VIRTIO,
             Self::Vfb => &vfb::INFO,
             Self::Vif => &vif::INFO,
             Self::Virtio => &virtio::INFO,
             Self::Vkbd => &vkb::INFO,
             Self::Vsnd => &vsnd::INFO,
             Self::Vtpm => &vtpm::INFO,
+            Self::P9 => &p9::INFO,
+            Self::Console => &console::INFO,
+            Self::Vusb => &usbctrl::INFO,
         }
     }
 
@@ -126,6 +151,8 @@ pub struct KindInfo {
     pub backend_module: &'static str,
     /// The kernel module that drives it in the guest (Linux).
     pub frontend_module: &'static str,
+    /// The first device id that a device of the kind can have: what is below goes with its domain.
+    pub first_devid: u32,
     /// How an operator names a device id: `xvda` for 51712.
     pub id_name: fn(u32) -> String,
     /// What a listing shows of a device besides its states.
@@ -155,6 +182,7 @@ pub struct KindInfo {
 
 /// What a kind has that knows no hotplug scripts, besides its names and what a listing shows.
 const SCRIPTLESS: KindInfo = KindInfo {
+    first_devid: 0,
     name: "",
     backends: &[],
     backend_module: "none: a program serves it",
@@ -281,6 +309,11 @@ pub(crate) trait Spec {
         None
     }
 
+    /// A path that must be a directory of the toolstack's domain.
+    fn must_be_directory(&self) -> Option<&str> {
+        None
+    }
+
     /// A network interface that the guest's device model must have made in the toolstack's domain.
     fn emulated_twin(&self, fe: DomId) -> Option<String> {
         _ = fe;
@@ -295,6 +328,12 @@ pub(crate) trait Spec {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether it can be added to a guest whose device model and drivers may run.
+    fn check_hot(&self, guest: &Guest) -> Result<(), Cause> {
+        _ = guest;
+        Ok(())
     }
 
     /// What serves it.

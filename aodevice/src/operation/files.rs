@@ -41,6 +41,17 @@ pub(crate) async fn check_target(target: &str, limit: Duration) -> Result<(), St
     Err(format!("{target} is neither a file nor a block device"))
 }
 
+/// Whether a directory can be served: an absolute path to one.
+pub(crate) async fn check_directory(target: &str, limit: Duration) -> Result<(), String> {
+    let path = PathBuf::from(target);
+    match blocking(limit, move || fs::metadata(path)).await {
+        None => Err(format!("{target} does not answer within {limit:?}")),
+        Some(Err(error)) => Err(format!("{target}: {error}")),
+        Some(Ok(metadata)) if metadata.is_dir() => Ok(()),
+        Some(Ok(_)) => Err(format!("{target} is not a directory")),
+    }
+}
+
 /// Whether there is such a file. One that does not answer in time is not there.
 pub(crate) async fn exists(path: &Path, limit: Duration) -> bool {
     let path = path.to_owned();

@@ -8,6 +8,7 @@
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | the guest's device model: its end, and its log | [`model`] |
+//! | the daemon that serves file systems | [`daemon`] |
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
@@ -15,6 +16,7 @@
 //! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
+pub(crate) mod daemon;
 mod entry;
 #[cfg(test)]
 mod explore;
@@ -53,8 +55,8 @@ use crate::kind::Recorded;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
 use crate::{
-    Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Success, Toolstack, Warning,
-    Which,
+    BackendKind, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Success, Toolstack,
+    Warning, Which,
 };
 
 pub use self::medium::{Medium, MediumChange, MediumPreview, MonitorError};
@@ -162,8 +164,15 @@ impl<'a> Job<'a> {
         let client = &self.toolstack.client;
         match action {
             Action::Check(fe, device, wait_for) => {
-                let checked = async { self.toolstack.check(fe, &device, wait_for).await.map(drop) };
-                Event::Checked(wait::unless_cancelled(checked, cancel).await)
+                let checked = self.toolstack.check(fe, &device, wait_for);
+                let mut checked = wait::unless_cancelled(checked, cancel).await;
+                if let Ok(guest) = &checked
+                    && device.as_spec().backend(guest) == BackendKind::Xen9pfs
+                    && let Err(cause) = self.run_9pfsd(cancel).await
+                {
+                    checked = Err(cause);
+                }
+                Event::Checked(checked.map(drop))
             }
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
             Action::Probe { which, adopt } => {

@@ -51,7 +51,7 @@ pub(crate) async fn check(
 /// one conflict, and the second looks again.
 async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
     let taken = taken(store, (fe, own), kind).await?;
-    smallest_free(&taken).ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
+    smallest_free(kind, &taken).ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
 }
 
 /// The ids that devices of the kind have, by the toolstack's record, the guest's directory and the backend's.
@@ -64,8 +64,8 @@ async fn taken(store: &Requests, (fe, own): (DomId, DomId), kind: Kind) -> Resul
     Ok(names.iter().flatten().filter_map(|name| name.parse().ok()).collect())
 }
 
-fn smallest_free(taken: &BTreeSet<u32>) -> Option<u32> {
-    (0..).find(|devid| !taken.contains(devid))
+fn smallest_free(kind: Kind, taken: &BTreeSet<u32>) -> Option<u32> {
+    (kind.info().first_devid..).find(|devid| !taken.contains(devid))
 }
 
 /// Gives ids to the devices that have none: those that they would get one after the other, in this order.
@@ -88,7 +88,7 @@ pub(crate) async fn number(
     for device in devices {
         if device.devid().is_none()
             && let Some(taken) = of_kinds.get_mut(&device.kind())
-            && let Some(devid) = smallest_free(taken)
+            && let Some(devid) = smallest_free(device.kind(), taken)
         {
             device.number(devid);
             taken.insert(devid);

@@ -156,6 +156,9 @@ impl Toolstack {
         let look = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
         let ((), guest) = tokio::try_join!(guest::must_run(&self.client, fe), look)?;
         device.as_spec().check(&guest)?;
+        if wait_for != WaitFor::Tree {
+            device.as_spec().check_hot(&guest)?;
+        }
         if wait_for != WaitFor::Tree
             && device.as_spec().backend(&guest).server() == Server::DeviceModel
             && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
@@ -164,6 +167,9 @@ impl Toolstack {
         }
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
+        }
+        if let Some(directory) = device.as_spec().must_be_directory() {
+            files::check_directory(directory, self.limits.file).await.map_err(Cause::Target)?;
         }
         if let Some(twin) = device.as_spec().emulated_twin(fe)
             && !files::exists(&self.sys_dir.join("class/net").join(&twin), self.limits.file).await

@@ -222,6 +222,15 @@ async fn devices_of(
     });
     let of_kinds = try_join_all(of_kinds).await?;
     let mut left = Vec::new();
+    for kind in Kind::ALL {
+        // What goes with the domain itself.
+        for devid in 0..kind.info().first_devid {
+            let lx = root.join(format!("{kind}/{devid}"))?;
+            if client.read_opt(&lx).await?.is_some() {
+                left.push(lx.to_string());
+            }
+        }
+    }
     for kind in kinds.iter().filter(|kind| Kind::ALL.iter().all(|known| known.name() != **kind)) {
         let of_kind = root.join(kind)?;
         for devid in client.directory_or_empty(&of_kind).await? {
@@ -248,7 +257,8 @@ async fn devices_of_kind(
     let recorded = async { if is_recorded { recorded(client, fe, kind).await } else { Ok(Vec::new()) } };
     let (mut devices, backends) = try_join(recorded, try_join_all(parents)).await?;
     for (backend, names) in backends {
-        for devid in names.iter().filter_map(|name| name.parse().ok()) {
+        let devids = names.iter().filter_map(|name| name.parse().ok());
+        for devid in devids.filter(|devid| *devid >= kind.info().first_devid) {
             let which = Which { fe, kind, devid };
             if devices.iter().all(|(there, _)| *there != which) {
                 devices.push((which, backend));

@@ -85,6 +85,14 @@ pub enum Cause {
     /// The device is one that xl knows and this version does not serve yet.
     #[error("{0} is not served yet")]
     Unsupported(String),
+    /// The device is one that xl knows and that cannot be had here, for want of something.
+    #[error("{what} is not supported: it needs {needs}")]
+    NotSupported {
+        /// What is asked for.
+        what: String,
+        /// What that would need.
+        needs: &'static str,
+    },
     /// The domain has no device model that runs, and that is to serve the device.
     #[error("domain {0} has no device model that runs, and QEMU is to serve the device")]
     NoDeviceModel(DomId),
@@ -98,6 +106,14 @@ pub enum Cause {
         said: String,
         /// Its log.
         log: PathBuf,
+    },
+    /// The daemon that is to serve the device cannot be started.
+    #[error("{name} {problem}")]
+    Daemon {
+        /// The name of its program.
+        name: &'static str,
+        /// Why.
+        problem: String,
     },
     /// The device is none whose medium can be changed.
     #[error("its medium cannot be changed: {0}")]
@@ -265,9 +281,11 @@ impl Cause {
             Self::Invalid(_) => "invalid",
             Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
+            Self::NotSupported { .. } => "not_supported",
             Self::NoDeviceModel(_) => "no_device_model",
             Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",
+            Self::Daemon { .. } => "daemon",
             Self::NoDrive(_) => "no_drive",
             Self::Monitor { .. } => "monitor",
             Self::ModelRefused { .. } => "model_refused",

@@ -115,6 +115,8 @@ impl Failure {
             Cause::ModelRefused { .. } | Cause::Monitor { .. } => Hint::CheckModel,
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
+            Cause::Daemon { name, .. } => Hint::CheckDaemon(name),
+            Cause::NotSupported { .. } => Hint::MakeWithDomain,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant
@@ -131,7 +133,7 @@ impl Failure {
             }
             Cause::TimedOut { .. } if self.observed.backend_is(XenbusState::Initialising) => {
                 match self.observed.served_by.filter(|backend| backend.server() == Server::Daemon) {
-                    Some(backend) => Hint::StartBackend(backend),
+                    Some(backend) => backend.daemon().map_or(Hint::StartBackend(backend), Hint::CheckDaemon),
                     None => Hint::LoadBackend(kind.info().backend_module),
                 }
             }

@@ -45,8 +45,12 @@ pub enum Hint {
     ChangeAgain,
     /// Describe the interface in the guest's configuration, or do without its emulated twin.
     AddAtCreation,
+    /// See that this program, which is to serve the device, is there and runs.
+    CheckDaemon(&'static str),
     /// Correct the device by what the log of the device model says.
     ReadModelLog(PathBuf),
+    /// Give the device to the guest when that is created, or do without it.
+    MakeWithDomain,
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.

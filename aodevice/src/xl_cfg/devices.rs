@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{Item, Settings, Value};
 use crate::vif::{self, Defaults};
-use crate::{Device, Kind, pvcalls, vbd, vdispl, vfb, virtio, vkb, vsnd, vtpm};
+use crate::{Device, Kind, console, p9, pvcalls, usbctrl, vbd, vdispl, vfb, virtio, vkb, vsnd, vtpm};
 
 /// What an element of a list is: the devices that it makes, or what is wrong with it.
 type Reader = fn(&Value, &Defaults) -> Result<Read, String>;
@@ -20,12 +20,12 @@ const KEYS: [(&str, Option<Reader>); 15] = [
     ("disk", Some(|element, _| one(Device::Vbd(vbd::parse(&[text(element)?]).map_err(words)?)))),
     ("vfb", Some(framebuffer)),
     ("vif", Some(interface)),
-    ("channel", None),
+    ("channel", Some(|element, _| one(Device::Channel(console::parse(&[text(element)?]).map_err(words)?)))),
     ("dtdev", None),
-    ("p9", None),
+    ("p9", Some(|element, _| one(Device::P9(p9::parse(&[text(element)?]).map_err(words)?)))),
     ("pci", None),
     ("pvcalls", Some(|element, _| one(Device::Pvcalls(pvcalls::parse(&[text(element)?]).map_err(words)?)))),
-    ("usbctrl", None),
+    ("usbctrl", Some(|element, _| one(Device::UsbCtrl(usbctrl::parse(&[text(element)?]).map_err(words)?)))),
     ("usbdev", None),
     ("vdispl", Some(|element, _| one(Device::Vdispl(vdispl::parse(&[text(element)?]).map_err(words)?)))),
     ("virtio", Some(|element, _| one(Device::Virtio(virtio::parse(&[text(element)?]).map_err(words)?)))),

@@ -74,8 +74,6 @@ async fn what_is_not_served_yet_is_named() {
     let world = World::new().await;
     let before = world.dump().await;
     for (spec, what) in [
-        ("/d,raw,xvda,backendtype=tap", "backendtype=tap"),
-        ("/d,raw,xvda,specification=virtio", "specification=virtio"),
         ("/d,raw,xvda,backend=dd", "backend=dd"),
         ("/d,raw,xvda,colo", "COLO"),
         ("/d,raw,xvda,grant_usage=1", "grant_usage="),
@@ -91,6 +89,13 @@ async fn what_is_not_served_yet_is_named() {
     }
     for (spec, why) in [
         ("/d,qcow2,xvda,backendtype=phy", "backendtype=phy serves the format raw alone"),
+        ("/d,qcow2,xvda,backendtype=tap", "backendtype=tap serves the formats raw and vhd alone"),
+        ("/d,qcow2,xvda,specification=virtio", "a virtio disk is raw, is no CD-ROM, and has no script"),
+        (
+            "/d,raw,xvda,specification=virtio,backendtype=phy",
+            "specification=virtio and backendtype=standalone go",
+        ),
+        ("/d,raw,xvda,backendtype=standalone", "specification=virtio and backendtype=standalone go"),
         ("/d,qcow2,xvda,script=block-x", "QEMU serves it, which runs no script"),
     ] {
         let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();

@@ -3,7 +3,9 @@
 
 mod add;
 mod cancel;
+mod console;
 mod defects;
+mod disks;
 mod facts;
 mod from_file;
 mod front;
@@ -16,6 +18,7 @@ mod medium;
 mod not_ours;
 mod outsiders;
 mod owners;
+mod p9;
 mod plan;
 mod qemu;
 mod races;
@@ -23,5 +26,6 @@ mod remove;
 mod reports;
 mod traces;
 mod tree;
+mod usb;
 mod words;
 mod world;

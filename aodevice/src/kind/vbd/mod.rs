@@ -13,6 +13,7 @@ mod vdev;
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use xs_client::DomId;
 
 pub use spec::{DiskSpecError, parse};
 pub use vdev::{Vdev, VdevError};
@@ -27,9 +28,10 @@ use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vbd",
-    backends: &[BackendKind::Vbd, BackendKind::Qdisk],
+    backends: &[BackendKind::Vbd, BackendKind::Qdisk, BackendKind::Vbd3],
     backend_module: "xen-blkback",
     frontend_module: "xen-blkfront",
+    first_devid: 0,
     id_name: |devid| Vdev::from_devid(devid).name().to_owned(),
     listed: &[
         ListedKey::recorded("vdev", "dev"),
@@ -45,8 +47,12 @@ pub(crate) const INFO: KindInfo = KindInfo {
         devid: |entry| Some(Vdev::new(entry.get("vdev")?.as_str()?).ok()?.devid()),
         complete: |_, _| {},
     },
-    runs: |_| &[hotplug::Kind::Vbd],
+    runs: |keys| if is_of_tap(keys) { &[hotplug::Kind::Vbd3] } else { &[hotplug::Kind::Vbd] },
     unreported: |keys| {
+        if is_of_tap(keys) {
+            // Of a socket, which has no numbers.
+            return (!keys.contains_key("physical-device-path")).then_some(("physical-device-path", None));
+        }
         let numbers = keys.get("physical-device");
         if numbers.is_some_and(|numbers| is_numbers(numbers)) {
             return None;
@@ -58,6 +64,27 @@ pub(crate) const INFO: KindInfo = KindInfo {
     target: |keys| keys.get("params").map(String::as_str).filter(|params| params.starts_with('/')),
     undo,
 };
+
+/// Disks whose protocol is virtio. Their server is told by xenstore where the guest has their registers.
+pub(crate) const VIRTIO: KindInfo = KindInfo {
+    name: "virtio_disk",
+    backends: &[BackendKind::VirtioDisk],
+    backend_module: "none: a program of its own serves it",
+    frontend_module: "virtio_blk",
+    made: &[],
+    outlives_backend: false,
+    runs: |_| &[],
+    unreported: |_| None,
+    numbers: None,
+    target: |_| None,
+    undo: |_, _| Some(Recorded::new()),
+    ..INFO
+};
+
+/// Whether tapback serves a disk of these keys.
+fn is_of_tap(keys: &Recorded) -> bool {
+    keys.get("type").is_some_and(|kind| kind == "vbd3")
+}
 
 /// Whether a text is what blkback reads: the numbers of a block device in hexadecimal, as in `7:0`.
 fn is_numbers(text: &str) -> bool {
@@ -182,6 +209,15 @@ choice! {
     }
 }
 
+/// Where a guest has the registers of a virtio disk: as its device tree says, which is made with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mmio {
+    /// Their address, as the guest has it.
+    pub base: u64,
+    /// The number of the interrupt.
+    pub irq: u32,
+}
+
 /// What a specification says of COLO, which keeps two copies of a guest in step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -203,8 +239,8 @@ pub struct Colo {
 /// A disk as it is asked for. `None` is what was not said: whoever adds it fills in the default.
 ///
 /// All that xl's grammar can say is here; what this version serves is a block device, or a file that its
-/// script puts behind one, by the kernel's blkback in the toolstack's own domain, and images of all formats by
-/// QEMU there. Adding anything else
+/// script puts behind one, by the kernel's blkback in the toolstack's own domain, images of all formats by
+/// QEMU there, and raw and VHD images by blktap; and for whoever creates a domain, virtio disks. Adding anything else
 /// fails with [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -237,6 +273,8 @@ pub struct Vbd {
     pub trusted: Option<bool>,
     /// Whether a virtio backend is to use grants.
     pub grant_usage: Option<bool>,
+    /// Where the guest has the registers of a virtio disk, which cannot be had without.
+    pub mmio: Option<Mmio>,
     /// Whether the target must be a file or block device of the toolstack's domain when the stock
     /// script serves it. A runner that knows other targets sets it to false.
     pub target_is_local: bool,
@@ -260,8 +298,13 @@ impl Vbd {
             colo: Colo::default(),
             trusted: None,
             grant_usage: None,
+            mmio: None,
             target_is_local: true,
         }
+    }
+
+    fn is_virtio(&self) -> bool {
+        self.specification == Some(Specification::Virtio)
     }
 
     fn script(&self) -> Option<&str> {
@@ -290,6 +333,12 @@ impl Spec for Vbd {
     }
 
     fn backend(&self, guest: &Guest) -> BackendKind {
+        if self.is_virtio() {
+            return BackendKind::VirtioDisk;
+        }
+        if self.backend == Some(Backend::Tap) {
+            return BackendKind::Vbd3;
+        }
         let by_qemu = match self.backend {
             Some(backend) => backend == Backend::Qdisk,
             // QEMU emulates the drive of an HVM guest, too.
@@ -300,29 +349,41 @@ impl Spec for Vbd {
 
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         let unsupported = |what: String| Err(Cause::Unsupported(what));
-        match (self.specification, self.backend) {
-            (Some(specification @ Specification::Virtio), _) => {
-                return unsupported(format!("specification={}", specification.name()));
-            }
-            (_, Some(backend @ (Backend::Tap | Backend::Standalone))) => {
-                return unsupported(format!("backendtype={}", backend.name()));
-            }
-            _ => {}
-        }
         if !guest.is_own_domain(self.backend_name.as_deref()) {
             return unsupported(format!("backend={}", self.backend_name.as_deref().unwrap_or_default()));
         }
         if self.colo != Colo::default() {
             return unsupported("COLO".to_owned());
         }
-        if self.grant_usage.is_some() {
+        if self.grant_usage.is_some() && !self.is_virtio() {
             return unsupported("grant_usage=".to_owned());
         }
         let invalid = |why: &str| Err(Cause::Invalid(why.to_owned()));
         if self.format == Format::Empty && !(self.cdrom && self.target().is_empty()) {
             return invalid("only a CD-ROM without a target has the format empty");
         }
+        let of_virtio = match self.backend {
+            None => self.is_virtio(),
+            Some(backend) => backend == Backend::Standalone,
+        };
+        if of_virtio != self.is_virtio() {
+            return invalid("specification=virtio and backendtype=standalone go with each other");
+        }
         match self.backend(guest) {
+            BackendKind::VirtioDisk
+                if self.format != Format::Raw || self.script().is_some() || self.cdrom =>
+            {
+                invalid("a virtio disk is raw, is no CD-ROM, and has no script")
+            }
+            BackendKind::VirtioDisk if self.mmio.is_none() => Err(Cause::NotSupported {
+                what: "specification=virtio".to_owned(),
+                needs: "the address and the interrupt that the domain was created with for it",
+            }),
+            BackendKind::VirtioDisk => Ok(()),
+            BackendKind::Vbd3 if !matches!(self.format, Format::Raw | Format::Vhd) => {
+                invalid("backendtype=tap serves the formats raw and vhd alone")
+            }
+            BackendKind::Vbd3 => Ok(()),
             BackendKind::Qdisk if self.script().is_some() => invalid(
                 "QEMU serves it, which runs no script (only raw disks have scripts, by backendtype=phy)",
             ),
@@ -333,6 +394,14 @@ impl Spec for Vbd {
             _ if self.format != Format::Raw => invalid("backendtype=phy serves the format raw alone"),
             _ => Ok(()),
         }
+    }
+
+    fn check_hot(&self, _: &Guest) -> Result<(), Cause> {
+        if !self.is_virtio() {
+            return Ok(());
+        }
+        let needs = "a place in the device tree that the domain is created with";
+        Err(Cause::NotSupported { what: "a virtio disk of a domain that may run".to_owned(), needs })
     }
 
     fn libxl(&self) -> Map<String, Value> {
@@ -355,22 +424,35 @@ impl Spec for Vbd {
         let flag = |yes: bool| if yes { "1" } else { "0" };
         let device_type = if self.cdrom { "cdrom" } else { "disk" };
         let mut be = Keys::new();
-        let by_qemu = id.be_kind == BackendKind::Qdisk;
-        if by_qemu {
-            be.add("params", format!("{}:{}", self.format.of_qemu(), self.target()));
-        } else {
-            be.add("params", self.target());
-            be.add("script", guest.script(self.script().unwrap_or("block")));
+        let with_format = || format!("{}:{}", self.format.of_qemu(), self.target());
+        let (params, script, server) = match id.be_kind {
+            BackendKind::Qdisk => (with_format(), None, "qdisk"),
+            BackendKind::Vbd3 => (with_format(), Some("block-tap"), "vbd3"),
+            BackendKind::VirtioDisk => (self.target().to_owned(), None, "standalone"),
+            _ => (self.target().to_owned(), Some("block"), "phy"),
+        };
+        be.add("params", params);
+        if let Some(script) = script {
+            be.add("script", guest.script(self.script().unwrap_or(script)));
         }
         be.add("frontend-id", id.fe).add("online", 1);
         be.add("removable", flag(self.cdrom)).add("bootable", 1);
         be.add("state", 1).add("dev", &self.vdev);
-        be.add("type", if by_qemu { "qdisk" } else { "phy" });
+        be.add("type", server);
         be.add("mode", if self.writable { "w" } else { "r" }).add("device-type", device_type);
         if self.direct_io_safe {
             be.add("direct-io-safe", 1);
         }
-        be.add("discard-enable", flag(self.discard.unwrap_or(self.writable))).add("specification", "xen");
+        be.add("discard-enable", flag(self.discard.unwrap_or(self.writable)));
+        match self.mmio.filter(|_| self.is_virtio()) {
+            Some(Mmio { base, irq }) => {
+                be.add("specification", "virtio").add("transport", "mmio").add("base", base).add("irq", irq);
+                be.add("grant_usage", flag(self.grant_usage.unwrap_or(id.be != DomId::DOM0)));
+            }
+            None => {
+                be.add("specification", "xen");
+            }
+        }
         let mut fe = Keys::new();
         fe.add("backend-id", id.be).add("state", 1).add("virtual-device", id.devid);
         fe.add("device-type", device_type).add("trusted", flag(self.trusted.unwrap_or(true)));

@@ -253,6 +253,7 @@ impl Said {
             specification: self.specification,
             colo: self.colo,
             trusted: self.trusted,
+            mmio: None,
             grant_usage: self.grant_usage,
             target_is_local: true,
         })

@@ -34,6 +34,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
     backends: &[BackendKind::Vif],
     backend_module: "xen-netback",
     frontend_module: "xen-netfront",
+    first_devid: 0,
     id_name: |devid| devid.to_string(),
     listed: &[
         ListedKey::recorded("mac", "mac"),
