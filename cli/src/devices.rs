@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::signals::cancel_on_signal;
 use crate::world::World;
 use crate::xl_conf::XlConf;
-use crate::{kinds, output, table};
+use crate::{hint, kinds, output, table};
 
 pub(crate) async fn domain(client: &Client, text: &str) -> Result<DomId, Problem> {
     let tried = format!("cannot find domain {text}");
@@ -72,6 +72,7 @@ pub(crate) async fn attach(
 pub(crate) fn xl_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Vbd | Kind::VirtioDisk => "disk",
+        Kind::Vif => "vif",
         kind => kinds::name(kind),
     }
 }
@@ -160,7 +161,7 @@ pub(crate) async fn devid(
     other: Option<&OtherName>,
 ) -> Result<u32, Problem> {
     let tried = || format!("cannot detach {text} from domain {fe}");
-    let hint = || format!("xendev {}-list {fe} shows what can be detached", kinds::name(kind));
+    let hint = || format!("xendev {} {fe} shows what can be detached", hint::commands(kind).0);
     let bad = |observed: String| Problem::new(Code::BadDevice, tried(), observed, hint());
     let Some(other) = other.filter(|other| (other.is)(text)) else {
         let devid: u32 = text.parse().map_err(|_| match other {

@@ -7,7 +7,7 @@ use xs_client::DomId;
 use crate::kinds;
 
 /// The command that lists the devices of a kind, and the one that detaches them.
-fn commands(kind: Kind) -> (String, String) {
+pub(crate) fn commands(kind: Kind) -> (String, String) {
     let name = kinds::name(kind);
     let list = if kind == Kind::Vusb { "usb" } else { name };
     (format!("{list}-list"), format!("{name}-detach"))

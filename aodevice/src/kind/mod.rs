@@ -72,18 +72,18 @@ pub enum Kind {
 impl Kind {
     /// All kinds.
     pub const ALL: [Self; 13] = [
-        Self::P9,
-        Self::Console,
         Self::Pvcalls,
         Self::Vbd,
         Self::Vdispl,
+        Self::VirtioDisk,
         Self::Vfb,
         Self::Vif,
         Self::Virtio,
-        Self::VirtioDisk,
         Self::Vkbd,
         Self::Vsnd,
         Self::Vtpm,
+        Self::P9,
+        Self::Console,
         Self::Vusb,
     ];
 

@@ -40,23 +40,29 @@ pub(crate) async fn remove_only(tx: &Requests, path: &Path) -> Result<(), Error>
     unless_missing(tx.rm(path).await).map(drop)
 }
 
-/// The topmost directory that goes with `path`: of the parents up to the root, which stays, those that have no
-/// children besides. `None` if nothing of all that is there.
-pub(crate) async fn extent(tx: &Requests, path: &Path, root: &Path) -> Result<Option<Path>, Error> {
+/// What is to be removed of `path` and of the parents up to the root, which stays, that have no children besides: the
+/// directory itself if it is there, and the topmost of the parents.
+///
+/// Removing that alone would do, but whoever watches from above is told what was asked to be removed, and Linux's
+/// xenbus takes notice of devices' own directories alone.
+pub(crate) async fn extent(tx: &Requests, path: &Path, root: &Path) -> Result<Vec<Path>, Error> {
     let parents = std::iter::successors(path.parent(), Path::parent);
     let parents: Vec<Path> = parents.take_while(|parent| parent != root && parent.is_within(root)).collect();
     let listed = parents.iter().map(|parent| async move { unless_missing(tx.directory(parent).await) });
-    let (mut goes, mut below) = (None, path.clone());
+    let (mut itself, mut topmost, mut below) = (None, None, path.clone());
     for (parent, children) in parents.iter().zip(try_join_all(listed).await?) {
         if let Some(children) = children {
             let name = below.names().last();
             let is_below = |child: &String| Some(child.as_str()) == name;
-            if !children.iter().all(is_below) {
-                return Ok(if children.iter().any(is_below) { Some(below) } else { goes });
+            if below == *path && children.iter().any(is_below) {
+                itself = Some(below.clone());
             }
-            goes = Some(parent.clone());
+            if !children.iter().all(is_below) {
+                break;
+            }
+            topmost = Some(parent.clone());
         }
         below = parent.clone();
     }
-    Ok(goes)
+    Ok(itself.into_iter().chain(topmost).collect())
 }

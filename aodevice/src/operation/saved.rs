@@ -141,7 +141,7 @@ async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
     for _ in 0..ATTEMPTS {
         let remove = |tx: Transaction| async move {
             let extent = cleanup::extent(&tx, copy, root).await?;
-            Ok(((), extent.map(Request::Rm).into_iter().collect()))
+            Ok(((), extent.into_iter().map(Request::Rm).collect()))
         };
         match client.decide(remove).await {
             Err(xs_client::Error::Store { .. }) => {}

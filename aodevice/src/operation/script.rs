@@ -161,7 +161,9 @@ impl Job<'_> {
         self.add_numbers(target).await?;
         // Whoever goes on after us is to know it too.
         saved::report(&self.toolstack.client, target.paths(), &self.made).await?;
-        let unreported = (target.id().kind.info().unreported)(&self.made);
+        let mut keys = target.recorded().clone();
+        keys.extend(self.made.clone());
+        let unreported = (target.id().kind.info().unreported)(&keys);
         let report = said.into_report(report);
         Ok(unreported.map(|(missing, wrote)| Warning::NotReported {
             run: Box::new(request),

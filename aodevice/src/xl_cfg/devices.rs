@@ -269,9 +269,23 @@ extra = 'root=/dev/xvda1'
     }
 
     #[test]
+    fn a_list_of_each_kind() {
+        let found = of("channel=['name=c,connection=pty']\np9=['tag=t,path=/srv']\npvcalls=['backend=0']\n\
+                        usbctrl=['type=qusb']\nvdispl=['connectors=id0:800x600']\n\
+                        virtio=['type=virtio,device22,irq=33,base=0x2000000']\nvkb=['backend-type=linux']\n\
+                        vsnd=[['card, short-name=Main', 'pcm, name=dev1', 'stream, unique-id=0, type=p']]\nvtpm=['']\n")
+        .unwrap();
+        let kinds: std::collections::BTreeSet<Kind> =
+            found.entries.iter().map(|entry| entry.device.kind()).collect();
+        assert_eq!((kinds.len(), found.entries.len(), found.unsupported.len()), (9, 9, 0));
+        assert_eq!(of("vsnd=['card']").unwrap_err(), ["1: vsnd[0]: it is no list of a card and its parts"]);
+        assert_eq!(of("vsnd=[[['card']]]").unwrap_err(), ["1: vsnd[0]: it is a list where a text must be"]);
+    }
+
+    #[test]
     fn kinds_that_cannot_be_added_are_named_unless_there_are_none() {
-        let found = of("pci=[]\nvsnd=[['CARD, short-name=x', ['PCM, name=y']]]\nvtpm=['backend=x']").unwrap();
+        let found = of("pci=[]\nusbdev=[['a', ['b']]]\ndtdev=['x']").unwrap();
         let unsupported: Vec<String> = found.unsupported.iter().map(ToString::to_string).collect();
-        assert_eq!(unsupported, ["2: vsnd", "3: vtpm"]);
+        assert_eq!(unsupported, ["3: dtdev", "2: usbdev"]);
     }
 }

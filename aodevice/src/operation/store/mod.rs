@@ -63,7 +63,7 @@ pub(crate) async fn requests(
 }
 
 /// What of a device's three directories is to be removed, with the parents that they leave empty.
-pub(crate) struct Trees([Option<Path>; 3]);
+pub(crate) struct Trees([Vec<Path>; 3]);
 
 impl Trees {
     pub(crate) async fn look(
