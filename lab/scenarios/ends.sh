@@ -5,7 +5,7 @@
 . lib/qemu.sh
 . lib/qemu-pv.sh
 . lib/ends.sh
-plan 197
+plan 240
 
 median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
 
@@ -37,6 +37,8 @@ compare() { # NAME ROUNDS PREPARE: xl destroy beside destroy-devices
         test "$xendev_waited" -lt 500
 }
 
+one_disk() { start_guest "$1"; } # NAME: of QEMU's
+
 of_qemu() { # NAME: two disks, a screen and a keyboard, all QEMU's
     start_guest "$1" "vfb = ['type=vnc,vncunused=1']"
     expect_exit 0 "$1-attached" xl block-attach "$1" "$QCOW2,qcow2,xvdb"
@@ -49,6 +51,7 @@ with_script() { # NAME: and a disk of the kernel's, for which the stock script r
     wait_until 20 both_ends_connected "$DOMID" vbd 51744
 }
 
+compare one 3 one_disk
 compare pv 3 of_qemu
 compare pv-script 3 with_script
 check compared-no-loop-device "losetup -a: $(losetup -a)" wait_until 3 no_loop_device
