@@ -27,7 +27,7 @@ pub mod transcript;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -108,6 +108,8 @@ pub fn run(args: &XenArgs) -> Result<()> {
     if scenario.needs_lab {
         // This very program, though a build may have put another one in its place.
         fs::copy("/proc/self/exe", &lab).context("cannot copy the lab's program")?;
+        // A guest holds it twice as it boots; with what a debugger needs it would not have the memory.
+        output_of(Command::new("strip").arg("--strip-debug").arg(&lab))?;
     }
     let overlay = Overlay {
         scenarios: &scenario::folder(),
