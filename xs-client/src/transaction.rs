@@ -158,9 +158,9 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: xs_client::Client) -> Result<(), xs_client::Error> {
-    /// use xs_client::Request;
+    /// use xs_client::{Path, Request};
     ///
-    /// let (from, to) = (&"/a".parse()?, &"/b".parse()?);
+    /// let (from, to): (&Path, &Path) = (&"/a".parse()?, &"/b".parse()?);
     /// client
     ///     .decide(|tx| async move {
     ///         let value = tx.read(from).await?;
