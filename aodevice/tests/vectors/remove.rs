@@ -258,6 +258,28 @@ async fn a_quota_is_used_up_as_the_device_is_told_to_close() {
     assert_eq!(world.dump().await, before);
 }
 
+/// A removal of the last transaction is refused: nothing of it is carried out, and the next removal goes on.
+#[tokio::test(start_paused = true)]
+async fn the_removal_of_a_directory_is_refused() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let latency = std::time::Duration::from_millis(100);
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, latency).unwrap();
+    let _frontends = sim::Drivers::frontends(world.guest.clone(), GUEST, latency).unwrap();
+    let never = CancellationToken::new();
+    for directory in [FE, LX, BE] {
+        world.add_with(disk(), aodevice::WaitFor::Connected, &never).await.unwrap();
+        world.proxy.refuse(Op::RM, directory, xs_client::ErrorCode::EACCES);
+        let failure = world.remove(Force::Never).await.unwrap_err();
+        assert!(failure.to_string().contains(&format!("RM of {directory} was refused: EACCES")), "{failure}");
+        for there in [FE, LX, BE] {
+            assert_ne!(world.read(there).await, "not there", "{there}, when {directory} was refused");
+        }
+        world.remove(Force::Never).await.unwrap();
+        assert_eq!(world.dump().await, before, "{directory}");
+    }
+}
+
 /// A guest's whole life with both kinds of device, against simulated drivers on both sides.
 #[tokio::test(start_paused = true)]
 async fn devices_come_and_go_with_drivers_on_both_sides() {

@@ -184,9 +184,8 @@ pub(crate) async fn transact<T, F: Future<Output = Result<(T, Vec<Request>), Cau
         let decided = Box::pin(body(tx.clone()));
         async move {
             let (outcome, requests) = decided.await?;
-            // Of several writes none may be left out: they are seen done before the commit. Removals go with it.
-            let removes = requests.iter().all(|request| matches!(request, Request::Rm(_)));
-            if removes || requests.len() == 1 {
+            // Of several none may be left out: they are seen done before the commit. A single one goes with it.
+            if requests.len() == 1 {
                 return Ok((outcome, requests));
             }
             tx.all(requests).await?;
