@@ -258,6 +258,31 @@ async fn a_quota_is_used_up_as_the_device_is_told_to_close() {
     assert_eq!(world.dump().await, before);
 }
 
+/// Between a removal's first look and its claim another toolstack gives the device to another kind of backend: it is
+/// looked for anew.
+#[tokio::test(start_paused = true)]
+async fn another_backend_serves_the_device_by_now() {
+    const QDISK: &str = "/local/domain/0/backend/qdisk/1/51712";
+    let world = World::new().await;
+    world.add_connected().await;
+    let commits = world.proxy.commits().len();
+    world.proxy.conflict(1);
+    let (removed, ()) = join!(world.remove(Force::AtOnce), async {
+        while world.proxy.commits().len() == commits {
+            tokio::task::yield_now().await;
+        }
+        for gone in [BE, "/tool/xendev"] {
+            world.dom0.rm(&path(gone)).await.unwrap();
+        }
+        world.write(&format!("{QDISK}/state"), "6").await;
+        world.write(&format!("{LX}/backend"), QDISK).await;
+    });
+    assert_eq!(removed.unwrap().id.be_kind, aodevice::BackendKind::Qdisk);
+    for directory in [FE, LX, QDISK] {
+        assert_eq!(world.read(directory).await, "not there", "{directory}");
+    }
+}
+
 /// A removal of the last transaction is refused: nothing of it is carried out, and the next removal goes on.
 #[tokio::test(start_paused = true)]
 async fn the_removal_of_a_directory_is_refused() {

@@ -152,8 +152,12 @@ pub(crate) async fn close(
         if let Some(sources) = sources.filter(|_| !changes.is_empty()) {
             // It was to be removed however it was made, and that was looked at before.
             let adopt = true;
-            if sources.recorded(&tx, &id, paths, &seen, adopt).await? != *target.recorded() {
-                return Ok(((Closing::Changed, Vec::new()), Vec::new()));
+            match sources.recorded(&tx, &id, paths, &seen, adopt).await {
+                Ok(recorded) if recorded == *target.recorded() => {}
+                Err(cause @ Cause::Store(_)) => return Err(cause),
+                // It may be gone, another backend may serve it, or others have written between these reads: who looks
+                // for it anew sees what it is.
+                Ok(_) | Err(_) => return Ok(((Closing::Changed, Vec::new()), Vec::new())),
             }
         }
         let requests = requests(&tx, target, record, &seen, &changes).await?;
