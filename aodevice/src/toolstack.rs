@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotplug::Runner;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Error, Path};
 
@@ -13,6 +15,9 @@ use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
 use crate::{Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
+
+/// How long a turn is waited for.
+const TURN: Duration = Duration::from_secs(1);
 
 type Observer = Arc<dyn Fn(&Step) + Send + Sync>;
 
@@ -102,7 +107,7 @@ pub struct Toolstack {
     pub(crate) observer: Option<Observer>,
     /// For who makes or removes a device's directories: those of one domain have parents in common, so two at a time
     /// would make each other conflict.
-    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Toolstack {
@@ -302,15 +307,22 @@ impl Toolstack {
         Box::pin(job.drive(machine, cancel)).await
     }
 
-    /// The same beside the end of the guest's device model.
+    /// The same beside the end of the guest's device model; `survives` is cancelled if that does not end.
     pub(crate) async fn remove_while_model_ends(
         &self,
         which: Which,
         removal: Removal,
+        survives: CancellationToken,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let job = Job::new(self, Operation::Detach, Named::of_id(which)).while_model_ends();
+        let job = Job::new(self, Operation::Detach, Named::of_id(which)).while_model_ends(survives);
         let machine = Remove::new(which, removal, self.limits);
         Box::pin(job.drive(machine, cancel)).await
+    }
+
+    /// The turn to make or to remove a device's directories. It saves conflicts, and nothing rests on it: whoever has it
+    /// while the store does not answer holds nobody up for long.
+    pub(crate) async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        timeout(TURN, self.turn.lock()).await.ok()
     }
 }

@@ -91,8 +91,8 @@ pub(crate) struct Job<'a> {
     observed: Observation,
     /// What the device model that is to serve the device says from now on.
     model_log: Option<model::Log>,
-    /// Whether the guest's device model is ended beside the operation.
-    model_ends: bool,
+    /// The guest's device model is ended beside the operation; cancelled if it does not end.
+    model_survives: Option<CancellationToken>,
     /// The process of that one.
     ending: Option<model::Process>,
     /// The image that the device model has open, as the operation began.
@@ -116,7 +116,7 @@ impl<'a> Job<'a> {
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
-            model_ends: false,
+            model_survives: None,
             ending: None,
             image: None,
             _under_way: UnderWay::new(record.token),
@@ -125,8 +125,9 @@ impl<'a> Job<'a> {
     }
 
     /// The same, beside which the guest's device model is ended: that is the evidence that it has let go of the device.
-    pub(crate) fn while_model_ends(self) -> Self {
-        Self { model_ends: true, ..self }
+    /// `survives`: cancelled if it does not end.
+    pub(crate) fn while_model_ends(self, survives: CancellationToken) -> Self {
+        Self { model_survives: Some(survives), ..self }
     }
 
     /// Drives a machine from its begin to its end.
@@ -215,7 +216,7 @@ impl<'a> Job<'a> {
     /// Looks what a device's model has of it.
     async fn look_at_model(&mut self, model: Option<Model>, target: &Target) {
         let Some(Life::Alive(process)) = model.map(|model| model.life(target.id().fe)) else { return };
-        if self.model_ends {
+        if self.model_survives.is_some() {
             self.ending = Some(process);
         } else {
             self.image = model::Image::of(process, target, self.toolstack.limits.file).await;
@@ -242,7 +243,7 @@ impl<'a> Job<'a> {
                 Event::ClosedForServer(wait::unless_hung(closed, cancel).await)
             }
             Step::Destroy => {
-                let _turn = self.toolstack.turn.lock().await;
+                let _turn = self.toolstack.turn().await;
                 Event::Destroyed(store::destroy(client, target, record).await)
             }
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
@@ -290,7 +291,7 @@ impl<'a> Job<'a> {
         self.model_log = log;
         let written = Mutex::new(None);
         let created = async {
-            let _turn = self.toolstack.turn.lock().await;
+            let _turn = self.toolstack.turn().await;
             store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
         };
         let created = wait::unless_hung(created, cancel).await;

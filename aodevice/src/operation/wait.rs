@@ -81,7 +81,11 @@ async fn lost(
             keys.extend([state.clone(), paths.backend.join("online")?]);
         }
         let mut watch = client.watch(&op).await?;
-        let mut backend = client.watch(&state).await?;
+        let mut backend = if ready.is_some() { Some(client.watch(&state).await?) } else { None };
+        let changed = async |watch: &mut Option<xs_client::Watch>| match watch {
+            Some(watch) => watch.changed().await.map(drop),
+            None => std::future::pending().await,
+        };
         loop {
             let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
@@ -113,7 +117,7 @@ async fn lost(
             }
             tokio::select! {
                 changed = watch.changed() => drop(changed?),
-                changed = backend.changed(), if ready.is_some() => drop(changed?),
+                changed = changed(&mut backend) => changed?,
             }
         }
     };
@@ -184,9 +188,10 @@ impl Job<'_> {
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
         let waited = async {
-            if closing && self.ending.is_some() {
-                // What the backend says meanwhile is no evidence, and its end is that of all that it serves.
-                deadline(limit).await;
+            if let (true, Some(_), Some(survives)) = (closing, &self.ending, &self.model_survives) {
+                // What the backend says meanwhile is no evidence, and its end is that of all that it serves. How long
+                // that may take is for whoever ends it to say.
+                survives.cancelled().await;
                 return Err(Cause::TimedOut { node, goal: until.to_string(), limit });
             }
             // What the model does once the backend is closed the guest has no part in.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -95,18 +96,32 @@ struct Worker {
     progress: UnboundedSender<Progress>,
 }
 
-/// Which removals have yet to tell their backends to close.
+/// Which removals of what a device model serves have yet to tell their backends to close.
 struct Told {
+    served: BTreeSet<usize>,
     left: Mutex<BTreeSet<usize>>,
+    /// Whenever one has.
+    news: Notify,
     /// Cancelled when none is left.
     all: CancellationToken,
+    /// Cancelled if the device model does not end.
+    survives: CancellationToken,
 }
 
 impl Told {
-    fn new(left: &[usize]) -> Self {
-        let told = Self { left: Mutex::new(left.iter().copied().collect()), all: CancellationToken::new() };
+    fn new(served: &[usize]) -> Self {
+        let served = BTreeSet::from_iter(served.iter().copied());
+        let (left, news) = (Mutex::new(served.clone()), Notify::new());
+        let told =
+            Self { served, left, news, all: CancellationToken::new(), survives: CancellationToken::new() };
         told.look(&told.left());
         told
+    }
+
+    /// Whether it only waits for the device model to end, which is asked to when all have told: who waits so must not
+    /// keep another from its turn.
+    fn only_waits(&self, index: usize) -> bool {
+        self.served.contains(&index) && !self.left().contains(&index)
     }
 
     fn left(&self) -> MutexGuard<'_, BTreeSet<usize>> {
@@ -124,6 +139,7 @@ impl Told {
         let mut left = self.left();
         left.remove(&index);
         self.look(&left);
+        self.news.notify_one();
     }
 }
 
@@ -200,6 +216,9 @@ impl Worker {
             let patience = self.toolstack.limits.close;
             let end = ending::end(&self.toolstack, self.plan.fe, patience, cancel).await;
             let end = end.unwrap_or_else(|cause| ModelEnd::Alive { reason: cause.to_string() });
+            if !end.is_gone() && !cancel.is_cancelled() {
+                told.survives.cancel();
+            }
             self.tell(Progress::Model(end.clone()));
             end
         };
@@ -222,9 +241,18 @@ impl Worker {
     ) {
         let mut waiting = VecDeque::from(stage.to_vec());
         let mut running = FuturesUnordered::new();
+        let mut at_work = BTreeSet::new();
+        let only_waits = |index: &&usize| told.is_some_and(|told| told.only_waits(**index));
+        let news = async || match told {
+            Some(told) => told.news.notified().await,
+            None => std::future::pending().await,
+        };
         loop {
-            while running.len() < self.plan.at_once && !cancel.is_cancelled() {
+            while at_work.iter().filter(|index| !only_waits(index)).count() < self.plan.at_once
+                && !cancel.is_cancelled()
+            {
                 let Some(index) = waiting.pop_front() else { break };
+                at_work.insert(index);
                 running.push(async move {
                     let outcome = self.operation(index, cancel, told.cloned()).await;
                     if let Some(told) = told {
@@ -233,7 +261,14 @@ impl Worker {
                     (index, outcome)
                 });
             }
-            let Some((index, outcome)) = running.next().await else { break };
+            let (index, outcome) = tokio::select! {
+                ended = running.next() => match ended {
+                    Some(ended) => ended,
+                    None => break,
+                },
+                () = news() => continue,
+            };
+            at_work.remove(&index);
             if outcome.is_err() {
                 tally.first_failure.get_or_insert(index);
             }
@@ -248,14 +283,15 @@ impl Worker {
         cancel: &CancellationToken,
         told: Option<Arc<Told>>,
     ) -> Result<Success, Box<Failure>> {
-        let toolstack = self.observed(index, told);
+        let toolstack = self.observed(index, told.clone());
         match &self.plan.operations[index] {
             Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
             Planned::Remove(Which { fe, kind, devid }, removal) => {
                 // libxl's configuration of a domain goes with it.
                 let toolstack = toolstack.without_libxl_config();
                 let which = Which { fe: *fe, kind: *kind, devid: *devid };
-                let removed = toolstack.remove_while_model_ends(which, *removal, cancel).await;
+                let survives = told.map(|told| told.survives.clone()).unwrap_or_default();
+                let removed = toolstack.remove_while_model_ends(which, *removal, survives, cancel).await;
                 removed.or_else(|failure| match failure.cause {
                     // Somebody else has removed it: all are to go.
                     Cause::NoSuchDevice => Ok(Success {

@@ -221,6 +221,61 @@ async fn a_device_model_ends_as_soon_as_its_devices_were_told_to_close() {
     assert!(elapsed < f64::EPSILON, "it waited {elapsed} s: {happened:#?}");
 }
 
+/// Who waits for the end of the device model, which is asked for when all were told, keeps nobody from being told; and
+/// as long as that end may come, none of them is done without it.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_device_model_keeps_no_other_waiting() {
+    for stubborn in [false, true] {
+        let world = connected().await;
+        let image = |name| Device::Vbd(vbd::parse(&[format!("/proc/self/exe,qcow2,{name}")]).unwrap());
+        for name in ["xvdb", "xvdc"] {
+            let never = CancellationToken::new();
+            world.add_with(image(name), aodevice::WaitFor::Tree, &never).await.unwrap();
+        }
+        let _model = if stubborn { Model::stubborn(&world).await } else { Model::start(&world).await };
+        let mut limits = aodevice::Limits::default();
+        limits.close = Duration::from_millis(100);
+        let toolstack = world.toolstack.clone().with_limits(limits);
+        // Virtual time stands still while a thread is at work; a model that does not end needs it.
+        let (done, wanted) = std::sync::mpsc::channel::<()>();
+        let wait = if stubborn { Duration::ZERO } else { Duration::from_secs(60) };
+        let thread = tokio::task::spawn_blocking(move || _ = wanted.recv_timeout(wait));
+        let begun = world.clock();
+        let plan = Plan::destroy(&toolstack, GUEST).await.unwrap().at_once(1);
+        let outcome = plan.run(&toolstack, &CancellationToken::new()).finish().await;
+        let elapsed = world.clock() - begun;
+        drop(done);
+        thread.await.unwrap();
+        assert!(outcome.is_done(), "{outcome:?}");
+        let ended = matches!(outcome.model, Some(ModelEnd::Ended { killed, .. }) if killed == stubborn);
+        assert!(ended && elapsed < 1.0, "{elapsed} s: {outcome:?}");
+        let forced = outcome
+            .devices
+            .iter()
+            .filter(|ended| matches!(ended, Ended::Done(done) if !done.warnings.is_empty()));
+        assert_eq!(forced.count(), 0, "{outcome:?}");
+    }
+}
+
+/// A store that falls silent takes its time once, and not once for each device.
+#[tokio::test(start_paused = true)]
+async fn a_silent_store_is_not_waited_for_device_by_device() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let names = ["xvda", "xvdb", "xvdc", "xvdd", "xvde", "xvdf"];
+    assert!(run(&world, Plan::add(GUEST, additions(names.map(disk_named)))).await.is_done());
+    world.scripts.on("remove", Line::Takes(1.0));
+    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+    let begun = world.clock();
+    let (outcome, ()) = tokio::join!(run(&world, plan), async {
+        world.at(begun + 0.9).await;
+        world.proxy.silence(true);
+    });
+    assert!(!outcome.is_done());
+    let elapsed = world.clock() - begun;
+    assert!(elapsed < 20.0, "{elapsed} s: {outcome:?}");
+}
+
 #[test]
 fn every_kind_has_its_turn() {
     let mut kinds = Kind::BRING_UP;
