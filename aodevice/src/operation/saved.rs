@@ -174,7 +174,8 @@ pub(crate) async fn forget(
     if seen[0].is_some() || seen[1].is_some() {
         return Ok(());
     }
-    let is_its = seen[4].is_none() || seen[5].as_deref() == params.map(String::as_bytes);
+    // One without `params` was not written to its end.
+    let is_its = seen[4].is_none() || seen[5].is_none() || seen[5].as_deref() == params.map(String::as_bytes);
     if seen[2].is_some() && is_its {
         remove(client, saved).await?;
     }

@@ -310,6 +310,22 @@ async fn a_quota_is_used_up_in_the_middle() {
     assert_eq!(world.clock(), 0.0);
 }
 
+/// So it is when the copy from which a script's work would be undone cannot be written: the script has not run.
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_used_up_in_the_middle_of_the_copy() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    for key in ["params", "dev", "xendev-before", "xendev-guest"] {
+        world.proxy.refuse(Op::WRITE, &format!("xendev/backend/vbd/1/51712/{key}"), ErrorCode::ENOSPC);
+        let (added, ()) = join!(world.add(disk()), async {
+            world.exists(BE).await;
+            world.backend_says("2").await;
+        });
+        assert_eq!(added.unwrap_err().cause.code(), "store");
+        assert_eq!(world.dump().await, before, "{key}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn there_is_no_such_domain() {
     let world = World::new().await;
