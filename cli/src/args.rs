@@ -1,12 +1,14 @@
 //! The command line.
 
+use std::env;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aodevice::{Addition, Force, Limits, MediumChange, Removal, Toolstack, WaitFor};
 use clap::builder::PossibleValuesParser;
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
 use crate::kinds::OfKind;
@@ -21,16 +23,52 @@ use crate::xl_conf::XlConf;
 /// 4 cancelled by a signal (HUP, INT, QUIT or TERM). The first signal cancels and cleans up; a
 /// second one gives that up.
 #[derive(Debug, Parser)]
-#[command(name = "xendev", version, max_term_width = 100, infer_subcommands = true)]
-pub(crate) struct Args {
+#[command(
+    name = "xendev",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Global {
     #[command(flatten)]
-    pub(crate) common: Common,
+    common: Common,
     /// Options of xl that have no effect here: it takes no lock to force, and its progress has no carriage
     /// returns or time stamps.
     #[arg(short = 'f', short_aliases = ['t', 'T'], hide = true, action = ArgAction::Count)]
     of_xl: u8,
-    #[command(subcommand)]
+}
+
+/// What was said.
+#[derive(Debug)]
+pub(crate) struct Args {
+    pub(crate) common: Common,
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Reads the command line of this process.
+    ///
+    /// To make all commands takes longer than most of them work. So those are made whose names are there, and all of
+    /// them for what is not understood so: a name that is not written out, a request for help, a mistake.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let words: Vec<_> = env::args_os().collect();
+        let commands = Command::augment_subcommands(clap::Command::new(""));
+        let said =
+            commands.get_subcommands().filter(|command| words.iter().any(|word| word == command.get_name()));
+        let said = Global::command().subcommands(said.cloned());
+        Self::read(said, &words).or_else(|_| Self::read(Self::whole(), &words))
+    }
+
+    fn whole() -> clap::Command {
+        Command::augment_subcommands(Global::command()).infer_subcommands(true)
+    }
+
+    fn read(command: clap::Command, words: &[OsString]) -> Result<Self, clap::Error> {
+        let matches = command.try_get_matches_from(words)?;
+        let common = Global::from_arg_matches(&matches)?.common;
+        Ok(Self { common, command: Command::from_arg_matches(&matches)? })
+    }
 }
 
 /// What can be said before and after every command.
@@ -60,15 +98,29 @@ pub(crate) struct Common {
     pub(crate) compat_exit: bool,
 }
 
+// The options of a command are only made if it was said. What is made then has the last word on what the command is
+// about, so that is told here, and nothing is told of structures that hold options.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Add a disk to a guest
     BlockAttach(AttachArgs),
-    /// Remove a disk from a guest
+    /// Remove a disk from a guest.
+    ///
+    /// Without --force the guest is asked, and if it does not let go in time the disk stays, closing,
+    /// to be detached again later. That the guest lets go does not mean that nothing in it used the
+    /// disk: Linux guests were seen to let go of a disk that was held open. Unmount it first.
     BlockDetach(BlockDetachArgs),
     /// List the disks of guests
     BlockList(ListArgs),
+    /// Put another medium into a CD-ROM drive of an HVM guest.
+    ///
+    /// The medium that is there is ejected first. A guest that has locked the tray, as Linux does while the medium is
+    /// mounted or read, is asked to open it. If QEMU does not take the new medium, the drive stays empty.
     CdInsert(CdInsertArgs),
+    /// Take the medium out of a CD-ROM drive of an HVM guest.
+    ///
+    /// A guest that has locked the tray, as Linux does while the medium is mounted or read, is asked to open it.
     CdEject(CdEjectArgs),
     /// Add a network interface to a guest
     NetworkAttach(NetworkAttachArgs),
@@ -76,6 +128,13 @@ pub(crate) enum Command {
     NetworkDetach(NetworkDetachArgs),
     /// List the network interfaces of guests
     NetworkList(ListArgs),
+    /// Add all devices that a domain's configuration file lists.
+    ///
+    /// The file is one of xl create (xl.cfg(5)), whose settings of other subjects are passed over. Disks come first, then
+    /// framebuffers with their keyboards, then interfaces; those of one kind are added side by side, with ids in the order
+    /// of the file. All of it is checked before anything is written: that every device can be understood and served, and
+    /// that none is there already. If one fails after that, or on a signal, those that were added are removed again. With
+    /// -N it only checks, and prints what each would be.
     AttachAll(AttachAllArgs),
     /// List all devices of guests, of every kind
     List(ListArgs),
@@ -85,13 +144,26 @@ pub(crate) enum Command {
     UsbList(GuestArgs),
     /// List the PCI functions of a guest
     PciList(GuestArgs),
+    /// Remove all devices of a domain that goes, and end its device model.
+    ///
+    /// The guest is not asked. What the device model (QEMU) serves is told to close first; then the device model is
+    /// asked to end, and killed if it does not within --timeout. When this is done no process of it has an image open.
+    /// With -N it only tells which devices there are.
     DestroyDevices(DestroyArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
+    /// Print the state machines of attaching and detaching as diagrams.
+    ///
+    /// They are drawn from the machines themselves, by walking them: every state, what is asked for in
+    /// it, and what leads from it where.
     Machine(MachineArgs),
     /// Show the main job on an embedded store: attach and detach a disk and a NIC of a
     /// simulated guest, and prove that nothing is left
     Demo(DemoArgs),
+    /// Serve an empty store of its own on a Unix socket until interrupted.
+    ///
+    /// Every program that speaks the xenstore protocol over a socket can use it, with XENSTORED_PATH
+    /// set to the socket. Whoever may connect may do everything, so the file mode is the protection.
     Store(StoreArgs),
 }
 
@@ -144,7 +216,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// What becomes of an operation that is under way on the same device.
+// What becomes of an operation that is under way on the same device.
 #[derive(Debug, ClapArgs)]
 struct Others {
     /// How long another operation on the device may take to end
@@ -155,7 +227,7 @@ struct Others {
     take_over: bool,
 }
 
-/// The configuration that libxl keeps of a domain.
+// The configuration that libxl keeps of a domain.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Recording {
     /// Leave the configuration that libxl keeps of the guest alone: xl does not know the device when
@@ -178,7 +250,7 @@ impl Recording {
     }
 }
 
-/// What all attaching has in common.
+// What all attaching has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Attaching {
     /// When it is done
@@ -265,13 +337,6 @@ pub(crate) struct NetworkAttachArgs {
     pub(crate) attaching: Attaching,
 }
 
-/// Add all devices that a domain's configuration file lists.
-///
-/// The file is one of xl create (xl.cfg(5)), whose settings of other subjects are passed over. Disks come first, then
-/// framebuffers with their keyboards, then interfaces; those of one kind are added side by side, with ids in the order
-/// of the file. All of it is checked before anything is written: that every device can be understood and served, and
-/// that none is there already. If one fails after that, or on a signal, those that were added are removed again. With
-/// -N it only checks, and prints what each would be.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct AttachAllArgs {
     /// The guest, by domid or name
@@ -303,7 +368,7 @@ fn letting_go(close: Duration, script: Duration, others: &Others) -> Limits {
     limits
 }
 
-/// What all detaching has in common.
+// What all detaching has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Detaching {
     /// How long the guest and the backend may take to let go
@@ -331,11 +396,6 @@ impl Detaching {
     }
 }
 
-/// Remove a disk from a guest.
-///
-/// Without --force the guest is asked, and if it does not let go in time the disk stays, closing,
-/// to be detached again later. That the guest lets go does not mean that nothing in it used the
-/// disk: Linux guests were seen to let go of a disk that was held open. Unmount it first.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BlockDetachArgs {
     /// Do not ask the guest
@@ -361,7 +421,7 @@ pub(crate) struct NetworkDetachArgs {
     pub(crate) detaching: Detaching,
 }
 
-/// What changing a medium has in common.
+// What changing a medium has in common.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ChangingMedium {
     /// Open the tray also if the guest has locked it: what reads the medium there gets errors
@@ -404,10 +464,6 @@ pub(crate) enum ImageFormat {
     Vhd,
 }
 
-/// Put another medium into a CD-ROM drive of an HVM guest.
-///
-/// The medium that is there is ejected first. A guest that has locked the tray, as Linux does while the medium is
-/// mounted or read, is asked to open it. If QEMU does not take the new medium, the drive stays empty.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CdInsertArgs {
     /// The guest, by domid or name
@@ -423,9 +479,6 @@ pub(crate) struct CdInsertArgs {
     pub(crate) changing: ChangingMedium,
 }
 
-/// Take the medium out of a CD-ROM drive of an HVM guest.
-///
-/// A guest that has locked the tray, as Linux does while the medium is mounted or read, is asked to open it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CdEjectArgs {
     /// The guest, by domid or name
@@ -436,11 +489,6 @@ pub(crate) struct CdEjectArgs {
     pub(crate) changing: ChangingMedium,
 }
 
-/// Remove all devices of a domain that goes, and end its device model.
-///
-/// The guest is not asked. What the device model (QEMU) serves is told to close first; then the device model is
-/// asked to end, and killed if it does not within --timeout. When this is done no process of it has an image open.
-/// With -N it only tells which devices there are.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DestroyArgs {
     /// The domain, by domid or name; one that is gone, by its domid
@@ -507,10 +555,6 @@ pub(crate) enum Language {
     Dot,
 }
 
-/// Print the state machines of attaching and detaching as diagrams.
-///
-/// They are drawn from the machines themselves, by walking them: every state, what is asked for in
-/// it, and what leads from it where.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct MachineArgs {
     /// Which machine [default: all, one after the other]
@@ -533,10 +577,6 @@ fn mode(text: &str) -> Result<u32, String> {
     mode.ok_or_else(|| "give up to three octal digits, such as 660".to_owned())
 }
 
-/// Serve an empty store of its own on a Unix socket until interrupted.
-///
-/// Every program that speaks the xenstore protocol over a socket can use it, with XENSTORED_PATH
-/// set to the socket. Whoever may connect may do everything, so the file mode is the protection.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StoreArgs {
     /// Where to listen. A socket that nobody serves any more is replaced
@@ -569,7 +609,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
+        Args::whole().debug_assert();
     }
 }

@@ -192,17 +192,37 @@ enum Act {
 }
 
 impl Commands {
+    /// That with a command of this name.
+    fn of(command: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|of| of.names().any(|name| name == command))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        [self.attach.0, self.detach.0].into_iter().chain(self.list.map(|list| list.0))
+    }
+
     fn subcommands(&self) -> impl Iterator<Item = Command> {
-        let attach = AttachArgs::augment_args(Command::new(self.attach.0)).about(self.attach.1);
-        let detach = DetachArgs::augment_args(Command::new(self.detach.0)).about(self.detach.1);
-        let detach = match &self.other {
-            Some(other) => {
-                detach.mut_arg("device", |arg| arg.help(format!("The device, by its id or {}", other.what)))
-            }
-            None => detach,
-        };
-        let list = self.list.map(|(name, about)| ListArgs::augment_args(Command::new(name)).about(about));
-        [attach.mut_arg("words", |arg| arg.help(self.words)), detach].into_iter().chain(list)
+        let attach = (self.attach, attach_args as fn(Command) -> Command);
+        let detach = (self.detach, detach_args as fn(Command) -> Command);
+        let list = self.list.map(|list| (list, ListArgs::augment_args as fn(Command) -> Command));
+        let command = |((name, about), args)| Command::new(name).about(about).defer(args);
+        [attach, detach].into_iter().chain(list).map(command)
+    }
+}
+
+fn attach_args(command: Command) -> Command {
+    let words = Commands::of(command.get_name()).map_or("", |of| of.words);
+    AttachArgs::augment_args(command).mut_arg("words", |arg| arg.help(words))
+}
+
+fn detach_args(command: Command) -> Command {
+    let other = Commands::of(command.get_name()).and_then(|of| of.other.as_ref());
+    let command = DetachArgs::augment_args(command);
+    match other {
+        Some(other) => {
+            command.mut_arg("device", |arg| arg.help(format!("The device, by its id or {}", other.what)))
+        }
+        None => command,
     }
 }
 
@@ -210,18 +230,13 @@ impl FromArgMatches for OfKind {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let none = || clap::Error::new(ErrorKind::MissingSubcommand);
         let (name, matches) = matches.subcommand().ok_or_else(none)?;
-        for of in KINDS {
-            let act = match name {
-                name if name == of.attach.0 => Act::Attach(AttachArgs::from_arg_matches(matches)?),
-                name if name == of.detach.0 => Act::Detach(DetachArgs::from_arg_matches(matches)?),
-                name if of.list.is_some_and(|(list, _)| name == list) => {
-                    Act::List(ListArgs::from_arg_matches(matches)?)
-                }
-                _ => continue,
-            };
-            return Ok(Self(of, act));
-        }
-        Err(none())
+        let of = Commands::of(name).ok_or_else(none)?;
+        let act = match name {
+            name if name == of.attach.0 => Act::Attach(AttachArgs::from_arg_matches(matches)?),
+            name if name == of.detach.0 => Act::Detach(DetachArgs::from_arg_matches(matches)?),
+            _ => Act::List(ListArgs::from_arg_matches(matches)?),
+        };
+        Ok(Self(of, act))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -240,10 +255,7 @@ impl Subcommand for OfKind {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        let has = |of: &Commands| {
-            [of.attach.0, of.detach.0].contains(&name) || of.list.is_some_and(|list| list.0 == name)
-        };
-        KINDS.iter().any(has)
+        Commands::of(name).is_some()
     }
 }
 

@@ -33,7 +33,6 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tokio::runtime::Builder;
 
 use args::{Args, Command, Common};
@@ -42,7 +41,7 @@ use printer::{stderr, stdout};
 use problem::{Code, Exit, Problem};
 
 fn main() -> ExitCode {
-    let status = match Args::try_parse() {
+    let status = match Args::parse() {
         Ok(args) => {
             let Common { json, compat_exit, .. } = args.common;
             let role = if args.common.dry_run { Role::Purpose } else { args.command.role_of_stdout() };

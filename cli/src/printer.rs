@@ -3,6 +3,8 @@
 //! A pipe that is full blocks whoever writes to it, and a pipe without a reader fails them. An
 //! operation on a device must suffer neither: it puts its lines into a queue and goes on. What
 //! becomes of the lines costs the output alone, never the operation or its exit status.
+//!
+//! A thread begins with the first line that there is for it: most commands that succeed say nothing.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -30,13 +32,13 @@ const TICK: Duration = Duration::from_millis(200);
 /// Standard output. It keeps every text until it is written.
 pub(crate) fn stdout() -> &'static Printer {
     static STDOUT: OnceLock<&Printer> = OnceLock::new();
-    STDOUT.get_or_init(|| Printer::start(stdio::stdout(), usize::MAX))
+    STDOUT.get_or_init(|| Printer::new(stdio::stdout(), usize::MAX))
 }
 
 /// Standard error.
 pub(crate) fn stderr() -> &'static Printer {
     static STDERR: OnceLock<&Printer> = OnceLock::new();
-    STDERR.get_or_init(|| Printer::start(stdio::stderr(), BACKLOG))
+    STDERR.get_or_init(|| Printer::new(stdio::stderr(), BACKLOG))
 }
 
 /// A descriptor, and the thread that writes to it.
@@ -55,6 +57,8 @@ struct Queue {
     status: Option<String>,
     /// The status line as the thread has drawn it.
     shown: Option<String>,
+    /// Whether there is a thread.
+    started: bool,
     /// Whether the thread is writing now.
     writing: bool,
     /// Number of writes that succeeded.
@@ -71,15 +75,11 @@ impl Queue {
 }
 
 impl Printer {
-    fn start(fd: BorrowedFd<'static>, backlog: usize) -> &'static Self {
+    fn new(fd: BorrowedFd<'static>, backlog: usize) -> &'static Self {
         let (queue, changed) = Default::default();
         let terminal = isatty(fd);
         // Leaked, since its thread may be blocked in a write until the process ends.
-        let printer: &'static Self = Box::leak(Box::new(Self { fd, terminal, backlog, queue, changed }));
-        if let Err(error) = thread::Builder::new().name("printer".to_owned()).spawn(|| printer.work()) {
-            printer.lock().broken = Some(error.kind());
-        }
-        printer
+        Box::leak(Box::new(Self { fd, terminal, backlog, queue, changed }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -87,7 +87,7 @@ impl Printer {
     }
 
     /// Queues a text, which ends with a line feed. Never blocks.
-    pub(crate) fn put(&self, text: impl Into<String>) {
+    pub(crate) fn put(&'static self, text: impl Into<String>) {
         self.change(|queue| {
             if queue.texts.len() >= self.backlog {
                 queue.texts.pop_front();
@@ -97,18 +97,24 @@ impl Printer {
     }
 
     /// Shows a status line if this is a terminal, or takes it away. Never blocks.
-    pub(crate) fn status(&self, status: Option<String>) {
+    pub(crate) fn status(&'static self, status: Option<String>) {
         if self.terminal {
             self.change(|queue| queue.status = status);
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Queue)) {
+    fn change(&'static self, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.lock();
-        if queue.broken.is_none() {
-            change(&mut queue);
-            self.changed.notify_all();
+        if queue.broken.is_some() {
+            return;
         }
+        change(&mut queue);
+        if !queue.started && queue.is_busy() {
+            queue.started = true;
+            let thread = thread::Builder::new().name("printer".to_owned());
+            queue.broken = thread.spawn(|| self.work()).err().map(|error| error.kind());
+        }
+        self.changed.notify_all();
     }
 
     /// Waits until everything is written, for at most `limit`.
@@ -207,7 +213,7 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         rustix::pipe::fcntl_setpipe_size(&writer, CHUNK).unwrap();
         let writer: &'static OwnedFd = Box::leak(Box::new(writer.into()));
-        (reader, Printer::start(writer.as_fd(), backlog))
+        (reader, Printer::new(writer.as_fd(), backlog))
     }
 
     #[test]
