@@ -13,7 +13,8 @@ use crate::{devices, output, plan};
 pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
     let world = World::open(&common.store).await?;
-    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    let found = devices::domain_or_id(&world.client, &args.domain);
+    let (fe, toolstack) = tokio::try_join!(found, world.toolstack(args.limits()))?;
     if fe == DomId::DOM0 {
         return Err(Problem::new(
             Code::Usage,
@@ -22,7 +23,7 @@ pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Pro
             "detach its devices one by one",
         ));
     }
-    let toolstack = args.recording.of(world.toolstack(args.limits()).await?);
+    let toolstack = args.recording.of(toolstack);
     let tried = format!("cannot find the devices of domain {fe}");
     let plan = unless_cancelled(&*tried, Plan::destroy(&toolstack, fe)).await?;
     let plan = plan.map_err(|error| Problem::store(tried, &error))?;
@@ -56,7 +57,7 @@ fn dry_run(common: &Common, plan: &Plan) {
         output::say(format!("{} {}\n", which.kind, (which.kind.info().id_name)(which.devid)));
     }
     for left in plan.left() {
-        output::say(format!("{} is left: its kind is not served yet\n", line(left)));
+        output::say(format!("{} is left: such devices are not removed yet\n", line(left)));
     }
 }
 
@@ -71,7 +72,7 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
         ));
     }
     for left in &outcome.left {
-        output::warn(common, &format!("{left} is left: its kind is not served yet"));
+        output::warn(common, &format!("{left} is left: such devices are not removed yet"));
     }
     if let Some(end @ ModelEnd::Ended { killed, left, .. }) = &outcome.model
         && (*killed || left.is_some())

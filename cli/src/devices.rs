@@ -61,8 +61,8 @@ pub(crate) async fn attach(
     if common.dry_run {
         return dry_run(common, &world, guest, device, attaching).await;
     }
-    let fe = domain(&world.client, guest).await?;
-    let (toolstack, progress) = watched(&world, attaching.limits(), common).await?;
+    let found = domain(&world.client, guest);
+    let (fe, (toolstack, progress)) = tokio::try_join!(found, watched(&world, attaching.limits(), common))?;
     let outcome = attaching.recording.of(toolstack).add(fe, device, attaching.addition(), &cancel).await;
     progress.done();
     output::report(common, outcome)

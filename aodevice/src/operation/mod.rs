@@ -9,6 +9,7 @@
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | the guest's device model: its end, and its log | [`model`] |
 //! | the daemon that serves file systems | [`daemon`] |
+//! | reading files of `/proc` and `/sys` | [`proc`] |
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
@@ -27,6 +28,7 @@ pub(crate) mod observe;
 pub(crate) mod owner;
 pub(crate) mod place;
 mod preview;
+mod proc;
 pub(crate) mod record;
 mod said;
 mod saved;
@@ -244,7 +246,8 @@ impl<'a> Job<'a> {
             }
             Step::Destroy => {
                 let _turn = self.toolstack.turn().await;
-                Event::Destroyed(store::destroy(client, target, record).await)
+                let depth = if self.ending.is_some() { Depth::There } else { Depth::Standing };
+                Event::Destroyed(store::destroy(client, target, record, depth).await)
             }
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),
             Step::Strike => Event::Struck(self.strike(target, cancel).await),

@@ -25,7 +25,7 @@ use xs_client::{Client, DomId, Error, Path};
 
 use super::observe::shown;
 use super::store::text;
-use super::{Target, files};
+use super::{Target, files, proc};
 use crate::machine::Reached;
 use crate::{BackendKind, Cause, Condition, DeviceId, Server, Toolstack, facts};
 
@@ -70,7 +70,7 @@ impl Process {
     fn of_model(pid: u32, fe: DomId) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
         // Looked at once the number cannot change hands any more. That of a zombie is empty.
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let command = proc::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = command.split(|byte| *byte == 0);
         let domid = words.by_ref().skip_while(|word| *word != b"-xen-domid").nth(1)?;
         (domid == fe.to_string().as_bytes()).then_some(Self { fd: process, pid })
@@ -201,7 +201,7 @@ impl Model {
 }
 
 fn is_qemu(pid: u32) -> bool {
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = proc::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
     program
         .rsplit(|byte| *byte == b'/')

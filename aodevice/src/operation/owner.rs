@@ -12,6 +12,7 @@ use std::{fmt, fs, process};
 
 use xs_client::DomId;
 
+use super::proc;
 use super::record::{Record, Stage, Token};
 
 /// A process that works on a device.
@@ -121,7 +122,7 @@ impl Drop for UnderWay {
 
 /// When a process started, in clock ticks since the boot; `None` if it is dead or a zombie.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = proc::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // `number (name) state parent ...`: the name may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
@@ -131,7 +132,7 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let id = proc::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     // A record's fields are separated by blanks.
     id.split_whitespace().next().unwrap_or_default().to_owned()
 }

@@ -71,15 +71,14 @@ impl fmt::Display for ModelEnd {
     }
 }
 
-/// Ends a domain's device model: SIGHUP, which lets QEMU flush and close its images, and SIGKILL after `patience`.
-/// Once `cancel` is cancelled, what it was asked for is not waited for, and it is not killed.
-pub(super) async fn end(
-    toolstack: &Toolstack,
-    fe: DomId,
-    patience: Duration,
-    cancel: &CancellationToken,
-) -> Result<ModelEnd, Cause> {
-    let begun = Instant::now();
+/// A domain's device model, as it is before its end.
+pub(super) struct Seen {
+    life: Life,
+    is_recorded: bool,
+}
+
+/// Looks for a domain's device model.
+pub(super) async fn look(toolstack: &Toolstack, fe: DomId) -> Result<Seen, Cause> {
     let (client, home) = (toolstack.client(), Path::new(format!("/local/domain/{fe}"))?);
     let model = Model::look(client, (fe, toolstack.own()));
     let (model, home) = tokio::try_join!(model, client.read_opt(&home))?;
@@ -87,9 +86,22 @@ pub(super) async fn end(
         Some(_) => model.life(fe),
         None => model.life_without_home(fe),
     };
-    let process = match life {
+    Ok(Seen { life, is_recorded: model.is_recorded() })
+}
+
+/// Ends a domain's device model: SIGHUP, which lets QEMU flush and close its images, and SIGKILL after `patience`.
+/// Once `cancel` is cancelled, what it was asked for is not waited for, and it is not killed.
+pub(super) async fn end(
+    toolstack: &Toolstack,
+    fe: DomId,
+    model: Seen,
+    patience: Duration,
+    cancel: &CancellationToken,
+) -> Result<ModelEnd, Cause> {
+    let begun = Instant::now();
+    let process = match model.life {
         Life::Alive(process) => process,
-        Life::Unseen if model.is_recorded() => return Ok(ModelEnd::Unseen),
+        Life::Unseen if model.is_recorded => return Ok(ModelEnd::Unseen),
         Life::Unseen => return Ok(ModelEnd::NotThere),
         Life::Ended => {
             forget(toolstack, fe).await?;

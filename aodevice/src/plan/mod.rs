@@ -30,7 +30,7 @@ use futures_util::StreamExt;
 use futures_util::future::{try_join, try_join_all};
 use futures_util::stream;
 use serde::Serialize;
-use xs_client::{DomId, Error, Path};
+use xs_client::{Client, DomId, Error, Path};
 
 pub use ending::ModelEnd;
 pub use run::Run;
@@ -198,7 +198,8 @@ impl Plan {
         &self.operations
     }
 
-    /// Directories of devices of kinds that are not served yet, which are left alone.
+    /// Directories of devices of kinds that are not served yet, which are left alone, and what a domain that has gone has
+    /// left of its own, as its console.
     pub fn left(&self) -> &[String] {
         &self.left
     }
@@ -220,17 +221,8 @@ async fn devices_of(
         let recorded = kinds.iter().any(|name| name == kind.name());
         devices_of_kind(toolstack, fe, (kind, recorded), &backends)
     });
-    let of_kinds = try_join_all(of_kinds).await?;
-    let mut left = Vec::new();
-    for kind in Kind::ALL {
-        // What goes with the domain itself.
-        for devid in 0..kind.info().first_devid {
-            let lx = root.join(format!("{kind}/{devid}"))?;
-            if client.read_opt(&lx).await?.is_some() {
-                left.push(lx.to_string());
-            }
-        }
-    }
+    let left = left_of_domain(client, fe, &kinds);
+    let (of_kinds, mut left) = try_join(try_join_all(of_kinds), left).await?;
     for kind in kinds.iter().filter(|kind| Kind::ALL.iter().all(|known| known.name() != **kind)) {
         let of_kind = root.join(kind)?;
         for devid in client.directory_or_empty(&of_kind).await? {
@@ -238,6 +230,22 @@ async fn devices_of(
         }
     }
     Ok((of_kinds.concat(), left))
+}
+
+/// What is a domain's own, as its console: it goes with the domain, so it is only left where that has gone without it.
+async fn left_of_domain(client: &Client, fe: DomId, kinds: &[String]) -> Result<Vec<String>, Error> {
+    let recorded = Kind::ALL.into_iter().filter(|kind| kinds.iter().any(|name| name == kind.name()));
+    let own = recorded.flat_map(|kind| (0..kind.info().first_devid).map(move |devid| (kind, devid)));
+    let nodes = own.map(|(kind, devid)| Path::new(format!("/libxl/{fe}/device/{kind}/{devid}")));
+    let mut nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    nodes.push(Path::new(format!("/local/domain/{fe}"))?);
+    let mut seen = client.read_many(&nodes).await?;
+    let has_home = seen.pop().flatten().is_some();
+    let left = nodes.iter().zip(seen).filter(|(_, seen)| !has_home && seen.is_some());
+    Ok(left.map(|(node, _)| node.to_string()).collect())
 }
 
 /// Those of a kind, which the toolstack has `recorded` or not; `there`: the kinds of backends that are in this domain.

@@ -206,15 +206,22 @@ impl Worker {
     ) -> ModelEnd {
         let told = Arc::new(Told::new(served));
         let model = async {
-            tokio::select! {
-                () = told.all.cancelled() => {}
-                () = sleep(GRACE) => {}
-            }
+            // Looked for beside what is looked at anyway. One that is started later serves nothing that was there.
+            let told_all = async {
+                tokio::select! {
+                    () = told.all.cancelled() => {}
+                    () = sleep(GRACE) => {}
+                }
+            };
+            let (model, ()) = tokio::join!(ending::look(&self.toolstack, self.plan.fe), told_all);
             if cancel.is_cancelled() {
                 return ModelEnd::Alive { reason: "it was not asked to: cancelled".to_owned() };
             }
             let patience = self.toolstack.limits.close;
-            let end = ending::end(&self.toolstack, self.plan.fe, patience, cancel).await;
+            let end = match model {
+                Ok(model) => ending::end(&self.toolstack, self.plan.fe, model, patience, cancel).await,
+                Err(cause) => Err(cause),
+            };
             let end = end.unwrap_or_else(|cause| ModelEnd::Alive { reason: cause.to_string() });
             if !end.is_gone() && !cancel.is_cancelled() {
                 told.survives.cancel();

@@ -2,6 +2,7 @@
 
 use aodevice::{Cause, Device, Force, Kind, Plan, WaitFor, console, list};
 use tokio_util::sync::CancellationToken;
+use xs_client::Path;
 
 use crate::world::{GUEST, World, added};
 
@@ -85,6 +86,11 @@ async fn the_first_console_is_left_alone() {
     world.write(&format!("{lx}/backend"), be).await;
     world.write(&format!("{be}/state"), "1").await;
     assert!(list(&world.dom0, GUEST, Kind::Console).await.unwrap().is_empty());
-    let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
-    assert_eq!((plan.operations().len(), plan.left()), (0, &[lx.to_owned()][..]));
+    let plan = async || {
+        let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
+        (plan.operations().len(), plan.left().to_vec())
+    };
+    assert_eq!(plan().await, (0, vec![]));
+    world.dom0.rm(&Path::new("/local/domain/1").unwrap()).await.unwrap();
+    assert_eq!(plan().await, (0, vec![lx.to_owned()]), "it has gone without it");
 }

@@ -95,8 +95,8 @@ pub(crate) async fn close_for_server(
     cancel: Cancel<'_>,
 ) -> Result<(), Cause> {
     let decide = |seen: &Seen| Ok(((), steps::close_for_server(seen, record.token)?));
-    // It mostly has said so itself.
-    let seen = look(client, &target.id(), target.paths(), Depth::Standing).await?;
+    // It mostly has said so itself, or removed its directory.
+    let seen = look(client, &target.id(), target.paths(), Depth::There).await?;
     if let Ok(((), changes)) = decide(&seen)
         && changes.is_empty()
     {

@@ -177,7 +177,12 @@ pub(crate) async fn close(
 ///
 /// A guest that keeps writing into its directory makes a transaction that removes it conflict. So after a conflict the
 /// directory goes before.
-pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -> Result<Destroyed, Cause> {
+pub(crate) async fn destroy(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    depth: Depth,
+) -> Result<Destroyed, Cause> {
     let (id, paths) = (target.id(), target.paths());
     let again = &AtomicBool::new(false);
     let destroyed = transact(client, |tx| async move {
@@ -189,7 +194,7 @@ pub(crate) async fn destroy(client: &Client, target: &Target, record: &Record) -
         }
         // Whether the guest has a home decides how much goes; nearly always it has.
         let (seen, trees) = tokio::try_join!(
-            async { Ok(look(&tx, &id, paths, Depth::Standing).await?) },
+            async { Ok(look(&tx, &id, paths, depth).await?) },
             Trees::look(&tx, &id, paths, true),
         )?;
         let (destroyed, changes) = steps::destroy(&seen, record.token);
