@@ -134,14 +134,15 @@ pub(crate) fn merge(id: &DeviceId, saved: Recorded, recorded: &mut Recorded) {
 /// parents fails in the middle, each daemon with errors of its own.
 const ATTEMPTS: usize = 16;
 
-/// Removes a copy, and the parents that it leaves empty. Nothing depends on it: a copy that stays is not
-/// believed.
-async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
+/// Removes a copy, and the parents that it leaves empty, as long as none of the nodes is there that say that it may be
+/// another's by now. Nothing depends on it: a copy that stays is not believed.
+async fn remove(client: &Client, copy: &Path, unless: &[Path]) -> Result<(), Cause> {
     let root = &Path::new("/tool")?;
     for _ in 0..ATTEMPTS {
         let remove = |tx: Transaction| async move {
-            let extent = cleanup::extent(&tx, copy, root).await?;
-            Ok(((), extent.into_iter().map(Request::Rm).collect()))
+            let (seen, extent) = tokio::try_join!(tx.read_many(unless), cleanup::extent(&tx, copy, root))?;
+            let goes = seen.iter().all(Option::is_none);
+            Ok(((), extent.into_iter().filter(|_| goes).map(Request::Rm).collect()))
         };
         match client.decide(remove).await {
             Err(xs_client::Error::Store { .. }) => {}
@@ -153,7 +154,7 @@ async fn remove(client: &Client, copy: &Path) -> Result<(), Cause> {
 
 /// Removes the copy that was made for a single run.
 pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), Cause> {
-    remove(client, &paths.undo).await
+    remove(client, &paths.undo, &[]).await
 }
 
 /// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
@@ -177,9 +178,9 @@ pub(crate) async fn forget(
     // One without `params` was not written to its end.
     let is_its = seen[4].is_none() || seen[5].is_none() || seen[5].as_deref() == params.map(String::as_bytes);
     if seen[2].is_some() && is_its {
-        remove(client, saved).await?;
+        remove(client, saved, &nodes[..2]).await?;
     }
-    if seen[3].is_some() { remove(client, undo).await } else { Ok(()) }
+    if seen[3].is_some() { remove(client, undo, &nodes[..2]).await } else { Ok(()) }
 }
 
 /// How many other guests are looked at by a sweep, so that an add costs no more the more guests there are.
@@ -201,11 +202,12 @@ async fn sweep_kind(client: &Client, kind: BackendKind, fe: DomId) -> Result<(),
     let homes = guests.iter().map(|guest| Path::new(format!("/local/domain/{guest}")));
     let homes = client.read_many(&homes.collect::<Result<Vec<_>, _>>()?).await?;
     for (guest, _) in guests.iter().zip(homes).filter(|(_, home)| home.is_none()) {
+        let home = Path::new(format!("/local/domain/{guest}"))?;
         let of_guest = parent.join(guest)?;
         for devid in client.directory_or_empty(&of_guest).await? {
             let copy = of_guest.join(devid)?;
             if client.read_opt(&copy.join(BEFORE)?).await?.is_none() {
-                remove(client, &copy).await?;
+                remove(client, &copy, std::slice::from_ref(&home)).await?;
             }
         }
     }

@@ -74,6 +74,7 @@ struct Script {
     losses: Vec<Op>,
     silent: bool,
     held: bool,
+    held_from_commit: bool,
     cut: Option<usize>,
     injected: BytesMut,
 }
@@ -134,6 +135,11 @@ impl Proxy {
     pub fn hold(&self, held: bool) {
         self.shared.script().held = held;
         self.shared.ordered.notify_one();
+    }
+
+    /// Holds back what is for the client from the reply to the next commit on, until [`Self::hold`] lets it go.
+    pub fn hold_from_commit(&self) {
+        self.shared.script().held_from_commit = true;
     }
 
     /// Ends the connection after so many bytes of the next message to the client.
@@ -218,6 +224,7 @@ impl Wire {
         let request = Request::decode(message.op, message.payload.clone());
         if let Ok(Request::TransactionEnd { commit: true }) = request {
             script.commits.push(Instant::now());
+            script.held |= std::mem::take(&mut script.held_from_commit);
             if script.conflicts > 0 {
                 script.conflicts -= 1;
                 self.replaced.insert(message.req_id, ErrorCode::EAGAIN);

@@ -1,11 +1,12 @@
 //! Writing the tree of a new device.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Request};
 
-use super::{Depth, look, transact};
+use super::{Depth, look, remove_frontend, transact};
 use crate::operation::observe::Texts;
 use crate::operation::record::Record;
 use crate::operation::steps::{self, Obstacle, Seen};
@@ -33,6 +34,7 @@ pub(crate) async fn create(
     cancel: Cancel<'_>,
 ) -> Result<Written, Cause> {
     let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    let stands = &AtomicBool::new(false);
     transact(client, |tx| async move {
         set(None);
         // Between attempts is the one place to stop without a trace.
@@ -41,6 +43,10 @@ pub(crate) async fn create(
         }
         let id = place::identify(&tx, (fe, own), device, guest).await?;
         let paths = id.paths()?;
+        if stands.load(Ordering::Relaxed) {
+            // Its guest may keep writing to what an earlier device has left.
+            remove_frontend(client, &id, &paths, |seen| steps::create(seen).is_ok()).await?;
+        }
         let (seen, unfinished, checked, fe, stood) = tokio::join!(
             look(&tx, &id, &paths, Depth::Made),
             saved::is_unfinished(client, &id, &paths),
@@ -54,7 +60,9 @@ pub(crate) async fn create(
             return Ok((Written::Blocked(id.which(), obstacle), Vec::new()));
         }
         checked?;
-        let stale = [(fe?.is_some(), &paths.frontend), (seen.be, &paths.backend)];
+        let fe = fe?.is_some();
+        stands.store(fe, Ordering::Relaxed);
+        let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
         let stale = stale.into_iter().filter(|(there, _)| *there);
         let mut requests: Vec<_> = stale.map(|(_, path)| Request::Rm(path.clone())).collect();
         let tree = device.as_spec().tree(&id, guest);

@@ -1,10 +1,10 @@
 //! Removing a device: finding what is recorded of it, claiming it, and removing its tree.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use devstate::StateValue;
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, DomId, Path, Requests};
+use xs_client::{Client, DomId, Path, Request, Requests};
 
 use super::{Depth, Trees, keys_but, keys_of, look, named, requests, transact};
 use crate::kind::Recorded;
@@ -165,12 +165,42 @@ pub(crate) async fn close(
     })
     .await?;
     if changes.contains(&Change::DeleteFrontend) {
-        cleanup::remove_only(client, &paths.frontend).await?;
+        remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
     }
-    if changes.contains(&Change::RemoveTree) {
+    if matches!(closing, Closing::Destroyed | Closing::Vanished) {
         saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(closing)
+}
+
+/// How often a transaction is tried that removes what a guest writes to.
+const TRIES: u32 = 8;
+
+/// Removes the guest's directory of a device as long as `is_to_go` says so of what is there.
+///
+/// In a transaction, or another toolstack could put another device in its place in between. A guest that keeps writing
+/// to it makes every transaction conflict; then it is looked at, and removed at once: the harm of what comes in between
+/// is that guest's.
+pub(crate) async fn remove_frontend(
+    client: &Client,
+    id: &DeviceId,
+    paths: &Paths,
+    is_to_go: impl Fn(&Seen) -> bool,
+) -> Result<(), Cause> {
+    let (tries, is_to_go) = (&AtomicU32::new(0), &is_to_go);
+    let is_done = transact(client, |tx| async move {
+        if tries.fetch_add(1, Ordering::Relaxed) == TRIES {
+            return Ok((false, Vec::new()));
+        }
+        let (seen, fe) = tokio::try_join!(look(&tx, id, paths, Depth::Made), tx.read_opt(&paths.frontend))?;
+        let goes = fe.is_some() && is_to_go(&seen);
+        Ok((true, goes.then(|| Request::Rm(paths.frontend.clone())).into_iter().collect()))
+    })
+    .await?;
+    if !is_done && is_to_go(&look(client, id, paths, Depth::Made).await?) {
+        cleanup::remove_only(client, &paths.frontend).await?;
+    }
+    Ok(())
 }
 
 /// Removes the device's tree, if nobody else has it.
@@ -187,10 +217,8 @@ pub(crate) async fn destroy(
     let again = &AtomicBool::new(false);
     let destroyed = transact(client, |tx| async move {
         if again.swap(true, Ordering::Relaxed) {
-            let seen = look(client, &id, paths, Depth::Standing).await?;
-            if steps::destroy(&seen, record.token).0 == Destroyed::Gone {
-                cleanup::remove_only(client, &paths.frontend).await?;
-            }
+            let is_to_go = |seen: &Seen| steps::destroy(seen, record.token).0 == Destroyed::Gone;
+            remove_frontend(client, &id, paths, is_to_go).await?;
         }
         // Whether the guest has a home decides how much goes; nearly always it has.
         let (seen, trees) = tokio::try_join!(
