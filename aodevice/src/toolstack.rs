@@ -14,7 +14,9 @@ use crate::machine::{Add, Force, Limits, Remove, WaitFor};
 use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
-use crate::{Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
+use crate::{
+    Daemons, Device, DeviceId, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which,
+};
 
 /// How long a turn is waited for.
 const TURN: Duration = Duration::from_secs(1);
@@ -307,15 +309,16 @@ impl Toolstack {
         Box::pin(job.drive(machine, cancel)).await
     }
 
-    /// The same beside the end of the guest's device model; `survives` is cancelled if that does not end.
-    pub(crate) async fn remove_while_model_ends(
+    /// The same of a device that was `found` a moment ago, beside the end of the guest's device model; `survives` is
+    /// cancelled if that does not end.
+    pub(crate) async fn remove_of_domain(
         &self,
-        which: Which,
+        (which, found): (Which, Option<DeviceId>),
         removal: Removal,
         survives: CancellationToken,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        let job = Job::new(self, Operation::Detach, Named::of_id(which)).while_model_ends(survives);
+        let job = Job::new(self, Operation::Detach, Named::of_id(which)).of_domain(found, survives);
         let machine = Remove::new(which, removal, self.limits);
         Box::pin(job.drive(machine, cancel)).await
     }

@@ -5,17 +5,16 @@
 //! system that does not answer, for example) does not make the program deaf to them.
 
 use std::fs::File;
-use std::future;
-use std::io::{self, Read};
+use std::io::Read;
 use std::process;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
+use signal_hook::iterator::Signals;
 use tokio_util::sync::CancellationToken;
 
 use crate::printer::{stderr, stdout};
@@ -74,38 +73,20 @@ pub(crate) fn conclude(status: u8) {
 
 fn install() -> CancellationToken {
     let token = CancellationToken::new();
-    let cancel = token.clone();
-    let (ready, installed) = sync_channel(1);
-    // Without the thread, the signals end the program as they always do.
-    let thread = thread::Builder::new().name("signals".to_owned());
-    if thread.spawn(move || listen(&cancel, &ready)).is_ok() {
-        _ = installed.recv();
-    }
-    token
-}
-
-/// Installs the handlers, says so, and listens for ever.
-fn listen(cancel: &CancellationToken, ready: &SyncSender<()>) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async {
-        let kinds =
-            [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
-        let ignored = ignored_signals();
-        for kind in kinds {
-            if ignored >> (kind.as_raw_value() - 1) & 1 == 0
-                && let Ok(mut arrivals) = signal(kind)
-            {
-                let cancel = cancel.clone();
-                tokio::spawn(async move {
-                    while arrivals.recv().await.is_some() {
-                        arrived(&cancel);
-                    }
-                });
+    let ignored = ignored_signals();
+    let heeded = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|kind| ignored >> (kind - 1) & 1 == 0);
+    let heeded: Vec<i32> = heeded.collect();
+    // Where they cannot be heard of, they end the program as they always do.
+    if let Ok(mut arrivals) = Signals::new(&heeded) {
+        let cancel = token.clone();
+        let listen = move || arrivals.forever().for_each(|_| arrived(&cancel));
+        if thread::Builder::new().name("signals".to_owned()).spawn(listen).is_err() {
+            for kind in heeded {
+                _ = register_conditional_default(kind, Arc::new(AtomicBool::new(true)));
             }
         }
-        _ = ready.send(());
-        future::pending().await
-    })
+    }
+    token
 }
 
 /// The signals that this process ignores, bit 0 for signal 1. None on a system that does not tell.

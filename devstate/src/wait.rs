@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, Error, Path};
+use xs_client::{Client, Error, Path, Watch};
 
 use crate::{Goal, Outcome, StateValue};
 
@@ -164,7 +164,7 @@ pub async fn wait_until<T>(
     let subscribed = tokio::select! {
         biased;
         () = cancel.cancelled() => return Ended::Aborted,
-        watch = client.watch(path) => watch,
+        watch = subscribe(client, path) => watch,
         () = &mut deadline => return Ended::TimedOut,
     };
     let mut watch = match subscribed {
@@ -198,6 +198,13 @@ pub async fn wait_until<T>(
         };
         action = wait.on(event);
     }
+}
+
+/// A watch that has fired, as it does once at first: what is read next is read once.
+async fn subscribe(client: &Client, path: &Path) -> Result<Watch, Error> {
+    let mut watch = client.watch(path).await?;
+    watch.changed().await?;
+    Ok(watch)
 }
 
 /// From here on a limit means no deadline. Tokio's own arithmetic has room for it.

@@ -78,6 +78,8 @@ pub(crate) struct Job<'a> {
     record: Record,
     begun: Instant,
     id: Option<DeviceId>,
+    /// Where the device was a moment ago: it is looked there before it is looked for.
+    found: Option<DeviceId>,
     /// BE's keys after the scripts of the add have run.
     made: Recorded,
     /// What was made of the target already before the scripts ran, separated by blanks.
@@ -110,6 +112,7 @@ impl<'a> Job<'a> {
             device,
             begun: Instant::now(),
             id: None,
+            found: None,
             made: Recorded::new(),
             before: None,
             resumes: false,
@@ -126,10 +129,10 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The same, beside which the guest's device model is ended: that is the evidence that it has let go of the device.
-    /// `survives`: cancelled if it does not end.
-    pub(crate) fn while_model_ends(self, survives: CancellationToken) -> Self {
-        Self { model_survives: Some(survives), ..self }
+    /// The same of a device that was `found` a moment ago, beside which the guest's device model is ended: that is the
+    /// evidence that it has let go of the device. `survives`: cancelled if it does not end.
+    pub(crate) fn of_domain(self, found: Option<DeviceId>, survives: CancellationToken) -> Self {
+        Self { found, model_survives: Some(survives), ..self }
     }
 
     /// Drives a machine from its begin to its end.
@@ -180,13 +183,23 @@ impl<'a> Job<'a> {
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
             Action::Probe { which, adopt } => {
                 let probed = async {
-                    let id = store::identify(client, self.toolstack.own, which).await?;
-                    let (probed, config, model, stood) = tokio::join!(
-                        store::probe(client, id, adopt),
-                        self.toolstack.config_of(which.fe),
-                        Model::of(client, &id),
-                        Texts::read(client, &id),
-                    );
+                    let look = async |id: DeviceId| {
+                        let (probed, config, model, stood) = tokio::join!(
+                            store::probe(client, id, adopt),
+                            self.toolstack.config_of(which.fe),
+                            Model::of(client, &id),
+                            Texts::read(client, &id),
+                        );
+                        (probed, config, model, stood)
+                    };
+                    let seen = match self.found.take() {
+                        Some(id) => Some(look(id).await).filter(|(probed, ..)| probed.is_ok()),
+                        None => None,
+                    };
+                    let (probed, config, model, stood) = match seen {
+                        Some(seen) => seen,
+                        None => look(store::identify(client, self.toolstack.own, which).await?).await,
+                    };
                     let probed = match probed {
                         Err(cause @ Cause::NoSuchDevice) => {
                             let target = self.toolstack.entry_alone(which).await?.ok_or(cause)?;

@@ -82,6 +82,11 @@ async fn lost(
         }
         let mut watch = client.watch(&op).await?;
         let mut backend = if ready.is_some() { Some(client.watch(&state).await?) } else { None };
+        // Each fires once at first, and what is read is read after that.
+        watch.changed().await?;
+        if let Some(backend) = &mut backend {
+            backend.changed().await?;
+        }
         let changed = async |watch: &mut Option<xs_client::Watch>| match watch {
             Some(watch) => watch.changed().await.map(drop),
             None => std::future::pending().await,
@@ -308,6 +313,7 @@ impl Job<'_> {
         let released = async {
             let op = crate::DeviceId::new(which, self.toolstack.own).toolstack()?.join("op")?;
             let mut watch = client.watch(&op).await?;
+            watch.changed().await?;
             if let Some(token) = token.filter(|_| take_over) {
                 self.ask(&op, token).await?;
             }

@@ -40,7 +40,8 @@ use crate::list::recorded;
 use crate::operation::place;
 use crate::report::Named;
 use crate::{
-    Addition, BackendKind, Device, Failure, Force, Kind, Preview, Removal, Step, Success, Toolstack, Which,
+    Addition, BackendKind, Device, DeviceId, Failure, Force, Kind, Preview, Removal, Step, Success,
+    Toolstack, Which,
 };
 
 /// An operation of a plan.
@@ -60,13 +61,22 @@ pub struct Plan {
     operations: Vec<Planned>,
     /// Which of them are carried out side by side; each set begins when the one before has succeeded.
     stages: Vec<Vec<usize>>,
-    /// Which are removals of what the device model closes by itself; it is ended when they have had their time.
-    of_model: Option<Vec<usize>>,
+    /// The domain goes: all that it has, and its device model.
+    goes: Option<Goes>,
     /// Directories of devices of kinds that are not served yet.
     left: Vec<String>,
     at_once: usize,
     deadline: Duration,
     undo: bool,
+}
+
+/// What is known of the devices of a domain that goes.
+#[derive(Clone, Debug)]
+struct Goes {
+    /// Where they were found, in the order of the operations.
+    found: Vec<DeviceId>,
+    /// Which of them the device model closes by itself; it is ended when they have had their time.
+    of_model: Vec<usize>,
 }
 
 impl Plan {
@@ -76,7 +86,7 @@ impl Plan {
             fe,
             operations,
             stages,
-            of_model: None,
+            goes: None,
             left: Vec::new(),
             at_once: 16,
             deadline: Duration::MAX,
@@ -118,11 +128,14 @@ impl Plan {
         let (devices, left) = devices_of(toolstack, fe).await?;
         // QEMU's older backends do nothing without their guest: their end is the end of QEMU.
         let closes = |(_, backend): &(Which, BackendKind)| *backend == BackendKind::Qdisk;
-        let served = devices.iter().enumerate().filter(|(_, device)| closes(device));
-        let served = served.map(|(index, _)| index).collect();
+        let of_model = devices.iter().enumerate().filter(|(_, device)| closes(device));
+        let of_model = of_model.map(|(index, _)| index).collect();
+        let found =
+            devices.iter().map(|(which, be_kind)| DeviceId::with_backend(*which, toolstack.own(), *be_kind));
+        let goes = Goes { found: found.collect(), of_model };
         let removal = Removal::from(Force::AtOnce).adopt(true);
         let removals = devices.iter().map(|(which, _)| Planned::Remove(*which, removal));
-        Ok(Self { of_model: Some(served), left, ..Self::new(fe, removals.collect()) })
+        Ok(Self { goes: Some(goes), left, ..Self::new(fe, removals.collect()) })
     }
 
     /// Gives ids to the devices that have none and need one: those that they would get one after the other, so that

@@ -165,9 +165,9 @@ impl Worker {
                 if tally.first_failure.is_some() || cancel.is_cancelled() {
                     break;
                 }
-                match &self.plan.of_model {
-                    Some(served) => {
-                        let model = self.destroy(&stage, served, &mut tally, &cancel).await;
+                match &self.plan.goes {
+                    Some(goes) => {
+                        let model = self.destroy(&stage, &goes.of_model, &mut tally, &cancel).await;
                         return (Some(model), tally);
                     }
                     None => self.stage(&stage, &mut tally, &cancel, None).await,
@@ -298,7 +298,8 @@ impl Worker {
                 let toolstack = toolstack.without_libxl_config();
                 let which = Which { fe: *fe, kind: *kind, devid: *devid };
                 let survives = told.map(|told| told.survives.clone()).unwrap_or_default();
-                let removed = toolstack.remove_while_model_ends(which, *removal, survives, cancel).await;
+                let found = self.plan.goes.as_ref().map(|goes| goes.found[index]);
+                let removed = toolstack.remove_of_domain((which, found), *removal, survives, cancel).await;
                 removed.or_else(|failure| match failure.cause {
                     // Somebody else has removed it: all are to go.
                     Cause::NoSuchDevice => Ok(Success {
