@@ -51,8 +51,8 @@ with_script() { # NAME: and a disk of the kernel's, for which the stock script r
     wait_until 20 both_ends_connected "$DOMID" vbd 51744
 }
 
-compare one 3 one_disk
-compare pv 3 of_qemu
+compare one 5 one_disk
+compare pv 5 of_qemu
 compare pv-script 3 with_script
 check compared-no-loop-device "losetup -a: $(losetup -a)" wait_until 3 no_loop_device
 
