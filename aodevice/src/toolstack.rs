@@ -14,7 +14,9 @@ use crate::machine::{Add, Force, Limits, Remove, WaitFor};
 use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
-use crate::{Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which};
+use crate::{
+    Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, UsbHost, Which,
+};
 
 /// How long a turn is waited for.
 const TURN: Duration = Duration::from_secs(1);
@@ -101,8 +103,10 @@ pub struct Toolstack {
     pub(crate) facts: Arc<dyn DomainFacts>,
     /// Who starts the daemon of file systems.
     pub(crate) daemons: Arc<dyn Daemons>,
-    /// Where the kernel tells of network interfaces, in `class/net`.
+    /// Where the kernel tells of network interfaces, in `class/net`, and of USB devices, in `bus/usb`.
     pub(crate) sys_dir: PathBuf,
+    /// Who tells of the host's USB devices; Linux if nobody else is said.
+    pub(crate) usb_host: Option<Arc<dyn UsbHost>>,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
     /// For who makes or removes a device's directories: those of one domain have parents in common, so two at a time
@@ -147,6 +151,7 @@ impl Toolstack {
             run_dir: "/var/run/xen".into(),
             log_dir: "/var/log/xen".into(),
             sys_dir: "/sys".into(),
+            usb_host: None,
             enters: true,
             limits: Limits::default(),
             observer: None,
@@ -209,7 +214,8 @@ impl Toolstack {
         self
     }
 
-    /// With the kernel's network interfaces in `class/net` of this directory, `/sys` if not said.
+    /// With the kernel's network interfaces in `class/net` of this directory, and its USB devices in `bus/usb`: `/sys` if
+    /// not said.
     #[must_use]
     pub fn with_sys_dir(mut self, sys_dir: impl Into<PathBuf>) -> Self {
         self.sys_dir = sys_dir.into();
@@ -281,7 +287,8 @@ impl Toolstack {
     /// See [`Force`] for what is done if the guest does not let go. One that will never run again is not waited
     /// for ([`Condition::is_over`](crate::Condition::is_over)). An operation that is under way on
     /// the device is waited for, up to [`Limits::owner`]; one that died is gone on with. Where libxl keeps a
-    /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl).
+    /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl). The devices of the host
+    /// in the ports of a USB controller are taken back first.
     ///
     /// Removing with the guest's consent does not mean that nothing in the guest used the device:
     /// Linux's blkfront was seen to let go of a disk that was held open.
@@ -301,6 +308,9 @@ impl Toolstack {
         removal: impl Into<Removal>,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
+        if kind == Kind::Vusb {
+            Box::pin(self.empty_usb_controller(fe, devid, cancel)).await?;
+        }
         let which = Which { fe, kind, devid };
         let job = Job::new(self, Operation::Detach, Named::of_id(which));
         let machine = Remove::new(which, removal.into(), self.limits);

@@ -10,6 +10,7 @@ pub mod pvcalls;
 #[cfg(test)]
 mod table;
 pub mod usbctrl;
+pub mod usbdev;
 pub mod vbd;
 pub mod vdispl;
 pub mod vfb;

@@ -13,6 +13,7 @@
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
 //! | changing what is in a CD-ROM drive | [`medium`] |
+//! | putting a USB device of the host into a port of a controller | [`usbdev`] |
 //! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
@@ -35,6 +36,7 @@ pub(crate) mod steps;
 mod store;
 mod target;
 mod trace;
+mod usbdev;
 mod wait;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +66,7 @@ pub(crate) use self::model::{Life, Model};
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub(crate) use self::store::text;
 pub use self::target::Target;
+pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};
 
 /// How long looking at a device that failed may take, and noting that it was left: the store may be
 /// what failed.

@@ -117,6 +117,10 @@ impl Failure {
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::Daemon { name, .. } => Hint::CheckDaemon(name),
             Cause::NotSupported { .. } => Hint::MakeWithDomain,
+            Cause::NoHostDevice(_) => Hint::ListHostDevices,
+            Cause::Assigned { domid, .. } => Hint::DetachElsewhere(*domid),
+            Cause::NoHostDriver(_) => Hint::LoadBackend(kind.info().backend_module),
+            Cause::Host(_) => Hint::ReadKernelLog,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant

@@ -27,5 +27,6 @@ mod reports;
 mod traces;
 mod tree;
 mod usb;
+mod usbdev;
 mod words;
 mod world;
