@@ -12,6 +12,7 @@ use devstate::XenbusState;
 use crate::kinds::OfKind;
 use crate::output::Role;
 use crate::problem::{Problem, unless_cancelled};
+use crate::usb;
 use crate::world::StoreChoice;
 use crate::xl_conf::XlConf;
 
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     List(ListArgs),
     #[command(flatten)]
     OfKind(OfKind),
+    UsbdevAttach(usb::AttachArgs),
+    UsbdevDetach(usb::DetachArgs),
     /// List the USB controllers of a guest, and what is in their ports
     UsbList(GuestArgs),
     /// List the PCI functions of a guest
