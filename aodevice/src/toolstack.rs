@@ -15,7 +15,8 @@ use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
 use crate::{
-    Daemons, Device, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, UsbHost, Which,
+    Daemons, Device, DomainFacts, Failure, Kind, Operation, PciHost, Step, StoreFacts, Success, UsbHost,
+    Which,
 };
 
 /// How long a turn is waited for.
@@ -107,6 +108,8 @@ pub struct Toolstack {
     pub(crate) sys_dir: PathBuf,
     /// Who tells of the host's USB devices; Linux if nobody else is said.
     pub(crate) usb_host: Option<Arc<dyn UsbHost>>,
+    /// Who gives PCI functions to guests for the hypervisor; nobody if not said.
+    pub(crate) pci_host: Option<Arc<dyn PciHost>>,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
     /// For who makes or removes a device's directories: those of one domain have parents in common, so two at a time
@@ -152,6 +155,7 @@ impl Toolstack {
             log_dir: "/var/log/xen".into(),
             sys_dir: "/sys".into(),
             usb_host: None,
+            pci_host: None,
             enters: true,
             limits: Limits::default(),
             observer: None,

@@ -13,6 +13,7 @@
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
 //! | changing what is in a CD-ROM drive | [`medium`] |
+//! | giving a PCI function of the host to a guest | [`pci`] |
 //! | putting a USB device of the host into a port of a controller | [`usbdev`] |
 //! | telling of every transition of a machine | [`trace`] |
 
@@ -26,6 +27,7 @@ pub(crate) mod medium;
 mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
+pub(crate) mod pci;
 pub(crate) mod place;
 mod preview;
 pub(crate) mod record;
@@ -63,6 +65,7 @@ use crate::{
 
 pub use self::medium::{Medium, MediumChange, MediumPreview, MonitorError};
 pub(crate) use self::model::{Life, Model};
+pub use self::pci::PciHost;
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub(crate) use self::store::text;
 pub use self::target::Target;

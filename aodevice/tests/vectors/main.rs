@@ -19,6 +19,7 @@ mod not_ours;
 mod outsiders;
 mod owners;
 mod p9;
+mod pci;
 mod plan;
 mod qemu;
 mod races;
