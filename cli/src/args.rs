@@ -12,9 +12,9 @@ use devstate::XenbusState;
 use crate::kinds::OfKind;
 use crate::output::Role;
 use crate::problem::{Problem, unless_cancelled};
-use crate::usb;
 use crate::world::StoreChoice;
 use crate::xl_conf::XlConf;
+use crate::{pci, usb};
 
 /// Adds, removes, lists and waits for the paravirtual devices of Xen domains.
 ///
@@ -86,6 +86,8 @@ pub(crate) enum Command {
     UsbdevDetach(usb::DetachArgs),
     /// List the USB controllers of a guest, and what is in their ports
     UsbList(GuestArgs),
+    PciAttach(pci::AttachArgs),
+    PciDetach(pci::DetachArgs),
     /// List the PCI functions of a guest
     PciList(GuestArgs),
     DestroyDevices(DestroyArgs),

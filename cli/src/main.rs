@@ -117,6 +117,8 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::UsbdevAttach(args) => usb::attach(common, &args).await,
         Command::UsbdevDetach(args) => usb::detach(common, &args).await,
         Command::UsbList(args) => usb::list(common, &args).await,
+        Command::PciAttach(args) => pci::attach(common, &args).await,
+        Command::PciDetach(args) => pci::detach(common, &args).await,
         Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
