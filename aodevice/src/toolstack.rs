@@ -312,10 +312,8 @@ impl Toolstack {
         removal: impl Into<Removal>,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
-        if kind == Kind::Vusb {
-            Box::pin(self.empty_usb_controller(fe, devid, cancel)).await?;
-        }
         let which = Which { fe, kind, devid };
+        self.empty_ports(which, cancel).await?;
         let job = Job::new(self, Operation::Detach, Named::of_id(which));
         let machine = Remove::new(which, removal.into(), self.limits);
         Box::pin(job.drive(machine, cancel)).await
@@ -329,9 +327,18 @@ impl Toolstack {
         survives: CancellationToken,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
+        self.empty_ports(which, cancel).await?;
         let job = Job::new(self, Operation::Detach, Named::of_id(which)).while_model_ends(survives);
         let machine = Remove::new(which, removal, self.limits);
         Box::pin(job.drive(machine, cancel)).await
+    }
+
+    /// Takes the devices of the host from a USB controller that is to be removed.
+    async fn empty_ports(&self, which: Which, cancel: &CancellationToken) -> Result<(), Box<Failure>> {
+        match which.kind {
+            Kind::Vusb => Box::pin(self.empty_usb_controller(which.fe, which.devid, cancel)).await,
+            _ => Ok(()),
+        }
     }
 
     /// The turn to make or to remove a device's directories. It saves conflicts, and nothing rests on it: whoever has it

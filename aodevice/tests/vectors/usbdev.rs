@@ -8,7 +8,7 @@ use std::time::Duration;
 use aodevice::libxl::Userdata;
 use aodevice::usbdev::{self, HostAddress, Port};
 use aodevice::{
-    Cause, Device, Failure, Force, Hint, HostUsb, Kind, Limits, Toolstack, UsbAttached, UsbHost,
+    Cause, Device, Failure, Force, Hint, HostUsb, Kind, Limits, Plan, Toolstack, UsbAttached, UsbHost,
     UsbInterface, WaitFor, usb_controllers, usbctrl,
 };
 use serde_json::Value;
@@ -339,6 +339,16 @@ async fn a_controller_that_goes_gives_its_devices_back() {
     host.toolstack.remove(GUEST, (Kind::Vusb, 0), Force::AtOnce, &never).await.unwrap();
     assert_eq!(host.kernel.bound(), before);
     assert_eq!(usb_controllers(&host.world.dom0, GUEST).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_goes_gives_its_devices_back() {
+    let host = Host::with("type=pv").await;
+    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    let plan = Plan::destroy(&host.toolstack, GUEST).await.unwrap();
+    let outcome = plan.run(&host.toolstack, &CancellationToken::new()).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!(host.kernel.bound(), UNTOUCHED);
 }
 
 #[tokio::test(start_paused = true)]

@@ -202,7 +202,7 @@ impl<'a> Work<'a> {
                 return Err(Cause::NotSupported { what, needs: "the device model's monitor (QMP)" });
             }
         } else {
-            self.mark_nothing().await?;
+            self.must_have_it().await?;
         }
         if toolstack.own != DomId::DOM0 {
             let what = "a PCI function".to_owned();
@@ -212,7 +212,7 @@ impl<'a> Work<'a> {
     }
 
     /// Sees that the guest has the function, by its bus or by libxl's note.
-    async fn mark_nothing(&self) -> Result<(), Cause> {
+    async fn must_have_it(&self) -> Result<(), Cause> {
         let (client, fe, address) = (&self.job.toolstack.client, self.fe, self.dev.address);
         let bus = bus::Bus::read(client, &bus::id(fe).backend()?).await?;
         let has = bus.is_some_and(|bus| bus.index(address).is_some());
