@@ -62,8 +62,8 @@ use guest::Guest;
 pub use guest::find_domain;
 pub use id::{DeviceId, Paths, Which};
 pub use kind::{
-    BackendKind, Kind, KindInfo, ListedKey, Parts, Server, SpecError, console, p9, pvcalls, usbctrl, vbd,
-    vdispl, vfb, vif, virtio, vkb, vsnd, vtpm,
+    BackendKind, Kind, KindInfo, ListedKey, Parts, Server, SpecError, console, p9, pcidev, pvcalls, usbctrl,
+    usbdev, vbd, vdispl, vfb, vif, virtio, vkb, vsnd, vtpm,
 };
 pub use list::{Listed, ListedValue, ListedValues, list, list_all};
 pub use machine::{Force, Limits, WaitFor};
@@ -71,7 +71,8 @@ pub use operation::daemon::Daemons;
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
-    Medium, MediumChange, MediumPreview, MonitorError, PlannedScript, PlannedWrite, Preview, Target,
+    HostUsb, Medium, MediumChange, MediumPreview, MonitorError, PciHost, PlannedScript, PlannedWrite,
+    Preview, Target, UsbAttached, UsbHost, UsbInterface,
 };
 pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};

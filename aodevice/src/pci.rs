@@ -1,15 +1,14 @@
 //! The PCI functions of a guest that the kernel's pciback serves.
 //!
 //! All functions of a guest are in one directory of the backend, which is always in domain 0, and no record of them is
-//! elsewhere. That directory is read here; functions are not added or removed.
+//! elsewhere. That directory is read here; how functions come and go is in `operation/pci`.
 
 use serde::Serialize;
 use xs_client::{Client, DomId, Error, Path};
 
+use crate::kind::pcidev::{PciAddress, hexadecimal};
+use crate::operation::pci::bus::MOST;
 use crate::operation::text;
-
-/// The most functions that a guest is taken to have: as many as a bus has.
-const MOST: u32 = 256;
 
 /// A PCI function of the host, and its place in a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,20 +31,13 @@ pub struct PciFunction {
 impl PciFunction {
     /// The function of a node `dev-N`, as in `0000:03:00.1`, and of a node `vdevfn-N`, in hexadecimal.
     fn read(address: &str, place: Option<&str>) -> Option<Self> {
-        let hex = |text: &str, most: u32| {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            u32::from_str_radix(text, 16).ok().filter(|number| digits && *number <= most)
-        };
-        let byte = |text: &str, most: u32| u8::try_from(hex(text, most)?).ok();
-        let (domain, rest) = address.split_once(':')?;
-        let (bus, rest) = rest.split_once(':')?;
-        let (device, function) = rest.split_once('.')?;
-        let place = place.and_then(|place| hex(place.trim_start_matches("0x"), 0xff)).unwrap_or(0);
+        let PciAddress { domain, bus, device, function } = address.parse().ok()?;
+        let place = place.and_then(|place| hexadecimal(place.trim_start_matches("0x"), 0xff)).unwrap_or(0);
         Some(Self {
-            domain: hex(domain, 0xffff)?.try_into().ok()?,
-            bus: byte(bus, 0xff)?,
-            device: byte(device, 0x1f)?,
-            function: byte(function, 7)?,
+            domain,
+            bus,
+            device,
+            function,
             guest_slot: u8::try_from(place >> 3).ok()?,
             guest_function: u8::try_from(place & 7).ok()?,
         })
@@ -83,16 +75,9 @@ mod tests {
         };
         assert_eq!(read("0000:03:00.1", Some("29")), Some((0, 3, 0, 1, 5, 1)));
         assert_eq!(read("ffff:ff:1f.7", None), Some((0xffff, 0xff, 0x1f, 7, 0, 0)));
-        for bad in [
-            "",
-            "03:00.1",
-            "0000:03:00",
-            "0000:03:20.0",
-            "0000:03:00.8",
-            "10000:03:00.0",
-            "0000:+3:00.0",
-            "x:y:z.0",
-        ] {
+        for bad in
+            ["", "0000:03:00", "0000:03:20.0", "0000:03:00.8", "10000:03:00.0", "0000:+3:00.0", "x:y:z.0"]
+        {
             assert_eq!(read(bad, None), None, "{bad}");
         }
         assert_eq!(read("0000:03:00.1", Some("100")), Some((0, 3, 0, 1, 0, 0)), "no place");

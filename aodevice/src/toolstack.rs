@@ -15,7 +15,8 @@ use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
 use crate::{
-    Daemons, Device, DeviceId, DomainFacts, Failure, Kind, Operation, Step, StoreFacts, Success, Which,
+    Daemons, Device, DeviceId, DomainFacts, Failure, Kind, Operation, PciHost, Step, StoreFacts, Success,
+    UsbHost, Which,
 };
 
 /// How long a turn is waited for.
@@ -103,8 +104,12 @@ pub struct Toolstack {
     pub(crate) facts: Arc<dyn DomainFacts>,
     /// Who starts the daemon of file systems.
     pub(crate) daemons: Arc<dyn Daemons>,
-    /// Where the kernel tells of network interfaces, in `class/net`.
+    /// Where the kernel tells of network interfaces, in `class/net`, and of USB devices, in `bus/usb`.
     pub(crate) sys_dir: PathBuf,
+    /// Who tells of the host's USB devices; Linux if nobody else is said.
+    pub(crate) usb_host: Option<Arc<dyn UsbHost>>,
+    /// Who gives PCI functions to guests for the hypervisor; nobody if not said.
+    pub(crate) pci_host: Option<Arc<dyn PciHost>>,
     pub(crate) limits: Limits,
     pub(crate) observer: Option<Observer>,
     /// For who makes or removes a device's directories: those of one domain have parents in common, so two at a time
@@ -149,6 +154,8 @@ impl Toolstack {
             run_dir: "/var/run/xen".into(),
             log_dir: "/var/log/xen".into(),
             sys_dir: "/sys".into(),
+            usb_host: None,
+            pci_host: None,
             enters: true,
             limits: Limits::default(),
             observer: None,
@@ -211,7 +218,8 @@ impl Toolstack {
         self
     }
 
-    /// With the kernel's network interfaces in `class/net` of this directory, `/sys` if not said.
+    /// With the kernel's network interfaces in `class/net` of this directory, and its USB devices in `bus/usb`: `/sys` if
+    /// not said.
     #[must_use]
     pub fn with_sys_dir(mut self, sys_dir: impl Into<PathBuf>) -> Self {
         self.sys_dir = sys_dir.into();
@@ -283,7 +291,8 @@ impl Toolstack {
     /// See [`Force`] for what is done if the guest does not let go. One that will never run again is not waited
     /// for ([`Condition::is_over`](crate::Condition::is_over)). An operation that is under way on
     /// the device is waited for, up to [`Limits::owner`]; one that died is gone on with. Where libxl keeps a
-    /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl).
+    /// configuration of the guest, the device is struck out of it: see [`libxl`](crate::libxl). The devices of the host
+    /// in the ports of a USB controller are taken back first.
     ///
     /// Removing with the guest's consent does not mean that nothing in the guest used the device:
     /// Linux's blkfront was seen to let go of a disk that was held open.
@@ -304,6 +313,7 @@ impl Toolstack {
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
         let which = Which { fe, kind, devid };
+        self.empty_ports(which, cancel).await?;
         let job = Job::new(self, Operation::Detach, Named::of_id(which));
         let machine = Remove::new(which, removal.into(), self.limits);
         Box::pin(job.drive(machine, cancel)).await
@@ -318,9 +328,18 @@ impl Toolstack {
         survives: CancellationToken,
         cancel: &CancellationToken,
     ) -> Result<Success, Box<Failure>> {
+        self.empty_ports(which, cancel).await?;
         let job = Job::new(self, Operation::Detach, Named::of_id(which)).of_domain(found, survives);
         let machine = Remove::new(which, removal, self.limits);
         Box::pin(job.drive(machine, cancel)).await
+    }
+
+    /// Takes the devices of the host from a USB controller that is to be removed.
+    async fn empty_ports(&self, which: Which, cancel: &CancellationToken) -> Result<(), Box<Failure>> {
+        match which.kind {
+            Kind::Vusb => Box::pin(self.empty_usb_controller(which.fe, which.devid, cancel)).await,
+            _ => Ok(()),
+        }
     }
 
     /// The turn to make or to remove a device's directories. It saves conflicts, and nothing rests on it: whoever has it

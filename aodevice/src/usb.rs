@@ -5,13 +5,13 @@
 
 use devstate::StateValue;
 use serde::Serialize;
-use xs_client::{Client, DomId, Error, Path};
+use xs_client::{Client, DomId, Error, Path, Requests};
 
 use crate::id::{domid_number, lx_parent};
 use crate::kind::usbctrl::PORTS;
 use crate::operation::observe::shown;
 use crate::operation::text;
-use crate::{DeviceId, Kind, Which};
+use crate::{BackendKind, DeviceId, Kind, Which};
 
 /// A USB controller of a guest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,29 +44,48 @@ pub struct UsbController {
 ///
 /// Those of reading.
 pub async fn usb_controllers(client: &Client, fe: DomId) -> Result<Vec<UsbController>, Error> {
-    let names = client.directory_or_empty(&lx_parent(fe, Kind::Vusb)?).await?;
-    let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    devids.sort_unstable();
-    let mut controllers = Vec::new();
-    for devid in devids {
-        controllers.extend(read(client, Which { fe, kind: Kind::Vusb, devid }).await?);
+    let mut controllers = recorded(client, fe).await?;
+    let states = controllers.iter().map(|controller| controller.id().frontend()?.join("state"));
+    let states: Vec<Path> = states.collect::<Result<_, _>>()?;
+    for (controller, state) in controllers.iter_mut().zip(client.read_many(&states).await?) {
+        controller.frontend_state = state.as_deref().map(StateValue::parse);
     }
     Ok(controllers)
 }
 
-async fn read(client: &Client, which: Which) -> Result<Option<UsbController>, Error> {
-    let id = DeviceId::new(which, DomId::DOM0);
-    let (lx, frontend) = (id.toolstack()?, id.frontend()?);
+/// The same without the frontends' states, so that nothing is read that a guest can write.
+pub(crate) async fn recorded(store: &Requests, fe: DomId) -> Result<Vec<UsbController>, Error> {
+    let names = store.directory_or_empty(&lx_parent(fe, Kind::Vusb)?).await?;
+    let mut devids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    devids.sort_unstable();
+    let mut controllers = Vec::new();
+    for devid in devids {
+        controllers.extend(read(store, Which { fe, kind: Kind::Vusb, devid }).await?);
+    }
+    Ok(controllers)
+}
+
+impl UsbController {
+    /// Its identity; that of one without a backend as if the device model served it.
+    pub(crate) fn id(&self) -> DeviceId {
+        let which = Which { fe: self.domid, kind: Kind::Vusb, devid: self.devid };
+        let backend = self.backend_path.as_ref().and_then(|path| Path::new(path).ok());
+        let served = backend.and_then(|path| DeviceId::served_at(which, &path));
+        served.unwrap_or_else(|| DeviceId::with_backend(which, DomId::DOM0, BackendKind::Qusb))
+    }
+}
+
+async fn read(store: &Requests, which: Which) -> Result<Option<UsbController>, Error> {
+    let lx = DeviceId::new(which, DomId::DOM0).toolstack()?;
     let mut keys = Vec::new();
     for key in ["type", "usb-ver", "num-ports", "backend"] {
         keys.push(lx.join(key)?);
     }
-    keys.extend([frontend.join("state")?, lx.clone()]);
-    let mut seen = client.read_many(&keys).await?.into_iter();
+    keys.push(lx.clone());
+    let mut seen = store.read_many(&keys).await?.into_iter();
     let mut next = || seen.next().flatten();
     let (usb_type, version, count, backend) = (next(), next(), next(), next());
-    let (state, there) = (next(), next());
-    if there.is_none() {
+    if next().is_none() {
         return Ok(None);
     }
     let backend = backend.and_then(|backend| Path::new(&backend).ok());
@@ -74,13 +93,13 @@ async fn read(client: &Client, which: Which) -> Result<Option<UsbController>, Er
     let count = text(count).and_then(|count| count.parse().ok()).unwrap_or(0);
     let place = backend.as_ref().unwrap_or(&lx);
     let ports = PORTS.iter().take(count).map(|port| place.join(port)).collect::<Result<Vec<_>, _>>()?;
-    let ports = client.read_many(&ports).await?.into_iter();
+    let ports = store.read_many(&ports).await?.into_iter();
     Ok(Some(UsbController {
         domid: which.fe,
         devid: which.devid,
         usb_type: usb_type.map(|text| shown(&text)),
         backend_domid: served.map_or(DomId::DOM0, |id| id.be),
-        frontend_state: state.as_deref().map(StateValue::parse),
+        frontend_state: None,
         version: text(version).and_then(|version| version.parse().ok()),
         ports: ports.map(|port| port.filter(|port| !port.is_empty()).map(|port| shown(&port))).collect(),
         backend_path: backend.map(|backend| backend.to_string()),

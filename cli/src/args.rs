@@ -16,6 +16,7 @@ use crate::output::Role;
 use crate::problem::{Problem, unless_cancelled};
 use crate::world::StoreChoice;
 use crate::xl_conf::XlConf;
+use crate::{pci, usb};
 
 /// Adds, removes, lists and waits for the paravirtual devices of Xen domains.
 ///
@@ -140,8 +141,26 @@ pub(crate) enum Command {
     List(ListArgs),
     #[command(flatten)]
     OfKind(OfKind),
+    /// Give a USB device of the host to a guest.
+    ///
+    /// It goes into the port that is named, or the first that is free; a guest without one gets a controller. Controllers of
+    /// the types qusb and pv are served: for qusb the device model opens the device, and its log alone tells if it cannot.
+    UsbdevAttach(usb::AttachArgs),
+    /// Take a USB device of the host from a guest.
+    ///
+    /// The guest is not asked, and sees it unplugged; unmount it first.
+    UsbdevDetach(usb::DetachArgs),
     /// List the USB controllers of a guest, and what is in their ports
     UsbList(GuestArgs),
+    /// Give a PCI function of the host to a PV guest.
+    ///
+    /// This version checks all that it can see, and then refuses: it makes none of the hypercalls that assign a function.
+    PciAttach(pci::AttachArgs),
+    /// Take a PCI function of the host from a guest.
+    ///
+    /// Without --force a guest that does not let go in time keeps the function, closing. This version checks all that it can
+    /// see, and then refuses: it makes none of the hypercalls that take a function back.
+    PciDetach(pci::DetachArgs),
     /// List the PCI functions of a guest
     PciList(GuestArgs),
     /// Remove all devices of a domain that goes, and end its device model.

@@ -127,6 +127,20 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::MakeWithDomain => {
             "describe it in the configuration by which xl creates the domain, or do without it".to_owned()
         }
+        Hint::ListHostDevices if failure.device.kind == Kind::Vusb => {
+            "lsusb shows the host's devices, in decimal; hostbus= and hostaddr= are hexadecimal, as for xl: device 026 \
+             is hostaddr=1a"
+                .to_owned()
+        }
+        Hint::ListHostDevices => "lspci -D shows the host's PCI functions".to_owned(),
+        Hint::DetachElsewhere(domid) if failure.device.kind == Kind::Pci => format!(
+            "if it is not to be there, take it from there first (xl pci-detach {domid}); xendev pci-list {domid} shows \
+             what that has"
+        ),
+        Hint::DetachElsewhere(domid) => format!(
+            "if it is not to be there, take it from there first (xendev usbdev-detach {domid}); xendev usb-list {domid} \
+             shows its ports"
+        ),
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();

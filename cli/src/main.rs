@@ -98,7 +98,8 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only the commands that attach, cd-insert, cd-eject and destroy-devices have one";
+        let observed = "only the commands that attach (but not those for devices of the host), cd-insert, cd-eject and \
+                        destroy-devices have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
@@ -112,7 +113,11 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::NetworkDetach(args) => network::detach(common, &args).await,
         Command::NetworkList(args) => devices::list(common, &args, Some(aodevice::Kind::Vif)).await,
         Command::OfKind(command) => command.run(common).await,
+        Command::UsbdevAttach(args) => usb::attach(common, &args).await,
+        Command::UsbdevDetach(args) => usb::detach(common, &args).await,
         Command::UsbList(args) => usb::list(common, &args).await,
+        Command::PciAttach(args) => pci::attach(common, &args).await,
+        Command::PciDetach(args) => pci::detach(common, &args).await,
         Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,

@@ -1,13 +1,67 @@
-//! `pci-list`.
+//! `pci-attach`, `pci-detach` and `pci-list`.
 
-use aodevice::{PciFunction, pci_functions};
+use aodevice::pcidev::{self, PciDev};
+use aodevice::{Limits, PciFunction, pci_functions};
+use clap::Args;
 use serde_json::json;
 
 use crate::args::{Common, GuestArgs};
 use crate::devices;
-use crate::output::say;
-use crate::problem::{Exit, Problem, unless_cancelled};
+use crate::output::{self, say};
+use crate::problem::{Code, Exit, Problem, unless_cancelled};
+use crate::signals::cancel_on_signal;
 use crate::world::World;
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The guest, by domid or name
+    domain: String,
+    /// The function: `[DOMAIN:]BUS:DEVICE.FUNCTION[@SLOT]` in hexadecimal, and `msitranslate=`, `power_mgmt=`,
+    /// `permissive=` (0 or 1), `rdm_policy=` (strict or relaxed), `vslot=`, with commas between them
+    #[arg(value_name = "PCI-SPEC")]
+    function: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Take it also if the guest does not let go in time
+    #[arg(short, long)]
+    force: bool,
+    /// The guest, by domid or name
+    domain: String,
+    /// The function: `[DOMAIN:]BUS:DEVICE.FUNCTION` in hexadecimal
+    #[arg(value_name = "PCI-SPEC")]
+    function: String,
+}
+
+fn parse(text: &str) -> Result<PciDev, Problem> {
+    pcidev::parse(text).map_err(|error| {
+        let tried = format!("cannot understand the PCI function {text:?}");
+        Problem::new(Code::BadDevice, tried, error, "say for example 0000:03:00.1; lspci -D shows the host's")
+    })
+}
+
+pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, Problem> {
+    let dev = parse(&args.function)?;
+    let cancel = cancel_on_signal();
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain(&world.client, &args.domain).await?;
+    let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
+    let outcome = toolstack.attach_pci(fe, &dev, &cancel).await;
+    progress.done();
+    output::report(common, outcome)
+}
+
+pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {
+    let dev = parse(&args.function)?;
+    let cancel = cancel_on_signal();
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
+    let outcome = toolstack.detach_pci(fe, dev.address, args.force, &cancel).await;
+    progress.done();
+    output::report(common, outcome)
+}
 
 pub(crate) async fn list(common: &Common, args: &GuestArgs) -> Result<Exit, Problem> {
     let world = World::open(&common.store).await?;

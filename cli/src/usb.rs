@@ -1,18 +1,75 @@
-//! `usb-list`.
+//! `usbdev-attach`, `usbdev-detach` and `usb-list`.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use aodevice::{UsbController, usb_controllers};
+use aodevice::usbdev::{self, Port};
+use aodevice::{Limits, UsbController, usb_controllers};
+use clap::Args;
 use devstate::StateValue;
 use serde_json::json;
 
-use crate::args::{Common, GuestArgs};
+use crate::args::{Common, GuestArgs, Recording};
 use crate::devices;
-use crate::output::say;
-use crate::problem::{Exit, Problem, unless_cancelled};
+use crate::output::{self, say};
+use crate::problem::{Code, Exit, Problem, unless_cancelled};
+use crate::signals::cancel_on_signal;
 use crate::world::World;
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The guest, by domid or name
+    domain: String,
+    /// The device: `hostbus=`, `hostaddr=`, in hexadecimal, and `controller=`, `port=`, as words or with commas between
+    /// them
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    words: Vec<String>,
+    #[command(flatten)]
+    recording: Recording,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// The guest, by domid or name
+    domain: String,
+    /// The controller, by its id
+    controller: u32,
+    /// The number of the port, from 1
+    port: u32,
+    #[command(flatten)]
+    recording: Recording,
+}
+
+pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, Problem> {
+    let dev = usbdev::parse(&args.words).map_err(|error| {
+        let tried = format!("cannot understand the device {:?}", args.words.join(" "));
+        let hint = "say for example hostbus=1 hostaddr=3; xendev usbdev-attach --help has all of it";
+        Problem::new(Code::BadDevice, tried, error, hint)
+    })?;
+    let cancel = cancel_on_signal();
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain(&world.client, &args.domain).await?;
+    let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
+    let outcome = args.recording.of(toolstack).attach_usb(fe, &dev, &cancel).await;
+    progress.done();
+    let outcome = outcome.map(|attached| {
+        let port = attached.port;
+        (attached.success, json!({"ok": true, "port": port}))
+    });
+    output::report_with(common, outcome)
+}
+
+pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {
+    let cancel = cancel_on_signal();
+    let world = World::open(&common.store).await?;
+    let fe = devices::domain_or_id(&world.client, &args.domain).await?;
+    let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
+    let port = Port { controller: args.controller, port: args.port };
+    let outcome = args.recording.of(toolstack).detach_usb(fe, port, &cancel).await;
+    progress.done();
+    output::report(common, outcome)
+}
 
 /// Where the kernel tells of the host's USB devices.
 const HOST: &str = "/sys/bus/usb/devices";

@@ -190,6 +190,10 @@ fn causes() -> Vec<Cause> {
             locked: None,
             no_drive: false,
         }],
+        Cause::NoHostDevice(_) => [Cause::NoHostDevice(String::new())],
+        Cause::Assigned { .. } => [Cause::Assigned { device: String::new(), domid: DomId(1), place: String::new() }],
+        Cause::NoHostDriver(_) => [Cause::NoHostDriver("")],
+        Cause::Host(_) => [Cause::Host(String::new())],
         Cause::ForeignBackend(_) => [Cause::ForeignBackend(String::new())],
     )
 }

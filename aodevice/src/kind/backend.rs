@@ -48,6 +48,8 @@ pub enum BackendKind {
     /// xen-9pfsd.
     #[serde(rename = "xen_9pfs")]
     Xen9pfs,
+    /// The kernel's pciback.
+    Pci,
 }
 
 /// Who moves a backend's state.
@@ -74,7 +76,7 @@ impl fmt::Display for Server {
 
 impl BackendKind {
     /// All kinds.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Vbd,
         Self::Vif,
         Self::Qdisk,
@@ -93,6 +95,7 @@ impl BackendKind {
         Self::Vsnd,
         Self::Pvcalls,
         Self::Virtio,
+        Self::Pci,
     ];
 
     /// Its name in store paths.
@@ -116,6 +119,7 @@ impl BackendKind {
             Self::Console => "console",
             Self::Vusb => "vusb",
             Self::Qusb => "qusb",
+            Self::Pci => "pci",
         }
     }
 
@@ -132,7 +136,7 @@ impl BackendKind {
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {
-            Self::Vbd | Self::Vif | Self::Vusb | Self::Pvcalls => Server::Kernel,
+            Self::Vbd | Self::Vif | Self::Vusb | Self::Pvcalls | Self::Pci => Server::Kernel,
             Self::Qdisk | Self::Vfb | Self::Vkbd | Self::P9 | Self::Console | Self::Qusb => {
                 Server::DeviceModel
             }

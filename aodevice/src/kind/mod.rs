@@ -6,10 +6,12 @@ mod backend;
 pub mod console;
 mod members;
 pub mod p9;
+pub mod pcidev;
 pub mod pvcalls;
 #[cfg(test)]
 mod table;
 pub mod usbctrl;
+pub mod usbdev;
 pub mod vbd;
 pub mod vdispl;
 pub mod vfb;
@@ -67,11 +69,13 @@ pub enum Kind {
     Console,
     /// A USB controller.
     Vusb,
+    /// A bus for PCI functions of the host.
+    Pci,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Pvcalls,
         Self::Vbd,
         Self::Vdispl,
@@ -85,11 +89,12 @@ impl Kind {
         Self::P9,
         Self::Console,
         Self::Vusb,
+        Self::Pci,
     ];
 
     /// The order in which a domain's devices are added when it is created: what an earlier kind serves, a later one
     /// may need. libxl's order (`tools/libs/light/libxl_create.c`).
-    pub const BRING_UP: [Self; 13] = [
+    pub const BRING_UP: [Self; 14] = [
         Self::Vbd,
         Self::VirtioDisk,
         Self::Console,
@@ -100,6 +105,7 @@ impl Kind {
         Self::Vif,
         Self::Vtpm,
         Self::Vusb,
+        Self::Pci,
         Self::Vdispl,
         Self::Vsnd,
         Self::P9,
@@ -121,6 +127,7 @@ impl Kind {
             Self::P9 => &p9::INFO,
             Self::Console => &console::INFO,
             Self::Vusb => &usbctrl::INFO,
+            Self::Pci => &pcidev::INFO,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 /// The most ports that a paravirtual controller has.
-const MOST_PORTS: u32 = 31;
+pub(super) const MOST_PORTS: u32 = 31;
 
 /// The keys of the ports, from 1.
 pub(crate) const PORTS: [&str; MOST_PORTS as usize] = [

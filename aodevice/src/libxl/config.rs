@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{ConfigError, text};
 use crate::Kind;
+use crate::usbdev::Port;
 
 /// How libxl's configuration of a domain lists the devices of a kind.
 #[derive(Debug)]
@@ -74,21 +75,28 @@ pub fn enter(
     entry: Map<String, Value>,
 ) -> Result<(), ConfigError> {
     let listing = &kind.info().libxl;
+    enter_into(config, listing.array, |old| is_of(listing, old, devid), entry)
+}
+
+/// The same of an array whose entries are known otherwise.
+fn enter_into(
+    config: &mut Map<String, Value>,
+    array: &'static str,
+    is_it: impl Fn(&Value) -> bool,
+    entry: Map<String, Value>,
+) -> Result<(), ConfigError> {
     let mut entry = Some(Value::Object(entry));
-    let entries = match config.get_mut(listing.array) {
-        Some(member) => member.as_array_mut().ok_or(ConfigError::NotAnArray(listing.array))?,
+    let entries = match config.get_mut(array) {
+        Some(member) => member.as_array_mut().ok_or(ConfigError::NotAnArray(array))?,
         None => {
-            config.shift_insert(
-                place(config, listing.array),
-                listing.array.to_owned(),
-                entry.take().into_iter().collect(),
-            );
+            let entries = entry.take().into_iter().collect();
+            config.shift_insert(place(config, array), array.to_owned(), entries);
             return Ok(());
         }
     };
     // The first one is replaced where it is, as libxl does.
     entries.retain_mut(|old| {
-        if !is_of(listing, old, devid) {
+        if !is_it(old) {
             return true;
         }
         let new = entry.take();
@@ -100,6 +108,36 @@ pub fn enter(
     });
     entries.extend(entry);
     Ok(())
+}
+
+/// The array of USB devices of the host.
+const USB: &str = "usbdevs";
+
+/// Enters a USB device of the host, which is known by its port.
+///
+/// # Errors
+///
+/// [`ConfigError::NotAnArray`]; the configuration is as it was then.
+pub(crate) fn enter_usb(
+    config: &mut Map<String, Value>,
+    port: Port,
+    entry: Map<String, Value>,
+) -> Result<(), ConfigError> {
+    enter_into(config, USB, |old| is_at(old, port), entry)
+}
+
+/// Strikes the USB device of a port out.
+///
+/// # Errors
+///
+/// [`ConfigError::NotAnArray`]; the configuration is as it was then.
+pub(crate) fn strike_usb(config: &mut Map<String, Value>, port: Port) -> Result<(), ConfigError> {
+    strike_from(config, USB, |old| is_at(old, port))
+}
+
+fn is_at(entry: &Value, port: Port) -> bool {
+    let is = |member: &str, number: u32| entry.get(member).and_then(Value::as_u64) == Some(number.into());
+    is("ctrl", port.controller) && is("port", port.port)
 }
 
 /// Enters what is in a CD-ROM drive: into the entry that the drive has, as this new entry of it says, or else all of
@@ -144,13 +182,21 @@ pub(crate) fn set_medium(
 /// [`ConfigError::NotAnArray`]; the configuration is as it was then.
 pub fn strike(config: &mut Map<String, Value>, (kind, devid): (Kind, u32)) -> Result<(), ConfigError> {
     let listing = &kind.info().libxl;
-    let Some(member) = config.get_mut(listing.array) else { return Ok(()) };
-    let entries = member.as_array_mut().ok_or(ConfigError::NotAnArray(listing.array))?;
+    strike_from(config, listing.array, |entry| is_of(listing, entry, devid))
+}
+
+fn strike_from(
+    config: &mut Map<String, Value>,
+    array: &'static str,
+    is_it: impl Fn(&Value) -> bool,
+) -> Result<(), ConfigError> {
+    let Some(member) = config.get_mut(array) else { return Ok(()) };
+    let entries = member.as_array_mut().ok_or(ConfigError::NotAnArray(array))?;
     let before = entries.len();
-    entries.retain(|entry| !is_of(listing, entry, devid));
+    entries.retain(|entry| !is_it(entry));
     if entries.is_empty() && before > 0 {
         // libxl prints no array without entries.
-        config.shift_remove(listing.array);
+        config.shift_remove(array);
     }
     Ok(())
 }

@@ -28,8 +28,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub(crate) use config::Listing;
-pub(crate) use config::set_medium;
 pub use config::{enter, strike};
+pub(crate) use config::{enter_usb, set_medium, strike_usb};
 pub use text::pretty;
 pub(crate) use userdata::Lock;
 pub use userdata::{Locked, Userdata};

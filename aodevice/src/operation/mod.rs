@@ -14,6 +14,8 @@
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
 //! | changing what is in a CD-ROM drive | [`medium`] |
+//! | giving a PCI function of the host to a guest | [`pci`] |
+//! | putting a USB device of the host into a port of a controller | [`usbdev`] |
 //! | telling of every transition of a machine | [`trace`] |
 
 mod cleanup;
@@ -26,6 +28,7 @@ pub(crate) mod medium;
 mod model;
 pub(crate) mod observe;
 pub(crate) mod owner;
+pub(crate) mod pci;
 pub(crate) mod place;
 mod preview;
 mod proc;
@@ -37,6 +40,7 @@ pub(crate) mod steps;
 mod store;
 mod target;
 mod trace;
+mod usbdev;
 mod wait;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,9 +67,11 @@ use crate::{
 
 pub use self::medium::{Medium, MediumChange, MediumPreview, MonitorError};
 pub(crate) use self::model::{Life, Model};
+pub use self::pci::PciHost;
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub(crate) use self::store::text;
 pub use self::target::Target;
+pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};
 
 /// How long looking at a device that failed may take, and noting that it was left: the store may be
 /// what failed.

@@ -138,6 +138,25 @@ pub enum Cause {
         /// Whether the device model does not know the drive.
         no_drive: bool,
     },
+    /// The host has no such device.
+    #[error("the host has no {0}")]
+    NoHostDevice(String),
+    /// A device of the host belongs to a guest already.
+    #[error("{device} is given to domain {domid} already, {place}")]
+    Assigned {
+        /// Which.
+        device: String,
+        /// The guest.
+        domid: DomId,
+        /// Where the guest has it.
+        place: String,
+    },
+    /// The host's kernel has no driver of this name, which is to have the device.
+    #[error("the kernel has no driver {0}")]
+    NoHostDriver(&'static str),
+    /// The host's kernel did not do with a device what it was told to.
+    #[error("the host's kernel refused: {}", printable(.0, TEXT_SHOWN))]
+    Host(String),
     /// The device's backend is in another domain, or of a kind that this version does not know.
     #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
     ForeignBackend(String),
@@ -289,6 +308,10 @@ impl Cause {
             Self::NoDrive(_) => "no_drive",
             Self::Monitor { .. } => "monitor",
             Self::ModelRefused { .. } => "model_refused",
+            Self::NoHostDevice(_) => "no_host_device",
+            Self::Assigned { .. } => "assigned",
+            Self::NoHostDriver(_) => "no_host_driver",
+            Self::Host(_) => "host",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{Cause, Hint, Named, Observation, Warning};
-use crate::{Condition, MonitorError, Server};
+use crate::{Condition, Kind, MonitorError, Server};
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -116,7 +116,12 @@ impl Failure {
             Cause::NoEmulatedTwin(_) => Hint::AddAtCreation,
             Cause::DeviceModel { log, .. } => Hint::ReadModelLog(log.clone()),
             Cause::Daemon { name, .. } => Hint::CheckDaemon(name),
+            Cause::NotSupported { .. } if kind == Kind::Pci => Hint::UseOtherToolstack,
             Cause::NotSupported { .. } => Hint::MakeWithDomain,
+            Cause::NoHostDevice(_) => Hint::ListHostDevices,
+            Cause::Assigned { domid, .. } => Hint::DetachElsewhere(*domid),
+            Cause::NoHostDriver(_) => Hint::LoadBackend(kind.info().backend_module),
+            Cause::Host(_) => Hint::ReadKernelLog,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant

@@ -51,6 +51,10 @@ pub enum Hint {
     ReadModelLog(PathBuf),
     /// Give the device to the guest when that is created, or do without it.
     MakeWithDomain,
+    /// See which devices the host has, and by which numbers.
+    ListHostDevices,
+    /// Take the device from this domain first.
+    DetachElsewhere(#[serde(serialize_with = "domid_number")] DomId),
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.

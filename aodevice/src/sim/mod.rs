@@ -8,9 +8,11 @@
 mod backend;
 mod bus;
 mod frontend;
+mod pci;
 mod scripts;
 mod world;
 
 pub use bus::Drivers;
+pub use pci::PciDriver;
 pub use scripts::Scripts;
 pub use world::{create_domain, create_domain0};

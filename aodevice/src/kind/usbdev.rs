@@ -1,0 +1,155 @@
+//! USB devices of the host, each of which goes into a port of a controller.
+//!
+//! One has no directory of its own in the store: the port of its controller holds its bus id. So it is no
+//! [`Kind`](crate::Kind), and not one of [`Device`](crate::Device): see
+//! [`Toolstack::attach_usb`](crate::Toolstack::attach_usb).
+//!
+//! Source of the words: `docs/man/xl.cfg.5.pod.in`, `usbdev=`.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::usbctrl::MOST_PORTS;
+use super::words::{self, SpecError};
+
+/// A device of the host, by the numbers that `lsusb` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostAddress {
+    /// The number of its bus.
+    pub bus: u8,
+    /// Its number on the bus, which is another one each time that it is plugged in.
+    pub device: u8,
+}
+
+/// As `xl usb-list` shows it, in hexadecimal.
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:03x}:{:03x}", self.bus, self.device)
+    }
+}
+
+/// A port of a guest's controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// The device id of the controller.
+    pub controller: u32,
+    /// The number of the port, from 1.
+    pub port: u32,
+}
+
+/// As in `1 of USB controller 0`.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of USB controller {}", self.port, self.controller)
+    }
+}
+
+/// A USB device as it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UsbDev {
+    /// Which device of the host.
+    pub host: HostAddress,
+    /// The device id of the controller; any that has a free port, or a new one, if not said.
+    pub controller: Option<u32>,
+    /// The number of the port; the first free one if not said. Without a controller it says nothing.
+    pub port: Option<u32>,
+}
+
+impl UsbDev {
+    /// A device of the host for any port that is free.
+    pub fn new(host: HostAddress) -> Self {
+        Self { host, controller: None, port: None }
+    }
+
+    /// What libxl's configuration of a domain holds of it.
+    pub(crate) fn libxl(host: HostAddress, port: Port) -> Map<String, Value> {
+        let host = serde_json::json!({"hostbus": host.bus, "hostaddr": host.device});
+        let members = [("ctrl", port.controller.into()), ("port", port.port.into()), ("type.hostdev", host)];
+        members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Reads the words of `usbdev-attach`, or an entry of `usbdev=[...]` of a domain configuration, which is one argument.
+///
+/// `hostbus=` and `hostaddr=` are hexadecimal, as for `xl`, which also lists them so.
+///
+/// # Errors
+///
+/// They name the parameter.
+pub fn parse(arguments: &[impl AsRef<str>]) -> Result<UsbDev, SpecError> {
+    let (mut bus, mut device, mut controller, mut port) = (None, None, None, None);
+    words::read(arguments, |key, value| {
+        match key {
+            "type" if value == "hostdev" => {}
+            "type" => return Err("a USB device has the type hostdev"),
+            "hostbus" => bus = Some(hexadecimal(value)?),
+            "hostaddr" => device = Some(hexadecimal(value)?),
+            "controller" => {
+                controller = Some(words::number(value, u32::MAX).ok_or("a controller has a decimal number")?);
+            }
+            "port" => {
+                let number = words::number(value, MOST_PORTS).filter(|number| *number > 0);
+                port = Some(number.ok_or("a port has a number from 1 to 31")?);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    if port.is_some() && controller.is_none() {
+        return Err(SpecError::Whole("port= is of a controller: say controller= too"));
+    }
+    let bus = bus.ok_or(SpecError::Missing("hostbus"))?;
+    let device = device.ok_or(SpecError::Missing("hostaddr"))?;
+    Ok(UsbDev { host: HostAddress { bus, device }, controller, port })
+}
+
+fn hexadecimal(value: &str) -> Result<u8, &'static str> {
+    let digits = value.strip_prefix("0x").unwrap_or(value);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u8::from_str_radix(digits, 16).ok().filter(|number| is_number && *number > 0);
+    number.ok_or("give a hexadecimal number from 1 to ff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        for (words, read) in [
+            (&["hostbus=1", "hostaddr=3"][..], (1, 3, None, None)),
+            (&["type=hostdev,hostbus=0x1,hostaddr=1a,controller=2"], (1, 26, Some(2), None)),
+            (&["hostaddr=10", "controller=0,port=8", "hostbus=ff"], (255, 16, Some(0), Some(8))),
+        ] {
+            let dev = parse(words).unwrap();
+            assert_eq!((dev.host.bus, dev.host.device, dev.controller, dev.port), read, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        for (words, why) in [
+            ("", "hostbus= is missing"),
+            ("hostbus=1", "hostaddr= is missing"),
+            ("hostbus=0,hostaddr=1", "\"hostbus=0\": give a hexadecimal number from 1 to ff"),
+            ("hostbus=1,hostaddr=+1", "\"hostaddr=+1\": give a hexadecimal number from 1 to ff"),
+            ("hostbus=1,hostaddr=100", "\"hostaddr=100\": give a hexadecimal number from 1 to ff"),
+            ("hostbus=1,hostaddr=1,port=1", "port= is of a controller: say controller= too"),
+            ("hostbus=1,hostaddr=1,controller=0,port=0", "\"port=0\": a port has a number from 1 to 31"),
+            ("hostbus=1,hostaddr=1,controller=x", "\"controller=x\": a controller has a decimal number"),
+            ("type=other", "\"type=other\": a USB device has the type hostdev"),
+            ("vendor=1", "\"vendor=1\" is no parameter"),
+        ] {
+            assert_eq!(parse(&[words]).unwrap_err().to_string(), why, "{words}");
+        }
+    }
+
+    #[test]
+    fn the_entry_of_a_configuration() {
+        let entry = UsbDev::libxl(HostAddress { bus: 1, device: 26 }, Port { controller: 0, port: 2 });
+        let json = r#"{"ctrl":0,"port":2,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
+        assert_eq!(Value::from(entry).to_string(), json);
+    }
+}
