@@ -44,7 +44,10 @@ fn dry_run(common: &Common, plan: &Plan) {
     if common.json {
         let devices: Vec<_> = devices
             .iter()
-            .map(|which| json!({"fe": which.fe.0, "kind": which.kind, "devid": which.devid}))
+            .map(|which| {
+                let name = (which.kind.info().id_name)(which.devid);
+                json!({"fe": which.fe.0, "kind": which.kind, "devid": which.devid, "name": name})
+            })
             .collect();
         output::say_json(
             json!({"ok": true, "dry_run": true}),
@@ -53,7 +56,7 @@ fn dry_run(common: &Common, plan: &Plan) {
         return;
     }
     for which in devices {
-        output::say(format!("{} {}\n", which.kind, (which.kind.info().id_name)(which.devid)));
+        output::say(format!("{} {}\n", which.kind.noun(), (which.kind.info().id_name)(which.devid)));
     }
     for left in plan.left() {
         output::say(format!("{} is left: its kind is not served yet\n", line(left)));

@@ -20,11 +20,13 @@ use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "console",
+    noun: Some("channel"),
+    id_name: |devid| devid.saturating_sub(1).to_string(),
     backends: &[BackendKind::Console],
     frontend_module: "hvc_xen",
     first_devid: 1,
     listed: &[
-        ListedKey::recorded("name", "name"),
+        ListedKey::recorded("channel_name", "name"),
         ListedKey::recorded("connection", "connection"),
         ListedKey::recorded("path", "path"),
         ListedKey::text_of_guest("tty", "tty"),

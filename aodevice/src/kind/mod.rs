@@ -128,6 +128,14 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         self.info().name
     }
+
+    /// What an operator calls a device of the kind: `channel` for what is a console in the store.
+    pub const fn noun(self) -> &'static str {
+        match self.info().noun {
+            Some(noun) => noun,
+            None => self.name(),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -153,7 +161,9 @@ pub struct KindInfo {
     pub frontend_module: &'static str,
     /// The first device id that a device of the kind can have: what is below goes with its domain.
     pub first_devid: u32,
-    /// How an operator names a device id: `xvda` for 51712.
+    /// What an operator calls a device of the kind, if that is not the kind's name.
+    pub noun: Option<&'static str>,
+    /// How an operator names a device id: `xvda` for 51712. A removal that he asks for names it so.
     pub id_name: fn(u32) -> String,
     /// What a listing shows of a device besides its states.
     pub listed: &'static [ListedKey],
@@ -184,6 +194,7 @@ pub struct KindInfo {
 const SCRIPTLESS: KindInfo = KindInfo {
     first_devid: 0,
     name: "",
+    noun: None,
     backends: &[],
     backend_module: "none: a program serves it",
     frontend_module: "",

@@ -141,8 +141,10 @@ async fn check_unique(store: &Requests, id: &DeviceId, device: &Device) -> Resul
                 devids.iter().map(|devid| place.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
             for (devid, held) in devids.iter().zip(store.read_many(&held).await?) {
                 if text(held).as_ref() == Some(&value) {
+                    let name = devid.parse().map_or_else(|_| devid.clone(), kind.info().id_name);
                     return Err(Cause::Invalid(format!(
-                        "{kind} {devid} of domain {fe} has the {key} {value} already"
+                        "{} {name} of domain {fe} has the {key} {value} already",
+                        kind.noun()
                     )));
                 }
             }

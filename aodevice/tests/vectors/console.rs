@@ -68,6 +68,11 @@ async fn a_channel_is_written_before_the_device_model_runs() {
     world.add_with(channel("connection=pty,name=b"), WaitFor::Tree, &never).await.unwrap();
     assert_eq!(world.read("/local/domain/1/device/console/2/output").await, "chardev:libxl-channel1");
     let listed = list(&world.dom0, GUEST, Kind::Console).await.unwrap();
+    // Whoever is told of one is told the number by which it is detached.
+    let second = serde_json::json!(listed[1].id);
+    assert_eq!((&second["devid"], &second["name"]), (&2.into(), &"1".into()), "{second}");
+    assert_eq!(listed[1].id.to_string(), "channel 1 of domain 1");
+    assert_eq!(listed[1].text("channel_name"), Some("b"));
     let connections = listed.iter().map(|channel| (channel.id.devid, channel.text("connection").unwrap()));
     assert_eq!(connections.collect::<Vec<_>>(), [(1, "socket"), (2, "pty")]);
     for devid in [1, 2] {

@@ -31,6 +31,7 @@ const BY_DEVID: Listing = Listing::by_devid("nics");
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vif",
+    noun: None,
     backends: &[BackendKind::Vif],
     backend_module: "xen-netback",
     frontend_module: "xen-netfront",
