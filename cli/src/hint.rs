@@ -192,6 +192,15 @@ pub(crate) fn words(failure: &Failure) -> String {
                 .to_owned()
         }
         Hint::MendRunner => "report this as a bug".to_owned(),
+        Hint::AllowMoreTime if failure.operation == Operation::Detach => {
+            "run it again with a longer --deadline: it goes on where it ended".to_owned()
+        }
+        Hint::AllowMoreTime if failure.warnings.is_empty() => {
+            "nothing is left of it; give all of them longer with --deadline".to_owned()
+        }
+        Hint::AllowMoreTime => {
+            "see the warnings for what may be left, and give all of them longer with --deadline".to_owned()
+        }
         Hint::RemoveAgain => {
             "detach it again to go on; if it had begun to close, it is left closing".to_owned()
         }

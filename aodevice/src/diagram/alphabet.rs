@@ -159,6 +159,8 @@ fn causes() -> Vec<Cause> {
         Cause::Undecided(_) => [Cause::Undecided(Vec::new())],
         Cause::NotPermitted => [Cause::NotPermitted],
         Cause::Aborted => [Cause::Aborted],
+        // Of several operations, and none of a machine.
+        Cause::Deadline => [],
         Cause::Asked(_) => [Cause::Asked(String::new())],
         Cause::Store(_) => [Cause::Store(unanswered)],
         Cause::Config { .. } => [Cause::Config { file: Default::default(), problem: ConfigError::Busy(limit) }],

@@ -157,6 +157,7 @@ impl<'a> Job<'a> {
                 elapsed: self.begun.elapsed(),
                 doing: doing.to_string(),
                 told,
+                placed: self.id.is_some(),
             });
         }
     }

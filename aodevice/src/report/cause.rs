@@ -226,6 +226,9 @@ pub enum Cause {
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
+    /// It is one of several operations, and the deadline of all came first.
+    #[error("the deadline of all the operations came before it was done")]
+    Deadline,
 }
 
 /// As in `3, 5 and 7`.
@@ -304,6 +307,7 @@ impl Cause {
             Self::Config { .. } => "libxl_config",
             Self::Store(_) => "store",
             Self::Aborted => "cancelled",
+            Self::Deadline => "deadline",
         }
     }
 
@@ -311,6 +315,7 @@ impl Cause {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::TimedOut { .. }
+            | Self::Deadline
             | Self::Busy { .. }
             | Self::ModelRefused { locked: Some(_), .. }
             | Self::Monitor { problem: MonitorError::NoAnswer { .. } | MonitorError::Busy(_), .. }

@@ -159,6 +159,7 @@ impl Failure {
             Cause::Config { .. } => Hint::AddWithoutConfig,
             Cause::Store(error) => Hint::Store(error.hint()),
             Cause::Aborted => self.again(),
+            Cause::Deadline => Hint::AllowMoreTime,
         }
     }
 

@@ -101,6 +101,8 @@ pub enum Hint {
     AddWithoutConfig,
     /// The store's own advice.
     Store(&'static str),
+    /// Give all the operations of which it is one more time.
+    AllowMoreTime,
     /// Remove it again to go on.
     RemoveAgain,
     /// Nothing is left of it: add it again.

@@ -75,6 +75,9 @@ pub struct Step {
     /// Whether the device's backend has been told to close, if that was to be done.
     #[serde(skip)]
     pub(crate) told: bool,
+    /// Whether the device has its place in the store, and so its id.
+    #[serde(skip)]
+    pub(crate) placed: bool,
 }
 
 /// As in `vbd xvda of domain 1: running the hotplug script`.
