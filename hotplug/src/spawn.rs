@@ -63,15 +63,29 @@ impl SpawnError {
         self.fault
     }
 
-    /// A script that need not be started, since nothing can come of it: an empty file. The C library hands
-    /// what the kernel does not know to a shell, and so an empty file is run, and ends well.
+    /// A script that need not be started, since nothing can come of it: one that is not there, may not be executed, or
+    /// has no interpreter; and an empty file. The C library hands what the kernel does not know to a shell, and so an
+    /// empty file is run, and ends well.
     pub(crate) fn foresee(script: &Path) -> Option<Self> {
-        let found = is_path(script).then(|| script.metadata().ok()).flatten()?;
-        (found.is_file() && found.len() == 0).then(|| Self {
-            kind: io::ErrorKind::InvalidData,
-            fault: SpawnFault::Empty,
-            message: "the file is empty".to_owned(),
-        })
+        if !is_path(script) {
+            return None;
+        }
+        let explained = |kind: io::ErrorKind| Some(Self::explain(script, &kind.into()));
+        match script.metadata() {
+            Err(error) => Some(Self::explain(script, &error)),
+            Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+                explained(io::ErrorKind::PermissionDenied)
+            }
+            Ok(found) if found.len() == 0 => Some(Self {
+                kind: io::ErrorKind::InvalidData,
+                fault: SpawnFault::Empty,
+                message: "the file is empty".to_owned(),
+            }),
+            Ok(_) => match interpreter(script).map(|interpreter| interpreter.metadata()) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => explained(error.kind()),
+                _ => None,
+            },
+        }
     }
 
     /// The kernel's answer to the attempt to execute `script`, in words that name the fault.

@@ -157,6 +157,32 @@ async fn what_can_be_seen_before_is_refused_before_anything_is_written() {
     assert!(code == Some(1) && text.contains("No such file"), "{text}");
 }
 
+/// What the store would refuse, or nobody could run, is seen when nothing has been written yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_or_run_is_refused_before_anything_is() {
+    let scene = Scene::new().await;
+    let long = format!("vif = [ 'vifname=a,ip={}' ]", "1".repeat(4090));
+    for (rest, code) in [
+        (long.as_str(), "invalid"),
+        ("vif = [ 'script=/nonexistent/vif' ]", "script"),
+        ("vif = [ 'script=/etc/passwd' ]", "script"),
+    ] {
+        let file = file(&scene, &[GOOD], rest);
+        let file = file.to_str().unwrap();
+        for dry_run in [&["--json"][..], &["--json", "-N"]] {
+            let (status, report) = reported(scene.command(&attach_all(file, dry_run))).await;
+            assert_eq!((status, &report["code"]), (Some(1), &code.into()), "{report}");
+            assert_eq!(report["place"], format!("{file}:5: vif[0]"), "{report}");
+        }
+    }
+    for words in [format!("ip={}", "1".repeat(4090)), "script=/nonexistent/vif".to_owned()] {
+        let (status, text) =
+            explained(scene.command(&["-v", "network-attach", "--no-xl-conf", "1", &words])).await;
+        assert_eq!((status, there(&scene).await), (Some(1), 0), "{text}");
+        assert!(!text.contains("write the device's nodes"), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_nobody_reads_change_no_outcome() {
     let scene = Scene::new().await;
