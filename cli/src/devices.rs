@@ -178,7 +178,10 @@ pub(crate) async fn devid(
     let devid = found.next().ok_or_else(none)?.id.devid;
     match found.next() {
         None => Ok(devid),
-        Some(_) => Err(bad("the guest has several devices of that name".to_owned())),
+        Some(_) => {
+            let observed = "the guest has several devices of that name";
+            Err(Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint()))
+        }
     }
 }
 

@@ -177,6 +177,7 @@ fn causes() -> Vec<Cause> {
         Cause::Target(_) => [Cause::Target(String::new())],
         Cause::Unsupported(_) => [Cause::Unsupported(String::new())],
         Cause::NotSupported { .. } => [Cause::NotSupported { what: String::new(), needs: "" }],
+        Cause::NotInDomain0(_) => [Cause::NotInDomain0("")],
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
         Cause::Daemon { .. } => [Cause::Daemon { name: "xen-9pfsd", problem: String::new() }],

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::members::Members;
 use super::words::{self, SpecError};
-use super::{BackendKind, KindInfo, ListedKey, Spec, vkb};
+use super::{Among, BackendKind, KindInfo, ListedKey, Spec, Unique, vkb};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
@@ -140,6 +140,22 @@ impl Spec for Channel {
             what: "a channel of a domain whose device model runs".to_owned(),
             needs: "a character device that the device model is started with",
         })
+    }
+
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("no device model is started with channels for it")
+    }
+
+    fn uniques(&self) -> Vec<Unique> {
+        let name = Unique { key: "name", value: self.name.clone(), among: Among::OfGuest };
+        let path = match &self.connection {
+            // The device models of all guests listen in one file system.
+            Connection::Socket(path) => {
+                Some(Unique { key: "path", value: path.clone(), among: Among::OfAllGuests })
+            }
+            Connection::Pty => None,
+        };
+        [name].into_iter().chain(path).collect()
     }
 
     fn libxl(&self) -> Map<String, Value> {

@@ -269,13 +269,25 @@ impl ListedKey {
     }
 }
 
-/// A value of a key of the backend that a device must have for itself.
+/// A value of a key that a device must have for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unique {
     pub(crate) key: &'static str,
     pub(crate) value: String,
-    /// Whether also devices of other guests may not hold it.
-    pub(crate) of_all_guests: bool,
+    /// Which other devices may not hold it.
+    pub(crate) among: Among,
+}
+
+/// Devices of one kind, and where the key stands that no two of them may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Those of the guest, wherever their backends are: the toolstack's record has the key.
+    OfGuest,
+    /// Those of all guests in the same backend's domain: the backend has the key.
+    OfAllGuests,
+    /// Those of the guest, in whose directory the key stands alone. It is looked for outside of transactions, in which
+    /// nothing is read that a guest can write.
+    InFrontends,
 }
 
 /// The frontend's keys of a device whose driver writes all else.
@@ -356,7 +368,12 @@ pub(crate) trait Spec {
         Ok(())
     }
 
-    /// Keys of the backend whose values no other device may hold.
+    /// Why domain 0 can never use it, if so.
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Keys whose values no other device may hold.
     fn uniques(&self) -> Vec<Unique> {
         Vec::new()
     }

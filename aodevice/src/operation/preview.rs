@@ -159,15 +159,18 @@ impl Toolstack {
     pub(crate) async fn check(&self, fe: DomId, device: &Device, wait_for: WaitFor) -> Result<Guest, Cause> {
         let look = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
         let ((), guest) = tokio::try_join!(guest::must_run(&self.client, fe), look)?;
-        device.as_spec().check(&guest)?;
-        if wait_for != WaitFor::Tree {
-            device.as_spec().check_hot(&guest)?;
+        if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
+            return Err(Cause::NotInDomain0(lack));
         }
+        device.as_spec().check(&guest)?;
         if wait_for != WaitFor::Tree
             && device.as_spec().backend(&guest).server() == Server::DeviceModel
             && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
         {
             return Err(Cause::NoDeviceModel(fe));
+        }
+        if wait_for != WaitFor::Tree {
+            device.as_spec().check_hot(&guest)?;
         }
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
@@ -180,6 +183,7 @@ impl Toolstack {
         {
             return Err(Cause::NoEmulatedTwin(twin));
         }
+        place::check_frontends(&self.client, fe, device).await?;
         self.check_writes(fe, device, &guest).await?;
         self.check_config(fe, device.kind()).await?;
         Ok(guest)

@@ -93,6 +93,9 @@ pub enum Cause {
         /// What that would need.
         needs: &'static str,
     },
+    /// The device is for domain 0, which can never use one of its kind.
+    #[error("domain 0 cannot use one: {0}")]
+    NotInDomain0(&'static str),
     /// The domain has no device model that runs, and that is to serve the device.
     #[error("domain {0} has no device model that runs, and QEMU is to serve the device")]
     NoDeviceModel(DomId),
@@ -285,6 +288,7 @@ impl Cause {
             Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
             Self::NotSupported { .. } => "not_supported",
+            Self::NotInDomain0(_) => "not_in_domain0",
             Self::NoDeviceModel(_) => "no_device_model",
             Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",

@@ -58,6 +58,10 @@ pub enum Hint {
         /// The process, if it is known.
         pid: Option<u32>,
     },
+    /// The log of the program that serves backends of this kind tells why.
+    ReadBackendLog(BackendKind),
+    /// Name a guest, and not domain 0.
+    NameGuest,
     /// Start the program that serves backends of this kind.
     StartBackend(BackendKind),
     /// Load this module in the backend's domain.
