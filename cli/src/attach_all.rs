@@ -217,8 +217,8 @@ fn report(
     let go_on = if !outcome.devices.iter().any(is_done) {
         "none of them was added: run it again when what failed is mended"
     } else if args.keep {
-        "those that were added stay, and would be added again or refused if all of it were run again: attach this one by \
-         a command of its own"
+        "those that were added stay, and would be added again, or refused, if all of the file were run again: run a file \
+         that lists the others alone"
     } else if outcome.undone.iter().all(|undone| is_done(&undone.ended)) {
         "all that was added was removed again: run it again when what failed is mended"
     } else {

@@ -161,7 +161,14 @@ impl Plan {
             Planned::Remove(..) => None,
         });
         let previews = additions.map(|(index, device, addition)| async move {
-            (index, toolstack.preview(self.fe, device, addition).await)
+            let preview = toolstack.preview(self.fe, device, addition).await;
+            match self.automatic.get(&index) {
+                // Its id may have been taken meanwhile, which is no hindrance.
+                Some(device) if preview.is_err() => {
+                    (index, toolstack.preview(self.fe, device, addition).await)
+                }
+                _ => (index, preview),
+            }
         });
         // A few at one time, since each has requests of its own.
         stream::iter(previews).buffered(self.at_once).collect().await

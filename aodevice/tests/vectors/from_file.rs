@@ -62,6 +62,7 @@ async fn an_id_that_another_took_meanwhile_is_passed_over() {
     let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap().undo(true);
     let other = of_file("vif=['mac=00:16:3e:00:00:09']");
     assert!(Plan::add(GUEST, other).run(&world.toolstack, &cancel).finish().await.is_done());
+    assert!(plan.previews(&world.toolstack).await.iter().all(|(_, preview)| preview.is_ok()));
     world.scripts.on("vif-slow online", Line::Takes(5.0));
     let outcome = plan.run(&world.toolstack, &cancel).finish().await;
     assert!(outcome.is_done(), "{outcome:?}");

@@ -93,7 +93,7 @@ async fn what_was_not_begun_is_told_last_and_what_to_do_is_true() {
     let three = three.to_str().unwrap();
     for (option, says) in [
         ("--at-once=1", "all that was added was removed again: run it again when"),
-        ("--keep", "those that were added stay, and would be added again or refused"),
+        ("--keep", "those that were added stay, and would be added again, or refused"),
     ] {
         let (status, text) = explained(scene.command(&attach_all(three, &[option]))).await;
         assert_eq!(status, Some(1), "{text}");
