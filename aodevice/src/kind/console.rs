@@ -147,12 +147,10 @@ impl Spec for Channel {
     }
 
     fn uniques(&self) -> Vec<Unique> {
-        let name = Unique { key: "name", value: self.name.clone(), among: Among::OfGuest };
+        let claim = |key, value: &str| Unique { key, value: value.to_owned(), among: Among::OfGuest };
+        let name = claim("name", &self.name);
         let path = match &self.connection {
-            // The device models of all guests listen in one file system.
-            Connection::Socket(path) => {
-                Some(Unique { key: "path", value: path.clone(), among: Among::OfAllGuests })
-            }
+            Connection::Socket(path) => Some(claim("path", path)),
             Connection::Pty => None,
         };
         [name].into_iter().chain(path).collect()

@@ -70,7 +70,7 @@ async fn a_channel_is_written_before_the_device_model_runs() {
     assert_eq!(listed[1].text("channel_name"), Some("b"));
     let connections = listed.iter().map(|channel| (channel.id.devid, channel.text("connection").unwrap()));
     assert_eq!(connections.collect::<Vec<_>>(), [(1, "socket"), (2, "pty")]);
-    // No two of a guest have one name, and no two of any guest one socket.
+    // No two of a guest have one name, or one socket.
     for (words, says) in [
         ("connection=pty,name=b", "channel 1 of domain 1 has the name b already"),
         (
