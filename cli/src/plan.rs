@@ -86,14 +86,16 @@ impl Asked<'_> {
     /// The outcome in JSON, each operation with its place.
     fn json(&self, outcome: &Outcome) -> Value {
         let mut told = json!(outcome);
-        let operation = |index: usize, value: &Value| match value["operation"].as_u64() {
-            Some(operation) => usize::try_from(operation).ok(),
-            None => Some(index),
-        };
-        for of in ["devices", "undone"] {
-            let all = told[of].as_array_mut().into_iter().flatten();
-            for (index, value) in all.enumerate() {
-                if let Some(place) = operation(index, value).and_then(|index| self.places.get(index)) {
+        let undone = outcome.undone.iter().map(|undone| undone.operation);
+        let of = [("devices", (0..outcome.devices.len()).collect()), ("undone", undone.collect::<Vec<_>>())];
+        for (name, operations) in of {
+            let values = told[name].as_array_mut().into_iter().flatten();
+            for (value, operation) in values.zip(operations) {
+                if name == "undone" {
+                    // And not what was tried then, which a removal that failed has under the same name.
+                    value["operation"] = operation.into();
+                }
+                if let Some(place) = self.places.get(operation) {
                     value["place"] = json!(place);
                 }
             }
