@@ -209,6 +209,30 @@ mod tests {
         assert!(error.to_string().starts_with(words), "{error}");
     }
 
+    /// What the kernel would say, without asking it.
+    #[test]
+    fn a_script_that_cannot_be_started_is_foreseen() {
+        use std::fs::{self, Permissions};
+
+        let folder = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str, mode| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let fault = |path: &Path| SpawnError::foresee(path).map(|error| error.fault());
+        assert_eq!(fault(&script("good", "#!/bin/sh\n", 0o755)), None);
+        assert_eq!(fault(&script("plain", "exit 0\n", 0o755)), None, "a shell may run it");
+        assert_eq!(fault(&script("empty", "", 0o755)), Some(SpawnFault::Empty));
+        assert_eq!(fault(&script("data", "#!/bin/sh\n", 0o644)), Some(SpawnFault::NotExecutable));
+        assert_eq!(fault(&script("dos", "#!/bin/sh\r\n", 0o755)), Some(SpawnFault::LineEnds));
+        assert_eq!(fault(&script("other", "#!/nonexistent\n", 0o755)), Some(SpawnFault::Interpreter));
+        assert_eq!(fault(folder.path()), Some(SpawnFault::NotAFile));
+        assert_eq!(fault(Path::new("/nonexistent/script")), Some(SpawnFault::NotFound));
+        assert_eq!(fault(Path::new("true")), None, "it is searched for in PATH");
+    }
+
     #[test]
     fn what_only_a_c_library_without_a_shell_to_fall_back_on_tells() {
         let error = SpawnError::explain(Path::new("/x"), &io::Error::from_raw_os_error(libc::ENOEXEC));

@@ -197,3 +197,32 @@ async fn outputs_that_nobody_reads_change_no_outcome() {
     assert_eq!(status, Some(1), "{text}");
     three_parts(&text);
 }
+
+/// A channel has two numbers in the store; whichever way it is listed, it is told by the one that detaches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_detached_by_what_lists_say() {
+    let scene = Scene::new().await;
+    for name in ["a", "b", "c"] {
+        let attach =
+            ["--json", "channel-attach", "--wait", "tree", "1", &format!("name={name},connection=pty")];
+        let (status, report) = reported(scene.command(&attach)).await;
+        let device = &report["device"];
+        let number: u64 = device["name"].as_str().unwrap().parse().unwrap();
+        assert_eq!((status, Some(number + 1)), (Some(0), device["devid"].as_u64()), "{report}");
+    }
+    // By the number in a listing of all kinds.
+    let listed = reported(scene.command(&["list", "--json", "1"])).await.1;
+    let of = |name: &str| {
+        let devices = listed.as_array().unwrap();
+        let device = devices.iter().find(|device| device["channel_name"] == name).unwrap();
+        device["name"].as_str().unwrap().to_owned()
+    };
+    let detach = async |which: &str| {
+        assert_eq!(explained(scene.command(&["channel-detach", "1", which])).await, (Some(0), String::new()));
+        let left = reported(scene.command(&["channel-list", "--json", "1"])).await.1;
+        let names = left.as_array().unwrap().iter().map(|device| device["channel_name"].as_str().unwrap());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(detach(&of("b")).await, ["a", "c"]);
+    assert_eq!(detach("c").await, ["a"]);
+}
