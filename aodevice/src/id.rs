@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use xs_client::{DomId, Path, PathError};
 
 use crate::{BackendKind, Kind};
@@ -18,24 +19,22 @@ pub struct Which {
     pub devid: u32,
 }
 
-/// The identity of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+/// The identity of a device. Serialised, it also has its `name`: what an operator calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
     /// The guest that has it.
-    #[serde(serialize_with = "domid_number")]
     pub fe: DomId,
     /// Its kind on the guest's side.
     pub kind: Kind,
     /// Its number among the guest's devices of that kind.
     pub devid: u32,
     /// The domain that serves it.
-    #[serde(serialize_with = "domid_number")]
     pub be: DomId,
     /// Its kind on the backend's side.
     pub be_kind: BackendKind,
 }
 
-pub(crate) fn domid_number<S: serde::Serializer>(domid: &DomId, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn domid_number<S: Serializer>(domid: &DomId, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u32(domid.0)
 }
 
@@ -98,9 +97,24 @@ impl DeviceId {
     }
 }
 
+impl Serialize for DeviceId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("DeviceId", 6)?;
+        fields.serialize_field("fe", &self.fe.0)?;
+        fields.serialize_field("kind", &self.kind)?;
+        fields.serialize_field("devid", &self.devid)?;
+        fields.serialize_field("name", &(self.kind.info().id_name)(self.devid))?;
+        fields.serialize_field("be", &self.be.0)?;
+        fields.serialize_field("be_kind", &self.be_kind)?;
+        fields.end()
+    }
+}
+
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} of domain {}", self.kind, self.devid, self.fe)
+        // Of the two numbers that a channel has, an operator knows this one.
+        let number = self.devid.saturating_sub(self.kind.info().first_devid);
+        write!(f, "{} {number} of domain {}", self.kind.noun(), self.fe)
     }
 }
 

@@ -53,8 +53,9 @@ pub enum ListedValue {
 /// Values of a listing, by their names in it.
 pub type ListedValues = BTreeMap<&'static str, Option<ListedValue>>;
 
-/// How many parts of a device, or of a part, are listed. A guest may make as many as its quota of nodes has room for.
-const PARTS_MOST: u32 = 64;
+/// How many parts a device, or a part, can have, and how many are listed. A guest may make as many as its quota of nodes
+/// has room for; neither the protocol of displays nor that of sound has a bound.
+pub(crate) const PARTS_MOST: usize = 1024;
 
 impl Listed {
     /// A device of which nothing but its identity is known.

@@ -1,6 +1,7 @@
 //! `attach-all`: all devices that a domain's configuration file lists.
 
 use std::path::Path;
+use std::time::Instant;
 
 use aodevice::vif::Defaults;
 use aodevice::xl_cfg::{self, Devices, Entry, Settings};
@@ -8,21 +9,49 @@ use aodevice::{Ended, Outcome, Plan, Planned, Toolstack, Undone};
 use serde_json::{Value, json};
 
 use crate::args::{AttachAllArgs, Common};
-use crate::problem::{Code, Exit, Problem, unless_cancelled};
+use crate::plan::{self, Asked};
+use crate::problem::{Code, Exit, Problem, line, unless_cancelled, within};
 use crate::signals::cancel_on_signal;
 use crate::world::World;
 use crate::xl_conf::{XlConf, read_bounded};
-use crate::{devices, output, plan};
+use crate::{devices, output};
 
 pub(crate) async fn run(common: &Common, args: &AttachAllArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
+    let begun = Instant::now();
+    let tried = format!("cannot attach the devices of {}", args.file.display());
+    let Some(Ready { plan, toolstack, places, _world }) =
+        within(args.deadline, &tried, prepare(common, args)).await?
+    else {
+        return Ok(Exit::Done);
+    };
+    let left = args.deadline.saturating_sub(begun.elapsed());
+    let run = plan.deadline(left).undo(!args.keep).run(&toolstack, &cancel);
+    report(common, args, &plan::carry_out(common, run).await, &places)
+}
+
+/// A plan that can be carried out, as far as that can be seen before.
+struct Ready {
+    plan: Plan,
+    toolstack: Toolstack,
+    places: Vec<String>,
+    /// Its simulated peers, if it has some, live as long.
+    _world: World,
+}
+
+/// Reads the file and checks all that it asks for; `None` if that was all that was to be done.
+async fn prepare(common: &Common, args: &AttachAllArgs) -> Result<Option<Ready>, Problem> {
     let file = args.file.display().to_string();
     let settings = settings(&args.file).await?;
     let defaults = defaults(common, args, &settings).await?;
     let found = xl_cfg::devices(&settings, &defaults).map_err(|refusals| {
-        let observed = refusals.iter().map(|refusal| format!("{file}:{refusal}")).collect();
+        let refused = refusals.iter().map(|refusal| Refused {
+            place: format!("{file}:{}", refusal.place),
+            code: Code::BadDevice,
+            problem: refusal.problem.clone(),
+        });
         let hint = "xl.cfg(5) has their syntax; nothing was changed";
-        of_several(Code::BadDevice, format!("cannot understand the devices of {file}"), observed, hint)
+        of_several(Code::BadDevice, format!("cannot understand the devices of {file}"), refused, hint)
     })?;
     unsupported(common, args, &file, &found)?;
     let places: Vec<String> = found.entries.iter().map(|entry| format!("{file}:{}", entry.place)).collect();
@@ -44,31 +73,37 @@ pub(crate) async fn run(common: &Common, args: &AttachAllArgs) -> Result<Exit, P
         }
     }
     let previews = unless_cancelled(&*tried, check(&plan, &toolstack, &tried, &places)).await??;
-    if common.dry_run {
-        if common.json {
-            output::say_json(
-                json!({"ok": true, "dry_run": true}),
-                json!({"domid": plan.domain().0, "devices": previews}),
-            );
-        }
-        return Ok(Exit::Done);
+    if !common.dry_run {
+        return Ok(Some(Ready { plan, toolstack, places, _world: world }));
     }
-    let run = plan.deadline(args.deadline).undo(!args.keep).run(&toolstack, &cancel);
-    report(common, &plan::carry_out(common, run).await, &places)
+    if common.json {
+        output::say_json(
+            json!({"ok": true, "dry_run": true}),
+            json!({"domid": plan.domain().0, "devices": previews}),
+        );
+    }
+    Ok(None)
 }
 
 async fn settings(file: &Path) -> Result<Settings, Problem> {
-    let tried = format!("cannot understand {}", file.display());
-    let bad = |observed: String| {
-        let hint = "name a configuration file as of xl create; xl.cfg(5) has its syntax";
-        Problem::new(Code::BadXlCfg, &*tried, observed, hint)
+    let file_name = file.display();
+    let tried = format!("cannot read {file_name}");
+    let unread = |error: String| {
+        let hint = "name a configuration file that is there and may be read";
+        Problem::new(Code::BadXlCfg, &*tried, error, hint)
     };
     let path = file.to_owned();
     // In a thread, since a file system that does not answer must not make it deaf to signals.
     let read = tokio::task::spawn_blocking(move || read_bounded(&path));
-    let read = unless_cancelled(&*tried, read).await?.map_err(|error| bad(error.to_string()))?;
-    let text = read.map_err(|error| bad(error.to_string()))?;
-    Settings::parse(&text).map_err(|error| bad(format!("{}:{error}", file.display())))
+    let read = unless_cancelled(&*tried, read).await?.map_err(|error| unread(error.to_string()))?;
+    let text = read.map_err(|error| unread(error.to_string()))?;
+    Settings::parse(&text).map_err(|error| {
+        let hint = "name a configuration file as of xl create; xl.cfg(5) has its syntax";
+        let tried = format!("cannot understand {file_name}");
+        let problem = Problem::new(Code::BadXlCfg, tried, format!("{file_name}:{error}"), hint);
+        // What was said cannot be understood.
+        problem.with_exit(Exit::Usage).with_detail("place", format!("{file_name}:{}", error.line))
+    })
 }
 
 /// What interfaces have where the file says nothing; without any, an `xl.conf` that cannot be understood is no
@@ -82,27 +117,43 @@ async fn defaults(common: &Common, args: &AttachAllArgs, settings: &Settings) ->
     Ok(conf.vif)
 }
 
-fn of_several(code: Code, tried: String, observed: Vec<String>, hint: &str) -> Problem {
+/// A device that is refused, and why.
+struct Refused {
+    place: String,
+    code: Code,
+    problem: String,
+}
+
+fn of_several(code: Code, tried: String, refused: impl IntoIterator<Item = Refused>, hint: &str) -> Problem {
+    let (mut observed, mut details) = (Vec::new(), Vec::new());
+    for Refused { place, code, problem } in refused {
+        observed.push(format!("{place}: {problem}"));
+        details.push(json!({"place": place, "code": code.text(), "problem": line(&problem)}));
+    }
     let mut problem = Problem::new(code, tried, "", hint);
     problem.observed = observed;
-    problem
+    problem.with_detail("place", details[0]["place"].clone()).with_detail("refused", details)
 }
 
 /// Refuses devices that cannot be attached yet, or tells that they are left out.
 fn unsupported(common: &Common, args: &AttachAllArgs, file: &str, found: &Devices) -> Result<(), Problem> {
-    let observed =
-        found.unsupported.iter().map(|place| format!("{file}:{place}: xendev cannot attach these yet"));
+    let code = Code::Of("unsupported");
+    let refused = found.unsupported.iter().map(|place| Refused {
+        place: format!("{file}:{place}"),
+        code,
+        problem: "xendev cannot attach these yet".to_owned(),
+    });
     if args.skip_unsupported {
-        observed.for_each(|observed| output::warn(common, &format!("{observed}; left out")));
+        refused.for_each(|Refused { place, problem, .. }| {
+            output::warn(common, &format!("{place}: {problem}; left out"));
+        });
         return Ok(());
     }
-    let observed: Vec<String> = observed.collect();
-    if observed.is_empty() {
+    if found.unsupported.is_empty() {
         return Ok(());
     }
     let hint = "attach them by xl, and the others with --skip-unsupported; nothing was changed";
-    let tried = format!("cannot attach all devices of {file}");
-    Err(of_several(Code::Of("unsupported"), tried, observed, hint))
+    Err(of_several(code, format!("cannot attach all devices of {file}"), refused, hint))
 }
 
 /// Tells what is to be told though all can be understood.
@@ -139,29 +190,43 @@ async fn check(
             (Err(failure), _) => failures.push((&places[index], failure)),
         }
     }
-    let observed = failures.iter().map(|(place, failure)| format!("{place}: {failure}")).collect();
+    let refused = failures.iter().map(|(place, failure)| Refused {
+        place: (*place).clone(),
+        code: Code::Of(failure.cause.code()),
+        problem: failure.to_string(),
+    });
+    let refused: Vec<_> = refused.collect();
     match failures.into_iter().next() {
         None => Ok(previews),
         Some((_, first)) => {
             let first = Problem::from(first);
-            let mut problem = of_several(first.code, tried.to_owned(), observed, &first.hint);
+            let mut problem = of_several(first.code, tried.to_owned(), refused, &first.hint);
             problem.hint += "; nothing was changed";
             Err(problem.with_exit(first.exit))
         }
     }
 }
 
-fn report(common: &Common, outcome: &Outcome, places: &[String]) -> Result<Exit, Problem> {
-    let mut problems = plan::problems(outcome, ("attach", "to"), places);
-    for Undone { operation, ended, .. } in &outcome.undone {
-        match ended {
-            Ended::Failed(failure) => {
-                let mut problem = Problem::from(failure.clone());
-                problem.tried = format!("{}: {}", places[*operation], problem.tried);
-                problems.push(problem);
-            }
-            _ => output::warn(common, &format!("{}: removed again", places[*operation])),
-        }
+fn report(
+    common: &Common,
+    args: &AttachAllArgs,
+    outcome: &Outcome,
+    places: &[String],
+) -> Result<Exit, Problem> {
+    let is_done = |ended: &Ended| matches!(ended, Ended::Done(_));
+    let go_on = if !outcome.devices.iter().any(is_done) {
+        "none of them was added: run it again when what failed is mended"
+    } else if args.keep {
+        "those that were added stay, and would be added again, or refused, if all of the file were run again: run a file \
+         that lists the others alone"
+    } else if outcome.undone.iter().all(|undone| is_done(&undone.ended)) {
+        "all that was added was removed again: run it again when what failed is mended"
+    } else {
+        "detach what could not be removed again, and run it again when what failed is mended"
+    };
+    for Undone { operation, .. } in outcome.undone.iter().filter(|undone| is_done(&undone.ended)) {
+        output::warn(common, &format!("{}: removed again", places[*operation]));
     }
-    plan::conclude(common, outcome, problems)
+    let asked = Asked { verb: "attach", preposition: "to", places, go_on };
+    asked.conclude(common, outcome, asked.problems(outcome))
 }

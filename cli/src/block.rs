@@ -26,7 +26,8 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
 pub(crate) async fn detach(common: &Common, args: &BlockDetachArgs) -> Result<Exit, Problem> {
     let vdev = Vdev::new(&args.device).map_err(|error| {
         let tried = format!("cannot detach {} from domain {}", args.device, args.domain);
-        Problem::new(Code::BadDevice, tried, error, "xendev block-list shows the guest's disks")
+        let hint = format!("xendev block-list {} shows the guest's disks", args.domain);
+        Problem::new(Code::BadDevice, tried, error, hint)
     })?;
     let world = World::open(&common.store).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;

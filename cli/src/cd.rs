@@ -32,7 +32,7 @@ async fn change(
     medium: Option<Medium>,
     changing: &ChangingMedium,
 ) -> Result<Exit, Problem> {
-    let hint = "xendev block-list shows the guest's disks";
+    let hint = format!("xendev block-list {guest} shows the guest's disks");
     let tried = format!("cannot change the medium of {vdev} of domain {guest}");
     let vdev = Vdev::new(vdev).map_err(|error| Problem::new(Code::BadDevice, &*tried, error, hint))?;
     let devid = vdev.devid();

@@ -1,17 +1,35 @@
 //! `destroy-devices`: all devices of a domain that goes.
 
-use aodevice::{ModelEnd, Outcome, Plan, Planned};
+use std::time::Instant;
+
+use aodevice::{ModelEnd, Outcome, Plan, Planned, Toolstack};
 use serde_json::json;
 use xs_client::DomId;
 
 use crate::args::{Common, DestroyArgs};
-use crate::problem::{Code, Exit, Problem, line, unless_cancelled};
+use crate::plan::{self, Asked};
+use crate::problem::{Code, Exit, Problem, line, unless_cancelled, within};
 use crate::signals::cancel_on_signal;
 use crate::world::World;
-use crate::{devices, output, plan};
+use crate::{devices, output};
 
 pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
+    let begun = Instant::now();
+    let tried = format!("cannot remove the devices of domain {}", args.domain);
+    let (_world, toolstack, plan) = within(args.deadline, &tried, prepare(common, args)).await?;
+    if common.dry_run {
+        dry_run(common, &plan);
+        return Ok(Exit::Done);
+    }
+    let left = args.deadline.saturating_sub(begun.elapsed());
+    let plan = plan.at_once(args.at_once.get()).deadline(left).take_over(args.take_over());
+    let outcome = plan::carry_out(common, plan.run(&toolstack, &cancel)).await;
+    report(common, &outcome)
+}
+
+/// Finds the devices. The simulated peers of a world, if it has some, live as long as that.
+async fn prepare(common: &Common, args: &DestroyArgs) -> Result<(World, Toolstack, Plan), Problem> {
     let world = World::open(&common.store).await?;
     let found = devices::domain_or_id(&world.client, &args.domain);
     let (fe, toolstack) = tokio::try_join!(found, world.toolstack(args.limits()))?;
@@ -27,13 +45,7 @@ pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Pro
     let tried = format!("cannot find the devices of domain {fe}");
     let plan = unless_cancelled(&*tried, Plan::destroy(&toolstack, fe)).await?;
     let plan = plan.map_err(|error| Problem::store(tried, &error))?;
-    if common.dry_run {
-        dry_run(common, &plan);
-        return Ok(Exit::Done);
-    }
-    let plan = plan.at_once(args.at_once.get()).deadline(args.deadline).take_over(args.take_over());
-    let outcome = plan::carry_out(common, plan.run(&toolstack, &cancel)).await;
-    report(common, &outcome)
+    Ok((world, toolstack, plan))
 }
 
 fn dry_run(common: &Common, plan: &Plan) {
@@ -45,7 +57,10 @@ fn dry_run(common: &Common, plan: &Plan) {
     if common.json {
         let devices: Vec<_> = devices
             .iter()
-            .map(|which| json!({"fe": which.fe.0, "kind": which.kind, "devid": which.devid}))
+            .map(|which| {
+                let name = (which.kind.info().id_name)(which.devid);
+                json!({"fe": which.fe.0, "kind": which.kind, "devid": which.devid, "name": name})
+            })
             .collect();
         output::say_json(
             json!({"ok": true, "dry_run": true}),
@@ -54,7 +69,7 @@ fn dry_run(common: &Common, plan: &Plan) {
         return;
     }
     for which in devices {
-        output::say(format!("{} {}\n", which.kind, (which.kind.info().id_name)(which.devid)));
+        output::say(format!("{} {}\n", which.kind.noun(), (which.kind.info().id_name)(which.devid)));
     }
     for left in plan.left() {
         output::say(format!("{} is left: such devices are not removed yet\n", line(left)));
@@ -62,7 +77,8 @@ fn dry_run(common: &Common, plan: &Plan) {
 }
 
 fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
-    let mut problems = plan::problems(outcome, ("remove", "from"), &[]);
+    let asked = Asked { verb: "remove", preposition: "from", places: &[], go_on: "run it again to go on" };
+    let mut problems = asked.problems(outcome);
     if let Some(end) = outcome.model.as_ref().filter(|end| !end.is_gone()) {
         problems.push(Problem::new(
             Code::Of("device_model"),
@@ -79,5 +95,5 @@ fn report(common: &Common, outcome: &Outcome) -> Result<Exit, Problem> {
     {
         output::warn(common, end);
     }
-    plan::conclude(common, outcome, problems)
+    asked.conclude(common, outcome, problems)
 }

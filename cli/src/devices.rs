@@ -168,14 +168,21 @@ pub(crate) async fn devid(
             Some(other) => bad(format!("it is neither a device id nor {}", other.what)),
             None => bad("it is no device id".to_owned()),
         })?;
-        // A channel is the console of the next higher number.
+        // A channel is the console of the next higher number, and is named by its own.
         return Ok(devid.saturating_add(kind.info().first_devid));
     };
     let wanted = (other.read)(text).map_err(bad)?;
     let devices = devices(&world.client, fe, Some(kind)).await?;
-    let found = devices.iter().find(|device| device.text(other.key) == Some(&wanted));
+    let mut found = devices.iter().filter(|device| device.text(other.key) == Some(&wanted));
     let none = || Problem::new(Code::Of("no_such_device"), tried(), "the guest has no such device", hint());
-    found.map(|device| device.id.devid).ok_or_else(none)
+    let devid = found.next().ok_or_else(none)?.id.devid;
+    match found.next() {
+        None => Ok(devid),
+        Some(_) => {
+            let observed = "the guest has several devices of that name";
+            Err(Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint()))
+        }
+    }
 }
 
 /// The devices of a guest, by its number also those that a domain left which is gone. By a name it could be

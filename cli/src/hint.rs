@@ -13,6 +13,12 @@ pub(crate) fn commands(kind: Kind) -> (String, String) {
     (format!("{list}-list"), format!("{name}-detach"))
 }
 
+/// The command that detaches the device that a failure is about.
+fn detach(failure: &Failure, kind: Kind) -> String {
+    let device = failure.device.devid.map_or_else(|| "DEVID".to_owned(), kind.info().id_name);
+    format!("xendev {} {} {device}", commands(kind).1, failure.device.fe)
+}
+
 /// What to do about a domain that is gone.
 pub(crate) fn clean_up(domid: DomId) -> String {
     format!(
@@ -59,13 +65,15 @@ pub(crate) fn words(failure: &Failure) -> String {
     match failure.hint() {
         Hint::ListDomains => "xl list shows the domains".to_owned(),
         Hint::CleanUpById(domid) => clean_up(domid),
-        Hint::ListDevices(kind) => format!("xendev {} shows the guest's devices", commands(kind).0),
+        Hint::ListDevices(kind) => {
+            format!("xendev {} {} shows the guest's devices", commands(kind).0, failure.device.fe)
+        }
         Hint::AddAnew(kind) => {
-            format!("free it in the guest, detach it with xendev {}, and attach it again", commands(kind).1)
+            format!("free it in the guest, detach it ({}), and attach it again", detach(failure, kind))
         }
         Hint::RemoveOrAdopt(kind) => format!(
-            "if it is to go, remove it with the tool that made it, or with xendev {} --adopt",
-            commands(kind).1
+            "if it is to go, remove it with the tool that made it, or by {} --adopt",
+            detach(failure, kind)
         ),
         Hint::FreeFrontend => "let the guest close it, or remove it with the tool that made it".to_owned(),
         Hint::CorrectDevice => "correct the description of the device".to_owned(),
@@ -78,6 +86,11 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::NameTarget => "name a file or block device that is there by its whole path, or with script= \
                              the script that makes one of the target"
             .to_owned(),
+        Hint::UseKernelBackend if failure.device.kind == Kind::Console => {
+            "describe it in the configuration by which xl creates the domain; for a domain whose device model is about \
+             to start attach it with --wait tree"
+                .to_owned()
+        }
         Hint::UseKernelBackend if failure.device.kind != Kind::Vbd => {
             "a guest has one if it was created with a device of QEMU's (a vfb, a qcow2 disk, or as an HVM guest); \
              for one that is about to start attach it with --wait tree"
@@ -92,10 +105,12 @@ pub(crate) fn words(failure: &Failure) -> String {
                              /var/log/xen/qemu-dm-*.log"
             .to_owned(),
         Hint::ReplaceDevice(kind) => {
-            let (list, detach) = commands(kind);
             format!(
-                "only a CD-ROM drive that QEMU emulates can change its medium (xendev {list} shows the guest's disks); \
-                 detach another disk (xendev {detach}) and attach it with the other image"
+                "only a CD-ROM drive that QEMU emulates can change its medium (xendev {} {} shows the guest's disks); \
+                 detach another disk ({}) and attach it with the other image",
+                commands(kind).0,
+                failure.device.fe,
+                detach(failure, kind)
             )
         }
         Hint::FreeMedium => {
@@ -150,6 +165,10 @@ pub(crate) fn words(failure: &Failure) -> String {
             "start the program that serves {backend} backends, and try again; or attach it with --wait tree, and start \
              the program then"
         ),
+        Hint::ReadBackendLog(backend) => {
+            format!("the log of the program that serves {backend} backends tells why")
+        }
+        Hint::NameGuest => "name a guest".to_owned(),
         Hint::LoadBackend(module) => format!("load the backend driver (modprobe {module}) and try again"),
         Hint::CheckGuest(module) => {
             format!("see that the guest runs and has its driver ({module}), then try again")
@@ -206,6 +225,15 @@ pub(crate) fn words(failure: &Failure) -> String {
                 .to_owned()
         }
         Hint::MendRunner => "report this as a bug".to_owned(),
+        Hint::AllowMoreTime if failure.operation == Operation::Detach => {
+            "run it again with a longer --deadline: it goes on where it ended".to_owned()
+        }
+        Hint::AllowMoreTime if failure.warnings.is_empty() => {
+            "nothing is left of it; give all of them longer with --deadline".to_owned()
+        }
+        Hint::AllowMoreTime => {
+            "see the warnings for what may be left, and give all of them longer with --deadline".to_owned()
+        }
         Hint::RemoveAgain => {
             "detach it again to go on; if it had begun to close, it is left closing".to_owned()
         }

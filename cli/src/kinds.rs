@@ -42,7 +42,12 @@ const KINDS: &[Commands] = &[
                 channel=[...] of xl.cfg(5)",
         example: "name=org.example.agent connection=pty",
         parse: |words| console::parse(words).map(Device::Channel),
-        other: None,
+        other: Some(OtherName {
+            key: "channel_name",
+            what: "its name",
+            is: |text| text.parse::<u32>().is_err(),
+            read: |text| Ok(text.to_owned()),
+        }),
     },
     Commands {
         kind: Kind::P9,

@@ -123,10 +123,16 @@ pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, com
                 ErrorKind::TimedOut => format!("its reader took nothing for {patience:?}"),
                 kind => kind.to_string(),
             };
-            let hint = "see where standard output leads";
-            Problem::new(Code::Output, "cannot write to standard output", observed, hint).print();
-            if role == Role::Purpose && exit == Exit::Done {
-                status = Exit::Failed.status(compat);
+            let tried = "cannot write to standard output";
+            if role == Role::Report && exit == Exit::Done {
+                // A failure would say that nothing was changed.
+                let text = format!("{tried}: {observed}; what was to be done is done");
+                stderr().put(format!("warning: {}\n", line(&text)));
+            } else {
+                Problem::new(Code::Output, tried, observed, "see where standard output leads").print();
+                if exit == Exit::Done {
+                    status = Exit::Failed.status(compat);
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::future::Future;
+use std::time::Duration;
 
 use aodevice::{Cause, Failure, FailureKind};
 use serde_json::{Map, Value, json};
@@ -76,7 +77,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Usage => "usage",
             Self::BadDevice => "bad_device",
@@ -208,6 +209,23 @@ impl From<Box<Failure>> for Problem {
             exit: failure.cause.kind().into(),
             told: false,
             details,
+        }
+    }
+}
+
+/// What `call` yields, or a problem if the deadline of all that is to be done comes before it has begun.
+pub(crate) async fn within<T>(
+    deadline: Duration,
+    tried: &str,
+    call: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    tokio::select! {
+        biased;
+        done = call => done,
+        () = devstate::deadline(deadline) => {
+            let observed = format!("the deadline of {deadline:?} came before anything was begun");
+            let hint = "nothing was changed; give it longer with --deadline";
+            Err(Problem::new(Code::Of("deadline"), tried, observed, hint).with_exit(Exit::TimedOut))
         }
     }
 }

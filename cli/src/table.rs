@@ -9,12 +9,23 @@ use aodevice::{DeviceId, Kind, Listed, ListedValue, ListedValues};
 use devstate::StateValue;
 
 /// A line of the table of all kinds.
-fn line_of_all(cells: [&str; 9]) -> String {
-    let [domid, kind, device, be, be_kind, served_by, be_state, fe_state, operation] = cells;
+fn line_of_all(cells: [&str; 10]) -> String {
+    let [domid, kind, device, name, be, be_kind, served_by, be_state, fe_state, operation] = cells;
     let line = format!(
-        "{domid:<5} {kind:<8} {device:<8} {be:<5} {be_kind:<8} {served_by:<12} {be_state:<17} {fe_state:<17} {operation}"
+        "{domid:<5} {kind:<8} {device:<8} {name:<17} {be:<5} {be_kind:<8} {served_by:<12} {be_state:<17} {fe_state:<17} {operation}"
     );
     format!("{}\n", line.trim_end())
+}
+
+/// What a device is known by besides its number.
+fn other_name(device: &Listed) -> Option<&str> {
+    device.text(match device.id.kind {
+        Kind::Vif => "mac",
+        Kind::Console => "channel_name",
+        Kind::P9 => "tag",
+        Kind::Vtpm => "uuid",
+        _ => return None,
+    })
 }
 
 fn row_of_all(device: &Listed) -> String {
@@ -27,8 +38,9 @@ fn row_of_all(device: &Listed) -> String {
     };
     line_of_all([
         &id.fe.to_string(),
-        id.kind.name(),
+        id.kind.noun(),
         &(id.kind.info().id_name)(id.devid),
+        other_name(device).unwrap_or("-"),
         &id.be.to_string(),
         id.be_kind.name(),
         &id.be_kind.server().to_string(),
@@ -45,6 +57,7 @@ pub(crate) fn header(kind: Option<Kind>) -> String {
             "Domid",
             "Kind",
             "Device",
+            "Name",
             "BE",
             "BE-kind",
             "Served-by",
@@ -404,9 +417,17 @@ mod tests {
         let text = |text: &str| ListedValue::Text(text.to_owned());
         let rings = [("event_channel", ListedValue::Number(8)), ("ring_ref", ListedValue::Number(8))];
         let of = |devid, connection, tty| {
-            let texts = [("connection", text(connection)), ("tty", text(tty))];
+            let texts =
+                [("connection", text(connection)), ("tty", text(tty)), ("channel_name", text("org.x"))];
             listed(Kind::Console, devid, &[&rings[..], &texts].concat())
         };
+        // The number by which it is detached.
+        let row = rows(None, &[of(2, "pty", "/dev/pts/3")]);
+        assert_eq!(
+            row.split_whitespace().take(4).collect::<Vec<_>>(),
+            ["1", "channel", "1", "org.x"],
+            "{row}"
+        );
         assert_eq!(
             header(Some(Kind::Console)),
             "Idx BE state evt-ch ring-ref connection                               \n"
@@ -449,12 +470,13 @@ mod tests {
         left.backend_state = Some(StateValue::parse(b"2"));
         left.frontend_state = None;
         left.operation = Some("add:00000000000000aa stage=script since=0".to_owned());
+        left.of_kind.insert("mac", Some(ListedValue::Text("00:16:3e:01:02:03".to_owned())));
         assert_eq!(
             header(None) + &rows(None, &[listed(Kind::Vbd, 51712, &[]), left]),
             "\
-Domid Kind     Device   BE    BE-kind  Served-by    BE-state          FE-state          Operation
-1     vbd      xvda     0     vbd      kernel       -                 4 (Connected)
-1     vif      3        0     vif      kernel       2 (InitWait)      -                 attach (Script)
+Domid Kind     Device   Name              BE    BE-kind  Served-by    BE-state          FE-state          Operation
+1     vbd      xvda     -                 0     vbd      kernel       -                 4 (Connected)
+1     vif      3        00:16:3e:01:02:03 0     vif      kernel       2 (InitWait)      -                 attach (Script)
 "
         );
     }

@@ -48,15 +48,15 @@ impl XlConf {
 
     /// Reads the file. One that was not asked for by name need not be there, and says nothing then.
     pub(crate) fn read(file: &Path, asked_for: bool) -> Result<Self, Problem> {
-        let bad = |observed: String| {
+        let bad = |what: &str, observed: String| {
             let hint = "mend it, name another file with --xl-conf, or do without with --no-xl-conf";
-            Problem::new(Code::BadXlConf, format!("cannot understand {}", file.display()), observed, hint)
+            Problem::new(Code::BadXlConf, format!("cannot {what} {}", file.display()), observed, hint)
         };
         let text = match read_bounded(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !asked_for => return Ok(Self::default()),
-            text => text.map_err(|error| bad(error.to_string()))?,
+            text => text.map_err(|error| bad("read", error.to_string()))?,
         };
-        Self::parse(&text).map_err(bad)
+        Self::parse(&text).map_err(|error| bad("understand", error))
     }
 }
 

@@ -53,7 +53,11 @@ fn outcomes() {
         (&["network-attach", "guest", "colour=red"], 2, "bad_device"),
         (&["network-attach", "guest", "type=ioemu"], 1, "invalid"),
         (&["channel-attach", "guest", "name=x"], 2, "bad_device"),
-        (&["channel-attach", "guest", "name=x,connection=pty"], 1, "not_supported"),
+        (&["channel-attach", "guest", "name=x,connection=pty"], 1, "no_device_model"),
+        (&["channel-attach", "0", "name=x,connection=pty", "--wait", "tree"], 1, "not_in_domain0"),
+        (&["channel-detach", "guest", "org.x"], 1, "no_such_device"),
+        (&["vkb-attach", "0", "backend-type=linux"], 1, "not_in_domain0"),
+        (&["virtio-attach", "guest", "type=foo", "irq=1", "base=1"], 2, "bad_device"),
         (&["channel-detach", "guest", "0"], 1, "no_such_device"),
         (&["usbctrl-attach", "guest", "type=foo"], 2, "bad_device"),
         (&["usbctrl-attach", "guest", "version=3"], 1, "invalid"),
@@ -105,7 +109,8 @@ fn outcomes() {
         (&["destroy-devices", "nobody"], 1, "no_such_domain"),
         (&["destroy-devices", "0"], 2, "usage"),
         (&["attach-all", "guest", "/nonexistent"], 1, "bad_xl_cfg"),
-        (&["attach-all", "guest", "/etc/passwd"], 1, "bad_xl_cfg"),
+        (&["attach-all", "guest", "/etc/passwd"], 2, "bad_xl_cfg"),
+        (&["attach-all", "guest", "/"], 1, "bad_xl_cfg"),
         (&["attach-all", "guest", "tests/json/bad.cfg"], 2, "bad_device"),
         (&["attach-all", "guest", "tests/json/unsupported.cfg"], 1, "unsupported"),
         (&["attach-all", "guest", "tests/json/missing.cfg"], 1, "target"),
@@ -197,6 +202,23 @@ fn sets() {
     let devids = value["devices"].as_array().unwrap().iter().map(|device| &device["device"]["devid"]);
     assert_eq!(devids.collect::<Vec<_>>(), [51712, 0, 1]);
     assert_eq!(run(&on_embedded(&["list", "guest"])), (0, Value::Array(Vec::new())));
+}
+
+/// Where each of them stands is told, and not in words alone.
+#[test]
+fn what_a_file_says_wrong_has_its_place() {
+    let bad = ["tests/json/bad.cfg:1: disk[1]", "tests/json/bad.cfg:3: vif[0]"];
+    for (file, places) in [
+        ("tests/json/bad.cfg", &bad[..]),
+        ("tests/json/unsupported.cfg", &["tests/json/unsupported.cfg:2: pci"]),
+        ("tests/json/missing.cfg", &["tests/json/missing.cfg:2: disk[1]"]),
+    ] {
+        let (_, value) = run(&on_embedded(&["attach-all", "guest", file]));
+        let refused = value["refused"].as_array().unwrap().iter().map(|refused| &refused["place"]);
+        assert_eq!(refused.collect::<Vec<_>>(), places, "{value}");
+        assert_eq!(value["place"], places[0], "{value}");
+    }
+    assert_eq!(run(&on_embedded(&["attach-all", "guest", "/etc/passwd"])).1["place"], "/etc/passwd:1");
 }
 
 #[test]

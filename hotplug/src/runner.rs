@@ -84,6 +84,19 @@ pub type Permit<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 /// Something that does what a hotplug script does: [`ScriptRunner`] executes the script, another
 /// implementation may do its work by itself or simulate it.
 pub trait Runner: Send + Sync {
+    /// Whether a script could be started now, as far as that can be seen without starting it: so that it is known
+    /// before anything is prepared for it. Nothing is foreseen if not said.
+    ///
+    /// It may block, as looking at a file does.
+    ///
+    /// # Errors
+    ///
+    /// What [`Self::run`] would report as [`Ending::SpawnFailed`].
+    fn foresee(&self, script: &Path) -> Result<(), SpawnError> {
+        _ = script;
+        Ok(())
+    }
+
     /// Runs a script to its end.
     ///
     /// Everything that can go wrong is in the report's [`Ending`]. After `cancel` is cancelled the run
@@ -280,6 +293,10 @@ impl Default for ScriptRunner {
 }
 
 impl Runner for ScriptRunner {
+    fn foresee(&self, script: &Path) -> Result<(), SpawnError> {
+        SpawnError::foresee(script).map_or(Ok(()), Err)
+    }
+
     fn run_if<'a>(
         &'a self,
         request: &'a Request,

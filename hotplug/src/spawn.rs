@@ -63,15 +63,29 @@ impl SpawnError {
         self.fault
     }
 
-    /// A script that need not be started, since nothing can come of it: an empty file. The C library hands
-    /// what the kernel does not know to a shell, and so an empty file is run, and ends well.
+    /// A script that need not be started, since nothing can come of it: one that is not there, may not be executed, or
+    /// has no interpreter; and an empty file. The C library hands what the kernel does not know to a shell, and so an
+    /// empty file is run, and ends well.
     pub(crate) fn foresee(script: &Path) -> Option<Self> {
-        let found = is_path(script).then(|| script.metadata().ok()).flatten()?;
-        (found.is_file() && found.len() == 0).then(|| Self {
-            kind: io::ErrorKind::InvalidData,
-            fault: SpawnFault::Empty,
-            message: "the file is empty".to_owned(),
-        })
+        if !is_path(script) {
+            return None;
+        }
+        let explained = |kind: io::ErrorKind| Some(Self::explain(script, &kind.into()));
+        match script.metadata() {
+            Err(error) => Some(Self::explain(script, &error)),
+            Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
+                explained(io::ErrorKind::PermissionDenied)
+            }
+            Ok(found) if found.len() == 0 => Some(Self {
+                kind: io::ErrorKind::InvalidData,
+                fault: SpawnFault::Empty,
+                message: "the file is empty".to_owned(),
+            }),
+            Ok(_) => match interpreter(script).map(|interpreter| interpreter.metadata()) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => explained(error.kind()),
+                _ => None,
+            },
+        }
     }
 
     /// The kernel's answer to the attempt to execute `script`, in words that name the fault.
@@ -193,6 +207,30 @@ mod tests {
         assert_eq!((error.fault(), error.kind()), (SpawnFault::Lock, io::ErrorKind::StorageFull));
         let words = "the device's lock /run/xendev/default-vbd-1-51712: No space left on device";
         assert!(error.to_string().starts_with(words), "{error}");
+    }
+
+    /// What the kernel would say, without asking it.
+    #[test]
+    fn a_script_that_cannot_be_started_is_foreseen() {
+        use std::fs::{self, Permissions};
+
+        let folder = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str, mode| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let fault = |path: &Path| SpawnError::foresee(path).map(|error| error.fault());
+        assert_eq!(fault(&script("good", "#!/bin/sh\n", 0o755)), None);
+        assert_eq!(fault(&script("plain", "exit 0\n", 0o755)), None, "a shell may run it");
+        assert_eq!(fault(&script("empty", "", 0o755)), Some(SpawnFault::Empty));
+        assert_eq!(fault(&script("data", "#!/bin/sh\n", 0o644)), Some(SpawnFault::NotExecutable));
+        assert_eq!(fault(&script("dos", "#!/bin/sh\r\n", 0o755)), Some(SpawnFault::LineEnds));
+        assert_eq!(fault(&script("other", "#!/nonexistent\n", 0o755)), Some(SpawnFault::Interpreter));
+        assert_eq!(fault(folder.path()), Some(SpawnFault::NotAFile));
+        assert_eq!(fault(Path::new("/nonexistent/script")), Some(SpawnFault::NotFound));
+        assert_eq!(fault(Path::new("true")), None, "it is searched for in PATH");
     }
 
     #[test]

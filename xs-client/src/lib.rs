@@ -98,5 +98,6 @@ pub use transport::{
 pub use tree::Tree;
 pub use watch::Watch;
 pub use xs_proto::{
-    Access, DomId, ErrorCode, Features, Op, Path, PathError, Permission, Permissions, Reply, Request, TxId,
+    Access, DomId, ErrorCode, Features, Op, PAYLOAD_MAX, Path, PathError, Permission, Permissions, Reply,
+    Request, TxId,
 };

@@ -159,6 +159,8 @@ fn causes() -> Vec<Cause> {
         Cause::Undecided(_) => [Cause::Undecided(Vec::new())],
         Cause::NotPermitted => [Cause::NotPermitted],
         Cause::Aborted => [Cause::Aborted],
+        // Of several operations, and none of a machine.
+        Cause::Deadline => [],
         Cause::Asked(_) => [Cause::Asked(String::new())],
         Cause::Store(_) => [Cause::Store(unanswered)],
         Cause::Config { .. } => [Cause::Config { file: Default::default(), problem: ConfigError::Busy(limit) }],
@@ -175,6 +177,7 @@ fn causes() -> Vec<Cause> {
         Cause::Target(_) => [Cause::Target(String::new())],
         Cause::Unsupported(_) => [Cause::Unsupported(String::new())],
         Cause::NotSupported { .. } => [Cause::NotSupported { what: String::new(), needs: "" }],
+        Cause::NotInDomain0(_) => [Cause::NotInDomain0("")],
         Cause::NoDeviceModel(_) => [Cause::NoDeviceModel(WHICH.fe)],
         Cause::DeviceModel { .. } => [Cause::DeviceModel { said: String::new(), log: Default::default() }],
         Cause::Daemon { .. } => [Cause::Daemon { name: "xen-9pfsd", problem: String::new() }],

@@ -13,18 +13,20 @@ use serde_json::{Map, Value};
 
 use super::members::Members;
 use super::words::{self, SpecError};
-use super::{BackendKind, KindInfo, ListedKey, Spec, vkb};
+use super::{Among, BackendKind, KindInfo, ListedKey, Spec, Unique, vkb};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "console",
+    noun: Some("channel"),
+    id_name: |devid| devid.saturating_sub(1).to_string(),
     backends: &[BackendKind::Console],
     frontend_module: "hvc_xen",
     first_devid: 1,
     listed: &[
-        ListedKey::recorded("name", "name"),
+        ListedKey::recorded("channel_name", "name"),
         ListedKey::recorded("connection", "connection"),
         ListedKey::recorded("path", "path"),
         ListedKey::text_of_guest("tty", "tty"),
@@ -138,6 +140,20 @@ impl Spec for Channel {
             what: "a channel of a domain whose device model runs".to_owned(),
             needs: "a character device that the device model is started with",
         })
+    }
+
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("no device model is started with channels for it")
+    }
+
+    fn uniques(&self) -> Vec<Unique> {
+        let claim = |key, value: &str| Unique { key, value: value.to_owned(), among: Among::OfGuest };
+        let name = claim("name", &self.name);
+        let path = match &self.connection {
+            Connection::Socket(path) => Some(claim("path", path)),
+            Connection::Pty => None,
+        };
+        [name].into_iter().chain(path).collect()
     }
 
     fn libxl(&self) -> Map<String, Value> {

@@ -135,6 +135,14 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         self.info().name
     }
+
+    /// What an operator calls a device of the kind: `channel` for what is a console in the store.
+    pub const fn noun(self) -> &'static str {
+        match self.info().noun {
+            Some(noun) => noun,
+            None => self.name(),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -160,7 +168,9 @@ pub struct KindInfo {
     pub frontend_module: &'static str,
     /// The first device id that a device of the kind can have: what is below goes with its domain.
     pub first_devid: u32,
-    /// How an operator names a device id: `xvda` for 51712.
+    /// What an operator calls a device of the kind, if that is not the kind's name.
+    pub noun: Option<&'static str>,
+    /// How an operator names a device id: `xvda` for 51712. A removal that he asks for names it so.
     pub id_name: fn(u32) -> String,
     /// What a listing shows of a device besides its states.
     pub listed: &'static [ListedKey],
@@ -191,6 +201,7 @@ pub struct KindInfo {
 const SCRIPTLESS: KindInfo = KindInfo {
     first_devid: 0,
     name: "",
+    noun: None,
     backends: &[],
     backend_module: "none: a program serves it",
     frontend_module: "",
@@ -265,13 +276,25 @@ impl ListedKey {
     }
 }
 
-/// A value of a key of the backend that a device must have for itself.
+/// A value of a key that a device must have for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unique {
     pub(crate) key: &'static str,
     pub(crate) value: String,
-    /// Whether also devices of other guests may not hold it.
-    pub(crate) of_all_guests: bool,
+    /// Which other devices may not hold it.
+    pub(crate) among: Among,
+}
+
+/// Devices of one kind, and where the key stands that no two of them may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Those of the guest, wherever their backends are: the toolstack's record has the key.
+    OfGuest,
+    /// Those of all guests in the same backend's domain: the backend has the key.
+    OfAllGuests,
+    /// Those of the guest, in whose directory the key stands alone. It is looked for outside of transactions, in which
+    /// nothing is read that a guest can write.
+    InFrontends,
 }
 
 /// The frontend's keys of a device whose driver writes all else.
@@ -352,7 +375,12 @@ pub(crate) trait Spec {
         Ok(())
     }
 
-    /// Keys of the backend whose values no other device may hold.
+    /// Why domain 0 can never use it, if so.
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Keys whose values no other device may hold.
     fn uniques(&self) -> Vec<Unique> {
         Vec::new()
     }

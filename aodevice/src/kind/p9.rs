@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::members::Members;
 use super::words::{self, SpecError};
-use super::{BackendKind, KindInfo, ListedKey, Spec, vkb};
+use super::{Among, BackendKind, KindInfo, ListedKey, Spec, Unique, vkb};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
@@ -199,6 +199,11 @@ impl Spec for P9 {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The guest mounts it by that.
+    fn uniques(&self) -> Vec<Unique> {
+        vec![Unique { key: "tag", value: self.tag.clone(), among: Among::InFrontends }]
     }
 
     fn libxl(&self) -> Map<String, Value> {

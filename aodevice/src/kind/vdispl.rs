@@ -9,6 +9,7 @@ use super::members::Members;
 use super::words::{self, SpecError};
 use super::{BackendKind, KindInfo, ListedKey, Parts, Spec};
 use crate::libxl::Listing;
+use crate::list::PARTS_MOST;
 use crate::{DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
@@ -99,6 +100,9 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<Vdispl, SpecError> {
     if vdispl.connectors.is_empty() {
         return Err(SpecError::Missing("connectors"));
     }
+    if vdispl.connectors.len() > PARTS_MOST {
+        return Err(SpecError::Whole("a display has at most 1024 connectors here"));
+    }
     let ids = || vdispl.connectors.iter().map(|connector| &connector.unique_id);
     if ids().enumerate().any(|(index, id)| ids().take(index).any(|other| other == id)) {
         return Err(SpecError::Whole("two connectors have the same id"));
@@ -121,6 +125,10 @@ impl Spec for Vdispl {
 
     fn backend(&self, _: &Guest) -> BackendKind {
         BackendKind::Vdispl
+    }
+
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("Linux's drm_xen_front does not run there")
     }
 
     fn libxl(&self) -> Map<String, Value> {

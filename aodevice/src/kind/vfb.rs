@@ -119,6 +119,10 @@ impl Spec for Vfb {
         BackendKind::Vfb
     }
 
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("Linux's xen-fbfront does not run there")
+    }
+
     fn libxl(&self) -> Map<String, Value> {
         let mut vnc = Members::new();
         vnc.choice("enable", Some(self.vnc.is_some()));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::members::Members;
 use super::words::{self, SpecError};
-use super::{BackendKind, KindInfo, ListedKey, Spec};
+use super::{Among, BackendKind, KindInfo, ListedKey, Spec, Unique};
 use crate::libxl::Listing;
 use crate::{DeviceId, Guest, Tree};
 
@@ -54,12 +54,13 @@ impl Virtio {
     }
 }
 
+/// What a type is like.
+const TYPE_FORM: &str = "a type is virtio,device and the number of a device, as in virtio,device22";
+
 fn device_type(text: &str) -> Result<String, &'static str> {
     let number = text.strip_prefix(TYPE);
     let is_type = number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    is_type
-        .then(|| text.to_owned())
-        .ok_or("a type is virtio,device and the number of a device, as in virtio,device22")
+    is_type.then(|| text.to_owned()).ok_or(TYPE_FORM)
 }
 
 /// An address, as `0x` and hexadecimal digits or in decimal ones.
@@ -93,7 +94,9 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<Virtio, SpecError> {
         match key {
             "backend" => virtio.backend_name = Some(value.to_owned()),
             "devid" => virtio.devid = words::devid(value)?,
-            "type" => value.clone_into(&mut virtio.device_type),
+            // The rest of it comes behind its comma.
+            "type" if value == "virtio" => value.clone_into(&mut virtio.device_type),
+            "type" => return Err(TYPE_FORM),
             "transport" if value == "mmio" => {}
             "transport" => return Err("a transport is mmio"),
             "grant_usage" => virtio.grant_usage = Some(words::flag(value)?),
@@ -103,8 +106,10 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<Virtio, SpecError> {
         }
         Ok(true)
     })?;
-    if !virtio.device_type.starts_with(TYPE) {
-        return Err(SpecError::Missing("type"));
+    match virtio.device_type.as_str() {
+        "" => return Err(SpecError::Missing("type")),
+        "virtio" => return Err(SpecError::Whole(TYPE_FORM)),
+        _ => {}
     }
     virtio.irq = irq.ok_or(SpecError::Missing("irq"))?;
     virtio.base = base.ok_or(SpecError::Missing("base"))?;
@@ -126,6 +131,15 @@ impl Spec for Virtio {
 
     fn backend(&self, _: &Guest) -> BackendKind {
         BackendKind::Virtio
+    }
+
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("it would have to be in the device tree that a guest is made with")
+    }
+
+    fn uniques(&self) -> Vec<Unique> {
+        let of_guest = |key, value| Unique { key, value, among: Among::OfGuest };
+        vec![of_guest("irq", self.irq.to_string()), of_guest("base", format!("{:#x}", self.base))]
     }
 
     fn libxl(&self) -> Map<String, Value> {
@@ -165,7 +179,14 @@ mod tests {
                     r#"{"backend_domname":"0","type":"virtio,device","transport":"mmio","grant_usage":"True","devid":2,"irq":1,"base":16}"#,
                 ),
                 ("irq=33|base=0x10", "type= is missing"),
-                ("type=virtio|irq=33|base=0x10", "type= is missing"),
+                (
+                    "type=virtio|irq=33|base=0x10",
+                    "a type is virtio,device and the number of a device, as in virtio,device22",
+                ),
+                (
+                    "type=foo|irq=33|base=0x10",
+                    r#""type=foo": a type is virtio,device and the number of a device, as in virtio,device22"#,
+                ),
                 ("type=virtio,device22|base=0x10", "irq= is missing"),
                 ("type=virtio,device22|irq=33", "base= is missing"),
                 ("type=virtio,device22|device23", r#""device23" is no parameter"#),

@@ -179,6 +179,10 @@ impl Spec for Vkb {
         }
     }
 
+    fn domain0_lacks(&self) -> Option<&'static str> {
+        Some("Linux's xen-kbdfront does not run there")
+    }
+
     fn libxl(&self) -> Map<String, Value> {
         let mut members = Members::new();
         members.text("backend_domname", &self.backend_name).option("devid", self.devid);

@@ -12,6 +12,7 @@ use super::members::Members;
 use super::words::{self, SpecError};
 use super::{BackendKind, KindInfo, ListedKey, Parts, Spec};
 use crate::libxl::Listing;
+use crate::list::PARTS_MOST;
 use crate::tree::Keys;
 use crate::{DeviceId, Guest, Tree};
 
@@ -324,6 +325,9 @@ impl Vsnd {
         }
         if self.pcms.iter().any(|pcm| pcm.streams.is_empty() && pcm.name.is_none()) {
             return Err(SpecError::Whole("a pcm needs name=, or a stream"));
+        }
+        if self.pcms.len() > PARTS_MOST || self.pcms.iter().any(|pcm| pcm.streams.len() > PARTS_MOST) {
+            return Err(SpecError::Whole("a card has at most 1024 pcm here, and each at most 1024 streams"));
         }
         let params = [&self.params].into_iter().chain(self.pcms.iter().map(|pcm| &pcm.params));
         if params.chain(streams().map(|stream| &stream.params)).all(Params::is_possible) {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::members::Members;
 use super::words::{self, SpecError};
-use super::{BackendKind, KindInfo, ListedKey, Spec, Unique};
+use super::{Among, BackendKind, KindInfo, ListedKey, Spec, Unique};
 use crate::libxl::Listing;
 use crate::{DeviceId, Guest, Tree};
 
@@ -121,7 +121,7 @@ impl Spec for Vtpm {
 
     /// A detach may name it by that.
     fn uniques(&self) -> Vec<Unique> {
-        let unique = |uuid: Uuid| Unique { key: "uuid", value: uuid.to_string(), of_all_guests: false };
+        let unique = |uuid: Uuid| Unique { key: "uuid", value: uuid.to_string(), among: Among::OfGuest };
         self.uuid.map(unique).into_iter().collect()
     }
 

@@ -168,6 +168,7 @@ impl<'a> Job<'a> {
                 elapsed: self.begun.elapsed(),
                 doing: doing.to_string(),
                 told,
+                placed: self.id.is_some(),
             });
         }
     }

@@ -13,7 +13,7 @@ use xs_client::{DomId, Error, Path, Requests};
 use super::steps;
 use super::store::text;
 use crate::id::lx_parent;
-use crate::kind::Unique;
+use crate::kind::{Among, Unique};
 use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 
 /// The identity that a device would have now.
@@ -124,15 +124,17 @@ async fn in_use_elsewhere(
 /// backend's domain.
 async fn check_unique(store: &Requests, id: &DeviceId, device: &Device) -> Result<(), Cause> {
     let kind = id.kind;
-    for Unique { key, value, of_all_guests } in device.as_spec().uniques() {
+    for Unique { key, value, among } in device.as_spec().uniques() {
         let mut places = Vec::new();
-        if of_all_guests {
-            let backends = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
-            for fe in store.directory_or_empty(&backends).await? {
-                places.push((backends.join(&fe)?, fe));
+        match among {
+            Among::OfGuest => places.push((lx_parent(id.fe, kind)?, id.fe.to_string())),
+            Among::OfAllGuests => {
+                let backends = Path::new(format!("/local/domain/{}/backend/{}", id.be, id.be_kind))?;
+                for fe in store.directory_or_empty(&backends).await? {
+                    places.push((backends.join(&fe)?, fe));
+                }
             }
-        } else {
-            places.push((lx_parent(id.fe, kind)?, id.fe.to_string()));
+            Among::InFrontends => {}
         }
         for (place, fe) in places {
             let mut devids = store.directory_or_empty(&place).await?;
@@ -141,10 +143,32 @@ async fn check_unique(store: &Requests, id: &DeviceId, device: &Device) -> Resul
                 devids.iter().map(|devid| place.join(format!("{devid}/{key}"))).collect::<Result<_, _>>()?;
             for (devid, held) in devids.iter().zip(store.read_many(&held).await?) {
                 if text(held).as_ref() == Some(&value) {
-                    return Err(Cause::Invalid(format!(
-                        "{kind} {devid} of domain {fe} has the {key} {value} already"
-                    )));
+                    return Err(has_it_already((&fe, kind, devid), (key, &value)));
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_it_already((fe, kind, devid): (&str, Kind, &str), (key, value): (&str, &str)) -> Cause {
+    let name = devid.parse().map_or_else(|_| devid.to_owned(), kind.info().id_name);
+    Cause::Invalid(format!("{} {name} of domain {fe} has the {key} {value} already", kind.noun()))
+}
+
+/// The same of what stands in the guest's directories alone: of those of devices that the toolstack has recorded.
+pub(crate) async fn check_frontends(store: &Requests, fe: DomId, device: &Device) -> Result<(), Cause> {
+    let kind = device.kind();
+    let uniques = device.as_spec().uniques();
+    for Unique { key, value, .. } in uniques.iter().filter(|unique| unique.among == Among::InFrontends) {
+        let mut devids = store.directory_or_empty(&lx_parent(fe, kind)?).await?;
+        devids.retain(|devid| devid.parse().ok() != device.devid());
+        let held =
+            devids.iter().map(|devid| Path::new(format!("/local/domain/{fe}/device/{kind}/{devid}/{key}")));
+        let held: Vec<Path> = held.collect::<Result<_, _>>()?;
+        for (devid, held) in devids.iter().zip(store.read_many(&held).await?) {
+            if text(held).as_ref() == Some(value) {
+                return Err(has_it_already((&fe.to_string(), kind, devid), (key, value)));
             }
         }
     }

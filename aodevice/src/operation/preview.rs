@@ -1,10 +1,11 @@
 //! What an add would do, without doing it: for a dry run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use hotplug::Action;
+use hotplug::{Action, Ending, Output, Report};
 use serde::Serialize;
-use xs_client::{DomId, Request};
+use xs_client::{DomId, PAYLOAD_MAX, Request};
 
 use super::model::Model;
 use super::steps::Obstacle;
@@ -13,8 +14,11 @@ use super::{Target, files, place, steps};
 use crate::report::Named;
 use crate::{
     Addition, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, WaitFor,
-    guest,
+    Which, guest,
 };
+
+/// How many digits more than the smallest a device id may have.
+const DEVID_DIGITS: usize = 9;
 
 /// What an add would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -104,7 +108,7 @@ impl Toolstack {
                 cause,
                 observed: Observation::default(),
                 warnings: Vec::new(),
-                elapsed: std::time::Duration::ZERO,
+                elapsed: Duration::ZERO,
             })
         })
     }
@@ -155,15 +159,18 @@ impl Toolstack {
     pub(crate) async fn check(&self, fe: DomId, device: &Device, wait_for: WaitFor) -> Result<Guest, Cause> {
         let look = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
         let ((), guest) = tokio::try_join!(guest::must_run(&self.client, fe), look)?;
-        device.as_spec().check(&guest)?;
-        if wait_for != WaitFor::Tree {
-            device.as_spec().check_hot(&guest)?;
+        if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
+            return Err(Cause::NotInDomain0(lack));
         }
+        device.as_spec().check(&guest)?;
         if wait_for != WaitFor::Tree
             && device.as_spec().backend(&guest).server() == Server::DeviceModel
             && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
         {
             return Err(Cause::NoDeviceModel(fe));
+        }
+        if wait_for != WaitFor::Tree {
+            device.as_spec().check_hot(&guest)?;
         }
         if let Some(target) = device.as_spec().must_exist() {
             files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
@@ -176,7 +183,47 @@ impl Toolstack {
         {
             return Err(Cause::NoEmulatedTwin(twin));
         }
+        place::check_frontends(&self.client, fe, device).await?;
+        self.check_writes(fe, device, &guest).await?;
         self.check_config(fe, device.kind()).await?;
         Ok(guest)
+    }
+
+    /// Sees that what is to be written fits into requests, and that the script of an add is there to be run.
+    async fn check_writes(&self, fe: DomId, device: &Device, guest: &Guest) -> Result<(), Cause> {
+        let (kind, backend) = (device.kind(), device.as_spec().backend(guest));
+        let devid = device.devid().unwrap_or(kind.info().first_devid);
+        let id = DeviceId::with_backend(Which { fe, kind, devid }, self.own, backend);
+        let tree = device.as_spec().tree(&id, guest);
+        let target = Target::new(id, tree.backend.recorded())?;
+        // An id that is not known yet may have more digits.
+        let room = PAYLOAD_MAX - if device.devid().is_some() { 0 } else { DEVID_DIGITS };
+        let paths = target.paths();
+        let backend = [&paths.backend, &paths.toolstack, &paths.saved, &paths.undo];
+        let backend = backend.map(|path| path.as_str().len()).into_iter().max().unwrap_or_default();
+        let frontend =
+            (paths.frontend.as_str().len(), tree.frontend.iter().chain(tree.frontend_read_only.iter()));
+        for (directory, (key, value)) in
+            frontend.1.map(|pair| (frontend.0, pair)).chain(tree.backend.iter().map(|pair| (backend, pair)))
+        {
+            // A slash before the key, and a zero byte before the value.
+            if directory + key.len() + 2 + value.len() > room {
+                return Err(Cause::Invalid(format!(
+                    "its {key} has {} bytes, and the store takes at most {room} with the path",
+                    value.len()
+                )));
+            }
+        }
+        let Some(run) = target.run_kinds().first() else { return Ok(()) };
+        let run = Box::new(target.request(self.own, *run, Action::Add, target.recorded()));
+        let (runner, script) = (self.runner.clone(), run.script.clone());
+        // One that does not answer is left to the run, which has a deadline of its own.
+        match files::blocking(self.limits.file, move || runner.foresee(&script)).await {
+            Some(Err(error)) => {
+                let report = Report::new(Ending::SpawnFailed(error), Output::default(), Duration::ZERO);
+                Err(Cause::Script { run, report: Box::new(report) })
+            }
+            Some(Ok(())) | None => Ok(()),
+        }
     }
 }

@@ -116,7 +116,7 @@ pub(super) async fn end(
             biased;
             ended = timeout(limit, process.ended()) => ended,
             () = cancel.cancelled(), if signal != Signal::KILL => {
-                return Ok(ModelEnd::Alive { reason: "it was asked to, and not waited for: cancelled".to_owned() });
+                return Ok(ModelEnd::Alive { reason: "it was asked to, and no longer waited for".to_owned() });
             }
         };
         match ended {

@@ -17,11 +17,13 @@
 //! ```
 //!
 //! All its operations are there before the first of them begins, so that it cannot come to its end while it is
-//! still being filled, and one without any ends as well. A failure stops none of those that run beside it.
+//! still being filled, and one without any ends as well. A failure stops none of those that run beside it; what has not
+//! begun begins all the same, within its set, unless all is undone then ([`Plan::undo`]).
 
 mod ending;
 mod run;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +61,8 @@ pub enum Planned {
 pub struct Plan {
     fe: DomId,
     operations: Vec<Planned>,
+    /// Those that add a device to which [`Plan::numbered`] gave the id that it would get: the device without.
+    automatic: BTreeMap<usize, Arc<Device>>,
     /// Which of them are carried out side by side; each set begins when the one before has succeeded.
     stages: Vec<Vec<usize>>,
     /// The domain goes: all that it has, and its device model.
@@ -85,6 +89,7 @@ impl Plan {
         Self {
             fe,
             operations,
+            automatic: BTreeMap::new(),
             stages,
             goes: None,
             left: Vec::new(),
@@ -138,13 +143,21 @@ impl Plan {
         Ok(Self { goes: Some(goes), left, ..Self::new(fe, removals.collect()) })
     }
 
-    /// Gives ids to the devices that have none and need one: those that they would get one after the other, so that
+    /// Gives ids to the devices that have none and need one: those that they would get now one after the other, so that
     /// the first interface of a list is the guest's first. Side by side, whichever is first gets the smallest.
+    ///
+    /// When the plan is carried out, each takes the smallest that is free then, in the same order: one that somebody
+    /// else has taken meanwhile is passed over.
     ///
     /// # Errors
     ///
-    /// Those of reading which ids are taken. One that somebody else takes in the meantime fails its operation.
+    /// Those of reading which ids are taken.
     pub async fn numbered(mut self, toolstack: &Toolstack) -> Result<Self, Error> {
+        let without = self.operations.iter().enumerate().filter_map(|(index, planned)| match planned {
+            Planned::Add(device, _) if device.devid().is_none() => Some((index, device.clone())),
+            _ => None,
+        });
+        self.automatic.extend(without);
         let devices = self.operations.iter_mut().filter_map(|planned| match planned {
             Planned::Add(device, _) => Some(Arc::make_mut(device)),
             Planned::Remove(..) => None,
@@ -161,7 +174,14 @@ impl Plan {
             Planned::Remove(..) => None,
         });
         let previews = additions.map(|(index, device, addition)| async move {
-            (index, toolstack.preview(self.fe, device, addition).await)
+            let preview = toolstack.preview(self.fe, device, addition).await;
+            match self.automatic.get(&index) {
+                // Its id may have been taken meanwhile, which is no hindrance.
+                Some(device) if preview.is_err() => {
+                    (index, toolstack.preview(self.fe, device, addition).await)
+                }
+                _ => (index, preview),
+            }
         });
         // A few at one time, since each has requests of its own.
         stream::iter(previews).buffered(self.at_once).collect().await
@@ -174,7 +194,8 @@ impl Plan {
         self
     }
 
-    /// All of it must be done in this time; what is not is cancelled then. `Duration::MAX`, as if not said, means
+    /// All of it must be done in this time; what is not is cancelled then, and fails with [`Cause::Deadline`](crate::Cause).
+    /// `Duration::MAX`, as if not said, means
     /// that only the limits of each operation count.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -194,7 +215,7 @@ impl Plan {
         self
     }
 
-    /// If something cannot be added, what was added goes again.
+    /// If something cannot be added, nothing more is begun, and what was added goes again.
     #[must_use]
     pub fn undo(mut self, undo: bool) -> Self {
         self.undo = undo;

@@ -85,7 +85,14 @@ impl Plan {
     /// Nothing happens but while the [`Run`] is asked.
     pub fn run(self, toolstack: &Toolstack, cancel: &CancellationToken) -> Run {
         let (sender, progress) = mpsc::unbounded_channel();
-        let worker = Worker { plan: self, toolstack: toolstack.clone(), progress: sender };
+        let worker = Worker {
+            plan: self,
+            toolstack: toolstack.clone(),
+            progress: sender,
+            late: CancellationToken::new(),
+            unplaced: Arc::default(),
+            news: Arc::default(),
+        };
         Run { work: Box::pin(worker.work(cancel.child_token())), progress, outcome: None }
     }
 }
@@ -94,6 +101,16 @@ struct Worker {
     plan: Plan,
     toolstack: Toolstack,
     progress: UnboundedSender<Progress>,
+    /// Cancelled at the deadline, unless all was cancelled before.
+    late: CancellationToken,
+    /// Additions that have begun and whose devices have no place yet.
+    unplaced: Arc<Mutex<BTreeSet<usize>>>,
+    /// Whenever another operation may begin.
+    news: Arc<Notify>,
+}
+
+fn lock(indices: &Mutex<BTreeSet<usize>>) -> MutexGuard<'_, BTreeSet<usize>> {
+    indices.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which removals of what a device model serves have yet to tell their backends to close.
@@ -101,7 +118,7 @@ struct Told {
     served: BTreeSet<usize>,
     left: Mutex<BTreeSet<usize>>,
     /// Whenever one has.
-    news: Notify,
+    news: Arc<Notify>,
     /// Cancelled when none is left.
     all: CancellationToken,
     /// Cancelled if the device model does not end.
@@ -109,9 +126,9 @@ struct Told {
 }
 
 impl Told {
-    fn new(served: &[usize]) -> Self {
+    fn new(served: &[usize], news: Arc<Notify>) -> Self {
         let served = BTreeSet::from_iter(served.iter().copied());
-        let (left, news) = (Mutex::new(served.clone()), Notify::new());
+        let left = Mutex::new(served.clone());
         let told =
             Self { served, left, news, all: CancellationToken::new(), survives: CancellationToken::new() };
         told.look(&told.left());
@@ -125,7 +142,7 @@ impl Told {
     }
 
     fn left(&self) -> MutexGuard<'_, BTreeSet<usize>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.left)
     }
 
     fn look(&self, left: &BTreeSet<usize>) {
@@ -151,11 +168,12 @@ struct Tally {
 
 impl Worker {
     async fn work(self, cancel: CancellationToken) -> Outcome {
-        let deadline = CancellationToken::new();
         let late = async {
             devstate::deadline(self.plan.deadline).await;
-            deadline.cancel();
-            cancel.cancel();
+            if !cancel.is_cancelled() {
+                self.late.cancel();
+                cancel.cancel();
+            }
             std::future::pending::<()>().await;
         };
         let mut tally = Tally { ended: vec![None; self.plan.operations.len()], first_failure: None };
@@ -187,7 +205,7 @@ impl Worker {
             domid: self.plan.fe,
             devices,
             first_failure: tally.first_failure,
-            timed_out: deadline.is_cancelled(),
+            timed_out: self.late.is_cancelled(),
             undone,
             model,
             left: self.plan.left,
@@ -204,7 +222,7 @@ impl Worker {
         tally: &mut Tally,
         cancel: &CancellationToken,
     ) -> ModelEnd {
-        let told = Arc::new(Told::new(served));
+        let told = Arc::new(Told::new(served, self.news.clone()));
         let model = async {
             // Looked for beside what is looked at anyway. One that is started later serves nothing that was there.
             let told_all = async {
@@ -215,7 +233,8 @@ impl Worker {
             };
             let (model, ()) = tokio::join!(ending::look(&self.toolstack, self.plan.fe), told_all);
             if cancel.is_cancelled() {
-                return ModelEnd::Alive { reason: "it was not asked to: cancelled".to_owned() };
+                let why = if self.late.is_cancelled() { "the deadline came before" } else { "cancelled" };
+                return ModelEnd::Alive { reason: format!("it was not asked to: {why}") };
             }
             let patience = self.toolstack.limits.close;
             let end = match model {
@@ -246,20 +265,24 @@ impl Worker {
         cancel: &CancellationToken,
         told: Option<&Arc<Told>>,
     ) {
-        let mut waiting = VecDeque::from(stage.to_vec());
+        // Whose id is fixed has it before others choose theirs.
+        let (choosing, fixed): (Vec<usize>, Vec<usize>) =
+            stage.iter().partition(|index| self.plan.automatic.contains_key(index));
+        let mut waiting: VecDeque<usize> = fixed.into_iter().chain(choosing).collect();
         let mut running = FuturesUnordered::new();
         let mut at_work = BTreeSet::new();
         let only_waits = |index: &&usize| told.is_some_and(|told| told.only_waits(**index));
-        let news = async || match told {
-            Some(told) => told.news.notified().await,
-            None => std::future::pending().await,
-        };
         loop {
             while at_work.iter().filter(|index| !only_waits(index)).count() < self.plan.at_once
-                && !cancel.is_cancelled()
+                && !(cancel.is_cancelled() || self.plan.undo && tally.first_failure.is_some())
             {
-                let Some(index) = waiting.pop_front() else { break };
+                // Ids are chosen one after the other, or whoever is fast would have the first.
+                let has_its_turn =
+                    |index: &usize| !self.plan.automatic.contains_key(index) || self.unplaced().is_empty();
+                let Some(index) = waiting.front().copied().filter(has_its_turn) else { break };
+                waiting.pop_front();
                 at_work.insert(index);
+                self.unplaced().insert(index);
                 running.push(async move {
                     let outcome = self.operation(index, cancel, told.cloned()).await;
                     if let Some(told) = told {
@@ -273,9 +296,16 @@ impl Worker {
                     Some(ended) => ended,
                     None => break,
                 },
-                () = news() => continue,
+                () = self.news.notified() => continue,
             };
             at_work.remove(&index);
+            self.unplaced().remove(&index);
+            let outcome = outcome.map_err(|failure| match failure.cause {
+                Cause::Aborted if self.late.is_cancelled() => {
+                    Box::new(Failure { cause: Cause::Deadline, ..*failure })
+                }
+                _ => failure,
+            });
             if outcome.is_err() {
                 tally.first_failure.get_or_insert(index);
             }
@@ -292,7 +322,10 @@ impl Worker {
     ) -> Result<Success, Box<Failure>> {
         let toolstack = self.observed(index, told.clone());
         match &self.plan.operations[index] {
-            Planned::Add(device, addition) => toolstack.add(self.plan.fe, device, *addition, cancel).await,
+            Planned::Add(device, addition) => {
+                let device = self.plan.automatic.get(&index).unwrap_or(device);
+                toolstack.add(self.plan.fe, device, *addition, cancel).await
+            }
             Planned::Remove(Which { fe, kind, devid }, removal) => {
                 // libxl's configuration of a domain goes with it.
                 let toolstack = toolstack.without_libxl_config();
@@ -344,15 +377,23 @@ impl Worker {
     fn observed(&self, index: usize, told: Option<Arc<Told>>) -> Toolstack {
         let progress = self.progress.clone();
         let before = self.toolstack.observer.clone();
+        let (unplaced, news) = (self.unplaced.clone(), self.news.clone());
         self.toolstack.clone().with_observer(move |step| {
             if let Some(before) = &before {
                 before(step);
             }
             _ = progress.send(Progress::Step(index, step.clone()));
+            if step.placed && lock(&unplaced).remove(&index) {
+                news.notify_one();
+            }
             if let Some(told) = told.as_ref().filter(|_| step.told) {
                 told.is(index);
             }
         })
+    }
+
+    fn unplaced(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        lock(&self.unplaced)
     }
 
     fn tell(&self, progress: Progress) {
@@ -370,7 +411,9 @@ impl Worker {
 
     fn named(&self, index: usize) -> Named {
         match &self.plan.operations[index] {
-            Planned::Add(device, _) => Named::of_device(self.plan.fe, device),
+            Planned::Add(device, _) => {
+                Named::of_device(self.plan.fe, self.plan.automatic.get(&index).unwrap_or(device))
+            }
             Planned::Remove(which, _) => Named::of_id(*which),
         }
     }

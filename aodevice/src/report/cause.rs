@@ -93,6 +93,9 @@ pub enum Cause {
         /// What that would need.
         needs: &'static str,
     },
+    /// The device is for domain 0, which can never use one of its kind.
+    #[error("domain 0 cannot use one: {0}")]
+    NotInDomain0(&'static str),
     /// The domain has no device model that runs, and that is to serve the device.
     #[error("domain {0} has no device model that runs, and QEMU is to serve the device")]
     NoDeviceModel(DomId),
@@ -245,6 +248,9 @@ pub enum Cause {
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
+    /// It is one of several operations, and the deadline of all came first.
+    #[error("the deadline of all the operations came before it was done")]
+    Deadline,
 }
 
 /// As in `3, 5 and 7`.
@@ -301,6 +307,7 @@ impl Cause {
             Self::Target(_) => "target",
             Self::Unsupported(_) => "unsupported",
             Self::NotSupported { .. } => "not_supported",
+            Self::NotInDomain0(_) => "not_in_domain0",
             Self::NoDeviceModel(_) => "no_device_model",
             Self::NoEmulatedTwin(_) => "no_emulated_twin",
             Self::DeviceModel { .. } => "device_model",
@@ -327,6 +334,7 @@ impl Cause {
             Self::Config { .. } => "libxl_config",
             Self::Store(_) => "store",
             Self::Aborted => "cancelled",
+            Self::Deadline => "deadline",
         }
     }
 
@@ -334,6 +342,7 @@ impl Cause {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::TimedOut { .. }
+            | Self::Deadline
             | Self::Busy { .. }
             | Self::ModelRefused { locked: Some(_), .. }
             | Self::Monitor { problem: MonitorError::NoAnswer { .. } | MonitorError::Busy(_), .. }

@@ -106,6 +106,7 @@ impl Failure {
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
             Cause::Target(_) => Hint::NameTarget,
+            Cause::NotInDomain0(_) => Hint::NameGuest,
             Cause::NoDeviceModel(_) if self.is_of_medium() => Hint::CheckModel,
             Cause::NoDeviceModel(_) => Hint::UseKernelBackend,
             Cause::NoDrive(_) | Cause::ModelRefused { no_drive: true, .. } => Hint::ReplaceDevice(kind),
@@ -154,7 +155,7 @@ impl Failure {
                 Hint::CheckGuest(kind.info().frontend_module)
             }
             Cause::TimedOut { .. } => Hint::RemoveAgainOrForce,
-            Cause::Refused { .. } | Cause::Vanished(_) => Hint::ReadKernelLog,
+            Cause::Refused { .. } | Cause::Vanished(_) => self.log_of_backend(),
             Cause::Script { run, report } => self.hint_on_script(run, report),
             Cause::Reported { report, .. } => on_reported(report),
             Cause::Undecided(_) => Hint::RemoveAgain,
@@ -164,6 +165,17 @@ impl Failure {
             Cause::Config { .. } => Hint::AddWithoutConfig,
             Cause::Store(error) => Hint::Store(error.hint()),
             Cause::Aborted => self.again(),
+            Cause::Deadline => Hint::AllowMoreTime,
+        }
+    }
+
+    /// Where whoever moves the backend's state tells why it did not do so.
+    fn log_of_backend(&self) -> Hint {
+        let backend = self.observed.served_by.unwrap_or(self.device.kind.info().backends[0]);
+        match backend.server() {
+            Server::Kernel => Hint::ReadKernelLog,
+            Server::DeviceModel => Hint::CheckModel,
+            Server::Daemon => Hint::ReadBackendLog(backend),
         }
     }
 

@@ -62,6 +62,10 @@ pub enum Hint {
         /// The process, if it is known.
         pid: Option<u32>,
     },
+    /// The log of the program that serves backends of this kind tells why.
+    ReadBackendLog(BackendKind),
+    /// Name a guest, and not domain 0.
+    NameGuest,
     /// Start the program that serves backends of this kind.
     StartBackend(BackendKind),
     /// Load this module in the backend's domain.
@@ -105,6 +109,8 @@ pub enum Hint {
     AddWithoutConfig,
     /// The store's own advice.
     Store(&'static str),
+    /// Give all the operations of which it is one more time.
+    AllowMoreTime,
     /// Remove it again to go on.
     RemoveAgain,
     /// Nothing is left of it: add it again.

@@ -36,7 +36,7 @@ pub struct Named {
     pub kind: Kind,
     /// Its number; `None` as long as it has none.
     pub devid: Option<u32>,
-    /// What an operator calls it: `xvda`, or the bridge of an interface that has no number yet.
+    /// What an operator calls it: `xvda`, the number of a channel, or the bridge of an interface that has no number yet.
     pub name: String,
 }
 
@@ -55,7 +55,7 @@ impl Named {
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind, printable(&self.name, NAME_SHOWN))
+        write!(f, "{} {}", self.kind.noun(), printable(&self.name, NAME_SHOWN))
     }
 }
 
@@ -75,6 +75,9 @@ pub struct Step {
     /// Whether the device's backend has been told to close, if that was to be done.
     #[serde(skip)]
     pub(crate) told: bool,
+    /// Whether the device has its place in the store, and so its id.
+    #[serde(skip)]
+    pub(crate) placed: bool,
 }
 
 /// As in `vbd xvda of domain 1: running the hotplug script`.

@@ -188,7 +188,7 @@ fn taken_twice(entries: &[Entry]) -> Vec<Refusal> {
             match claimed.get(&claim) {
                 Some(first) => {
                     let (kind, what) = claim;
-                    let problem = format!("{kind} has {what}, as the one of line {first} has");
+                    let problem = format!("{} has {what}, as the one of line {first} has", kind.noun());
                     refusals.push(Refusal { place: place.clone(), problem });
                 }
                 None => _ = claimed.insert(claim, place),
@@ -264,6 +264,21 @@ extra = 'root=/dev/xvda1'
             [
                 "2: disk[1]: vbd has the device id 51712, as the one of line 1: disk[0] has",
                 "3: vif[1]: vif has the mac 00:16:3e:00:00:01, as the one of line 3: vif[0] has"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_two_of_other_kinds_cannot_have_is_refused_too() {
+        let file = "p9=['path=/a,tag=t',\n'path=/b,tag=t']\n\
+                    channel=['name=c,connection=pty', 'name=c,connection=pty']\n\
+                    virtio=['type=virtio,device1,irq=1,base=1', 'type=virtio,device1,irq=1,base=2']\n";
+        assert_eq!(
+            of(file).unwrap_err(),
+            [
+                "2: p9[1]: 9pfs has the tag t, as the one of line 1: p9[0] has",
+                "3: channel[1]: channel has the name c, as the one of line 3: channel[0] has",
+                "4: virtio[1]: virtio has the irq 1, as the one of line 4: virtio[0] has"
             ]
         );
     }

@@ -55,12 +55,7 @@ async fn a_channel_is_written_before_the_device_model_runs() {
     let before = world.dump().await;
     let socket = channel("connection=socket,path=/tmp/chan.sock,name=org.x.sock");
     let refused = world.add(socket.clone()).await.unwrap_err();
-    assert!(matches!(refused.cause, Cause::NotSupported { .. }));
-    assert_eq!(
-        refused.cause.to_string(),
-        "a channel of a domain whose device model runs is not supported: it needs a character device that the device \
-         model is started with"
-    );
+    assert!(matches!(refused.cause, Cause::NoDeviceModel(GUEST)), "{refused}");
     assert_eq!(world.dump().await, before);
 
     let never = CancellationToken::new();
@@ -69,11 +64,40 @@ async fn a_channel_is_written_before_the_device_model_runs() {
     world.add_with(channel("connection=pty,name=b"), WaitFor::Tree, &never).await.unwrap();
     assert_eq!(world.read("/local/domain/1/device/console/2/output").await, "chardev:libxl-channel1");
     let listed = list(&world.dom0, GUEST, Kind::Console).await.unwrap();
+    // Whoever is told of one is told the number by which it is detached.
+    let second = serde_json::json!(listed[1].id);
+    assert_eq!((&second["devid"], &second["name"]), (&2.into(), &"1".into()), "{second}");
+    assert_eq!(listed[1].id.to_string(), "channel 1 of domain 1");
+    assert_eq!(listed[1].text("channel_name"), Some("b"));
     let connections = listed.iter().map(|channel| (channel.id.devid, channel.text("connection").unwrap()));
     assert_eq!(connections.collect::<Vec<_>>(), [(1, "socket"), (2, "pty")]);
+    // No two of a guest have one name, or one socket.
+    for (words, says) in [
+        ("connection=pty,name=b", "channel 1 of domain 1 has the name b already"),
+        (
+            "connection=socket,path=/tmp/chan.sock,name=c",
+            "channel 0 of domain 1 has the path /tmp/chan.sock already",
+        ),
+    ] {
+        let refused = world.add_with(channel(words), WaitFor::Tree, &never).await.unwrap_err();
+        assert_eq!(refused.cause.to_string(), says);
+    }
     for devid in [1, 2] {
         world.toolstack.remove(GUEST, (Kind::Console, devid), Force::AtOnce, &never).await.unwrap();
     }
+    assert_eq!(world.dump().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_model_that_runs_gets_no_channel() {
+    let world = crate::qemu::connected().await;
+    let before = world.dump().await;
+    let refused = world.add(channel("connection=pty,name=late")).await.unwrap_err();
+    assert_eq!(
+        refused.cause.to_string(),
+        "a channel of a domain whose device model runs is not supported: it needs a character device that the device \
+         model is started with"
+    );
     assert_eq!(world.dump().await, before);
 }
 

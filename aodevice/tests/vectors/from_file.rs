@@ -53,6 +53,36 @@ async fn ids_are_in_the_order_of_the_file() {
     assert_eq!(there(&world).await[4..], ["vif 2 00:04", "vif 3 00:03", "vif 4 00:05"]);
 }
 
+/// An id that was chosen, and that somebody else takes before it is the device's, is chosen anew.
+#[tokio::test(start_paused = true)]
+async fn an_id_that_another_took_meanwhile_is_passed_over() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let cancel = CancellationToken::new();
+    let plan = Plan::add(GUEST, of_file(FILE)).numbered(&world.toolstack).await.unwrap().undo(true);
+    let other = of_file("vif=['mac=00:16:3e:00:00:09']");
+    assert!(Plan::add(GUEST, other).run(&world.toolstack, &cancel).finish().await.is_done());
+    assert!(plan.previews(&world.toolstack).await.iter().all(|(_, preview)| preview.is_ok()));
+    world.scripts.on("vif-slow online", Line::Takes(5.0));
+    let outcome = plan.run(&world.toolstack, &cancel).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!(there(&world).await[2..], ["vif 0 00:09", "vif 1 00:01", "vif 2 00:02"]);
+
+    // Nor is one waited for that another is about to take.
+    world.scripts.on("vif-held online", Line::Takes(20.0));
+    let held = of_file("vif=['mac=00:16:3e:00:00:0a,script=vif-held']");
+    let more = of_file("vif=['mac=00:16:3e:00:00:0b', 'mac=00:16:3e:00:00:0c']");
+    let plan = Plan::add(GUEST, more).numbered(&world.toolstack).await.unwrap().take_over(true);
+    let begun = world.clock();
+    let (held, outcome) =
+        tokio::join!(Plan::add(GUEST, held).run(&world.toolstack, &cancel).finish(), async {
+            world.at(begun + 2.0).await;
+            plan.run(&world.toolstack, &cancel).finish().await
+        });
+    assert!(held.is_done() && outcome.is_done(), "{held:?} {outcome:?}");
+    assert_eq!(there(&world).await[5..], ["vif 3 00:0a", "vif 4 00:0b", "vif 5 00:0c"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_tells_every_device_and_changes_nothing() {
     let world = World::new().await;

@@ -238,6 +238,9 @@ async fn a_strange_target() {
     let long = format!("vdev=xvda,script=block,target=/{}", "x".repeat(5000));
     let device = aodevice::Device::Vbd(vbd::parse(&[long]).unwrap());
     let failure = world.add(device).await.unwrap_err();
-    assert!(failure.to_string().contains("over the limit of 4096"), "{failure}");
+    assert!(
+        failure.to_string().contains("its params has 5001 bytes, and the store takes at most 4096"),
+        "{failure}"
+    );
     assert_eq!(world.dump().await, before);
 }

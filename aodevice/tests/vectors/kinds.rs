@@ -207,6 +207,9 @@ async fn with_who_serves_them() {
         assert_eq!(*id, success.id);
         let another = match device {
             Device::Vtpm(_) => Device::Vtpm(vtpm::Vtpm::default()),
+            Device::Virtio(_) => {
+                Device::Virtio(virtio::parse(&["type=virtio,device22,irq=34,base=0x2000200"]).unwrap())
+            }
             device => device,
         };
         assert_eq!(world.add(another).await.unwrap().id.devid, 1, "{kind}");
@@ -276,6 +279,87 @@ async fn one_uuid_is_of_one_module() {
     );
 }
 
+/// Nor have two virtio devices of a guest one interrupt, or their registers in one place.
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_and_an_address_are_of_one_virtio_device() {
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    world.add_with(i2c(), WaitFor::Tree, &never).await.unwrap();
+    for (words, has) in [
+        ("type=virtio,device1,irq=33,base=0x1000", "the irq 33"),
+        ("type=virtio,device1,irq=1,base=33554432", "the base 0x2000000"),
+    ] {
+        let device = Device::Virtio(virtio::parse(&[words]).unwrap());
+        let failure = world.add_with(device, WaitFor::Tree, &never).await.unwrap_err();
+        let says = format!("virtio 0 of domain 1 has {has} already");
+        assert_eq!(failure.cause.to_string(), says, "{words}");
+    }
+}
+
+/// Where no frontend can ever serve it, it is refused and not waited for; a disk of domain 0 is as good as any.
+#[tokio::test(start_paused = true)]
+async fn domain_0_has_what_it_can_use() {
+    let world = World::new().await;
+    let before = world.dump().await;
+    let never = CancellationToken::new();
+    let add =
+        async |device: Device, wait_for| world.toolstack.add(DomId::DOM0, &device, wait_for, &never).await;
+    let channel = aodevice::console::parse(&["name=c,connection=pty"]).unwrap();
+    let framebuffer = aodevice::vfb::parse("vnc=1").unwrap();
+    for device in [keyboard(), display(), i2c(), Device::Channel(channel), Device::Vfb(framebuffer)] {
+        for wait_for in [WaitFor::Script, WaitFor::Tree] {
+            let failure = add(device.clone(), wait_for).await.unwrap_err();
+            let code = failure.cause.code();
+            assert_eq!((code, failure.hint()), ("not_in_domain0", Hint::NameGuest), "{failure}");
+        }
+    }
+    assert_eq!(world.dump().await, before);
+    add(tpm(), WaitFor::Tree).await.unwrap();
+    let (added, ()) = join!(add(crate::world::disk(), WaitFor::Script), async {
+        let be = "/local/domain/0/backend/vbd/0/51712";
+        world.exists(be).await;
+        world.write(&format!("{be}/state"), "2").await;
+    });
+    added.unwrap();
+}
+
+/// A backend that is a program of its own, or QEMU, does not log where the kernel does.
+#[tokio::test(start_paused = true)]
+async fn whoever_refuses_a_device_is_asked_why() {
+    for (device, hint) in [
+        (sound(), Hint::ReadBackendLog(BackendKind::Vsnd)),
+        (tpm(), Hint::ReadBackendLog(BackendKind::Vtpm)),
+        (sockets(), Hint::ReadKernelLog),
+    ] {
+        let world = World::new().await;
+        let backend = device.kind().info().backends[0];
+        let be = format!("/local/domain/0/backend/{backend}/1/0");
+        let (ended, ()) = join!(world.add(device), async {
+            world.exists(&be).await;
+            world.write(&format!("{be}/state"), "6").await;
+        });
+        let failure = ended.unwrap_err();
+        assert!(matches!(failure.cause, Cause::Refused { .. }), "{failure}");
+        assert_eq!(failure.hint(), hint, "{failure}");
+    }
+}
+
+/// As many as a display may be said to have.
+#[tokio::test(start_paused = true)]
+async fn all_connectors_are_listed() {
+    let of = |count: usize| {
+        let connectors: Vec<String> = (0..count).map(|index| format!("id{index}:8x6")).collect();
+        vdispl::parse(&[format!("connectors={}", connectors.join(";"))])
+    };
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    world.add_with(Device::Vdispl(of(100).unwrap()), WaitFor::Tree, &never).await.unwrap();
+    let listed = list(&world.dom0, GUEST, Kind::Vdispl).await.unwrap();
+    assert_eq!(listed[0].parts().len(), 100);
+    assert!(of(1024).is_ok());
+    assert_eq!(of(1025).unwrap_err().to_string(), "a display has at most 1024 connectors here");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_backend_elsewhere_is_refused_by_name() {
     for device in [
@@ -300,11 +384,12 @@ async fn parts_are_listed_as_far_as_they_can_be_trusted() {
     for (key, value) in [("unique-id", "\u{1b}[2J"), ("ring-ref", "8"), ("event-channel", "x")] {
         world.guest.write(&path(format!("{stream}/{key}")), value).await.unwrap();
     }
-    for index in 2..200 {
-        world.guest.write(&path(format!("/local/domain/1/device/vsnd/0/{index}")), "").await.unwrap();
+    // More than the quota of this guest has room for.
+    for index in 2..1100 {
+        world.dom0.write(&path(format!("/local/domain/1/device/vsnd/0/{index}")), "").await.unwrap();
     }
     let listed = list(&world.dom0, GUEST, Kind::Vsnd).await.unwrap();
-    assert_eq!(listed[0].parts().len(), 64);
+    assert_eq!(listed[0].parts().len(), 1024);
     let streams = Kind::Vsnd.info().parts.unwrap().parts.unwrap().of(&listed[0].parts()[0]);
     assert_eq!(streams.len(), 2);
     let value = |name: &str| streams[1][name].clone();

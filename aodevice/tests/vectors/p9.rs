@@ -94,6 +94,19 @@ async fn a_file_system_of_the_device_model() {
     assert_eq!(world.dump().await, before);
 }
 
+/// The guest mounts a file system by its tag.
+#[tokio::test(start_paused = true)]
+async fn a_tag_is_of_one_file_system() {
+    let world = World::new().await;
+    let never = CancellationToken::new();
+    let add = async || world.toolstack.add(GUEST, &of_qemu(), WaitFor::Tree, &never).await;
+    add().await.unwrap();
+    let before = world.dump().await;
+    let refused = add().await.unwrap_err();
+    assert_eq!(refused.cause.to_string(), "9pfs 0 of domain 1 has the tag share already");
+    assert_eq!(world.dump().await, before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_served_is_refused() {
     let world = World::new().await;

@@ -141,10 +141,40 @@ async fn one_deadline_for_all() {
     let begun = tokio::time::Instant::now();
     let plan = Plan::add(GUEST, additions(["xvda", "xvdb"].map(disk_named)));
     let outcome = run(&world, plan.deadline(Duration::from_secs(2)).undo(true)).await;
-    assert_eq!(words(&outcome.devices), ["done", "cancelled"]);
+    assert_eq!(words(&outcome.devices), ["done", "deadline"]);
     assert!(outcome.timed_out && tenths(begun.elapsed()) < 4.0, "{:?}", begun.elapsed());
-    assert_eq!(outcome.first_failure().unwrap().cause.kind(), FailureKind::Aborted);
+    assert_eq!(outcome.first_failure().unwrap().cause.kind(), FailureKind::TimedOut);
     assert_eq!(world.dump().await, before);
+
+    // A deadline that comes when all is cancelled, or when all is being undone, has ended nothing.
+    world.scripts.on("block-xvdb add", Line::Takes(30.0));
+    let plan = Plan::add(GUEST, additions(["xvda", "xvdb"].map(disk_named)));
+    let cancel = CancellationToken::new();
+    let run = plan.deadline(Duration::from_secs(2)).undo(true).run(&world.toolstack, &cancel);
+    let begun = world.clock();
+    let (outcome, ()) = tokio::join!(run.finish(), async {
+        world.at(begun + 1.9).await;
+        cancel.cancel();
+    });
+    assert_eq!(words(&outcome.devices), ["done", "cancelled"]);
+    assert!(!outcome.timed_out, "{outcome:?}");
+    assert_eq!(world.dump().await, before);
+}
+
+/// After a failure that undoes all, nothing more is begun: neither of the same kind nor of the next.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_begun_to_be_undone() {
+    let world = World::new().await;
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    let plan = || Plan::add(GUEST, additions(["xvda", "xvdb", "xvdc"].map(disk_named))).at_once(1);
+    world.scripts.on("block-xvda add", Line::FailsAfter(1.0));
+    let outcome = run(&world, plan().undo(true)).await;
+    assert_eq!(words(&outcome.devices), ["script", "not begun: vbd xvdb", "not begun: vbd xvdc"]);
+    assert_eq!(world.dump().await, before);
+    // If what was added stays, so does what can be added.
+    world.scripts.on("block-xvda add", Line::FailsAfter(1.0));
+    assert_eq!(words(&run(&world, plan()).await.devices), ["script", "done", "done"]);
 }
 
 /// What is cancelled before all has begun is undone as well.

@@ -28,7 +28,7 @@ async fn f6_steps_and_outcomes_carry_the_identity_of_the_device() {
     assert_eq!(
         serde_json::to_value(added.unwrap()).unwrap(),
         json!({
-            "device": {"fe": 1, "kind": "vbd", "devid": 51712, "be": 0, "be_kind": "vbd"},
+            "device": {"fe": 1, "kind": "vbd", "devid": 51712, "name": "xvda", "be": 0, "be_kind": "vbd"},
             "warnings": [],
             "seconds": 0.0,
         })

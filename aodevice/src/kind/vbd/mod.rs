@@ -28,6 +28,7 @@ use crate::{Cause, DeviceId, Guest, Tree};
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vbd",
+    noun: None,
     backends: &[BackendKind::Vbd, BackendKind::Qdisk, BackendKind::Vbd3],
     backend_module: "xen-blkback",
     frontend_module: "xen-blkfront",

@@ -22,7 +22,7 @@ pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
 use hotplug::{LINE_SHOWN, printable};
 
 use super::members::Members;
-use super::{BackendKind, KindInfo, ListedKey, Recorded, Spec, Unique};
+use super::{Among, BackendKind, KindInfo, ListedKey, Recorded, Spec, Unique};
 use crate::libxl::Listing;
 use crate::tree::Keys;
 use crate::{Cause, DeviceId, Guest, Tree};
@@ -31,6 +31,7 @@ const BY_DEVID: Listing = Listing::by_devid("nics");
 
 pub(crate) const INFO: KindInfo = KindInfo {
     name: "vif",
+    noun: None,
     backends: &[BackendKind::Vif],
     backend_module: "xen-netback",
     frontend_module: "xen-netfront",
@@ -225,9 +226,9 @@ impl Spec for Vif {
     }
 
     fn uniques(&self) -> Vec<Unique> {
-        let claim = |key, value, of_all_guests| Unique { key, value, of_all_guests };
-        let mac = self.mac.map(|mac| claim("mac", mac.to_string(), false));
-        let name = self.vifname().map(|name| claim("vifname", name.to_owned(), true));
+        let claim = |key, value, among| Unique { key, value, among };
+        let mac = self.mac.map(|mac| claim("mac", mac.to_string(), Among::OfGuest));
+        let name = self.vifname().map(|name| claim("vifname", name.to_owned(), Among::OfAllGuests));
         mac.into_iter().chain(name).collect()
     }
 

@@ -29,7 +29,7 @@ pub(crate) enum Line {
     Forgets,
     /// Nothing, for ever.
     Hangs,
-    /// It is not there.
+    /// It cannot be started, which nobody foresees.
     CannotStart,
 }
 
