@@ -167,3 +167,24 @@ fn mirror() -> Result<String> {
         .map(str::to_owned)
         .ok_or_else(|| anyhow!("apt's sources have no {codename} main, so the mirror of Debian is not known"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apt_for_another_release_keeps_to_its_own_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source::new(Debian::Trixie, folder.path()).unwrap();
+        let mut command = Command::new("apt-config");
+        command.args(&source.options).arg("shell");
+        command.args(["lists", "Dir::State::Lists/d", "states", "Dir::State::extended_states/f"]);
+        command.args(["archives", "Dir::Cache::Archives/d", "list", "Dir::Etc::sourcelist/f"]);
+        let places = String::from_utf8(output_of(&mut command).unwrap()).unwrap();
+        assert_eq!(places.lines().count(), 4, "{places}");
+        let own = format!("='{}/", folder.path().display());
+        assert!(places.lines().all(|place| place.contains(&own)), "{places}");
+        let list = fs::read_to_string(folder.path().join("sources.list")).unwrap();
+        assert!(list.ends_with(" trixie main\n"), "{list}");
+    }
+}

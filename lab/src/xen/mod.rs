@@ -4,7 +4,8 @@
 //! itself: the Xen hypervisor, a Linux dom0 with the real backend drivers, Debian's xenstored, `xl` and
 //! hotplug scripts, and a guest with the real frontends, all inside one emulated machine that boots in
 //! seconds on any Linux host. What
-//! `xl` leaves in xenstore there is what our own commands must leave.
+//! `xl` leaves in xenstore there is what our own commands must leave. It is the Xen of Debian 12, or with `--debian 13`
+//! that of Debian 13, with its Linux and QEMU.
 //!
 //! | step | module |
 //! | --- | --- |
