@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # First process of dom0: brings up what a Xen host needs before `xl` works, then runs the scenario.
 
-export PATH=/usr/sbin:/usr/bin:/usr/lib/xen-4.17/bin HOME=/root TERM=dumb
+export PATH=/usr/sbin:/usr/bin:$(echo /usr/lib/xen-*/bin) HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -31,6 +31,8 @@ xenconsoled --log=all --log-dir=/var/log/xen
 ip link set lo up
 ip link add xenbr0 type bridge
 ip link set xenbr0 up
+
+echo "Xen $(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor), Linux $(uname -r)"
 
 cd /lab/scenarios || poweroff -f
 bash "$(cat /lab/scenario)" < /dev/null

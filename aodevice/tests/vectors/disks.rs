@@ -1,4 +1,5 @@
-//! Disks of blktap, and virtio disks. Xen 4.17 of Debian serves neither: their keys are those of libxl's later versions.
+//! Disks of blktap, and virtio disks. Xen 4.17 of Debian serves neither: their keys are those of libxl's later versions,
+//! those of blktap as `xl` of 4.20 was seen to write them (`cargo lab xen --debian 13 later`).
 
 use aodevice::{BackendKind, Cause, Device, Force, Kind, WaitFor, list, vbd};
 use tokio::join;

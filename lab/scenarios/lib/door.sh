@@ -22,3 +22,23 @@ expect_config() { # FILE NAME
     config_of g > "$LAB/now.config" 2> "$LAB/now.config.err"
     expect_same "$1" "$LAB/now.config" "$2"
 }
+
+tree_of() { # TOOL COMMAND SPEC DETACH-COMMAND DEVICE FILE: its device's nodes, as they are when it is connected
+    expect_exit 0 "tree-$6-$1" "$1" "$2" g $3
+    # Both ends have said all that they have to say a moment after they have connected.
+    check "tree-$6-$1-connected" "no backend got to state 4" wait_until 20 any_connected
+    sleep 1
+    store_dump "$LAB/$6.$1"
+    expect_exit 0 "tree-$6-$1-detached" "$1" "$4" g "$5"
+}
+
+any_connected() { xenstore-ls -f /local/domain/0/backend | grep -q '/state = "4"'; }
+
+same_tree() { # NAME COMMAND SPEC DETACH-COMMAND DEVICE
+    local tool
+    for tool in xl xendev; do
+        tree_of "$tool" "$2" "$3" "$4" "$5" "$1"
+        without_copies < "$LAB/$1.$tool" | sed -E "$VALUES_THAT_VARY" | sort > "$LAB/$1.$tool.sorted"
+    done
+    expect_same "$LAB/$1.xl.sorted" "$LAB/$1.xendev.sorted" "tree-$1"
+}

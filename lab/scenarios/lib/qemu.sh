@@ -1,6 +1,12 @@
 # Guests with a QEMU: what it holds open, what the store has of them, and how a device of theirs goes. The process is
 # $QEMU, which the scenario sets.
 
+qemu_before() { # MAJOR: the device models are of an earlier version
+    local version
+    version=$(/usr/libexec/xen-qemu-system-i386 --version | sed -n 's/^QEMU emulator version \([0-9]*\).*/\1/p')
+    [ "$version" -lt "$1" ]
+}
+
 guest_config() { # NAME TYPE [EXTRA]: writes the configuration of a guest, with lines of it from standard input
     local kernel=/guest/vmlinuz
     [ "$2" != hvm ] || kernel=/guest/bzImage

@@ -4,11 +4,12 @@
 //! itself: the Xen hypervisor, a Linux dom0 with the real backend drivers, Debian's xenstored, `xl` and
 //! hotplug scripts, and a guest with the real frontends, all inside one emulated machine that boots in
 //! seconds on any Linux host. What
-//! `xl` leaves in xenstore there is what our own commands must leave.
+//! `xl` leaves in xenstore there is what our own commands must leave. It is the Xen of Debian 12, or with `--debian 13`
+//! that of Debian 13, with its Linux and QEMU.
 //!
 //! | step | module |
 //! | --- | --- |
-//! | get Debian's packages | [`packages`] |
+//! | get the packages of a release of Debian | [`packages`], [`debian`] |
 //! | build what the machine boots | [`image`], [`cpio`] |
 //! | boot it and watch over it | [`machine`] |
 //! | take in what the scenario tells | [`transcript`] |
@@ -18,6 +19,7 @@
 //! [`Failure`].
 
 pub mod cpio;
+pub mod debian;
 pub mod image;
 pub mod machine;
 pub mod packages;
@@ -34,6 +36,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo::cargo;
 use crate::failure::{Failure, output_of};
+use debian::Debian;
 use image::Overlay;
 use machine::{Limits, Machine, Model, Stop};
 use transcript::{Seen, Transcript};
@@ -51,6 +54,9 @@ pub struct XenArgs {
     /// The scenario to run
     #[arg(default_value = "main")]
     scenario: String,
+    /// Boot the Xen and the Linux of this release of Debian
+    #[arg(long, value_name = "RELEASE", default_value = "12")]
+    debian: Debian,
     /// Describe the scenarios instead of running one
     #[arg(long)]
     list: bool,
@@ -76,6 +82,7 @@ impl XenArgs {
     pub fn for_ci(scenario: &str, may_install: bool) -> Self {
         Self {
             scenario: scenario.to_owned(),
+            debian: Debian::HOST,
             list: false,
             xendev: None,
             timeout: TIMEOUT,
@@ -96,13 +103,18 @@ pub fn run(args: &XenArgs) -> Result<()> {
     }
     let scenario = scenario::find(&args.scenario)?;
     let cache = target_folder()?.join("lab");
-    let packages = packages::prepare(&cache.join("packages"), !args.no_install, scenario.needs_qemu)?;
+    let packages =
+        packages::prepare(&cache.join("packages"), !args.no_install, scenario.needs_qemu, args.debian)?;
     let xendev = match &args.xendev {
         Some(path) => Some(path.clone()),
         None if scenario.needs_xendev => Some(build_xendev()?),
         None => None,
     };
-    let folder = fresh_folder(&cache.join("runs").join(&scenario.name))?;
+    let run = match args.debian {
+        Debian::HOST => scenario.name.clone(),
+        other => format!("{}-{}", scenario.name, other.folder_name()),
+    };
+    let folder = fresh_folder(&cache.join("runs").join(run))?;
     let image = folder.join("dom0.cpio");
     let lab = folder.join("lab");
     if scenario.needs_lab {

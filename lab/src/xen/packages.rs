@@ -1,34 +1,43 @@
 //! The Debian packages that the machine is made of.
 //!
-//! Two groups are kept apart. What runs on *this* machine (QEMU), and what is copied from it into dom0 (`xl`,
-//! the hotplug scripts, busybox), must be installed. The hypervisor and the kernel must not be: installing
-//! them would touch the boot loader. They are downloaded and unpacked into a cache, one folder per package
-//! and version. A folder appears there by a rename of a finished one, so an interrupted download leaves
-//! nothing to trip over.
+//! Three groups are kept apart. What runs on *this* machine, QEMU above all, must be installed. What dom0 is made of
+//! (`xl`, the hotplug scripts, busybox) is copied from this machine, where it must be installed too, if dom0 is of the
+//! same release of Debian; of another release it is downloaded and unpacked into one tree. The hypervisor and the
+//! kernel must never be installed, since that would touch the boot loader: they are downloaded and unpacked too, one
+//! folder per package and version. Such a folder appears in the cache by a rename of a finished one, so an interrupted
+//! download leaves nothing to trip over.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
+use super::debian::{Debian, Source};
 use crate::apt::Apt;
 use crate::failure::{Failure, output_of};
 
-/// Installed, either to be run here or to be copied into the image.
-const INSTALLED: [&str; 7] =
-    ["qemu-system-x86", "xen-utils-4.17", "xenstore-utils", "busybox-static", "iproute2", "kmod", "xz-utils"];
-/// Also installed for a host whose guests have devices of QEMU: the one that is built with Xen, its firmware,
-/// the tool that makes images, and the one that shows what goes over QEMU's socket.
-const INSTALLED_FOR_QEMU: [&str; 6] =
+/// Run on this machine.
+const RUN_HERE: [&str; 4] = ["qemu-system-x86", "kmod", "xz-utils", "zstd"];
+/// What dom0 is made of, besides `xen-utils-VERSION`.
+const DOM0: [&str; 3] = ["xenstore-utils", "busybox-static", "iproute2"];
+/// And if its guests have devices of QEMU: the one that is built with Xen, its firmware, the tool that makes images,
+/// and the one that shows what goes over QEMU's socket.
+const DOM0_WITH_QEMU: [&str; 6] =
     ["qemu-system-xen", "qemu-system-data", "seabios", "ipxe-qemu", "qemu-utils", "strace"];
-const HYPERVISOR: &str = "xen-hypervisor-4.17-amd64";
+/// What every machine has, and a tree of packages has only if it is asked for.
+const ESSENTIAL: [&str; 6] = ["base-files", "bash", "bsdutils", "coreutils", "libgcc-s1", "util-linux"];
 /// Depends on the package of the current kernel version.
 const KERNEL: &str = "linux-image-amd64";
 
 /// The unpacked packages.
 #[derive(Debug)]
 pub struct Packages {
+    /// Their release.
+    pub debian: Debian,
+    /// The folder that has dom0's files in their places.
+    pub root: PathBuf,
     /// The hypervisor, still compressed.
     pub xen_gz: PathBuf,
     /// The kernel of dom0 and of its guests, not compressed.
@@ -41,82 +50,136 @@ pub struct Packages {
     pub versions: String,
 }
 
+impl Packages {
+    /// The file that is to be at that place in dom0.
+    pub fn file(&self, place: &str) -> PathBuf {
+        self.root.join(place.trim_start_matches('/'))
+    }
+}
+
 /// Makes sure that all packages are there, fetching what is missing if this process may; with those of a
 /// host with QEMU if `qemu`.
-pub fn prepare(cache: &Path, may_install: bool, qemu: bool) -> Result<Packages> {
+pub fn prepare(cache: &Path, may_install: bool, qemu: bool, debian: Debian) -> Result<Packages> {
     let mut apt = Apt::new(may_install);
-    apt.install_missing(&INSTALLED)?;
-    if qemu {
-        apt.install_missing(&INSTALLED_FOR_QEMU)?;
+    apt.install_missing(&RUN_HERE)?;
+    let xen_utils = format!("xen-utils-{}", debian.xen());
+    let dom0 = [&[xen_utils.as_str()], &DOM0[..]].concat();
+    if debian == Debian::HOST {
+        apt.install_missing(&dom0)?;
+        if qemu {
+            apt.install_missing(&DOM0_WITH_QEMU)?;
+        }
     }
     fs::create_dir_all(cache)?;
-    let (hypervisor, kernel) = match unpack_both(cache) {
-        Ok(both) => both,
-        // Old package lists name versions that the mirror has already replaced; new machines have no lists.
-        Err(_) if apt.refresh().is_ok() => unpack_both(cache).map_err(|error| Failure {
-            tried: format!("fetching {HYPERVISOR} and the kernel of {KERNEL}"),
-            observed: format!("{error:#}"),
-            hint: "check that apt's sources have bookworm main and that `apt-get download` works here".into(),
-        })?,
-        Err(error) => Err(Failure {
-            tried: format!("fetching {HYPERVISOR} and the kernel of {KERNEL}"),
-            observed: format!("{error:#}"),
-            hint: "run `apt-get update` as root, then try again".into(),
-        })?,
+    let source = Source::new(debian, &cache.join(debian.folder_name()))?;
+    let fetch = || -> Result<_> {
+        let hypervisor = unpack(&source, cache, &format!("xen-hypervisor-{}-amd64", debian.xen()))?;
+        let depends = source.field(KERNEL, "Depends")?;
+        let kernel = depends.split([' ', ',']).next().unwrap_or_default();
+        anyhow::ensure!(
+            kernel.starts_with("linux-image-"),
+            "{KERNEL} depends on {depends:?}, not on a kernel"
+        );
+        let kernel = unpack(&source, cache, kernel)?;
+        let (root, versions) = if debian == Debian::HOST {
+            (PathBuf::from("/"), installed()?)
+        } else {
+            unpack_tree(&source, cache, &[&dom0[..], &DOM0_WITH_QEMU, &ESSENTIAL].concat(), debian)?
+        };
+        Ok((hypervisor, kernel, root, versions))
     };
+    // Old package lists name versions that the mirror has already replaced; new machines have no lists.
+    let (hypervisor, kernel, root, installed) = fetch()
+        .or_else(|error| match source.refresh(&mut apt) {
+            Ok(()) => fetch(),
+            Err(refused) => Err(error.context(format!("{refused:#}"))),
+        })
+        .map_err(|error| Failure {
+            tried: format!("fetching the hypervisor, the kernel and dom0's programs of Debian {}", debian.codename()),
+            observed: format!("{error:#}"),
+            hint: format!(
+                "check that apt's sources have {} main and that `apt-get download` works here; if the lists are old, \
+                 run `apt-get update` as root",
+                Debian::HOST.codename()
+            ),
+        })?;
 
     let modules = only_child(&kernel.join("lib/modules"))?;
     let release =
         modules.file_name().context("the modules' folder has no name")?.to_string_lossy().into_owned();
-    let installed =
-        output_of(Command::new("dpkg-query").args(["--show", "--showformat=${Package} ${Version}\n"]))?;
     let packed_kernel = kernel.join("boot").join(format!("vmlinuz-{release}"));
     Ok(Packages {
-        xen_gz: hypervisor.join("boot/xen-4.17-amd64.gz"),
+        debian,
+        root,
+        xen_gz: hypervisor.join(format!("boot/xen-{}-amd64.gz", debian.xen())),
         kernel: inflated(&packed_kernel)?,
         packed_kernel,
         modules,
-        versions: format!(
-            "{}{}\n{}",
-            String::from_utf8_lossy(&installed),
-            hypervisor.display(),
-            kernel.display()
-        ),
+        versions: format!("{installed}\n{}\n{}", hypervisor.display(), kernel.display()),
     })
 }
 
-fn unpack_both(cache: &Path) -> Result<(PathBuf, PathBuf)> {
-    let hypervisor = unpack(cache, HYPERVISOR)?;
-    let depends = candidate_field(KERNEL, "Depends")?;
-    let kernel = depends.split([' ', ',']).next().unwrap_or_default();
-    anyhow::ensure!(kernel.starts_with("linux-image-"), "{KERNEL} depends on {depends:?}, not on a kernel");
-    Ok((hypervisor, unpack(cache, kernel)?))
+/// Names and versions of what is installed on this machine.
+fn installed() -> Result<String> {
+    let shown =
+        output_of(Command::new("dpkg-query").args(["--show", "--showformat=${Package} ${Version}\n"]))?;
+    Ok(String::from_utf8_lossy(&shown).into_owned())
 }
 
 /// Returns the folder of the unpacked package, downloading it if this version is not there yet.
-fn unpack(cache: &Path, package: &str) -> Result<PathBuf> {
-    let version = candidate_field(package, "Version")?;
+fn unpack(source: &Source, cache: &Path, package: &str) -> Result<PathBuf> {
+    let version = source.field(package, "Version")?;
     let folder = cache.join(format!("{package}_{}", version.replace(['/', ':'], "_")));
     if folder.is_dir() {
         return Ok(folder);
     }
     println!("lab: fetching {package} {version}");
     let work = tempfile::Builder::new().prefix("unfinished-").tempdir_in(cache)?;
-    output_of(
-        Command::new("apt-get")
-            .args(["download", "--quiet", &format!("{package}={version}")])
-            // The user _apt, whom apt would switch to, need not be able to write to our cache.
-            .args(["--option", "APT::Sandbox::User=root"])
-            .current_dir(work.path()),
-    )?;
+    source.download(package, &version, work.path())?;
     let archive = only_child(work.path())?;
     let tree = work.path().join("tree");
-    output_of(Command::new("dpkg").arg("--extract").arg(&archive).arg(&tree))?;
+    extract(&archive, &tree)?;
+    if tree.join("usr/lib/modules").is_dir() {
+        // Where depmod looks, and where older kernels have them.
+        std::os::unix::fs::symlink("usr/lib", tree.join("lib"))?;
+    }
     if let Ok(modules) = only_child(&tree.join("lib/modules")) {
         let release = modules.file_name().context("the modules' folder has no name")?;
         output_of(Command::new("/sbin/depmod").arg("--basedir").arg(&tree).arg(release))?;
     }
-    match fs::rename(&tree, &folder) {
+    put_in_place(&tree, folder)
+}
+
+/// Returns the folder of a tree with these packages and all that they depend on, and the names and versions of them;
+/// downloads them if these versions are not there yet.
+fn unpack_tree(
+    source: &Source,
+    cache: &Path,
+    packages: &[&str],
+    debian: Debian,
+) -> Result<(PathBuf, String)> {
+    let versions = source.closure(packages)?;
+    let mut hasher = DefaultHasher::new();
+    versions.hash(&mut hasher);
+    let folder = cache.join(format!("{}-root_{:016x}", debian.folder_name(), hasher.finish()));
+    if folder.is_dir() {
+        return Ok((folder, versions));
+    }
+    println!("lab: fetching {} packages of {}", versions.lines().count(), debian.codename());
+    let work = tempfile::Builder::new().prefix("unfinished-").tempdir_in(cache)?;
+    let tree = work.path().join("tree");
+    for archive in source.download_closure(packages, &work.path().join("archives"))? {
+        extract(&archive, &tree)?;
+    }
+    Ok((put_in_place(&tree, folder)?, versions))
+}
+
+fn extract(archive: &Path, tree: &Path) -> Result<()> {
+    output_of(Command::new("dpkg").arg("--extract").arg(archive).arg(tree)).map(drop)
+}
+
+fn put_in_place(tree: &Path, folder: PathBuf) -> Result<PathBuf> {
+    match fs::rename(tree, &folder) {
         Err(_) if folder.is_dir() => Ok(folder), // another run was faster
         renamed => renamed.map(|()| folder).context("cannot put the unpacked package in its place"),
     }
@@ -140,25 +203,21 @@ fn inflated(image: &Path) -> Result<PathBuf> {
         content.get(start..start + long(0x24c)?)
     };
     let payload = payload().with_context(|| format!("{} is no bzImage", image.display()))?;
+    // The kernel's build appends the length, which is no part of what is compressed.
+    let stream = &payload[..payload.len().saturating_sub(4)];
+    let program = match stream {
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        _ => bail!("the kernel in {} is compressed neither by xz nor by zstd", image.display()),
+    };
     let work = tempfile::tempdir_in(image.parent().context("the kernel has no folder")?)?;
-    let compressed = work.path().join("kernel.xz");
-    fs::write(&compressed, payload)?;
-    // The kernel's build appends the length, which a second stream would not begin with.
-    let kernel = output_of(Command::new("xz").args(["-dc", "--single-stream"]).arg(&compressed))?;
-    let finished = work.path().join("kernel");
+    let compressed = work.path().join("kernel");
+    fs::write(&compressed, stream)?;
+    let kernel = output_of(Command::new(program).arg("-dc").arg(&compressed))?;
+    let finished = work.path().join("vmlinux");
     fs::write(&finished, kernel)?;
     fs::rename(&finished, &inflated)?;
     Ok(inflated)
-}
-
-/// A field of the version of a package that apt would install.
-fn candidate_field(package: &str, field: &str) -> Result<String> {
-    let shown = output_of(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
-    String::from_utf8_lossy(&shown)
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(": "))
-        .map(str::to_owned)
-        .ok_or_else(|| anyhow!("apt knows no {field} of {package}"))
 }
 
 fn only_child(folder: &Path) -> Result<PathBuf> {

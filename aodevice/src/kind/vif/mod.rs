@@ -2,7 +2,7 @@
 //!
 //! Source of the keys: `xen/include/public/io/netif.h`, and what `xl` of Xen 4.17 was seen to
 //! write, in this order. That of the specification: `docs/man/xl-network-configuration.5.pod.in`, and what
-//! `xl -N network-attach` of 4.17 was seen to make of it.
+//! `xl -N network-attach` of 4.17 was seen to make of it; `vlan`, in both, by `xl` of 4.20.
 //!
 #![doc = include_str!("grammar.md")]
 
@@ -235,13 +235,13 @@ impl Spec for Vif {
     fn libxl(&self) -> Map<String, Value> {
         let mut members = Members::new();
         members.text("backend_domname", &self.backend_name).option("devid", self.devid);
-        members.option("mtu", self.mtu).text("model", &self.model);
+        members.option("mtu", self.mtu).text("vlan", &self.vlan).text("model", &self.model);
         members.option("mac", self.mac.map(|mac| mac.to_string())).text("ip", &self.ip);
         members.text("bridge", &self.bridge).text("ifname", &self.vifname).text("script", &self.script);
         members.option("nictype", self.nic_type.map(NicType::name));
         members.option("rate_bytes_per_interval", self.rate.map(|rate| rate.bytes));
         members.option("rate_interval_usecs", self.rate.map(|rate| rate.interval_us));
-        members.text("gatewaydev", &self.gatewaydev).text("vlan", &self.vlan);
+        members.text("gatewaydev", &self.gatewaydev);
         for name in spec::COLO.iter().filter(|name| self.colo.contains_key(**name)) {
             members.option(name, self.colo.get(*name).cloned());
         }
