@@ -7,7 +7,7 @@
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
-//! | the guest's device model: its end, and its log | [`model`] |
+//! | the guest's device model: its end, its log, and what it cannot take | [`model`], [`qmp`] |
 //! | the daemon that serves file systems | [`daemon`] |
 //! | reading files of `/proc` and `/sys` | [`proc`] |
 //! | libxl's configuration of the domain | [`entry`] |
@@ -32,6 +32,7 @@ pub(crate) mod pci;
 pub(crate) mod place;
 mod preview;
 mod proc;
+mod qmp;
 pub(crate) mod record;
 mod said;
 mod saved;
@@ -65,10 +66,11 @@ use crate::{
     Warning, Which,
 };
 
-pub use self::medium::{Medium, MediumChange, MediumPreview, MonitorError};
+pub use self::medium::{Medium, MediumChange, MediumPreview};
 pub(crate) use self::model::{Life, Model};
 pub use self::pci::PciHost;
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
+pub use self::qmp::MonitorError;
 pub(crate) use self::store::text;
 pub use self::target::Target;
 pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};

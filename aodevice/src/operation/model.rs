@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use xs_client::{Client, DomId, Error, Path};
 
 use super::observe::shown;
+use super::qmp::Connection;
 use super::store::text;
 use super::{Target, files, proc};
 use crate::machine::Reached;
@@ -293,7 +294,29 @@ impl Log {
     }
 }
 
+/// The first version of QEMU that exits when one of its older backends is to be added to it: seen with 10.0.13, and
+/// not with 7.2.22.
+const TAKES_NO_OLDER_BACKEND: u64 = 10;
+
 impl Toolstack {
+    /// Refuses a device of which the guest's device model would die, and all that it serves with it. A version that cannot
+    /// be asked for hinders nothing.
+    pub(crate) async fn check_model(&self, fe: DomId, backend: BackendKind) -> Result<(), Cause> {
+        if !matches!(backend, BackendKind::Vfb | BackendKind::Vkbd | BackendKind::P9 | BackendKind::Qusb) {
+            return Ok(());
+        }
+        let monitor = self.monitor(fe);
+        let monitor = timeout(self.limits.file, Connection::open(&monitor)).await;
+        match monitor.ok().and_then(Result::ok).and_then(|monitor| monitor.major()) {
+            Some(major) if major >= TAKES_NO_OLDER_BACKEND => Err(Cause::NotSupported {
+                what: format!("a {backend} backend for a domain whose device model is QEMU {major}"),
+                needs: "QEMU 9 or older: later ones exit when such a device is added, and take all disks that they serve with \
+                        them",
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The log of a guest's device model, as it stands.
     pub(crate) async fn model_log(&self, fe: DomId) -> Result<Option<Log>, Cause> {
         let name = Path::new(format!("/local/domain/{fe}/name"))?;

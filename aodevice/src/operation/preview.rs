@@ -170,6 +170,9 @@ impl Toolstack {
             return Err(Cause::NoDeviceModel(fe));
         }
         if wait_for != WaitFor::Tree {
+            self.check_model(fe, device.as_spec().backend(&guest)).await?;
+        }
+        if wait_for != WaitFor::Tree {
             device.as_spec().check_hot(&guest)?;
         }
         if let Some(target) = device.as_spec().must_exist() {

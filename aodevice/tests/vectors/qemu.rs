@@ -3,7 +3,10 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, WaitFor, list, vbd, vfb, vkb};
@@ -403,4 +406,37 @@ async fn the_image_is_closed_when_a_removal_is_done() {
         );
         assert_eq!(world.read(LX).await, "not there");
     }
+}
+
+/// QEMU 10 exits when one of its older backends is to be added, and takes its guest's disks with it: what it greets with
+/// is enough to refuse.
+#[tokio::test]
+async fn a_device_of_which_the_device_model_would_die_is_refused() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let monitor = UnixListener::bind(run_dir.path().join("qmp-libxl-1")).unwrap();
+    let major = Arc::new(AtomicU32::new(10));
+    let told = major.clone();
+    std::thread::spawn(move || {
+        for stream in monitor.incoming() {
+            let major = told.load(Ordering::Relaxed);
+            _ = writeln!(stream.unwrap(), r#"{{"QMP": {{"version": {{"qemu": {{"major": {major}}}}}}}}}"#);
+        }
+    });
+    let world = World::new().await;
+    world.write(MODEL, "running").await;
+    let toolstack = world.toolstack.clone().with_run_dir(run_dir.path());
+    let keyboard = Device::Vkb(vkb::parse(&["backend-type=qemu"]).unwrap());
+    let before = world.dump().await;
+    let cancel = CancellationToken::new();
+    let failure = toolstack.add(GUEST, &keyboard, WaitFor::Script, &cancel).await.unwrap_err();
+    assert_eq!(failure.cause.code(), "not_supported");
+    assert!(failure.to_string().contains("QEMU 10"), "{failure}");
+    assert_eq!(world.dump().await, before);
+
+    major.store(7, Ordering::Relaxed);
+    let (added, ()) = join!(toolstack.add(GUEST, &keyboard, WaitFor::Script, &cancel), async {
+        world.exists("/local/domain/0/backend/vkbd/1/0/state").await;
+        world.write("/local/domain/0/backend/vkbd/1/0/state", "2").await;
+    });
+    added.unwrap();
 }

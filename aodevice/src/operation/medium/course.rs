@@ -12,8 +12,8 @@
 
 use serde_json::Value;
 
-use super::qmp::{Command, MonitorError, Refusal};
 use crate::Cause;
+use crate::operation::qmp::{Command, MonitorError, Refusal};
 
 /// What is to be done next.
 #[derive(Debug)]

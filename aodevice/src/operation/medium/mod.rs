@@ -11,7 +11,6 @@
 mod course;
 mod drive;
 mod image;
-mod qmp;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -23,13 +22,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
-pub use self::qmp::MonitorError;
-
 use self::course::{Act, Content, Course, Ended, Heard, NewMedium, Stopped};
 use self::drive::{Drive, Seen};
 use self::image::Image;
-use self::qmp::{Command, Connection};
 use super::entry::{LOOK, LockProblem, await_lock};
+use super::qmp::{Command, Connection, MonitorError};
 use super::wait::{Cancel, cancelled, unless_cancelled};
 use super::{Job, LAST_WORDS, Model};
 use crate::kind::Spec;
@@ -225,7 +222,7 @@ impl Toolstack {
     }
 
     /// The socket of the monitor that libxl has the guest's device model make for toolstacks.
-    fn monitor(&self, fe: DomId) -> PathBuf {
+    pub(super) fn monitor(&self, fe: DomId) -> PathBuf {
         self.run_dir.join(format!("qmp-libxl-{fe}"))
     }
 }

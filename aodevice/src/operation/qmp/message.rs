@@ -36,8 +36,8 @@ impl Lines {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// Its kind: `GenericError`, `DeviceNotFound`.
-    pub(in crate::operation::medium) class: String,
-    pub(in crate::operation::medium) said: String,
+    pub(in crate::operation) class: String,
+    pub(in crate::operation) said: String,
 }
 
 impl Refusal {
@@ -60,8 +60,8 @@ impl Refusal {
 /// A message of QEMU's.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Message {
-    /// The first.
-    Greeting,
+    /// The first, with the number before the first dot of QEMU's version.
+    Greeting { major: Option<u64> },
     /// Something that nobody asked for.
     Event,
     /// An answer. Its id is that of the command, or missing where QEMU could not read that.
@@ -84,7 +84,8 @@ impl Message {
         if message.contains_key("event") {
             return Ok(Self::Event);
         }
-        if message.contains_key("QMP") { Ok(Self::Greeting) } else { Err(strange()) }
+        let greeting = message.get("QMP").ok_or_else(strange)?;
+        Ok(Self::Greeting { major: greeting["version"]["qemu"]["major"].as_u64() })
     }
 }
 
@@ -125,7 +126,8 @@ mod tests {
         let parse = |text: &str| Message::parse(text.as_bytes());
         let answer = |id, answer| Message::Answer { id, answer };
         let greeting = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#;
-        assert_eq!(parse(greeting).unwrap(), Message::Greeting);
+        assert_eq!(parse(greeting).unwrap(), Message::Greeting { major: Some(7) });
+        assert_eq!(parse(r#"{"QMP": []}"#).unwrap(), Message::Greeting { major: None });
         let event =
             r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "DEVICE_TRAY_MOVED", "data": {}}"#;
         assert_eq!(parse(event).unwrap(), Message::Event);

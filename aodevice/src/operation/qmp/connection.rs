@@ -20,30 +20,36 @@ const TRY: Duration = Duration::from_millis(50);
 
 /// A connection to the monitor of a device model. Its calls wait without limit: whoever calls has a deadline.
 #[derive(Debug)]
-pub(in crate::operation::medium) struct Connection {
+pub(in crate::operation) struct Connection {
     stream: UnixStream,
     lines: Lines,
     id: u64,
+    major: Option<u64>,
 }
 
 impl Connection {
     /// Connects, and waits to be greeted: QEMU serves one program at a time.
-    pub(in crate::operation::medium) async fn open(socket: &Path) -> Result<Self, MonitorError> {
+    pub(in crate::operation) async fn open(socket: &Path) -> Result<Self, MonitorError> {
         let stream = loop {
             match UnixStream::connect(socket).await {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(TRY).await,
                 connected => break connected?,
             }
         };
-        let mut connection = Self { stream, lines: Lines::default(), id: 0 };
+        let mut connection = Self { stream, lines: Lines::default(), id: 0, major: None };
         match connection.next("its greeting").await? {
-            Message::Greeting => Ok(connection),
+            Message::Greeting { major } => Ok(Self { major, ..connection }),
             _ => Err(MonitorError::Strange("it did not greet".to_owned())),
         }
     }
 
+    /// The number before the first dot of QEMU's version, if it has told that.
+    pub(in crate::operation) fn major(&self) -> Option<u64> {
+        self.major
+    }
+
     /// Asks for something, and waits for the answer.
-    pub(in crate::operation::medium) async fn ask(
+    pub(in crate::operation) async fn ask(
         &mut self,
         command: &Command,
         fd: Option<BorrowedFd<'_>>,

@@ -1,4 +1,4 @@
-//! QMP, the protocol of QEMU's monitor, as far as changing a medium needs it.
+//! QMP, the protocol of QEMU's monitor, as far as changing a medium needs it, and the version that it greets with.
 //!
 //! Source: QEMU's `docs/interop/qmp-spec.txt`, `qapi/block.json`, `qapi/misc.json`, and what xl 4.17 was seen to
 //! exchange with QEMU 7.2. A message is a JSON object on a line. QEMU greets, we say `qmp_capabilities`, and each
@@ -16,15 +16,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-pub(super) use connection::Connection;
-pub(super) use message::Refusal;
+pub(in crate::operation) use connection::Connection;
+pub(in crate::operation) use message::Refusal;
 
 /// The longest line that is read, in bytes. What is waited for has some hundred.
 const LINE_MAX: usize = 64 << 10;
 
 /// What QEMU is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(in crate::operation) enum Command {
     /// Ends the negotiation.
     Capabilities,
     /// Opens the tray of a drive and takes its medium out.
@@ -39,7 +39,7 @@ pub(super) enum Command {
 
 impl Command {
     /// Its name.
-    pub(super) const fn name(&self) -> &'static str {
+    pub(in crate::operation) const fn name(&self) -> &'static str {
         match self {
             Self::Capabilities => "qmp_capabilities",
             Self::Eject { .. } => "eject",
@@ -50,7 +50,7 @@ impl Command {
     }
 
     /// As it is said, but for the id of the message.
-    pub(super) fn to_json(&self) -> Value {
+    pub(in crate::operation) fn to_json(&self) -> Value {
         let arguments = match self {
             Self::Capabilities => return json!({"execute": self.name()}),
             Self::Eject { drive, force: false } => json!({"id": drive}),
