@@ -288,29 +288,32 @@ async fn another_backend_serves_the_device_by_now() {
 #[tokio::test(start_paused = true)]
 async fn the_device_is_replaced_right_after_the_claim() {
     const SAVED: &str = "/tool/xendev/backend/vbd/1/51712/params";
-    let world = World::new().await;
-    world.add_connected().await;
-    world.proxy.hold_from_commit();
-    let (removed, ()) = join!(world.remove(Force::AtOnce), async {
-        world.is_told_to_close().await;
-        for gone in [LX, BE, FE] {
-            world.dom0.rm(&path(gone)).await.unwrap();
-        }
-        for (directory, key, value) in [
-            (LX, "backend", BE),
-            (FE, "backend", BE),
-            (FE, "state", "1"),
-            (BE, "state", "4"),
-            (BE, "params", "/new"),
-        ] {
-            world.write(&format!("{directory}/{key}"), value).await;
-        }
-        world.write(SAVED, "/new").await;
-        world.proxy.hold(false);
-    });
-    assert!(matches!(removed.unwrap_err().cause, Cause::Taken));
-    assert_eq!(world.read(&format!("{FE}/state")).await, "1");
-    assert_eq!(world.read(SAVED).await, "/new");
+    for conflicts in [0, 1] {
+        let world = World::new().await;
+        world.add_connected().await;
+        world.proxy.conflict(conflicts);
+        world.proxy.hold_from_commit();
+        let (removed, ()) = join!(world.remove(Force::AtOnce), async {
+            world.is_told_to_close().await;
+            for gone in [LX, BE, FE] {
+                world.dom0.rm(&path(gone)).await.unwrap();
+            }
+            for (directory, key, value) in [
+                (LX, "backend", BE),
+                (FE, "backend", BE),
+                (FE, "state", "1"),
+                (BE, "state", "4"),
+                (BE, "params", "/new"),
+            ] {
+                world.write(&format!("{directory}/{key}"), value).await;
+            }
+            world.write(SAVED, "/new").await;
+            world.proxy.hold(false);
+        });
+        assert!(matches!(removed.unwrap_err().cause, Cause::Taken));
+        assert_eq!(world.read(&format!("{FE}/state")).await, "1");
+        assert_eq!(world.read(SAVED).await, "/new");
+    }
 }
 
 /// A removal of the last transaction is refused: nothing of it is carried out, and the next removal goes on.

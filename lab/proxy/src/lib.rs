@@ -137,7 +137,7 @@ impl Proxy {
         self.shared.ordered.notify_one();
     }
 
-    /// Holds back what is for the client from the reply to the next commit on, until [`Self::hold`] lets it go.
+    /// Holds back what is for the client from the reply to the next commit on that is not made to conflict, until [`Self::hold`] lets it go.
     pub fn hold_from_commit(&self) {
         self.shared.script().held_from_commit = true;
     }
@@ -224,11 +224,12 @@ impl Wire {
         let request = Request::decode(message.op, message.payload.clone());
         if let Ok(Request::TransactionEnd { commit: true }) = request {
             script.commits.push(Instant::now());
-            script.held |= std::mem::take(&mut script.held_from_commit);
             if script.conflicts > 0 {
                 script.conflicts -= 1;
                 self.replaced.insert(message.req_id, ErrorCode::EAGAIN);
                 message.payload = b"F\0"[..].into();
+            } else {
+                script.held |= std::mem::take(&mut script.held_from_commit);
             }
         }
         let path = request.as_ref().ok().and_then(Request::path);

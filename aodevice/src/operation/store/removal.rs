@@ -132,7 +132,8 @@ pub(crate) async fn close(
     // Not in the transaction: the guest can write there.
     let of_guest = &[paths.frontend.clone(), paths.frontend.join("state")?];
     let is_first = matches!(claim, Claim::First(_));
-    let (closing, changes) = transact(client, |tx| async move {
+    let again = &AtomicBool::new(false);
+    let (closing, left) = transact(client, |tx| async move {
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
@@ -140,11 +141,17 @@ pub(crate) async fn close(
             let read = Sources::read(&tx, &id, paths, target.recorded());
             if is_first { read.await.map(Some) } else { Ok(None) }
         };
-        let (seen, unfinished, of_guest, sources) = tokio::try_join!(
+        // The first attempt takes the guest's directory with it. A guest that writes there makes it conflict, so the next
+        // ones leave it for afterwards.
+        let takes = frontend != Frontend::Keep && !again.swap(true, Ordering::Relaxed);
+        let taken =
+            async { if takes { Ok(tx.read_opt(&paths.frontend).await?.is_some()) } else { Ok(false) } };
+        let (seen, unfinished, of_guest, sources, taken) = tokio::try_join!(
             async { Ok(look(&tx, &id, paths, Depth::Made).await?) },
             saved::is_unfinished(client, &id, paths),
             async { Ok(client.read_many(of_guest).await?) },
             sources,
+            taken,
         )?;
         let fe_state = of_guest[1].as_deref().map(StateValue::parse);
         let seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
@@ -157,14 +164,16 @@ pub(crate) async fn close(
                 Err(cause @ Cause::Store(_)) => return Err(cause),
                 // It may be gone, another backend may serve it, or others have written between these reads: who looks
                 // for it anew sees what it is.
-                Ok(_) | Err(_) => return Ok(((Closing::Changed, Vec::new()), Vec::new())),
+                Ok(_) | Err(_) => return Ok(((Closing::Changed, false), Vec::new())),
             }
         }
-        let requests = requests(&tx, target, record, &seen, &changes).await?;
-        Ok(((closing, changes), requests))
+        let mut requests = requests(&tx, target, record, &seen, &changes).await?;
+        let deletes = changes.contains(&Change::DeleteFrontend);
+        requests.extend((deletes && taken).then(|| Request::Rm(paths.frontend.clone())));
+        Ok(((closing, deletes && !takes), requests))
     })
     .await?;
-    if changes.contains(&Change::DeleteFrontend) {
+    if left {
         remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
     }
     if matches!(closing, Closing::Destroyed | Closing::Vanished) {
