@@ -141,7 +141,7 @@ fn unsupported(common: &Common, args: &AttachAllArgs, file: &str, found: &Device
     let refused = found.unsupported.iter().map(|place| Refused {
         place: format!("{file}:{place}"),
         code,
-        problem: "xendev cannot attach these yet".to_owned(),
+        problem: "these are not attached from a file yet".to_owned(),
     });
     if args.skip_unsupported {
         refused.for_each(|Refused { place, problem, .. }| {
@@ -152,7 +152,8 @@ fn unsupported(common: &Common, args: &AttachAllArgs, file: &str, found: &Device
     if found.unsupported.is_empty() {
         return Ok(());
     }
-    let hint = "attach them by xl, and the others with --skip-unsupported; nothing was changed";
+    let hint = "attach the others with --skip-unsupported, and these by themselves: usbdev= by xendev usbdev-attach, others by \
+                xl; nothing was changed";
     Err(of_several(code, format!("cannot attach all devices of {file}"), refused, hint))
 }
 

@@ -153,8 +153,8 @@ pub(crate) fn words(failure: &Failure) -> String {
              what that has"
         ),
         Hint::DetachElsewhere(domid) => format!(
-            "if it is not to be there, take it from there first (xendev usbdev-detach {domid}); xendev usb-list {domid} \
-             shows its ports"
+            "if it is not to be there, take it from there first: xendev usbdev-detach {domid} CONTROLLER PORT; xendev \
+             usb-list {domid} shows both"
         ),
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {

@@ -197,6 +197,7 @@ fn causes() -> Vec<Cause> {
         Cause::Assigned { .. } => [Cause::Assigned { device: String::new(), domid: DomId(1), place: String::new() }],
         Cause::NoHostDriver(_) => [Cause::NoHostDriver("")],
         Cause::Host(_) => [Cause::Host(String::new())],
+        Cause::HostSilent(_) => [Cause::HostSilent(limit)],
         Cause::ForeignBackend(_) => [Cause::ForeignBackend(String::new())],
     )
 }

@@ -163,16 +163,17 @@ impl Toolstack {
             return Err(Cause::NotInDomain0(lack));
         }
         device.as_spec().check(&guest)?;
-        if wait_for != WaitFor::Tree
-            && device.as_spec().backend(&guest).server() == Server::DeviceModel
-            && !Model::look(&self.client, (fe, self.own)).await?.is_running(fe)
-        {
+        let backend = device.as_spec().backend(&guest);
+        let by_model = backend.server() == Server::DeviceModel;
+        let model_runs = by_model && Model::look(&self.client, (fe, self.own)).await?.is_running(fe);
+        if wait_for != WaitFor::Tree && by_model && !model_runs {
             return Err(Cause::NoDeviceModel(fe));
         }
-        if wait_for != WaitFor::Tree {
-            self.check_model(fe, device.as_spec().backend(&guest)).await?;
+        if model_runs {
+            self.check_model(fe, backend).await?;
         }
-        if wait_for != WaitFor::Tree {
+        // A device model that runs has taken up what was to be there at its start.
+        if wait_for != WaitFor::Tree || model_runs {
             device.as_spec().check_hot(&guest)?;
         }
         if let Some(target) = device.as_spec().must_exist() {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::{self, ModelEnd};
 use super::{Ended, Outcome, Plan, Planned, Progress, Undone};
 use crate::report::Named;
-use crate::{Cause, DeviceId, Failure, Force, Removal, Success, Toolstack, Which};
+use crate::{Cause, DeviceId, Failure, Force, Success, Toolstack, Which};
 
 /// How long the device model lives on while what it serves cannot be told to close, because another operation has a
 /// device, or the store does not answer.
@@ -349,20 +349,14 @@ impl Worker {
     /// Removes what was added, the last stage first.
     async fn undo(&self, tally: &Tally) -> Vec<Undone> {
         // What was done is undone also if all was cancelled.
-        let never = CancellationToken::new();
         let mut undone = Vec::new();
         for stage in self.plan.stages.iter().rev() {
             let added = stage.iter().filter_map(|index| match &tally.ended[*index] {
                 Some(Ok(success)) => Some((*index, success.id)),
                 _ => None,
             });
-            let removals = added.map(|(index, id)| {
-                let never = &never;
-                async move {
-                    let removal = Removal::from(Force::AtOnce);
-                    let toolstack = self.observed(index, None);
-                    (index, toolstack.remove(id.fe, (id.kind, id.devid), removal, never).await)
-                }
+            let removals = added.map(|(index, id)| async move {
+                (index, self.observed(index, None).take_back(id, Force::AtOnce).await)
             });
             let mut removals: FuturesUnordered<_> = removals.collect();
             while let Some((index, outcome)) = removals.next().await {

@@ -160,6 +160,9 @@ pub enum Cause {
     /// The host's kernel did not do with a device what it was told to.
     #[error("the host's kernel refused: {}", printable(.0, TEXT_SHOWN))]
     Host(String),
+    /// The host's kernel did not answer within this time.
+    #[error("the host's kernel did not answer within {0:?}")]
+    HostSilent(Duration),
     /// The device's backend is in another domain, or of a kind that this version does not know.
     #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
     ForeignBackend(String),
@@ -318,7 +321,7 @@ impl Cause {
             Self::NoHostDevice(_) => "no_host_device",
             Self::Assigned { .. } => "assigned",
             Self::NoHostDriver(_) => "no_host_driver",
-            Self::Host(_) => "host",
+            Self::Host(_) | Self::HostSilent(_) => "host",
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
@@ -343,6 +346,7 @@ impl Cause {
         match self {
             Self::TimedOut { .. }
             | Self::Deadline
+            | Self::HostSilent(_)
             | Self::Busy { .. }
             | Self::ModelRefused { locked: Some(_), .. }
             | Self::Monitor { problem: MonitorError::NoAnswer { .. } | MonitorError::Busy(_), .. }

@@ -122,7 +122,7 @@ impl Failure {
             Cause::NoHostDevice(_) => Hint::ListHostDevices,
             Cause::Assigned { domid, .. } => Hint::DetachElsewhere(*domid),
             Cause::NoHostDriver(_) => Hint::LoadBackend(kind.info().backend_module),
-            Cause::Host(_) => Hint::ReadKernelLog,
+            Cause::Host(_) | Cause::HostSilent(_) => Hint::ReadKernelLog,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant

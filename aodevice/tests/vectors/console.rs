@@ -101,6 +101,20 @@ async fn a_device_model_that_runs_gets_no_channel() {
     assert_eq!(world.dump().await, before);
 }
 
+/// It would have to be there when the device model starts.
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_refused_once_the_device_model_runs() {
+    let world = World::new().await;
+    world.write("/local/domain/0/device-model/1/state", "running").await;
+    let before = world.dump().await;
+    for wait_for in [WaitFor::Tree, WaitFor::Script] {
+        let never = CancellationToken::new();
+        let refused = world.add_with(channel("connection=pty,name=a"), wait_for, &never).await.unwrap_err();
+        assert!(matches!(refused.cause, Cause::NotSupported { .. }), "{refused}");
+        assert_eq!(world.dump().await, before);
+    }
+}
+
 /// It has another place, and goes with its domain.
 #[tokio::test(start_paused = true)]
 async fn the_first_console_is_left_alone() {

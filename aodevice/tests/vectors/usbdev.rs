@@ -8,8 +8,8 @@ use std::time::Duration;
 use aodevice::libxl::Userdata;
 use aodevice::usbdev::{self, HostAddress, Port};
 use aodevice::{
-    Cause, Device, Failure, Force, Hint, HostUsb, Kind, Limits, Plan, Toolstack, UsbAttached, UsbHost,
-    UsbInterface, WaitFor, usb_controllers, usbctrl,
+    Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Plan, Toolstack, UsbAttached, UsbHost,
+    UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -404,6 +404,48 @@ async fn a_guest_without_a_controller_gets_one() {
     let (attached, ()) = tokio::join!(host.attach("hostbus=1,hostaddr=3"), served);
     assert_eq!(attached.unwrap().port, 1);
     assert_eq!(host.world.read(&format!("{QUSB}/num-ports")).await, "8");
+}
+
+/// Somebody puts a device into the controller that an attach has made for itself, before that fails; and into one of a
+/// file whose other devices fail: it stays where it is.
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_somebody_uses_by_now_is_not_taken_back() {
+    let host = Host::new().await;
+    host.world.write("/local/domain/0/device-model/1/state", "running").await;
+    let (failed, ()) = tokio::join!(host.attach("hostbus=1,hostaddr=3"), async {
+        host.world.exists(&format!("{QUSB}/state")).await;
+        // A second operation that finds the first one's controller, and takes all of its ports.
+        for port in 1..=8 {
+            host.world.write(&format!("{QUSB}/port/{port}"), format!("9-{port}")).await;
+        }
+        host.world.write(&format!("{QUSB}/state"), "2").await;
+    });
+    assert!(matches!(failed.unwrap_err().cause, Cause::Taken));
+    assert_eq!(host.world.read(&format!("{QUSB}/port/1")).await, "9-1");
+    assert_eq!(host.world.read(&format!("{QUSB}/num-ports")).await, "8");
+
+    let card = Device::Vsnd(vsnd::parse(&["card", "pcm, name=a", "stream, unique-id=0, type=p"]).unwrap());
+    let controller = Device::UsbCtrl(usbctrl::parse(&["type=qusb"]).unwrap());
+    let devices = [(controller, WaitFor::Tree.into()), (card, WaitFor::Script.into())];
+    let cancel = CancellationToken::new();
+    let (outcome, ()) =
+        tokio::join!(Plan::add(GUEST, devices).undo(true).run(&host.toolstack, &cancel).finish(), async {
+            let second = "/local/domain/0/backend/qusb/1/1";
+            host.world.exists("/libxl/1/device/vsnd/0/backend").await;
+            host.world.write(&format!("{second}/port/2"), "8-1").await;
+        });
+    let undone: Vec<_> = outcome
+        .undone
+        .iter()
+        .map(|undone| match &undone.ended {
+            Ended::Failed(failure) => failure.to_string(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    let stays = "cannot detach vusb 1 from domain 1: the USB device 8-1 is given to domain 1 already, in port 2 of its USB \
+                 controller 1";
+    assert_eq!(undone, [stays]);
+    assert_eq!(host.world.read("/local/domain/0/backend/qusb/1/1/port/2").await, "8-1");
 }
 
 const VM: &str = "/vm/0a1b2c3d-0000-4000-8000-0123456789ab";

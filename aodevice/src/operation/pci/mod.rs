@@ -186,7 +186,7 @@ impl<'a> Work<'a> {
         work: impl FnOnce(&dyn PciHost) -> Result<(), Cause> + Send + 'static,
     ) -> Result<(), Cause> {
         let (host, limit) = (self.host.clone(), self.job.toolstack.limits.file);
-        let no_answer = || Err(Cause::Host(format!("it did not answer within {limit:?}")));
+        let no_answer = || Err(Cause::HostSilent(limit));
         blocking(limit, move || work(&*host)).await.unwrap_or_else(no_answer)
     }
 

@@ -27,7 +27,7 @@ use crate::libxl::{self, Userdata};
 use crate::report::{Failure, Named, Operation, Success};
 use crate::usbctrl::UsbCtrl;
 use crate::usbdev::{HostAddress, Port, UsbDev};
-use crate::{Cause, Device, Force, Kind, Toolstack, WaitFor, Warning, guest};
+use crate::{Cause, Device, DeviceId, Force, Kind, Toolstack, WaitFor, Warning, guest};
 
 /// How a USB device was attached.
 #[derive(Clone, Debug, Serialize)]
@@ -101,6 +101,17 @@ impl Toolstack {
         work.job.finish(outcome)
     }
 
+    /// Removes what was added a moment ago, but for a USB controller into which somebody has put a device meanwhile.
+    pub(crate) async fn take_back(&self, id: DeviceId, force: Force) -> Result<Success, Box<Failure>> {
+        if id.kind == Kind::Vusb
+            && let Err(cause) = ports::close(&self.client, (id.fe, self.own), id.devid).await
+        {
+            let job = Job::new(self, Operation::Detach, Named::of_id(id.which()));
+            return job.finish((Err(cause), Vec::new()));
+        }
+        self.remove(id.fe, (id.kind, id.devid), force, &CancellationToken::new()).await
+    }
+
     /// Takes all USB devices from a controller that is to be removed: what usbback had of them would be nobody's.
     pub(crate) async fn empty_usb_controller(
         &self,
@@ -158,10 +169,11 @@ impl<'a> Work<'a> {
         }
         let (outcome, mut warnings) = course.outcome();
         if let (Err(_), Some(devid)) = (&outcome, self.made) {
-            let never = CancellationToken::new();
-            let removed =
-                self.job.toolstack.remove(self.fe, (Kind::Vusb, devid), Force::AfterTimeout, &never).await;
-            if let Err(failure) = removed {
+            let id = DeviceId::new(ports::which(self.fe, devid), self.job.toolstack.own);
+            // Whoever has a device there by now has found the controller, and did not ask for one of his own.
+            if let Err(failure) = self.job.toolstack.take_back(id, Force::AfterTimeout).await
+                && !matches!(failure.cause, Cause::Assigned { .. })
+            {
                 let step = "removing the controller that was made for it";
                 warnings.push(Warning::LeftBehind { step, cause: failure.cause });
             }
@@ -208,7 +220,7 @@ impl<'a> Work<'a> {
         let host = self.job.toolstack.usb_host();
         match blocking(limit, move || work(&*host)).await {
             Some(done) => done.map_err(|error| Cause::Host(error.to_string())),
-            None => Err(Cause::Host(format!("it did not answer within {limit:?}"))),
+            None => Err(Cause::HostSilent(limit)),
         }
     }
 

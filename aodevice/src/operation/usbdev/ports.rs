@@ -266,6 +266,32 @@ pub(super) async fn occupied(
     Ok(occupied.filter(|port| Slot::new(controller, *port, "", own).is_ok()).collect())
 }
 
+/// Takes its ports from a controller that was made for nothing, so that nobody puts a device there any more before it is
+/// removed.
+///
+/// Fails if somebody has done so already: it is his by now, and stays.
+pub(super) async fn close(client: &Client, (fe, own): (DomId, DomId), devid: u32) -> Result<(), Cause> {
+    transact(client, |tx| async move {
+        let controllers = recorded(&tx, fe).await?;
+        let Some(controller) = controllers.iter().find(|controller| controller.devid == devid) else {
+            return Ok(((), Vec::new()));
+        };
+        if let Some((port, Some(held))) = (1..).zip(&controller.ports).find(|(_, held)| held.is_some()) {
+            return Err(Cause::Assigned {
+                device: format!("the USB device {held}"),
+                domid: fe,
+                place: format!("in port {port} of its USB controller {devid}"),
+            });
+        }
+        let id = Slot::new(controller, 1, "", own)?.id;
+        let counts = [id.toolstack()?.join("num-ports")?, id.backend()?.join("num-ports")?];
+        let seen = tx.read_many(&counts).await?;
+        let there = counts.into_iter().zip(seen).filter(|(_, seen)| seen.is_some());
+        Ok(((), there.map(|(path, _)| Request::Rm(path)).collect()))
+    })
+    .await
+}
+
 /// The controller of this number.
 pub(super) fn which(fe: DomId, devid: u32) -> Which {
     Which { fe, kind: Kind::Vusb, devid }
