@@ -4,7 +4,8 @@ use aodevice::vbd::{self, Format, Vdev};
 use aodevice::{Device, Medium, MediumChange, libxl};
 use serde_json::json;
 
-use crate::args::{CdEjectArgs, CdInsertArgs, ChangingMedium, Common, ImageFormat};
+use crate::args::{CdEjectArgs, CdInsertArgs, Common, ImageFormat};
+use crate::options::ChangingMedium;
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
 use crate::signals::cancel_on_signal;
 use crate::world::World;

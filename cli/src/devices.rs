@@ -4,7 +4,8 @@ use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libx
 use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
-use crate::args::{Attaching, Common, Detaching, ListArgs};
+use crate::args::{Common, ListArgs};
+use crate::options::{Attaching, Detaching};
 use crate::output::say;
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
 use crate::progress::Progress;

@@ -6,8 +6,9 @@ use aodevice::{
 };
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
 
-use crate::args::{Attaching, Common, Detaching, ListArgs};
+use crate::args::{Common, ListArgs};
 use crate::devices::{self, OtherName};
+use crate::options::{Attaching, Detaching};
 use crate::output::Role;
 use crate::problem::{Code, Exit, Problem};
 use crate::world::World;

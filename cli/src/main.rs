@@ -14,6 +14,7 @@ mod hint;
 mod kinds;
 mod machine;
 mod network;
+mod options;
 mod output;
 mod pci;
 mod plan;

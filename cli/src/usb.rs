@@ -10,8 +10,9 @@ use clap::Args;
 use devstate::StateValue;
 use serde_json::json;
 
-use crate::args::{Common, GuestArgs, Recording};
+use crate::args::{Common, GuestArgs};
 use crate::devices;
+use crate::options::Recording;
 use crate::output::{self, say};
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
 use crate::signals::cancel_on_signal;

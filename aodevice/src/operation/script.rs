@@ -368,7 +368,9 @@ impl Job<'_> {
         let Some(found) = found else {
             return Ok(Surroundings { target_is_file: true, ..Surroundings::default() });
         };
-        let others = async || store::nodes_of_others(client, target, inputs.reads_backend()).await;
+        // Where the toolstack's record is gone with its domain, BE may stand yet, and is no other's.
+        let is_ours = inputs != Inputs::Taken;
+        let others = async || store::nodes_of_others(client, target, is_ours).await;
         let mut around = Surroundings { target_is_file: found.is_file, ..Surroundings::default() };
         let before = self.before.as_ref().or(keys.get(BEFORE));
         let since = before.map(|before| found.made_since(before));

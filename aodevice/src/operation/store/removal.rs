@@ -176,7 +176,8 @@ pub(crate) async fn close(
     if left {
         remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
     }
-    if matches!(closing, Closing::Destroyed | Closing::Vanished) {
+    // What vanished after it was claimed is still to be undone, by what is saved of it.
+    if closing == Closing::Destroyed || (is_first && closing == Closing::Vanished) {
         saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(closing)
