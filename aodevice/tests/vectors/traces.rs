@@ -1,28 +1,35 @@
 //! What is traced: every transition of a machine, once.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 
 use tokio::join;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::subscriber::set_global_default;
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::world::{BE, LX, World, disk};
 
-/// The transitions, one a line.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// The transitions of the test that this thread runs, one a line.
+    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One for all threads: where there is but one for a thread, `tracing` takes what another thread finds first, no
+/// subscriber, for the answer of all.
+struct Log;
 
 impl Log {
-    fn begin() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        (log.clone(), set_default(log))
+    fn begin() {
+        static ALL: Once = Once::new();
+        ALL.call_once(|| set_global_default(Self).unwrap());
+        LINES.take();
     }
 
-    fn taken(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
+    fn taken() -> Vec<String> {
+        LINES.take()
     }
 }
 
@@ -53,7 +60,7 @@ impl Subscriber for Log {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0.trim_end().to_owned());
+        LINES.with_borrow_mut(|lines| lines.push(line.0.trim_end().to_owned()));
     }
 
     fn enter(&self, _: &Id) {}
@@ -64,7 +71,7 @@ impl Subscriber for Log {
 #[tokio::test(start_paused = true)]
 async fn every_transition_with_the_time_that_its_state_took() {
     let world = World::new().await;
-    let (log, _kept) = Log::begin();
+    Log::begin();
     let (failed, ()) = join!(world.add(disk()), async {
         world.at(3.0).await;
         world.backend_says("6").await;
@@ -72,7 +79,7 @@ async fn every_transition_with_the_time_that_its_state_took() {
     failed.unwrap_err();
     let of = "operation=attach device=vbd xvda domid=1";
     assert_eq!(
-        log.taken(),
+        Log::taken(),
         [
             r#"from="Idle" event="begin" to="Checking" elapsed_ms=0"#,
             r#"from="Checking" event="all is there" to="Creating" elapsed_ms=0"#,
@@ -92,14 +99,14 @@ async fn those_of_a_part_are_told_under_the_name_of_its_state() {
     world.add_connected().await;
     world.write(&format!("{LX}/op"), "add:1 stage=left").await;
     world.backend_says("6").await;
-    let (log, _kept) = Log::begin();
+    Log::begin();
     let (added, ()) = join!(world.add(disk()), async {
         world.is_gone(BE).await;
         world.exists(BE).await;
         world.backend_says("2").await;
     });
     added.unwrap();
-    let way = log.taken().into_iter().map(|line| line.split('"').nth(1).unwrap().to_owned());
+    let way = Log::taken().into_iter().map(|line| line.split('"').nth(1).unwrap().to_owned());
     assert_eq!(
         way.collect::<Vec<_>>(),
         [
