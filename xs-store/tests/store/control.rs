@@ -133,7 +133,8 @@ impl Subscriber for Log {
 #[tokio::test]
 async fn what_is_asked_to_be_logged_is_in_the_log() {
     let log = Log::default();
-    let _kept = tracing::subscriber::set_default(log.clone());
+    // For all threads: of one for this thread, `tracing` takes what another finds first for the answer of all.
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
     let (_store, mut a) = store();
     a.ok(Op::CONTROL, "print|hello|").await;
     a.ok(Op::CONTROL, "log|on|").await;
