@@ -61,7 +61,7 @@ pub(crate) enum Change {
     Record(Stage),
     /// Removes the operation record.
     Release,
-    /// Removes FE, once all else is committed: in the transaction the guest could make it conflict.
+    /// Removes FE; once all else is committed if the guest makes that conflict.
     DeleteFrontend,
     /// Writes `online`=0 in BE.
     Offline,
