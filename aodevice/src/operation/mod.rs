@@ -9,7 +9,7 @@
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | the guest's device model: its end, its log, and what it cannot take | [`model`], [`qmp`] |
 //! | the daemon that serves file systems | [`daemon`] |
-//! | reading files of `/proc` and `/sys` | [`proc`] |
+//! | reading files of `/proc` | [`proc`] |
 //! | libxl's configuration of the domain | [`entry`] |
 //! | where a new device goes, and what an add would do | [`place`], [`preview`] |
 //! | what both ends say, for reports | [`observe`] |
@@ -193,13 +193,12 @@ impl<'a> Job<'a> {
             Action::Probe { which, adopt } => {
                 let probed = async {
                     let look = async |id: DeviceId| {
-                        let (probed, config, model, stood) = tokio::join!(
+                        tokio::join!(
                             store::probe(client, id, adopt),
                             self.toolstack.config_of(which.fe),
                             Model::of(client, &id),
                             Texts::read(client, &id),
-                        );
-                        (probed, config, model, stood)
+                        )
                     };
                     let seen = match self.found.take() {
                         Some(id) => Some(look(id).await).filter(|(probed, ..)| probed.is_ok()),
@@ -268,7 +267,8 @@ impl<'a> Job<'a> {
             }
             Step::Destroy => {
                 let _turn = self.toolstack.turn().await;
-                let depth = if self.ending.is_some() { Depth::There } else { Depth::Standing };
+                // A device model that ends removes what it serves, so that is asked for with all else.
+                let depth = if self.ending.is_some() { Depth::Made } else { Depth::Standing };
                 Event::Destroyed(store::destroy(client, target, record, depth).await)
             }
             Step::Enter(device) => Event::Entered(self.enter(target, &device, cancel).await),

@@ -141,6 +141,26 @@ async fn lost(
     }
 }
 
+/// Waits for a state of the node at this path. Whoever calls cancels by dropping it.
+pub(super) async fn for_state(
+    client: &Client,
+    path: &Path,
+    (node, goal): (Node, Goal),
+    limit: Duration,
+) -> Result<Reached, Cause> {
+    match wait(client, path, goal, limit, &CancellationToken::new()).await {
+        Outcome::Reached(_) => Ok(Reached::Value),
+        Outcome::Gone => Ok(Reached::Gone),
+        Outcome::Failed(state) => {
+            Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() })
+        }
+        Outcome::Vanished => Err(Cause::Vanished(node)),
+        Outcome::TimedOut { .. } => Err(Cause::TimedOut { node, goal: goal.to_string(), limit }),
+        Outcome::Io(error) => Err(Cause::Store(error)),
+        _ => Err(Cause::Aborted),
+    }
+}
+
 impl Job<'_> {
     /// Waits for a node of a device that is ours.
     pub(super) async fn wait(
@@ -156,17 +176,7 @@ impl Job<'_> {
         let never = CancellationToken::new();
         let waited = async {
             match until {
-                Until::State(goal) => match wait(client, &path, goal, limit, &never).await {
-                    Outcome::Reached(_) => Ok(Reached::Value),
-                    Outcome::Gone => Ok(Reached::Gone),
-                    Outcome::Failed(state) => {
-                        Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() })
-                    }
-                    Outcome::Vanished => Err(Cause::Vanished(node)),
-                    Outcome::TimedOut { .. } => Err(Cause::TimedOut { node, goal: goal.to_string(), limit }),
-                    Outcome::Io(error) => Err(Cause::Store(error)),
-                    _ => Err(Cause::Aborted),
-                },
+                Until::State(goal) => for_state(client, &path, (node, goal), limit).await,
                 Until::Text { done, fail, absent_fails } => {
                     let decide = |value: Option<&[u8]>| {
                         let is = |texts: &[&str]| {

@@ -10,7 +10,7 @@ mod host;
 
 use std::sync::Arc;
 
-use devstate::{Absent, Ended, Goal, Outcome, StateSet, StateValue, XenbusState, wait, wait_until};
+use devstate::{Absent, Ended, Goal, StateSet, StateValue, XenbusState, wait_until};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
@@ -21,7 +21,7 @@ use self::course::{Act, Change, Course, Heard, Reached};
 use self::host::NoPciHost;
 use super::files::blocking;
 use super::observe::{Texts, observe};
-use super::wait::{Cancel, cancelled, unless_cancelled};
+use super::wait::{Cancel, cancelled, for_state, unless_cancelled};
 use super::{Job, LAST_WORDS, Target};
 use crate::machine::Node;
 use crate::pcidev::{PciAddress, PciDev};
@@ -254,21 +254,10 @@ impl<'a> Work<'a> {
         let toolstack = self.job.toolstack;
         let client = &toolstack.client;
         let limit = if self.attaches() { toolstack.limits.connect } else { toolstack.limits.close };
-        let (node, never) = (Node::BackendState, CancellationToken::new());
+        let never = CancellationToken::new();
         let (backend, frontend) = (bus::id(self.fe).backend()?, bus::id(self.fe).frontend()?);
         let (state, frontend) = (backend.join("state")?, frontend.join("state")?);
-        let waited = async {
-            match wait(client, &state, goal, limit, &never).await {
-                Outcome::Reached(_) | Outcome::Gone => Ok(Reached::State),
-                Outcome::Failed(state) => {
-                    Err(Cause::Refused { node, goal: goal.to_string(), found: state.to_string() })
-                }
-                Outcome::Vanished => Err(Cause::Vanished(node)),
-                Outcome::TimedOut { .. } => Err(Cause::TimedOut { node, goal: goal.to_string(), limit }),
-                Outcome::Io(error) => Err(Cause::Store(error)),
-                _ => Err(Cause::Aborted),
-            }
-        };
+        let waited = for_state(client, &state, (Node::BackendState, goal), limit);
         let closed = |value: Option<&[u8]>| {
             let state = value.map(|value| StateValue::parse(value).state());
             matches!(state, None | Some(Some(XenbusState::Closed))).then_some(())
@@ -283,7 +272,7 @@ impl<'a> Work<'a> {
         tokio::select! {
             biased;
             () = cancelled(cancel) => Err(Cause::Aborted),
-            waited = waited => waited,
+            waited = waited => waited.map(|_| Reached::State),
             () = closed => Ok(Reached::FrontendClosed),
             () = facts::until(&*toolstack.facts, self.fe, Condition::is_over) => Ok(Reached::FrontendClosed),
         }

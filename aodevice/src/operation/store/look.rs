@@ -15,8 +15,6 @@ use crate::{Cause, DeviceId, Paths};
 pub(crate) enum Depth {
     /// Nothing.
     Standing,
-    /// Nothing, and its backend is likely to be gone.
-    There,
     /// What scripts have said.
     Said,
     /// Whether scripts have made something.
@@ -38,7 +36,7 @@ pub(crate) async fn look(
         Depth::Standing => {}
         Depth::Said if scripted => keys.extend(Said::nodes(backend)?),
         Depth::Said => {}
-        Depth::There | Depth::Made => keys.extend(directories.clone()),
+        Depth::Made => keys.extend(directories.clone()),
     }
     let mut values = store.read_many(&keys).await?.into_iter();
     let mut next = || values.next().flatten();
@@ -52,7 +50,6 @@ pub(crate) async fn look(
     (seen.lx, seen.be) = (seen.op.is_some(), seen.be_state.is_some());
     match depth {
         Depth::Said if scripted => seen.said = Said::from_values(next(), next()),
-        Depth::There => (seen.lx, seen.be) = (next().is_some(), next().is_some()),
         Depth::Made => {
             (seen.lx, seen.be) = (next().is_some(), next().is_some());
             // Of one that is alive this decides nothing.
@@ -64,8 +61,7 @@ pub(crate) async fn look(
         }
         _ => {}
     }
-    let is_known = matches!(depth, Depth::There | Depth::Made) || (seen.lx && seen.be);
-    if !is_known {
+    if depth != Depth::Made && !(seen.lx && seen.be) {
         let there = store.read_many(&directories).await?;
         (seen.lx, seen.be) = (there[0].is_some(), there[1].is_some());
     }

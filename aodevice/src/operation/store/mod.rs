@@ -95,8 +95,8 @@ pub(crate) async fn close_for_server(
     cancel: Cancel<'_>,
 ) -> Result<(), Cause> {
     let decide = |seen: &Seen| Ok(((), steps::close_for_server(seen, record.token)?));
-    // It mostly has said so itself, or removed its directory.
-    let seen = look(client, &target.id(), target.paths(), Depth::There).await?;
+    // It mostly has said so itself, or removed its directory, which is asked for with all else.
+    let seen = look(client, &target.id(), target.paths(), Depth::Made).await?;
     if let Ok(((), changes)) = decide(&seen)
         && changes.is_empty()
     {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join_all;
 use xs_client::{Client, DomId, Path, Request, Requests};
 
 use super::host::{HostUsb, USBBACK};
@@ -67,6 +68,14 @@ enum Choice<'a> {
     NoPort,
 }
 
+/// A device is in a port of a controller already.
+fn assigned(bus_id: &str, controller: &UsbController, port: usize) -> Cause {
+    let UsbController { domid, devid, .. } = *controller;
+    let (device, place) =
+        (format!("the USB device {bus_id}"), format!("in port {port} of its USB controller {devid}"));
+    Cause::Assigned { device, domid, place }
+}
+
 /// Chooses the port for a device, from the controllers of all guests.
 fn choose<'a>(
     (fe, own): (DomId, DomId),
@@ -76,11 +85,10 @@ fn choose<'a>(
 ) -> Result<Choice<'a>, Cause> {
     let holder = |controller: &UsbController| {
         let index = controller.ports.iter().position(|port| port.as_deref() == Some(bus_id))?;
-        Some((controller.domid, controller.devid, index + 1))
+        Some(assigned(bus_id, controller, index + 1))
     };
-    if let Some((domid, devid, port)) = all.iter().find_map(holder) {
-        let place = format!("in port {port} of its USB controller {devid}");
-        return Err(Cause::Assigned { device: format!("the USB device {bus_id}"), domid, place });
+    if let Some(cause) = all.iter().find_map(holder) {
+        return Err(cause);
     }
     let free = |controller: &UsbController| {
         let index = controller.ports.iter().position(Option::is_none)?;
@@ -130,12 +138,10 @@ pub(super) async fn claim(
     has_usbback: bool,
 ) -> Result<Claimed, Cause> {
     transact(client, |tx| async move {
-        let mut all = Vec::new();
-        for domid in tx.directory_or_empty(&Path::new("/libxl")?).await? {
-            if let Ok(domid) = domid.parse() {
-                all.extend(recorded(&tx, domid).await?);
-            }
-        }
+        let domids = tx.directory_or_empty(&Path::new("/libxl")?).await?;
+        // Side by side, or a host with many guests would take a round trip for each.
+        let of_guests = domids.iter().filter_map(|domid| Some(recorded(&tx, domid.parse().ok()?)));
+        let all = try_join_all(of_guests).await?.concat();
         let (controller, port) = match choose((fe, own), dev, &host.bus_id, &all)? {
             Choice::Port(controller, port) => (controller, port),
             Choice::NoPort => return Ok((Claimed::NoPort, Vec::new())),
@@ -277,11 +283,7 @@ pub(super) async fn close(client: &Client, (fe, own): (DomId, DomId), devid: u32
             return Ok(((), Vec::new()));
         };
         if let Some((port, Some(held))) = (1..).zip(&controller.ports).find(|(_, held)| held.is_some()) {
-            return Err(Cause::Assigned {
-                device: format!("the USB device {held}"),
-                domid: fe,
-                place: format!("in port {port} of its USB controller {devid}"),
-            });
+            return Err(assigned(held, controller, port));
         }
         let id = Slot::new(controller, 1, "", own)?.id;
         let counts = [id.toolstack()?.join("num-ports")?, id.backend()?.join("num-ports")?];
