@@ -90,6 +90,8 @@ pub(crate) struct Job<'a> {
     found: Option<DeviceId>,
     /// BE's keys after the scripts of the add have run.
     made: Recorded,
+    /// The copy of BE's keys that was saved for the scripts of the add.
+    copy: Recorded,
     /// What was made of the target already before the scripts ran, separated by blanks.
     before: Option<String>,
     /// Whether an operation is on record that did not come to its end.
@@ -122,6 +124,7 @@ impl<'a> Job<'a> {
             id: None,
             found: None,
             made: Recorded::new(),
+            copy: Recorded::new(),
             before: None,
             resumes: false,
             owner_awaited: None,
@@ -298,6 +301,7 @@ impl<'a> Job<'a> {
     async fn create(&mut self, fe: DomId, device: &Arc<Device>, cancel: Cancel<'_>) -> Created {
         let Toolstack { client, own, script_dir, .. } = self.toolstack;
         self.made.clear();
+        self.copy.clear();
         self.before = None;
         let ready = async {
             let guest = async { Ok(Guest::look(client, (fe, *own), script_dir.clone()).await?) };
@@ -390,15 +394,10 @@ impl<'a> Job<'a> {
         Ok(Occupant { text, record, alive, seen })
     }
 
-    async fn settle(&self, target: &Target, served: bool) -> Result<(), Cause> {
+    async fn settle(&mut self, target: &Target, served: bool) -> Result<(), Cause> {
         let (client, record) = (&self.toolstack.client, &self.record);
-        if target.runs() > 0 {
-            saved::finish(client, target.paths()).await?;
-        }
-        let settled = store::step(client, target, record, (None, Depth::Standing), |seen| {
-            Ok(((), steps::settle(seen, record.token, served)?))
-        });
-        settled.await?;
+        let finished = self.copy.remove(saved::BEFORE).map(|_| saved::write(target.paths(), &self.copy));
+        store::settle(client, target, record, served, finished).await?;
         if let Err(cause) = saved::sweep(client, target.id().fe).await {
             debug!(%cause, "copies of devices that are gone cannot be removed");
         }

@@ -1,20 +1,21 @@
 //! The saved copy of a backend's keys: what a script needs to undo its work when BE is gone.
 //!
-//! It is a directory of the same shape as BE, `/tool/xendev/backend/<kind>/<fe>/<devid>`, so a script
-//! can be run in it. It is not below LX, where `xl` would see keys that it does not write, and not in
-//! BE, where it would go with BE. `xl` knows nothing of it, so it may outlive its device: it is
+//! It is the value of one node, `/tool/xendev/backend/<kind>/<fe>/<devid>`: a JSON object of BE's keys, and of ours.
+//! Below that node, or where it may be another device's by then below `/tool/xendev/undo`, a script is run that cannot
+//! be run in BE: it finds a directory of BE's shape there. The copy is not below LX, where `xl` would see keys that it
+//! does not write, and not in BE, with which it would go. `xl` knows nothing of it, so it may outlive its device: it is
 //! believed only for the guest that it was saved for, and only where the device still is.
 //!
-//! Copies are read and written outside of the steps' transactions: those of all devices have common
-//! parents, so every operation would make every other one conflict.
+//! Copies are made outside of the steps' transactions: those of all devices have common parents, so every operation
+//! would make every other one conflict. One that is there is changed, and removed, with the device.
 
 use futures_util::future::try_join_all;
-use xs_client::{Client, DomId, Path, PathError, Request, Requests, Transaction};
+use xs_client::{Client, DomId, Error, Path, PathError, Request, Requests, Transaction};
 
-use super::cleanup;
-use super::store::{named, text, writes};
+use super::store::{text, writes};
+use super::{Target, cleanup};
 use crate::kind::Recorded;
-use crate::{BackendKind, Cause, DeviceId, Kind, Paths};
+use crate::{BackendKind, Cause, DeviceId, Paths};
 
 /// Our own key beside the copies: the guest's `vm` node, which no two guests share.
 const GUEST: &str = "xendev-guest";
@@ -37,15 +38,39 @@ pub(crate) fn of_kind(kind: BackendKind) -> Result<Path, PathError> {
 /// Where all copies are, by the kinds of backends.
 const ALL: &str = "/tool/xendev/backend";
 
+/// Above which no clean-up of copies goes.
+const ROOT: &str = "/tool";
+
+/// What is in a copy; nothing if there is none, or it was not written as one.
+pub(crate) fn parse(value: Option<&[u8]>) -> Option<Recorded> {
+    serde_json::from_slice(value?).ok()
+}
+
+pub(crate) async fn read(store: &Requests, copy: &Path) -> Result<Option<Recorded>, Error> {
+    Ok(parse(store.read_opt(copy).await?.as_deref()))
+}
+
+/// The request that writes a copy.
+pub(crate) fn write(paths: &Paths, copy: &Recorded) -> Request {
+    let value = serde_json::Value::from_iter(copy.clone()).to_string();
+    Request::Write { path: paths.saved.clone(), value: value.into() }
+}
+
 async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
 
 /// Whether the copy is of an add whose script was begun and has not come to its end, and may have made what
 /// stays without its backend.
-pub(crate) async fn is_unfinished(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<bool, Cause> {
-    let outlives_backend = id.be_kind.is_scripted() && id.kind.info().outlives_backend;
-    Ok(outlives_backend && store.read_opt(&paths.saved.join(BEFORE)?).await?.is_some())
+pub(crate) fn is_unfinished(id: &DeviceId, copy: Option<&Recorded>) -> bool {
+    id.be_kind.is_scripted()
+        && id.kind.info().outlives_backend
+        && copy.is_some_and(|copy| copy.contains_key(BEFORE))
+}
+
+/// The same of the copy that is there now.
+pub(crate) async fn unfinished(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<bool, Cause> {
+    Ok(id.be_kind.is_scripted() && is_unfinished(id, read(store, &paths.saved).await?.as_ref()))
 }
 
 /// Whether a backend's key is the driver's own, of no use to a script.
@@ -66,36 +91,39 @@ pub(crate) fn is_ours(key: &str) -> bool {
     key.starts_with("xendev-")
 }
 
-/// Writes the copy of an add whose script is about to begin, in place of an older device's.
+/// Writes the copy of an add whose script is about to begin, in place of an older device's, and yields it.
 pub(crate) async fn begin(
     store: &Requests,
     paths: &Paths,
     keys: &Recorded,
     (before, origin): (&str, &str),
-) -> Result<(), Cause> {
-    let removed = async { Ok(cleanup::remove_only(store, &paths.saved).await?) };
-    let ((), guest) = tokio::try_join!(removed, guest_of(store, paths))?;
-    let mut keys = keys.clone();
-    keys.retain(|key, _| !is_of_driver(key));
-    keys.insert(BEFORE.to_owned(), before.to_owned());
-    keys.insert(FILE.to_owned(), origin.to_owned());
-    keys.insert(GUEST.to_owned(), guest.unwrap_or_default());
-    write_at(store, &paths.saved, &keys).await
+) -> Result<Recorded, Cause> {
+    let guest = guest_of(store, paths).await?;
+    let mut copy = keys.clone();
+    copy.insert(BEFORE.to_owned(), before.to_owned());
+    copy.insert(FILE.to_owned(), origin.to_owned());
+    copy.insert(GUEST.to_owned(), guest.unwrap_or_default());
+    copy.retain(|key, _| !is_of_driver(key));
+    // A run in an older one may have left its directory; mostly there is none.
+    let replaced = store.batch(vec![Request::Rm(paths.saved.clone()), write(paths, &copy)]).await?;
+    replaced.into_iter().skip(1).try_for_each(|written| written.map(drop))?;
+    Ok(copy)
 }
 
 /// Adds what the script has reported.
-pub(crate) async fn report(store: &Requests, paths: &Paths, keys: &Recorded) -> Result<(), Cause> {
-    let mut keys = keys.clone();
-    keys.retain(|key, _| !is_of_driver(key));
-    write_at(store, &paths.saved, &keys).await
+pub(crate) async fn report(
+    store: &Requests,
+    paths: &Paths,
+    copy: &mut Recorded,
+    keys: &Recorded,
+) -> Result<(), Cause> {
+    let told = keys.iter().filter(|(key, _)| !is_of_driver(key));
+    copy.extend(told.map(|(key, value)| (key.clone(), value.clone())));
+    store.all(vec![write(paths, copy)]).await?;
+    Ok(())
 }
 
-/// Notes that the script has come to its end.
-pub(crate) async fn finish(store: &Requests, paths: &Paths) -> Result<(), Cause> {
-    Ok(cleanup::remove_only(store, &paths.saved.join(BEFORE)?).await?)
-}
-
-/// Writes a copy at another place.
+/// Makes a directory of BE's shape for the run of a script.
 pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded) -> Result<(), Cause> {
     if keys.is_empty() {
         return Ok(());
@@ -106,16 +134,27 @@ pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded
     Ok(())
 }
 
-/// What is believed of the copy of a device: nothing if it is of an earlier guest of the number.
-pub(crate) async fn trusted(store: &Requests, kind: Kind, paths: &Paths) -> Result<Recorded, Cause> {
-    let names = ["params", GUEST, BEFORE, FILE, SEQUENCE].iter().chain(kind.info().made);
-    let names = names.map(|name| (*name).to_owned()).collect();
-    let home = async { Ok(store.read_opt(&paths.home).await?) };
-    let (saved, home, guest) =
-        tokio::try_join!(named(store, &paths.saved, names), home, guest_of(store, paths))?;
-    let is_of_another =
-        home.is_some() && saved.get(GUEST).map(String::as_str) != Some(&*guest.unwrap_or_default());
-    Ok(if is_of_another { Recorded::new() } else { saved })
+/// A copy as it is found, and whether it is of the guest that has the number now, or had it last.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) copy: Option<Recorded>,
+    is_of_guest: bool,
+}
+
+impl Found {
+    pub(crate) async fn read(store: &Requests, paths: &Paths) -> Result<Self, Cause> {
+        let home = async { Ok(store.read_opt(&paths.home).await?) };
+        let copy = async { Ok(read(store, &paths.saved).await?) };
+        let (copy, home, guest) = tokio::try_join!(copy, home, guest_of(store, paths))?;
+        let of = copy.as_ref().and_then(|copy| copy.get(GUEST));
+        let is_of_guest = home.is_none() || of == Some(&guest.unwrap_or_default());
+        Ok(Self { copy, is_of_guest })
+    }
+
+    /// What is believed of it: nothing if it is of an earlier guest of the number.
+    pub(crate) fn trusted(self) -> Recorded {
+        self.copy.filter(|_| self.is_of_guest).unwrap_or_default()
+    }
 }
 
 /// Adds what the script of the device has made, as far as it is in the copy and not recorded otherwise.
@@ -137,28 +176,50 @@ const ATTEMPTS: usize = 16;
 /// Removes a copy, and the parents that it leaves empty, as long as none of the nodes is there that say that it may be
 /// another's by now. Nothing depends on it: a copy that stays is not believed.
 async fn remove(client: &Client, copy: &Path, unless: &[Path]) -> Result<(), Cause> {
-    let root = &Path::new("/tool")?;
+    let root = &Path::new(ROOT)?;
     for _ in 0..ATTEMPTS {
         let remove = |tx: Transaction| async move {
-            let (seen, extent) = tokio::try_join!(tx.read_many(unless), cleanup::extent(&tx, copy, root))?;
+            let extent = cleanup::extent(&tx, copy, root);
+            let (seen, extent) = tokio::try_join!(tx.read_many(unless), extent)?;
             let goes = seen.iter().all(Option::is_none);
             Ok(((), extent.into_iter().filter(|_| goes).map(Request::Rm).collect()))
         };
         match client.decide(remove).await {
-            Err(xs_client::Error::Store { .. }) => {}
+            Err(Error::Store { .. }) => {}
             removed => return Ok(removed?),
         }
     }
     Ok(())
 }
 
-/// Removes the copy that was made for a single run.
+/// What is removed with a device of its copy and the parents that it leaves empty, and whether a run that was killed
+/// has left a directory aside, which is to be forgotten then.
+pub(crate) async fn extent(tx: &Requests, target: &Target) -> Result<(Vec<Path>, bool), Error> {
+    if !target.id().be_kind.is_scripted() {
+        return Ok((Vec::new(), false));
+    }
+    let (Paths { saved, undo, .. }, root) = (target.paths(), Path::new(ROOT)?);
+    let nodes = [saved.clone(), undo.clone()];
+    let (seen, mut extent) = tokio::try_join!(tx.read_many(&nodes), cleanup::extent(tx, saved, &root))?;
+    if !goes_with(parse(seen[0].as_deref()).as_ref(), target.recorded().get("params")) {
+        extent.clear();
+    }
+    Ok((extent, seen[1].is_some()))
+}
+
+/// Removes the directory that was made for a single run.
 pub(crate) async fn remove_aside(client: &Client, paths: &Paths) -> Result<(), Cause> {
     remove(client, &paths.undo, &[]).await
 }
 
-/// Removes the copies of a device that is not there any more. One of an add that did not come to its end,
-/// of another device than the one with these `params`, stays for a removal: `xl` has put its own in that one's place.
+/// Whether a copy goes with the device with these `params`. One of an add that did not come to its end, of another
+/// device than that, stays for a removal: `xl` has put its own in that one's place.
+fn goes_with(copy: Option<&Recorded>, params: Option<&String>) -> bool {
+    // What was not written as one is of no use to anybody.
+    copy.is_none_or(|copy| !copy.contains_key(BEFORE) || copy.get("params") == params)
+}
+
+/// Removes the copies of a device that is not there any more.
 pub(crate) async fn forget(
     client: &Client,
     id: &DeviceId,
@@ -168,19 +229,15 @@ pub(crate) async fn forget(
     if !id.be_kind.is_scripted() {
         return Ok(());
     }
-    let Paths { toolstack, backend, saved, undo, .. } = paths;
-    let mut nodes = Vec::from([toolstack, backend, saved, undo].map(Clone::clone));
-    nodes.extend([saved.join(BEFORE)?, saved.join("params")?]);
+    let nodes = [&paths.toolstack, &paths.backend, &paths.saved, &paths.undo].map(Clone::clone);
     let seen = client.read_many(&nodes).await?;
     if seen[0].is_some() || seen[1].is_some() {
         return Ok(());
     }
-    // One without `params` was not written to its end.
-    let is_its = seen[4].is_none() || seen[5].is_none() || seen[5].as_deref() == params.map(String::as_bytes);
-    if seen[2].is_some() && is_its {
-        remove(client, saved, &nodes[..2]).await?;
+    if seen[2].is_some() && goes_with(parse(seen[2].as_deref()).as_ref(), params) {
+        remove(client, &paths.saved, &nodes[..2]).await?;
     }
-    if seen[3].is_some() { remove(client, undo, &nodes[..2]).await } else { Ok(()) }
+    if seen[3].is_some() { remove(client, &paths.undo, &nodes[..2]).await } else { Ok(()) }
 }
 
 /// How many other guests are looked at by a sweep, so that an add costs no more the more guests there are.
@@ -206,7 +263,7 @@ async fn sweep_kind(client: &Client, kind: BackendKind, fe: DomId) -> Result<(),
         let of_guest = parent.join(guest)?;
         for devid in client.directory_or_empty(&of_guest).await? {
             let copy = of_guest.join(devid)?;
-            if client.read_opt(&copy.join(BEFORE)?).await?.is_none() {
+            if read(client, &copy).await?.is_none_or(|copy| !copy.contains_key(BEFORE)) {
                 remove(client, &copy, std::slice::from_ref(&home)).await?;
             }
         }

@@ -74,8 +74,10 @@ impl Job<'_> {
         };
         let ran = self.run(&request, cancel, Box::pin(permit)).await;
         let said = match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(Ok((before, said))) => {
-                self.before = self.before.take().or(before);
+            Some(Ok((first, said))) => {
+                if let Some((before, copy)) = first {
+                    (self.before, self.copy) = (Some(before), copy);
+                }
                 said
             }
             Some(Err(cause)) => return Event::NotRun(cause),
@@ -96,8 +98,12 @@ impl Job<'_> {
     /// what was made of its target already: who has to clean up after a script that was killed must not
     /// take that for its work.
     ///
-    /// Yields what had been made, and what earlier scripts have said of their runs.
-    async fn begin_add(&self, target: &Target, index: usize) -> Result<(Option<String>, Said), Cause> {
+    /// Yields what had been made with the copy, and what earlier scripts have said of their runs.
+    async fn begin_add(
+        &self,
+        target: &Target,
+        index: usize,
+    ) -> Result<(Option<(String, Recorded)>, Said), Cause> {
         let client = &self.toolstack.client;
         let begin = |seen: &Seen| {
             // The error is forgotten in this step.
@@ -115,8 +121,8 @@ impl Job<'_> {
         let found = found.unwrap_or_default();
         let before = found.baseline();
         let origin = found.origin.to_string();
-        saved::begin(client, target.paths(), target.recorded(), (&before, &origin)).await?;
-        Ok((Some(before), said))
+        let copy = saved::begin(client, target.paths(), target.recorded(), (&before, &origin)).await?;
+        Ok((Some((before, copy)), said))
     }
 
     /// The failure of a script with what it said of that in the store, if it said anything since `before`.
@@ -153,14 +159,17 @@ impl Job<'_> {
             return Err(Cause::Reported { run: Box::new(request), report });
         }
         // The others are as they were written.
-        names.retain(|name| name == "hotplug-status" || !target.recorded().contains_key(name));
+        names.retain(|name| {
+            name == "hotplug-status"
+                || !(store::PASSING.contains(&&**name) || target.recorded().contains_key(name))
+        });
         self.made = named(client, backend, names).await?;
         if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
         self.add_numbers(target).await?;
         // Whoever goes on after us is to know it too.
-        saved::report(&self.toolstack.client, target.paths(), &self.made).await?;
+        saved::report(&self.toolstack.client, target.paths(), &mut self.copy, &self.made).await?;
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
         let unreported = (target.id().kind.info().unreported)(&keys);

@@ -11,8 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::owners::remove;
 use crate::world::{BE, FE, GUEST, LX, Line, World, disk, path, warned};
 
-const SAVED: &str = "/tool/xendev/backend/vbd/1/51712";
-
 impl World {
     /// `xl` tears the device down: it knows nothing of records.
     async fn xl_removes(&self) {
@@ -240,7 +238,7 @@ async fn what_a_script_needs_to_undo_its_work_is_saved() {
     for (key, value) in
         [("params", "/srv/d.img"), ("node", "/dev/sim0"), ("mode", "w"), ("script", "/etc/xen/scripts/block")]
     {
-        assert_eq!(world.read(&format!("{SAVED}/{key}")).await, value);
+        assert_eq!(world.saved(key).await, value);
     }
     world.backend_says("6").await;
     world.remove(Force::Never).await.unwrap();
@@ -254,7 +252,7 @@ async fn a_copy_of_another_device_is_not_believed() {
     let world = World::new().await;
     world.add_connected().await;
     world.xl_removes().await;
-    assert_eq!(world.read(&format!("{SAVED}/node")).await, "/dev/sim0");
+    assert_eq!(world.saved("node").await, "/dev/sim0");
     world.xl_adds().await;
     world.dom0.rm(&path(BE)).await.unwrap();
     world.write(&format!("{LX}/script"), "/etc/xen/scripts/block").await;
@@ -288,7 +286,7 @@ async fn a_dead_add_below_a_device_of_xl_is_undone_by_the_next_removal() {
         world.backend_says("2").await;
     });
     died.unwrap_err();
-    world.write(&format!("{SAVED}/node"), "/dev/sim0").await;
+    world.save("node", "/dev/sim0").await;
     world.xl_removes().await;
     world.xl_adds().await;
     world.remove(Force::AtOnce).await.unwrap();

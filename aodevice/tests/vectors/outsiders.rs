@@ -11,9 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use xs_client::{DomId, ErrorCode, Op};
 
-use crate::world::{BE, FE, GUEST, LX, Line, World, disk, disk_named, path, warned};
-
-const SAVED: &str = "/tool/xendev/backend/vbd/1/51712";
+use crate::world::{BE, FE, GUEST, LX, Line, SAVED, World, disk, disk_named, path, warned};
 
 /// A backend that closed, or vanished, while the script ran: the device is not as it was asked for.
 #[tokio::test(start_paused = true)]
@@ -176,7 +174,7 @@ async fn an_add_that_died_is_undone_after_xl_removed_its_nodes() {
             world.dom0.rm(&path(directory)).await.unwrap();
         }
         // As far as that was told, in the copy.
-        world.write(&format!("{SAVED}/node"), "/dev/sim0").await;
+        world.save("node", "/dev/sim0").await;
         if by_add {
             world.scripts.on("add", Line::Takes(0.0));
             let (added, ()) = join!(world.add(disk()), async {

@@ -287,7 +287,6 @@ async fn another_backend_serves_the_device_by_now() {
 /// what its script made.
 #[tokio::test(start_paused = true)]
 async fn the_device_is_replaced_right_after_the_claim() {
-    const SAVED: &str = "/tool/xendev/backend/vbd/1/51712/params";
     for conflicts in [0, 1] {
         let world = World::new().await;
         world.add_connected().await;
@@ -307,12 +306,12 @@ async fn the_device_is_replaced_right_after_the_claim() {
             ] {
                 world.write(&format!("{directory}/{key}"), value).await;
             }
-            world.write(SAVED, "/new").await;
+            world.save("params", "/new").await;
             world.proxy.hold(false);
         });
         assert!(matches!(removed.unwrap_err().cause, Cause::Taken));
         assert_eq!(world.read(&format!("{FE}/state")).await, "1");
-        assert_eq!(world.read(SAVED).await, "/new");
+        assert_eq!(world.saved("params").await, "/new");
     }
 }
 

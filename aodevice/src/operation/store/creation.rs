@@ -49,7 +49,7 @@ pub(crate) async fn create(
         }
         let (seen, unfinished, checked, fe, stood) = tokio::join!(
             look(&tx, &id, &paths, Depth::Made),
-            saved::is_unfinished(client, &id, &paths),
+            saved::unfinished(client, &id, &paths),
             place::check(&tx, &id, &paths, device),
             tx.read_opt(&paths.frontend),
             // Not in the transaction: the guest can write there.

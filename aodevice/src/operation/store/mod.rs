@@ -9,24 +9,24 @@ mod removal;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use futures_util::future::try_join3;
+use futures_util::future::try_join4;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{Client, ErrorCode, Op, Path, Request, Requests, Transaction};
 
-use super::Target;
 use super::cleanup::{self, CleanupRoots};
 use super::record::Record;
 use super::steps::{self, Change, Seen};
 use super::wait::Cancel;
+use super::{Target, saved};
 use crate::kind::Recorded;
-use crate::{Cause, DeviceId, Paths};
+use crate::{Cause, Paths};
 
 pub(crate) use self::creation::{Written, create};
 pub(crate) use self::look::{Depth, keys_but, keys_of, look, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
-pub(crate) use self::removal::{close, destroy, identify, probe, remove_frontend};
+pub(crate) use self::removal::{PASSING, close, destroy, identify, probe, remove_frontend};
 
 pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
     value.and_then(|value| String::from_utf8(value.into()).ok())
@@ -53,8 +53,7 @@ pub(crate) async fn requests(
             Change::SayClosed => write(backend.join("state")?, XenbusState::Closed.digits().to_owned()),
             Change::ForgetError => Request::Rm(backend.join("hotplug-error")?),
             Change::RemoveTree => {
-                let trees = Trees::look(tx, &target.id(), target.paths(), seen.home).await?;
-                requests.extend(trees.removal());
+                requests.extend(Trees::look(tx, target, seen.home).await?.removal());
                 continue;
             }
         });
@@ -62,28 +61,30 @@ pub(crate) async fn requests(
     Ok(requests)
 }
 
-/// What of a device's three directories is to be removed, with the parents that they leave empty.
-pub(crate) struct Trees([Vec<Path>; 3]);
+/// What of a device's three directories and of its copy is to be removed, with the parents that they leave empty.
+pub(crate) struct Trees {
+    extents: [Vec<Path>; 4],
+    /// Whether more is left of a script's run.
+    aside: bool,
+}
 
 impl Trees {
-    pub(crate) async fn look(
-        tx: &Requests,
-        id: &DeviceId,
-        Paths { frontend, backend, toolstack, .. }: &Paths,
-        home: bool,
-    ) -> Result<Self, Cause> {
-        let roots = CleanupRoots::new(id, home)?;
-        let (frontend, toolstack, backend) = try_join3(
+    pub(crate) async fn look(tx: &Requests, target: &Target, home: bool) -> Result<Self, Cause> {
+        let id = target.id();
+        let Paths { frontend, backend, toolstack, .. } = target.paths();
+        let roots = CleanupRoots::new(&id, home)?;
+        let (frontend, toolstack, backend, (copy, aside)) = try_join4(
             cleanup::extent(tx, frontend, &roots.frontend),
             cleanup::extent(tx, toolstack, &roots.toolstack),
             cleanup::extent(tx, backend, &roots.backend),
+            saved::extent(tx, target),
         )
         .await?;
-        Ok(Self([frontend, toolstack, backend]))
+        Ok(Self { extents: [frontend, toolstack, backend, copy], aside })
     }
 
     pub(crate) fn removal(self) -> impl Iterator<Item = Request> {
-        self.0.into_iter().flatten().map(Request::Rm)
+        self.extents.into_iter().flatten().map(Request::Rm)
     }
 }
 
@@ -121,6 +122,25 @@ pub(crate) async fn step<T>(
         let seen = look(&tx, &target.id(), target.paths(), depth).await?;
         let (result, changes) = decide(&seen)?;
         Ok((result, requests(&tx, target, record, &seen, &changes).await?))
+    })
+    .await
+}
+
+/// Removes the record of an add that has come to its end. `finished`: the request by which its copy tells of that.
+pub(crate) async fn settle(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    served: bool,
+    finished: Option<Request>,
+) -> Result<(), Cause> {
+    let finished = &finished;
+    transact(client, |tx| async move {
+        let seen = look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
+        let changes = steps::settle(&seen, record.token, served)?;
+        let mut requests = requests(&tx, target, record, &seen, &changes).await?;
+        requests.extend(finished.clone());
+        Ok(((), requests))
     })
     .await
 }

@@ -6,6 +6,7 @@ use xs_client::{Client, Path};
 
 use super::text;
 use crate::Cause;
+use crate::kind::Recorded;
 use crate::operation::{Target, files, saved};
 
 /// The devices that have directories below this one of their kind, as `<fe>/<devid>`.
@@ -35,22 +36,28 @@ pub(crate) async fn nodes_of_others(
     for device in devices {
         let (backend, saved) = (backends.join(&device)?, copies.join(&device)?);
         if backend != target.paths().backend {
-            paths.extend([backend.join("node")?, saved.join("node")?, saved.join(saved::SEQUENCE)?]);
+            paths.extend([backend.join("node")?, saved]);
         }
     }
-    let seen: Vec<Option<String>> = client.read_many(&paths).await?.into_iter().map(text).collect();
+    let seen = client.read_many(&paths).await?;
     let other =
         if is_ours { None } else { text(client.read_opt(&target.paths().backend.join("node")?).await?) };
-    let names = seen.chunks(3).filter_map(|device| match device {
-        [Some(node), Some(saved), Some(counted)] if node == saved => {
-            files::sequence(node).is_none_or(|now| now == *counted).then_some(node)
+    let names = seen.chunks(2).filter_map(|device| {
+        let node = text(device[0].clone());
+        let copy = saved::parse(device[1].as_deref()).unwrap_or_default();
+        match (node, copy.get("node"), copy.get(saved::SEQUENCE)) {
+            (Some(node), Some(saved), Some(counted)) if node == *saved => {
+                files::sequence(&node).is_none_or(|now| now == *counted).then_some(node)
+            }
+            (Some(node), ..) => Some(node),
+            // Its backend is gone, and what its script made is not.
+            (None, Some(saved), Some(counted)) => {
+                (files::sequence(saved)? == *counted).then(|| saved.clone())
+            }
+            _ => None,
         }
-        [Some(node), ..] => Some(node),
-        // Its backend is gone, and what its script made is not.
-        [None, Some(saved), Some(counted)] => (files::sequence(saved)? == *counted).then_some(saved),
-        _ => None,
     });
-    Ok(names.cloned().chain(other).collect())
+    Ok(names.chain(other).collect())
 }
 
 /// The copies, and the operation records, of other devices whose scripts run, or died, that may have made
@@ -69,12 +76,12 @@ pub(crate) async fn unfinished_others(
             continue;
         };
         let op = Path::new(format!("/libxl/{fe}/device/{}/{devid}/op", id.kind))?;
-        let keys = [saved.join(saved::BEFORE)?, saved.join(saved::FILE)?, op];
-        let mut seen = client.read_many(&keys).await?.into_iter().map(text);
-        if let (Some(Some(_)), Some(Some(of)), Some(op)) = (seen.next(), seen.next(), seen.next())
-            && of == origin
-        {
-            records.push((saved, op));
+        let (copy, op) = tokio::try_join!(saved::read(client, &saved), client.read_opt(&op))?;
+        let is_of = |copy: Recorded| {
+            copy.contains_key(saved::BEFORE) && copy.get(saved::FILE).is_some_and(|of| of == origin)
+        };
+        if copy.is_some_and(is_of) {
+            records.push((saved, text(op)));
         }
     }
     Ok(records)

@@ -46,12 +46,11 @@ pub(crate) async fn identify(client: &Client, own: DomId, which: Which) -> Resul
 pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<Probed, Cause> {
     let paths = id.paths()?;
     let none = Recorded::new();
-    let (seen, unfinished, sources) = tokio::try_join!(
+    let (seen, sources) = tokio::try_join!(
         async { Ok(look(client, &id, &paths, Depth::Made).await?) },
-        saved::is_unfinished(client, &id, &paths),
         Sources::read(client, &id, &paths, &none),
     )?;
-    let seen = Seen { unfinished, ..seen };
+    let seen = Seen { unfinished: sources.is_unfinished(&id), ..seen };
     if !seen.unfinished && !seen.lx && !seen.be {
         // Whoever removed the device knew nothing of the copy.
         saved::forget(client, &id, &paths, None).await?;
@@ -61,12 +60,12 @@ pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<
 }
 
 /// Keys that say nothing of what a device is.
-const PASSING: [&str; 5] = ["op", "frontend", "state", "online", "hotplug-error"];
+pub(crate) const PASSING: [&str; 5] = ["op", "frontend", "state", "online", "hotplug-error"];
 
 /// Where it stands what is recorded of a device.
 struct Sources {
     toolstack: Recorded,
-    saved: Recorded,
+    saved: saved::Found,
 }
 
 impl Sources {
@@ -77,13 +76,17 @@ impl Sources {
             let names = ["backend", "params"].map(str::to_owned).to_vec();
             return Ok(Self {
                 toolstack: named(store, &paths.toolstack, names).await?,
-                saved: Recorded::new(),
+                saved: saved::Found::default(),
             });
         }
         let known = known.keys().cloned().chain(["backend".to_owned()]).collect();
         let toolstack = keys_but(store, &paths.toolstack, &PASSING, known);
-        let (toolstack, saved) = tokio::try_join!(toolstack, saved::trusted(store, id.kind, paths))?;
+        let (toolstack, saved) = tokio::try_join!(toolstack, saved::Found::read(store, paths))?;
         Ok(Self { toolstack, saved })
+    }
+
+    fn is_unfinished(&self, id: &DeviceId) -> bool {
+        saved::is_unfinished(id, self.saved.copy.as_ref())
     }
 
     /// What is recorded of a device that is there: by whoever added it, and by its script.
@@ -103,7 +106,7 @@ impl Sources {
             None if seen.lx && seen.op.is_none() => {
                 return Err(Cause::ForeignBackend("not recorded".to_owned()));
             }
-            None if !seen.be && seen.unfinished => recorded = keys_of(store, &paths.saved).await?,
+            None if !seen.be && seen.unfinished => recorded = self.saved.copy.clone().unwrap_or_default(),
             None if !seen.be && seen.home => return Err(Cause::NoSuchDevice),
             None if !seen.be => return Err(Cause::NoSuchDomain(id.fe.to_string())),
             None => {
@@ -113,7 +116,7 @@ impl Sources {
                 recorded = keys_of(store, &paths.backend).await?;
             }
         }
-        saved::merge(id, self.saved, &mut recorded);
+        saved::merge(id, self.saved.trusted(), &mut recorded);
         recorded.retain(|key, _| !PASSING.contains(&key.as_str()));
         Ok(recorded)
     }
@@ -146,14 +149,18 @@ pub(crate) async fn close(
         let takes = frontend != Frontend::Keep && !again.swap(true, Ordering::Relaxed);
         let taken =
             async { if takes { Ok(tx.read_opt(&paths.frontend).await?.is_some()) } else { Ok(false) } };
+        // Who reads the sources knows it from these.
+        let unfinished =
+            async { if is_first { Ok(false) } else { saved::unfinished(client, &id, paths).await } };
         let (seen, unfinished, of_guest, sources, taken) = tokio::try_join!(
             async { Ok(look(&tx, &id, paths, Depth::Made).await?) },
-            saved::is_unfinished(client, &id, paths),
+            unfinished,
             async { Ok(client.read_many(of_guest).await?) },
             sources,
             taken,
         )?;
         let fe_state = of_guest[1].as_deref().map(StateValue::parse);
+        let unfinished = sources.as_ref().map_or(unfinished, |sources| sources.is_unfinished(&id));
         let seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
         let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
         if let Some(sources) = sources.filter(|_| !changes.is_empty()) {
@@ -177,7 +184,7 @@ pub(crate) async fn close(
         remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
     }
     // What vanished after it was claimed is still to be undone, by what is saved of it.
-    if closing == Closing::Destroyed || (is_first && closing == Closing::Vanished) {
+    if is_first && closing == Closing::Vanished {
         saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(closing)
@@ -224,7 +231,7 @@ pub(crate) async fn destroy(
     depth: Depth,
 ) -> Result<Destroyed, Cause> {
     let (id, paths) = (target.id(), target.paths());
-    let again = &AtomicBool::new(false);
+    let (again, aside) = (&AtomicBool::new(false), &AtomicBool::new(false));
     let destroyed = transact(client, |tx| async move {
         if again.swap(true, Ordering::Relaxed) {
             let is_to_go = |seen: &Seen| steps::destroy(seen, record.token).0 == Destroyed::Gone;
@@ -233,9 +240,10 @@ pub(crate) async fn destroy(
         // Whether the guest has a home decides how much goes; nearly always it has.
         let (seen, trees) = tokio::try_join!(
             async { Ok(look(&tx, &id, paths, depth).await?) },
-            Trees::look(&tx, &id, paths, true),
+            Trees::look(&tx, target, true),
         )?;
         let (destroyed, changes) = steps::destroy(&seen, record.token);
+        aside.store(trees.aside, Ordering::Relaxed);
         let requests = if destroyed == Destroyed::Gone && seen.home {
             trees.removal().collect()
         } else {
@@ -244,7 +252,7 @@ pub(crate) async fn destroy(
         Ok((destroyed, requests))
     })
     .await?;
-    if destroyed == Destroyed::Gone {
+    if destroyed == Destroyed::Gone && aside.load(Ordering::Relaxed) {
         saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(destroyed)

@@ -23,6 +23,7 @@ pub(crate) const GUEST: DomId = DomId(1);
 pub(crate) const BE: &str = "/local/domain/0/backend/vbd/1/51712";
 pub(crate) const FE: &str = "/local/domain/1/device/vbd/51712";
 pub(crate) const LX: &str = "/libxl/1/device/vbd/51712";
+pub(crate) const SAVED: &str = "/tool/xendev/backend/vbd/1/51712";
 
 /// What an operation ends with.
 pub(crate) type Ended = Result<Success, Box<Failure>>;
@@ -160,6 +161,21 @@ impl World {
     pub(crate) async fn read(&self, node: &str) -> String {
         let value = self.dom0.read_opt(&path(node)).await.unwrap();
         value.map_or("not there".to_owned(), |value| value.escape_ascii().to_string())
+    }
+
+    /// A key of the saved copy of BE, in words if there is none.
+    pub(crate) async fn saved(&self, key: &str) -> String {
+        let copy = self.dom0.read_opt(&path(SAVED)).await.unwrap();
+        let copy = copy.map(|copy| serde_json::from_slice(&copy).unwrap()).unwrap_or(serde_json::Value::Null);
+        copy[key].as_str().unwrap_or("not there").to_owned()
+    }
+
+    /// Writes a key of the saved copy.
+    pub(crate) async fn save(&self, key: &str, value: &str) {
+        let copy = self.dom0.read_opt(&path(SAVED)).await.unwrap();
+        let mut copy = copy.map_or(serde_json::json!({}), |copy| serde_json::from_slice(&copy).unwrap());
+        copy[key] = value.into();
+        self.write(SAVED, copy.to_string()).await;
     }
 
     /// Waits until a node is there.
