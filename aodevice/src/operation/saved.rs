@@ -87,7 +87,7 @@ pub(crate) fn is_own(key: &str) -> bool {
 }
 
 /// Whether a key is our own beside the copies.
-pub(crate) fn is_ours(key: &str) -> bool {
+fn is_ours(key: &str) -> bool {
     key.starts_with("xendev-")
 }
 

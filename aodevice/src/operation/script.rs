@@ -12,7 +12,7 @@ use super::record::Stage;
 use super::said::Said;
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs, Seen};
-use super::store::{self, Depth, keys_but, named};
+use super::store::{self, Depth, named};
 use super::wait::{Cancel, LOOK};
 use super::{Job, LAST_WORDS, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
@@ -286,8 +286,9 @@ impl Job<'_> {
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
         let backend = if inputs.reads_backend() {
-            let known = keys.keys().filter(|key| !saved::is_ours(key)).cloned().collect();
-            keys_but(client, &paths.backend, &[], known).await?
+            let asked: Vec<&str> = info.made.iter().copied().chain(["params"]).collect();
+            let is_needless = |key: &str| store::PASSING.contains(&key) || saved::is_own(key);
+            store::keys_since(client, &paths.backend, &keys, &asked, is_needless).await?
         } else {
             Recorded::new()
         };

@@ -90,6 +90,33 @@ pub(crate) async fn keys_but(
     Ok(keys)
 }
 
+/// The keys of a directory where most values are `known`: those that are `asked` for are read in the same round trip as
+/// the directory, and such as are not known in another.
+pub(crate) async fn keys_since(
+    store: &Requests,
+    directory: &Path,
+    known: &Recorded,
+    asked: &[&str],
+    is_needless: impl Fn(&str) -> bool,
+) -> Result<Recorded, Cause> {
+    let listed = async { Ok(store.directory_or_empty(directory).await?) };
+    let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+    let (names, mut keys) = tokio::try_join!(listed, named(store, directory, asked.clone()))?;
+    let (old, new): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .filter(|name| !asked.contains(name) && !is_needless(name))
+        .partition(|name| known.contains_key(name));
+    keys.extend(
+        old.into_iter()
+            .filter_map(|name| known.get_key_value(&name))
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
+    if !new.is_empty() {
+        keys.extend(named(store, directory, new).await?);
+    }
+    Ok(keys)
+}
+
 /// Those of these names that are there and hold text.
 pub(crate) async fn named(store: &Requests, directory: &Path, names: Vec<String>) -> Result<Recorded, Cause> {
     let paths: Vec<Path> = names.iter().map(|name| directory.join(name)).collect::<Result<_, _>>()?;

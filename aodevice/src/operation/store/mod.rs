@@ -24,7 +24,7 @@ use crate::kind::Recorded;
 use crate::{Cause, Paths};
 
 pub(crate) use self::creation::{Written, create};
-pub(crate) use self::look::{Depth, keys_but, keys_of, look, named};
+pub(crate) use self::look::{Depth, keys_but, keys_of, keys_since, look, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
 pub(crate) use self::removal::{PASSING, close, destroy, identify, probe, remove_frontend};
 
