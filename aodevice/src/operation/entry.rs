@@ -54,14 +54,21 @@ impl Toolstack {
     /// Sees that a device of a kind can be entered into the configuration of its domain, if it has one: before
     /// the device is made, and not when the guest has it already.
     pub(super) async fn check_config(&self, fe: DomId, kind: Kind) -> Result<(), Cause> {
-        let Some(config) = self.config_of(fe).await? else { return Ok(()) };
+        match self.config_of(fe).await? {
+            Some(config) => self.check_entry(&config, kind).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same of the configuration that it has.
+    pub(super) async fn check_entry(&self, config: &Userdata, kind: Kind) -> Result<(), Cause> {
         let looked_at = config.clone();
         let problem = match blocking(self.limits.file, move || looked_at.check(kind)).await {
             Some(Ok(())) => return Ok(()),
             Some(Err(problem)) => problem,
             None => ConfigError::NoAnswer(self.limits.file),
         };
-        Err(failed(&config, problem))
+        Err(failed(config, problem))
     }
 
     /// A device of which nothing but its entry in the configuration is left: by an actor that died, or by `xl`,

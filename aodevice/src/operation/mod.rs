@@ -59,6 +59,7 @@ use self::steps::Obstacle;
 use self::store::{Depth, Written};
 use self::wait::Cancel;
 use crate::kind::Recorded;
+use crate::libxl::Userdata;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
 use crate::{
@@ -88,6 +89,8 @@ pub(crate) struct Job<'a> {
     id: Option<DeviceId>,
     /// Where the device was a moment ago: it is looked there before it is looked for.
     found: Option<DeviceId>,
+    /// The guest as it was checked a moment ago.
+    guest: Option<(Guest, Option<Userdata>)>,
     /// BE's keys after the scripts of the add have run.
     made: Recorded,
     /// The copy of BE's keys that was saved for the scripts of the add.
@@ -123,6 +126,7 @@ impl<'a> Job<'a> {
             begun: Instant::now(),
             id: None,
             found: None,
+            guest: None,
             made: Recorded::new(),
             copy: Recorded::new(),
             before: None,
@@ -184,13 +188,13 @@ impl<'a> Job<'a> {
             Action::Check(fe, device, wait_for) => {
                 let checked = self.toolstack.check(fe, &device, wait_for);
                 let mut checked = wait::unless_cancelled(checked, cancel).await;
-                if let Ok(guest) = &checked
+                if let Ok((guest, _)) = &checked
                     && device.as_spec().backend(guest) == BackendKind::Xen9pfs
                     && let Err(cause) = self.run_9pfsd(cancel).await
                 {
                     checked = Err(cause);
                 }
-                Event::Checked(checked.map(drop))
+                Event::Checked(checked.map(|guest| self.guest = Some(guest)))
             }
             Action::Create(fe, device) => Event::Created(self.create(fe, &device, cancel).await),
             Action::Probe { which, adopt } => {
@@ -299,13 +303,16 @@ impl<'a> Job<'a> {
     }
 
     async fn create(&mut self, fe: DomId, device: &Arc<Device>, cancel: Cancel<'_>) -> Created {
-        let Toolstack { client, own, script_dir, .. } = self.toolstack;
+        let Toolstack { client, own, .. } = self.toolstack;
+        let seen = self.guest.take();
         self.made.clear();
         self.copy.clear();
         self.before = None;
         let ready = async {
-            let guest = async { Ok(Guest::look(client, (fe, *own), script_dir.clone()).await?) };
-            let (guest, config) = tokio::try_join!(guest, self.toolstack.config_that_is_there(fe))?;
+            let (guest, config) = match seen {
+                Some(seen) => seen,
+                None => self.toolstack.guest(fe).await?,
+            };
             let by_model = device.as_spec().backend(&guest).server() == Server::DeviceModel;
             let log = if by_model { self.toolstack.model_log(fe).await? } else { None };
             if let Some(config) = &config {

@@ -11,6 +11,7 @@ use super::model::Model;
 use super::steps::Obstacle;
 use super::store::{self, Depth};
 use super::{Target, files, place, steps};
+use crate::libxl::Userdata;
 use crate::report::Named;
 use crate::{
     Addition, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, WaitFor,
@@ -119,7 +120,7 @@ impl Toolstack {
         device: &Device,
         addition: Addition,
     ) -> Result<Preview, Cause> {
-        let guest = self.check(fe, device, addition.wait_for).await?;
+        let (guest, _) = self.check(fe, device, addition.wait_for).await?;
         let id = place::identify(&self.client, (fe, self.own), device, &guest).await?;
         let seen = store::look(&self.client, &id, &id.paths()?, Depth::Made).await?;
         match steps::create(&seen) {
@@ -155,10 +156,21 @@ impl Toolstack {
         })
     }
 
-    /// Sees that a domain runs and can have a device, and that what the device needs in this domain is there.
-    pub(crate) async fn check(&self, fe: DomId, device: &Device, wait_for: WaitFor) -> Result<Guest, Cause> {
-        let look = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
-        let ((), guest) = tokio::try_join!(guest::must_run(&self.client, fe), look)?;
+    /// A guest, and libxl's configuration of it, if that is there.
+    pub(super) async fn guest(&self, fe: DomId) -> Result<(Guest, Option<Userdata>), Cause> {
+        let guest = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
+        tokio::try_join!(guest, self.config_that_is_there(fe))
+    }
+
+    /// Sees that a domain runs and can have a device, and that what the device needs in this domain is there. Yields
+    /// the guest, as [`Self::guest`] does.
+    pub(super) async fn check(
+        &self,
+        fe: DomId,
+        device: &Device,
+        wait_for: WaitFor,
+    ) -> Result<(Guest, Option<Userdata>), Cause> {
+        let ((), (guest, config)) = tokio::try_join!(guest::must_run(&self.client, fe), self.guest(fe))?;
         if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
             return Err(Cause::NotInDomain0(lack));
         }
@@ -189,8 +201,10 @@ impl Toolstack {
         }
         place::check_frontends(&self.client, fe, device).await?;
         self.check_writes(fe, device, &guest).await?;
-        self.check_config(fe, device.kind()).await?;
-        Ok(guest)
+        if let Some(config) = config.as_ref().filter(|_| self.enters) {
+            self.check_entry(config, device.kind()).await?;
+        }
+        Ok((guest, config))
     }
 
     /// Sees that what is to be written fits into requests, and that the script of an add is there to be run.

@@ -56,7 +56,8 @@ pub(crate) fn write(paths: &Paths, copy: &Recorded) -> Request {
     Request::Write { path: paths.saved.clone(), value: value.into() }
 }
 
-async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
+/// By what a guest differs from an earlier one of its number.
+pub(crate) async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<String>, Cause> {
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
 
@@ -96,9 +97,8 @@ pub(crate) async fn begin(
     store: &Requests,
     paths: &Paths,
     keys: &Recorded,
-    (before, origin): (&str, &str),
+    (guest, before, origin): (Option<String>, &str, &str),
 ) -> Result<Recorded, Cause> {
-    let guest = guest_of(store, paths).await?;
     let mut copy = keys.clone();
     copy.insert(BEFORE.to_owned(), before.to_owned());
     copy.insert(FILE.to_owned(), origin.to_owned());

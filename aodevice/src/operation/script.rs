@@ -110,7 +110,8 @@ impl Job<'_> {
             let said = Said { error: None, ..seen.said.clone() };
             Ok((said, steps::begin_add(seen, self.record.token)?))
         };
-        let said = store::step(client, target, &self.record, (None, Depth::Said), begin).await?;
+        let begun = store::step(client, target, &self.record, (None, Depth::Said), begin);
+        let (said, guest) = tokio::try_join!(begun, saved::guest_of(client, target.paths()))?;
         if index > 0 {
             return Ok((None, said));
         }
@@ -121,7 +122,8 @@ impl Job<'_> {
         let found = found.unwrap_or_default();
         let before = found.baseline();
         let origin = found.origin.to_string();
-        let copy = saved::begin(client, target.paths(), target.recorded(), (&before, &origin)).await?;
+        let origins = (guest, &*before, &*origin);
+        let copy = saved::begin(client, target.paths(), target.recorded(), origins).await?;
         Ok((Some((before, copy)), said))
     }
 
