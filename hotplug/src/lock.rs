@@ -26,9 +26,6 @@ use rustix::io::Errno;
 use crate::Request;
 use crate::printable::printable_path;
 
-/// How often to try to get a lock that somebody else has.
-const POLL: Duration = Duration::from_millis(20);
-
 /// Where a script's tools look for the store if no variable says otherwise; `/var/run` is the same.
 const DEFAULT_STORE: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 
@@ -40,13 +37,13 @@ pub(crate) struct DeviceLock {
 }
 
 impl DeviceLock {
-    /// Waits until the lock is free, and takes it.
-    pub(crate) async fn take(path: &Path) -> io::Result<Self> {
+    /// Waits until the lock is free, and takes it. Somebody else's is tried again so often.
+    pub(crate) async fn take(path: &Path, poll: Duration) -> io::Result<Self> {
         loop {
             if let Some(lock) = Self::try_take(path)? {
                 return Ok(lock);
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(poll).await;
         }
     }
 

@@ -24,6 +24,9 @@ use crate::{Ending, Report, Request, SpawnError};
 /// if not, a daemon that the script started has kept it open.
 const DRAIN: Duration = Duration::from_millis(100);
 
+/// How often to try to get the lock of a device that somebody else has.
+const POLL: Duration = Duration::from_millis(20);
+
 /// The limits of one run. [`Duration::MAX`] is no limit.
 ///
 /// # Examples
@@ -267,7 +270,7 @@ impl ScriptRunner {
     /// Waits for a turn.
     async fn turn(&self, script: &Path, lock: &Path) -> io::Result<Turn<'_>> {
         // First the lock: whoever waits for the device must not hold a slot that others could use.
-        let lock = DeviceLock::take(lock).await?;
+        let lock = DeviceLock::take(lock, POLL).await?;
         // Whoever waits for others of the same script must not hold a slot that other scripts could use.
         let of_script = self.slots_of(script).acquire_owned().await.ok();
         let of_all = self.slots.acquire().await.ok();

@@ -1,0 +1,130 @@
+//! How long an operation may take, and who may end it: for work that blocks, and for the lock of all disks.
+
+use std::fs;
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::select;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use crate::lock::DeviceLock;
+
+/// How often to try the lock of all disks: it is mostly held for as long as a few requests to the store take.
+const POLL: Duration = Duration::from_millis(2);
+
+/// A deadline and a means to cancel.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    within: Duration,
+    /// None for no deadline.
+    deadline: Option<Instant>,
+    cancel: CancellationToken,
+}
+
+impl Bounds {
+    /// From now on.
+    pub(super) fn new(within: Duration, cancel: &CancellationToken) -> Self {
+        Self { within, deadline: Instant::now().checked_add(within), cancel: cancel.clone() }
+    }
+
+    /// Does in a thread what may block. Whatever the thread yields after it was given up is dropped there.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        tried: String,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::Cancelled),
+            done = spawn_blocking(work) => match done {
+                Ok(done) => done,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime shuts down.
+                Err(_) => Err(Failure::Cancelled),
+            },
+            () = self.passed() => Err(Failure::NoAnswer { tried, within: self.within }),
+        }
+    }
+
+    /// Takes a lock of the stock scripts: an exclusive `flock` on a file of this name, which the holder removes.
+    pub(super) async fn lock(&self, path: &Path) -> Result<Held, Failure> {
+        let failed = |error| Failure::of(format!("lock {}", crate::printable::printable_path(path)), error);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Failure::Cancelled),
+            lock = DeviceLock::take(path, POLL) => Ok(Held(Some(lock.map_err(failed)?))),
+            () = self.passed() => Err(Failure::Locked { path: PathBuf::from(path), within: self.within }),
+        }
+    }
+
+    async fn passed(&self) {
+        match self.deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => pending().await,
+        }
+    }
+}
+
+/// A lock that is held. Its file is removed when it is dropped, as the scripts do.
+#[derive(Debug)]
+pub(super) struct Held(Option<DeviceLock>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0.take() {
+            lock.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lock_is_the_one_that_scripts_take() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/block");
+        let bounds = |millis| Bounds::new(Duration::from_millis(millis), &CancellationToken::new());
+        let held = bounds(10_000).lock(&path).await.unwrap();
+        let tried = |path: &Path| {
+            let mut command = Command::new("flock");
+            command.args(["--nonblock", "--exclusive"]).arg(path).arg("true").stdin(Stdio::null());
+            command.status().expect("flock is needed, of the package util-linux").success()
+        };
+        assert!(!tried(&path), "a script would have it");
+        let error = bounds(20).lock(&path).await.unwrap_err().to_string();
+        assert!(error.contains("within 20ms: a hotplug script holds it"), "{error}");
+        drop(held);
+        assert!(!path.exists());
+        drop(bounds(10_000).lock(&path).await.unwrap());
+        assert!(tried(&path));
+    }
+
+    #[tokio::test]
+    async fn nothing_outlives_its_bounds() {
+        let (cancel, never) = (CancellationToken::new(), CancellationToken::new());
+        let slow = || {
+            thread::sleep(Duration::from_millis(200));
+            Ok(())
+        };
+        let bounds = Bounds::new(Duration::from_millis(10), &never);
+        let error = bounds.blocking("look".to_owned(), slow).await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot look within 10ms: there is no answer"), "{error}");
+        cancel.cancel();
+        let bounds = Bounds::new(Duration::MAX, &cancel);
+        assert!(matches!(bounds.blocking("look".to_owned(), slow).await, Err(Failure::Cancelled)));
+        let bounds = Bounds::new(Duration::MAX, &never);
+        assert_eq!(bounds.blocking("look".to_owned(), || Ok(1)).await.unwrap(), 1);
+    }
+}
