@@ -31,6 +31,10 @@ pub enum Ending {
     Withdrawn,
     /// The script could not be started.
     SpawnFailed(SpawnError),
+    /// A native handler has done the script's work.
+    Done,
+    /// A native handler was to do the script's work, and failed.
+    Failed,
     /// The process that guards the script was killed, and the script's own process with it.
     Lost,
 }
@@ -53,6 +57,8 @@ impl fmt::Display for Ending {
                 f.write_str("was not started: other scripts, or one of the same device, ran for too long")
             }
             Self::SpawnFailed(error) => write!(f, "could not be started: {error}"),
+            Self::Done => f.write_str("was not needed: its native handler has done its work"),
+            Self::Failed => f.write_str("was replaced by its native handler, which failed"),
             Self::Lost => f.write_str("was killed because the process that guards it was killed"),
         }
     }
@@ -123,12 +129,12 @@ impl Report {
         self.hotplug_error.clone().or_else(|| self.output.last_line())
     }
 
-    /// Whether the script exited with status 0.
+    /// Whether the script exited with status 0, or a native handler has done its work.
     ///
     /// That it also did its work, the store must tell: a script that failed to report to its backend
     /// may have exited with 0 all the same.
     pub fn success(&self) -> bool {
-        self.ending == Ending::Exited(0)
+        matches!(self.ending, Ending::Exited(0) | Ending::Done)
     }
 
     /// The report on a script that never ran.

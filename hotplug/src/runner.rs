@@ -1,6 +1,6 @@
 //! Who runs scripts: the [`Runner`] trait, and [`ScriptRunner`], which executes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::future::{Future, ready};
 use std::io;
@@ -220,29 +220,10 @@ impl ScriptRunner {
             return Report::unstarted(Ending::SpawnFailed(error));
         }
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
-        let lock = match lock::directory(self.lock_dir.as_deref()) {
-            Ok(directory) => directory.join(lock::name(request, &variables)),
-            Err(error) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock_dir(&error))),
+        let turn = match self.admitted(request, &variables, limits, cancel, permit).await {
+            Ok(turn) => turn,
+            Err(ending) => return Report::unstarted(ending),
         };
-        let turn = select! {
-            biased;
-            () = cancel.cancelled() => return Report::unstarted(Ending::Aborted),
-            turn = timeout(limits.queue, self.turn(&request.script, &lock)) => turn,
-        };
-        let turn = match turn {
-            Ok(Ok(turn)) => turn,
-            Ok(Err(error)) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
-            Err(_) => return Report::unstarted(Ending::NotStarted),
-        };
-        let permitted = select! {
-            biased;
-            () = cancel.cancelled() => Err(Ending::Aborted),
-            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
-        };
-        if let Err(ending) = permitted {
-            turn.lock.remove();
-            return Report::unstarted(ending);
-        }
         let (mut group, mut capture) = match process::start(request, &variables, turn.lock.as_fd()) {
             Ok(started) => started,
             Err(error) => {
@@ -265,6 +246,69 @@ impl ScriptRunner {
         }
         let _ = timeout(DRAIN, capture.read_to_end()).await;
         Report::new(ending, capture.finish(), duration)
+    }
+
+    /// Does the work of a script without running it, when its turn has come: while no script of the device runs, and if
+    /// it is permitted then. Limits, cancellation and permit are those of [`Runner::run_if`], but for the deadline of
+    /// the work, which keeps to that itself, and ends by itself when it is cancelled.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, so is the work.
+    pub async fn in_turn(
+        &self,
+        request: &Request,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        permit: Permit<'_>,
+        work: impl Future<Output = Report>,
+    ) -> Report {
+        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        match self.admitted(request, &variables, limits, cancel, permit).await {
+            Ok(turn) => {
+                let report = work.await;
+                turn.lock.remove();
+                report
+            }
+            Err(ending) => Report::unstarted(ending),
+        }
+    }
+
+    /// The turn of a run, and that it is permitted then.
+    async fn admitted(
+        &self,
+        request: &Request,
+        variables: &BTreeMap<OsString, OsString>,
+        limits: &Limits,
+        cancel: &CancellationToken,
+        permit: Permit<'_>,
+    ) -> Result<Turn<'_>, Ending> {
+        let lock = match lock::directory(self.lock_dir.as_deref()) {
+            Ok(directory) => directory.join(lock::name(request, variables)),
+            Err(error) => return Err(Ending::SpawnFailed(SpawnError::lock_dir(&error))),
+        };
+        let turn = select! {
+            biased;
+            () = cancel.cancelled() => return Err(Ending::Aborted),
+            turn = timeout(limits.queue, self.turn(&request.script, &lock)) => turn,
+        };
+        let turn = match turn {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => return Err(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
+            Err(_) => return Err(Ending::NotStarted),
+        };
+        let permitted = select! {
+            biased;
+            () = cancel.cancelled() => Err(Ending::Aborted),
+            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
+        };
+        match permitted {
+            Ok(()) => Ok(turn),
+            Err(ending) => {
+                turn.lock.remove();
+                Err(ending)
+            }
+        }
     }
 
     /// Waits for a turn.

@@ -1,0 +1,72 @@
+//! Disks whose script is `block`.
+
+use hotplug::native::block::{Block, Detached, Disk, Failure, FileId, Saved, detach};
+use hotplug::{Action, Limits, Request};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use xs_client::{Client, Path};
+
+use super::{Fault, disks};
+use crate::operation::{origin_of, sequence, sequence_key};
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Cancelled => Self::Cancelled,
+            failure => Self::Handler(failure.to_string(), failure.keys().into()),
+        }
+    }
+}
+
+/// Does the work of the script for a request.
+pub(super) async fn run(
+    client: &Client,
+    request: &Request,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<(), Fault> {
+    match request.action {
+        Action::Add => add(client, request, limits, cancel).await,
+        Action::Remove => remove(request, limits, cancel).await,
+    }
+}
+
+async fn add(
+    client: &Client,
+    request: &Request,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<(), Fault> {
+    let disk = Disk::of(&request.recorded)?;
+    let begun = Block::new().begin(&disk, limits.deadline, cancel).await?;
+    let (guest, users) = disks::look(client, request).await?;
+    let attached = begun.attach(guest, users).await?;
+    let directory = Path::new(request.directory())?;
+    if !disks::write(client, &[(directory, attached.keys())]).await? {
+        return Err(Fault::Store("the backend's directory is gone".to_owned()));
+    }
+    attached.keep();
+    Ok(())
+}
+
+async fn remove(request: &Request, limits: &Limits, cancel: &CancellationToken) -> Result<(), Fault> {
+    let Some(saved) = saved(request) else { return Ok(()) };
+    let node = saved.node.clone();
+    match detach(saved, limits.deadline, cancel).await? {
+        Detached::NotOurs { serves } => debug!(node, serves, "the loop device is another's by now"),
+        detached => debug!(node, ?detached),
+    }
+    Ok(())
+}
+
+/// What is known of the loop device.
+fn saved(request: &Request) -> Option<Saved> {
+    let keys = &request.recorded;
+    let saved = Saved::of(keys)?;
+    let counted = keys.get(sequence_key()).cloned();
+    // Whoever asks has seen that the device is his; the script is given itself as a target where that is gone.
+    let is_seen = || keys.get("params").is_some_and(|params| *params == *request.script.to_string_lossy());
+    let counted = counted.or_else(|| sequence(&saved.node).filter(|_| is_seen()));
+    let file = origin_of(keys).map(|(dev, ino)| FileId { dev, ino });
+    Some(Saved { file, sequence: counted.and_then(|counted| counted.parse().ok()), ..saved })
+}

@@ -1,0 +1,99 @@
+//! What handlers are told of the store, and tell it.
+
+use futures_util::future::try_join_all;
+use hotplug::Request;
+use hotplug::native::block::{Domain, User};
+use xs_client::{Client, Path, Request as StoreRequest};
+
+use super::Fault;
+use crate::operation::text;
+
+/// The kinds of backends that have what a disk could share with another.
+const KINDS: [&str; 3] = ["vbd", "vbd3", "qdisk"];
+
+/// What is read of a disk.
+const KEYS: [&str; 4] = ["physical-device", "params", "mode", "dev"];
+
+/// The guest that a request is for, and all disks that this domain serves but for the request's.
+pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, Vec<User>), Fault> {
+    let kinds: Vec<Path> = KINDS
+        .iter()
+        .map(|kind| Path::new(format!("/local/domain/{}/backend/{kind}", request.own)))
+        .collect::<Result<_, _>>()?;
+    let guests = try_join_all(kinds.iter().map(|kind| client.directory_or_empty(kind))).await?;
+    let guests = kinds.iter().zip(guests).flat_map(|(kind, guests)| {
+        guests.into_iter().filter_map(move |fe| Some((kind.join(&fe).ok()?, fe.parse().ok()?)))
+    });
+    let guests: Vec<(Path, u32)> = guests.collect();
+    let devids = try_join_all(guests.iter().map(|(path, _)| client.directory_or_empty(path)));
+    let mut domids: Vec<u32> = guests.iter().map(|(_, fe)| *fe).chain([request.fe]).collect();
+    domids.sort_unstable();
+    domids.dedup();
+    let domains = domains(client, &domids);
+    let (devids, domains) = tokio::try_join!(async { Ok(devids.await?) }, domains)?;
+    let own = request.backend();
+    let disks = guests.iter().zip(devids).flat_map(|((guest, fe), devids)| {
+        devids.into_iter().filter_map(|devid| Some((guest.join(&devid).ok()?, *fe)))
+    });
+    let disks: Vec<(Path, u32)> = disks.filter(|(disk, _)| **disk != *own).collect();
+    let keys = disks.iter().flat_map(|(disk, _)| KEYS.map(|key| disk.join(key)));
+    let values = client.read_many(&keys.collect::<Result<Vec<_>, _>>()?).await?;
+    let of = |domid: u32| {
+        let found = domains.iter().find(|domain| domain.domid == domid);
+        found.cloned().unwrap_or_else(|| Domain { domid, ..Domain::default() })
+    };
+    let users = disks.iter().zip(values.chunks(KEYS.len())).map(|((disk, fe), values)| {
+        let mut values = values.iter().cloned().map(text);
+        let mut next = || values.next().flatten();
+        let (physical_device, params, mode, vdev) = (next(), next(), next(), next());
+        let kind = disk.names().nth(4).unwrap_or_default().to_owned();
+        let (mode, vdev) = (mode.unwrap_or_default(), vdev.unwrap_or_default());
+        User { domain: of(*fe), kind, vdev, physical_device, params, mode }
+    });
+    Ok((of(request.fe), users.collect()))
+}
+
+/// What the store tells of domains.
+async fn domains(client: &Client, domids: &[u32]) -> Result<Vec<Domain>, Fault> {
+    let nodes = domids.iter().flat_map(|domid| {
+        ["name", "vm", "target"].map(|key| Path::new(format!("/local/domain/{domid}/{key}")))
+    });
+    let seen = client.read_many(&nodes.collect::<Result<Vec<_>, _>>()?).await?;
+    let mut domains = Vec::with_capacity(domids.len());
+    for (domid, values) in domids.iter().zip(seen.chunks(3)) {
+        let [name, vm, target] = [0, 1, 2].map(|index| text(values[index].clone()));
+        // Of a stub domain.
+        let target_vm = match target.and_then(|target| target.parse::<u32>().ok()) {
+            Some(target) => text(client.read_opt(&Path::new(format!("/local/domain/{target}/vm"))?).await?),
+            None => None,
+        };
+        domains.push(Domain { domid: *domid, name, vm, target_vm });
+    }
+    Ok(domains)
+}
+
+/// Writes keys into directories, if all of these are there still; whether they are.
+pub(super) async fn write(
+    client: &Client,
+    directories: &[(Path, Vec<(&'static str, String)>)],
+) -> Result<bool, Fault> {
+    if directories.iter().all(|(_, keys)| keys.is_empty()) {
+        return Ok(true);
+    }
+    client
+        .transaction(|tx| async move {
+            let mut requests = Vec::new();
+            for (directory, keys) in directories.iter().filter(|(_, keys)| !keys.is_empty()) {
+                if tx.read_opt(directory).await?.is_none() {
+                    return Ok(false);
+                }
+                for (key, value) in keys {
+                    let (path, value) = (directory.join(key)?, value.clone().into());
+                    requests.push(StoreRequest::Write { path, value });
+                }
+            }
+            tx.all(requests).await?;
+            Ok(true)
+        })
+        .await
+}

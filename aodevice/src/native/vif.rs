@@ -1,0 +1,46 @@
+//! Interfaces whose script is `vif-bridge`, `vif-route` or `vif-nat`.
+
+use hotplug::native::vif::{self, Script, VifError};
+use hotplug::{Limits, Request};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use xs_client::{Client, Path};
+
+use super::{Fault, disks};
+
+impl From<VifError> for Fault {
+    fn from(error: VifError) -> Self {
+        match error {
+            VifError::Cancelled { .. } => Self::Cancelled,
+            VifError::TimedOut { .. } => Self::TimedOut,
+            error => Self::Handler(error.to_string(), error.backend_keys().into()),
+        }
+    }
+}
+
+/// Does the work of the script for a request. If the future is dropped, it ends at its next step.
+pub(super) async fn run(
+    client: &Client,
+    script: Script,
+    request: &Request,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<(), Fault> {
+    let ends = cancel.child_token();
+    let (asked, limits, token) = (request.clone(), *limits, ends.clone());
+    let _guard = ends.drop_guard();
+    let ran = spawn_blocking(move || vif::run(script, &asked, &limits, &token)).await;
+    let outcome = match ran {
+        Ok(outcome) => outcome?,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime shuts down.
+        Err(_) => return Err(Fault::Cancelled),
+    };
+    for tolerated in &outcome.tolerated {
+        debug!(%tolerated, interface = outcome.interface);
+    }
+    let frontend = Path::new(format!("/local/domain/{}/device/vif/{}", request.fe, request.devid))?;
+    let keys = [(Path::new(request.directory())?, outcome.backend), (frontend, outcome.frontend)];
+    disks::write(client, &keys).await.map(drop)
+}
