@@ -60,6 +60,7 @@
 
 mod contract;
 mod lock;
+pub mod native;
 mod printable;
 mod process;
 mod report;
