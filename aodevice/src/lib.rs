@@ -45,6 +45,7 @@ pub mod libxl;
 mod list;
 pub mod machine;
 pub mod multi;
+mod native;
 mod operation;
 mod pci;
 mod plan;
@@ -67,6 +68,7 @@ pub use kind::{
 };
 pub use list::{Listed, ListedValue, ListedValues, list, list_all};
 pub use machine::{Force, Limits, WaitFor};
+pub use native::{Hotplug, NativeRunner};
 pub use operation::daemon::Daemons;
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};

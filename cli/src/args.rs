@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::Limits;
-use clap::builder::PossibleValuesParser;
+use aodevice::{Hotplug, Limits};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
@@ -80,6 +80,10 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "PATH|embedded", default_value_t)]
     #[arg(hide_default_value = true)]
     pub(crate) store: StoreChoice,
+    /// How the work of hotplug scripts is done: by native handlers where they are proven to do what the scripts of this
+    /// host do, else by the scripts; always by handlers; or always by the scripts
+    #[arg(long, global = true, value_name = "HOW", value_parser = hotplug(), default_value = "auto")]
+    pub(crate) hotplug: Hotplug,
     /// Print what would be attached, as xl -N does, or inserted, and change nothing. With --json also everything that
     /// would be written and run
     #[arg(short = 'N', long, global = true)]
@@ -96,6 +100,14 @@ pub(crate) struct Common {
     /// Exit with 1 instead of 3 on a timeout, as xl does
     #[arg(long, global = true)]
     pub(crate) compat_exit: bool,
+}
+
+fn hotplug() -> impl TypedValueParser<Value = Hotplug> {
+    PossibleValuesParser::new(["auto", "native", "script"]).map(|how| match &*how {
+        "native" => Hotplug::Native,
+        "script" => Hotplug::Script,
+        _ => Hotplug::Auto,
+    })
 }
 
 // The options of a command are only made if it was said. What is made then has the last word on what the command is

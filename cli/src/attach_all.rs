@@ -57,7 +57,7 @@ async fn prepare(common: &Common, args: &AttachAllArgs) -> Result<Option<Ready>,
     let places: Vec<String> = found.entries.iter().map(|entry| format!("{file}:{}", entry.place)).collect();
     told(common, &file, &found.entries, &places);
 
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let toolstack = args.attaching.recording.of(world.toolstack(args.attaching.limits()).await?);
     let additions = found.entries.into_iter().map(|entry| (entry.device, args.attaching.addition()));

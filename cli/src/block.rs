@@ -29,7 +29,7 @@ pub(crate) async fn detach(common: &Common, args: &BlockDetachArgs) -> Result<Ex
         let hint = format!("xendev block-list {} shows the guest's disks", args.domain);
         Problem::new(Code::BadDevice, tried, error, hint)
     })?;
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let force = if args.force { Force::AtOnce } else { Force::Never };
     devices::detach(common, &world, fe, (Kind::Vbd, vdev.devid()), force, &args.detaching).await

@@ -47,7 +47,7 @@ async fn change(
     }
     let change = changing.of(medium.map_or_else(MediumChange::eject, MediumChange::insert));
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     if common.dry_run {
         return dry_run(common, &world, (guest, devid), &Device::Vbd(disk), &change, changing).await;
     }

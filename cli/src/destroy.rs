@@ -30,7 +30,7 @@ pub(crate) async fn run(common: &Common, args: &DestroyArgs) -> Result<Exit, Pro
 
 /// Finds the devices. The simulated peers of a world, if it has some, live as long as that.
 async fn prepare(common: &Common, args: &DestroyArgs) -> Result<(World, Toolstack, Plan), Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let found = devices::domain_or_id(&world.client, &args.domain);
     let (fe, toolstack) = tokio::try_join!(found, world.toolstack(args.limits()))?;
     if fe == DomId::DOM0 {

@@ -58,7 +58,7 @@ pub(crate) async fn attach(
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     if common.dry_run {
         return dry_run(common, &world, guest, device, attaching).await;
     }
@@ -205,7 +205,7 @@ async fn listed(client: &Client, text: &str, kind: Option<Kind>) -> Result<Vec<L
 /// Lists the devices of guests, of one kind or all. If several guests are named, one that is not found is told, in
 /// JSON as an object in its place, and the others are listed.
 pub(crate) async fn list(common: &Common, args: &ListArgs, kind: Option<Kind>) -> Result<Exit, Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let mut all: Vec<Value> = Vec::new();
     let mut exit = Exit::Done;
     if !common.json {

@@ -295,7 +295,7 @@ async fn attach(common: &Common, of: &Commands, args: &AttachArgs) -> Result<Exi
 }
 
 async fn detach(common: &Common, of: &Commands, args: &DetachArgs) -> Result<Exit, Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let devid = devices::devid(&world, (fe, of.kind), &args.device, of.other.as_ref()).await?;
     devices::detach(common, &world, fe, (of.kind, devid), Force::AfterTimeout, &args.detaching).await

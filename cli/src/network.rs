@@ -33,7 +33,7 @@ const ADDRESS: OtherName = OtherName {
 };
 
 pub(crate) async fn detach(common: &Common, args: &NetworkDetachArgs) -> Result<Exit, Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let devid = devices::devid(&world, (fe, Kind::Vif), &args.device, Some(&ADDRESS)).await?;
     devices::detach(common, &world, fe, (Kind::Vif, devid), Force::AfterTimeout, &args.detaching).await

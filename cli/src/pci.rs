@@ -44,7 +44,7 @@ fn parse(text: &str) -> Result<PciDev, Problem> {
 pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, Problem> {
     let dev = parse(&args.function)?;
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = toolstack.attach_pci(fe, &dev, &cancel).await;
@@ -55,7 +55,7 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
 pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {
     let dev = parse(&args.function)?;
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = toolstack.detach_pci(fe, dev.address, args.force, &cancel).await;
@@ -64,7 +64,7 @@ pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, P
 }
 
 pub(crate) async fn list(common: &Common, args: &GuestArgs) -> Result<Exit, Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let tried = format!("cannot list the PCI functions of domain {fe}");
     let listed = unless_cancelled(&*tried, pci_functions(&world.client, fe)).await?;

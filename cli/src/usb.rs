@@ -49,7 +49,7 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
         Problem::new(Code::BadDevice, tried, error, hint)
     })?;
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = args.recording.of(toolstack).attach_usb(fe, &dev, &cancel).await;
@@ -63,7 +63,7 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
 
 pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain_or_id(&world.client, &args.domain).await?;
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let port = Port { controller: args.controller, port: args.port };
@@ -76,7 +76,7 @@ pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, P
 const HOST: &str = "/sys/bus/usb/devices";
 
 pub(crate) async fn list(common: &Common, args: &GuestArgs) -> Result<Exit, Problem> {
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let tried = format!("cannot list the USB controllers of domain {fe}");
     let listed = unless_cancelled(&*tried, usb_controllers(&world.client, fe)).await?;

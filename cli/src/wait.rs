@@ -20,7 +20,7 @@ pub(crate) async fn run(common: &Common, args: &WaitArgs) -> Result<Exit, Proble
         path = path.join("state").map_err(bad_path)?;
     }
     let cancel = cancel_on_signal();
-    let world = World::open(&common.store).await?;
+    let world = World::open(common).await?;
     let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
     let failed = |code, observed: String, hint: &str| {
         let problem = Problem::new(code, tried.clone(), observed, hint);

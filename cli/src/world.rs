@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aodevice::sim::{self, Drivers};
-use aodevice::{Hypercalls, Limits, Toolstack};
+use aodevice::{Hypercalls, Limits, NativeRunner, Toolstack};
 use hotplug::{Runner, ScriptRunner};
 use xs_client::{Client, Config, DomId, Error, default_socket};
 use xs_store::Store;
 
+use crate::args::Common;
 use crate::problem::{Code, Problem, unless_cancelled};
 
 /// The longest path of a Unix socket, in bytes.
@@ -90,8 +91,8 @@ fn config() -> Config {
 pub(crate) const GUEST: DomId = DomId(1);
 
 impl World {
-    pub(crate) async fn open(choice: &StoreChoice) -> Result<Self, Problem> {
-        let socket = match choice {
+    pub(crate) async fn open(common: &Common) -> Result<Self, Problem> {
+        let socket = match &common.store {
             StoreChoice::Embedded => return Self::embedded(Duration::ZERO).await,
             StoreChoice::Socket(path) => path.clone(),
             StoreChoice::Default => default_socket(),
@@ -111,7 +112,8 @@ impl World {
             .map_err(|error| Problem::store(tried, &error))?;
         let hypercalls = hypercalls(&socket);
         // The scripts' own xenstore programs are to talk to the same store, wherever they are run.
-        let runner = ScriptRunner::new().env("XENSTORED_PATH", path::absolute(&socket).unwrap_or(socket));
+        let scripts = ScriptRunner::new().env("XENSTORED_PATH", path::absolute(&socket).unwrap_or(socket));
+        let runner = NativeRunner::new(client.clone(), scripts, common.hotplug);
         Ok(Self { client, runner: Arc::new(runner), hypercalls, _drivers: Vec::new() })
     }
 

@@ -14,6 +14,7 @@ use lab::fuzz::{self, FuzzArgs};
 use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::hostile::{self, HostileArgs};
+use lab::native_vif::{self, NativeVifArgs, SideArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
@@ -38,12 +39,15 @@ enum Command {
     Xen(XenArgs),
     Guest(GuestArgs),
     Hostile(HostileArgs),
+    NativeVif(NativeVifArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
     #[command(hide = true)]
     Peer(PeerArgs),
     #[command(hide = true)]
     Creation(CreationArgs),
+    #[command(hide = true)]
+    NativeVifSide(SideArgs),
     /// Run in a Xen domain: the client's cases over its kernel's device
     #[command(hide = true)]
     Clients,
@@ -61,10 +65,12 @@ fn main() -> ExitCode {
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::NativeVif(args) => native_vif::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),
         Command::Peer(args) => peers::peer(args),
         Command::Creation(args) => creation::run(&args),
+        Command::NativeVifSide(args) => native_vif::side(&args),
         Command::Clients => clients::over_device(),
     };
     match result {

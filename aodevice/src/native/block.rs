@@ -7,7 +7,7 @@ use tracing::debug;
 use xs_client::{Client, Path};
 
 use super::{Fault, disks};
-use crate::operation::{origin_of, sequence, sequence_key};
+use crate::operation::{SEQUENCE, file_of, sequence};
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
@@ -63,10 +63,10 @@ async fn remove(request: &Request, limits: &Limits, cancel: &CancellationToken) 
 fn saved(request: &Request) -> Option<Saved> {
     let keys = &request.recorded;
     let saved = Saved::of(keys)?;
-    let counted = keys.get(sequence_key()).cloned();
+    let counted = keys.get(SEQUENCE).cloned();
     // Whoever asks has seen that the device is his; the script is given itself as a target where that is gone.
     let is_seen = || keys.get("params").is_some_and(|params| *params == *request.script.to_string_lossy());
     let counted = counted.or_else(|| sequence(&saved.node).filter(|_| is_seen()));
-    let file = origin_of(keys).map(|(dev, ino)| FileId { dev, ino });
+    let file = file_of(keys).map(|(dev, ino)| FileId { dev, ino });
     Some(Saved { file, sequence: counted.and_then(|counted| counted.parse().ok()), ..saved })
 }

@@ -138,20 +138,21 @@ impl NativeRunner {
                 Handler::Block => block::run(&self.client, request, limits, cancel).await,
                 Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
             };
-            let ended = report(Ending::Done, begun.elapsed());
-            match worked {
-                Ok(()) => ended,
-                Err(Fault::Cancelled) => Report { ending: Ending::Aborted, ..ended },
-                Err(Fault::TimedOut) => Report { ending: Ending::TimedOut, ..ended },
-                Err(Fault::Store(why)) => failed(ended, why),
+            let duration = begun.elapsed();
+            let why = match worked {
+                Ok(()) => return report(Ending::Done, duration),
+                Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
+                Err(Fault::TimedOut) => return report(Ending::TimedOut, duration),
+                Err(Fault::Store(why)) => why,
                 Err(Fault::Handler(why, keys)) => {
                     // As a script would, so that whoever watches the backend's directory is told.
                     if let Err(error) = self.tell(request, keys).await {
                         debug!(?error, "the failure cannot be told to the backend");
                     }
-                    failed(ended, why)
+                    why
                 }
-            }
+            };
+            report(Ending::Failed, duration).reported(None, Some(why))
         };
         let report = self.scripts.in_turn(request, limits, cancel, permit, work).await;
         debug!(duration = ?report.duration, ?handler, "{}", report.ending);
@@ -169,10 +170,6 @@ fn no_handler() -> SpawnError {
 
 fn report(ending: Ending, duration: Duration) -> Report {
     Report::new(ending, Output::default(), duration)
-}
-
-fn failed(ended: Report, why: String) -> Report {
-    Report { ending: Ending::Failed, ..ended }.reported(None, Some(why))
 }
 
 impl Runner for NativeRunner {

@@ -89,7 +89,7 @@ pub(crate) struct Found {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
     /// Its device and number in that, if it is there.
-    inode: Option<(u64, u64)>,
+    pub(super) inode: Option<(u64, u64)>,
     /// Its path, without links on the way.
     path: PathBuf,
 }

@@ -75,6 +75,10 @@ pub use self::qmp::MonitorError;
 pub(crate) use self::store::text;
 pub use self::target::Target;
 pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};
+pub(crate) use self::{
+    files::sequence,
+    saved::{SEQUENCE, file_of},
+};
 
 /// How long looking at a device that failed may take, and noting that it was left: the store may be
 /// what failed.

@@ -30,6 +30,11 @@ pub(crate) const FILE: &str = "xendev-file";
 /// Our own key beside the copies: which use of the block device in `node` it was, by the kernel's count.
 pub(crate) const SEQUENCE: &str = "xendev-diskseq";
 
+/// The device and the number in that of the file that a copy tells of.
+pub(crate) fn file_of(copy: &Recorded) -> Option<(u64, u64)> {
+    super::files::Origin::parse(copy.get(FILE)?)?.inode
+}
+
 /// Where the copies of a kind of backends are.
 pub(crate) fn of_kind(kind: BackendKind) -> Result<Path, PathError> {
     Path::new(format!("{ALL}/{kind}"))

@@ -9,3 +9,6 @@
 
 pub mod block;
 mod digest;
+pub mod vif;
+
+pub use digest::Texts;

@@ -79,25 +79,15 @@ pub use self::failure::Failure;
 use self::loopdev::LoopDevice;
 pub use self::sharing::{Domain, FileId, Holder, Loop, Medium, Mode, Mount, Numbers, Seen, Use, holder};
 use self::target::Target;
-use super::digest::Stock;
+use super::digest::{self, Texts};
 use crate::printable::printable_path;
 
 /// Where the stock scripts have their locks, and what the one of `block` is called.
 const LOCK_DIR: &str = "/var/run/xen-hotplug";
 const LOCK: &str = "block";
 
-/// The stock script, and the texts of it that were compared.
-const STOCK: Stock = Stock {
-    sources: &[
-        "block-common.sh",
-        "xen-hotplug-common.sh",
-        "hotplugpath.sh",
-        "logging.sh",
-        "xen-script-common.sh",
-        "locking.sh",
-    ],
-    proven: &[],
-};
+/// The texts of the stock script that were compared.
+const PROVEN: &[Texts] = &[];
 
 /// Which stock script this is, as in `Debian 12 (Xen 4.17)`, if it is one that the handler was proven equal to: by the
 /// text of the script and of all files that it sources. It reads files, which may block.
@@ -106,7 +96,7 @@ const STOCK: Stock = Stock {
 ///
 /// If the path is not absolute, or one of the files cannot be read: then it is none.
 pub fn release_of(script: &Path) -> io::Result<Option<&'static str>> {
-    STOCK.release_of(script)
+    digest::release_of(script, PROVEN)
 }
 
 /// A disk to be attached, as its backend's directory tells of it.

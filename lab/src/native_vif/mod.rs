@@ -1,0 +1,173 @@
+//! Does a native handler do what the stock script does? `cargo lab native-vif` runs both and compares.
+//!
+//! Each case is a host with its interfaces, and a course of hotplug runs and other events. It is gone through twice, in
+//! network namespaces of their own: once the script is run, as Debian installed it, and once the handler is called. After
+//! each step the two hosts must be equal in all that the kernel and the store tell, but for the differences that the case
+//! lists; and each of those must be seen.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `case` | the cases |
+//! | `side` | one way through a case |
+//! | `host` | the host of a side: its namespaces, its store, what it looks like |
+//! | `measure` | how long both take |
+
+mod case;
+mod host;
+mod measure;
+mod side;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hotplug::native::vif::Script;
+
+use crate::failure::{Failure, missing, output_of};
+use case::{CASES, Case, Step};
+pub use side::SideArgs;
+
+/// Cases mostly wait for the kernel to settle: so many of them go on at a time.
+const AT_ONCE: usize = 4;
+
+/// Where Debian installs the scripts.
+const SCRIPTS: &str = "/etc/xen/scripts";
+
+/// Compare the native handlers for network interfaces with Debian's scripts
+///
+/// Needs root for network namespaces and takes about two minutes on two CPUs.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct NativeVifArgs {
+    /// Only cases whose name contains this, such as `bridge/` or `mtu`
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Measure instead, with this many rounds: the time of an online and an offline of `vif-bridge`
+    #[arg(long, value_name = "ROUNDS", num_args = 0..=1, default_missing_value = "21")]
+    measure: Option<usize>,
+    /// Print the differences as they are, to be listed
+    #[arg(long)]
+    show: bool,
+}
+
+/// What a host looks like after each step: values by where they are found.
+type Views = Vec<BTreeMap<String, String>>;
+
+/// Runs the subcommand. The last line is `N passed, N failed`; a case that failed is an error.
+pub fn run(args: &NativeVifArgs) -> Result<()> {
+    for (tool, package) in
+        [("xenstore-write", "xenstore-utils"), ("ip", "iproute2"), ("ifconfig", "net-tools")]
+    {
+        let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
+        found.map_err(|error| missing(&format!("running {tool}"), &error, package))?;
+    }
+    [Script::Bridge, Script::Route, Script::Nat].into_iter().try_for_each(check_texts)?;
+    if let Some(rounds) = args.measure {
+        print!("{}", String::from_utf8_lossy(&side::spawn(&["--measure", &rounds.to_string()])?));
+        return Ok(());
+    }
+    let cases: Vec<_> = CASES.iter().filter(|case| case.name.contains(&args.only)).collect();
+    ensure!(!cases.is_empty(), "no case's name contains {:?}", args.only);
+    let queue = Mutex::new(cases.iter());
+    let failed = AtomicUsize::new(0);
+    let work = || {
+        while let Some(case) = next(&queue) {
+            let faults = compare(case, args.show).unwrap_or_else(|error| vec![format!("{error:#}")]);
+            if !faults.is_empty() {
+                failed.fetch_add(1, Ordering::Relaxed);
+                println!("FAILED {}:\n  {}", case.name, faults.join("\n  "));
+            }
+        }
+    };
+    thread::scope(|scope| (0..AT_ONCE).for_each(|_| _ = scope.spawn(work)));
+    let failed = failed.into_inner();
+    println!("{} passed, {failed} failed", cases.len() - failed);
+    ensure!(failed == 0, "{failed} cases failed");
+    Ok(())
+}
+
+fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+/// Whether the installed script is one that its handler is to be equal to.
+fn check_texts(script: Script) -> Result<()> {
+    let is_installed = |(name, digest): &(&str, &str)| -> Result<bool> {
+        let file = Path::new(SCRIPTS).join(name);
+        if !file.exists() {
+            let error = std::io::ErrorKind::NotFound.into();
+            return Err(missing(&format!("reading {}", file.display()), &error, "xen-utils-common"));
+        }
+        let printed = output_of(Command::new("sha256sum").arg(&file))?;
+        Ok(printed.starts_with(digest.as_bytes()))
+    };
+    for texts in script.texts() {
+        let same: Result<Vec<bool>> = texts.files.iter().map(is_installed).collect();
+        if same?.into_iter().all(|same| same) {
+            return Ok(());
+        }
+    }
+    let versions: Vec<_> = script.texts().iter().map(|texts| texts.version).collect();
+    bail!(Failure {
+        tried: format!("finding {SCRIPTS}/{} among the texts that its handler is equal to", script.name()),
+        observed: "it, or what it sources, is none of them".into(),
+        hint: format!("those of xen-utils-common {} are: reinstall it", versions.join(", ")),
+    })
+}
+
+/// Goes through a case both ways; what was not as it should be.
+fn compare(case: &Case, show: bool) -> Result<Vec<String>> {
+    let way = |way| move || views(case, way);
+    let (script, native) = thread::scope(|scope| {
+        let script = scope.spawn(way("script"));
+        let native = way("native")();
+        (script.join().map_err(|_| anyhow!("a thread panicked")), native)
+    });
+    let (script, native) = (script?.context("the script's side")?, native.context("the handler's side")?);
+    ensure!(script.len() == native.len() && !script.is_empty(), "sides of different lengths");
+    let mut faults = Vec::new();
+    let mut unseen: BTreeSet<_> = case.differences.iter().map(|(place, _)| *place).collect();
+    for (number, (script, native)) in script.iter().zip(&native).enumerate() {
+        let keys: BTreeSet<_> = script.keys().chain(native.keys()).collect();
+        for key in keys {
+            let (theirs, ours) = (script.get(key), native.get(key));
+            if theirs == ours {
+                continue;
+            }
+            let place = format!("{number}/{key}");
+            let listed = case.differences.iter().find(|(listed, _)| place.starts_with(listed));
+            if let Some((listed, _)) = listed {
+                unseen.remove(listed);
+            }
+            if listed.is_none() || show {
+                let shown = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
+                let text =
+                    format!("{place}: {} by the script, {} by the handler", shown(theirs), shown(ours));
+                if listed.is_none() { faults.push(text) } else { eprintln!("lab: {}: {text}", case.name) }
+            }
+        }
+    }
+    faults.extend(unseen.iter().map(|place| format!("{place}: listed as different, and equal")));
+    // A case in which nothing happens would show nothing.
+    for (number, (step, view)) in case.steps.iter().zip(&native).enumerate() {
+        let ended = view.get("ended").map(String::as_str);
+        let Step::Run(_, _, well) = step else { continue };
+        if ended != Some(if *well { "well" } else { "badly" }) {
+            faults.push(format!("{number}: the handler ended {}", ended.unwrap_or("never")));
+        }
+    }
+    Ok(faults)
+}
+
+fn views(case: &Case, way: &str) -> Result<Views> {
+    let printed = side::spawn(&["--case", case.name, "--way", way])?;
+    serde_json::from_slice(&printed).context("reading what a side printed")
+}
+
+/// Runs one side, in its namespaces.
+pub fn side(args: &SideArgs) -> Result<()> {
+    side::run(args)
+}
