@@ -58,4 +58,11 @@ while sleep 1; do
             echo "GUEST-READS $disk=[$(dd if="/dev/$disk" bs=16 count=1 iflag=direct 2> /dev/null | tr -d '\0')]"
         done
     fi
+    # Likewise: the second sector of each disk, and the host at the other end of eth0.
+    if grep -q use-devices /proc/cmdline; then
+        for disk in $blk; do
+            echo "the guest wrote to $disk" | dd of="/dev/$disk" bs=512 seek=1 conv=sync,fsync 2> /dev/null
+        done
+        ifconfig eth0 192.168.77.2 2> /dev/null && ping -c 1 -W 1 192.168.77.1 > /dev/null 2>&1 && echo GUEST-PINGS
+    fi
 done

@@ -97,3 +97,60 @@ pub(super) async fn write(
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use hotplug::{Action, Kind};
+    use xs_client::{Config, DomId};
+    use xs_store::Store;
+
+    use super::*;
+
+    async fn store(nodes: &[(&str, &str)]) -> Client {
+        let client = Client::over(Store::new().connect(DomId::DOM0), Config::default());
+        for (node, value) in nodes {
+            client.write(&Path::new(*node).unwrap(), (*value).to_owned()).await.unwrap();
+        }
+        client
+    }
+
+    #[tokio::test]
+    async fn all_disks_are_looked_at_but_the_one_to_be_attached() {
+        let client = store(&[
+            ("/local/domain/0/backend/vbd/1/51712/params", "/srv/own.img"),
+            ("/local/domain/0/backend/vbd/2/51728/physical-device", "7:1f"),
+            ("/local/domain/0/backend/vbd/2/51728/mode", "r"),
+            ("/local/domain/0/backend/vbd/2/51728/dev", "xvdb"),
+            ("/local/domain/0/backend/qdisk/3/768/params", "aio:/srv/d.img"),
+            ("/local/domain/0/backend/vif/4/0/mac", "00:16:3e:00:00:01"),
+            ("/local/domain/1/vm", "/vm/one"),
+            ("/local/domain/2/vm", "/vm/two"),
+            ("/local/domain/2/name", "second"),
+            ("/local/domain/3/target", "1"),
+        ])
+        .await;
+        let request = Request::new(Kind::Vbd, Action::Add, 1, 51712, "block");
+        let (guest, users) = look(&client, &request).await.unwrap();
+        assert_eq!((guest.domid, guest.vm.as_deref()), (1, Some("/vm/one")));
+        let [second, stub] = &users[..] else { panic!("{users:?}") };
+        assert_eq!((&*second.kind, &*second.vdev, &*second.mode), ("vbd", "xvdb", "r"));
+        assert_eq!(second.physical_device.as_deref(), Some("7:1f"));
+        assert_eq!(
+            (second.domain.name.as_deref(), second.domain.vm.as_deref()),
+            (Some("second"), Some("/vm/two"))
+        );
+        assert_eq!((&*stub.kind, stub.params.as_deref()), ("qdisk", Some("aio:/srv/d.img")));
+        assert_eq!(stub.domain.target_vm.as_deref(), Some("/vm/one"));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_is_not_brought_back() {
+        let client = store(&[("/a/b", "")]).await;
+        let keys = |directory: &str| (Path::new(directory).unwrap(), vec![("node", "/dev/loop0".to_owned())]);
+        assert!(!write(&client, &[keys("/a/b"), keys("/a/c")]).await.unwrap());
+        assert_eq!(client.directory(&Path::new("/a/b").unwrap()).await.unwrap(), [""; 0]);
+        assert!(write(&client, &[keys("/a/b")]).await.unwrap());
+        assert_eq!(client.directory(&Path::new("/a").unwrap()).await.unwrap(), ["b"]);
+        assert_eq!(client.read(&Path::new("/a/b/node").unwrap()).await.unwrap(), "/dev/loop0");
+    }
+}
