@@ -14,6 +14,7 @@ use lab::fuzz::{self, FuzzArgs};
 use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::hostile::{self, HostileArgs};
+use lab::native::{self, NativeArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
 use lab::xen::{self, XenArgs};
@@ -38,6 +39,7 @@ enum Command {
     Xen(XenArgs),
     Guest(GuestArgs),
     Hostile(HostileArgs),
+    Native(NativeArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
     #[command(hide = true)]
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Native(args) => native::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),
         Command::Peer(args) => peers::peer(args),

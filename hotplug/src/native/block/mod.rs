@@ -96,7 +96,10 @@ const STOCK: Stock = Stock {
         "xen-script-common.sh",
         "locking.sh",
     ],
-    proven: &[],
+    proven: &[
+        ("7c51b7984b1fb29504f259f6415c0bc0830cc10e6c2c77f51b12321cabc7ad2b", "Debian 12 (Xen 4.17)"),
+        ("d3aeb6e4c00e8e212389d786b8d119415167e194c550e5dffef64a7020c5e84e", "Debian 13 (Xen 4.20)"),
+    ],
 };
 
 /// Which stock script this is, as in `Debian 12 (Xen 4.17)`, if it is one that the handler was proven equal to: by the
