@@ -51,6 +51,8 @@ enum Around {
     ByModel,
     /// The second guest is the same machine.
     SameVm,
+    /// The second guest is the stub domain of the first, or the other way round.
+    Stub(u32, u32),
     /// It is mounted with these options.
     Mounted(&'static str),
     /// The file is removed before the detach.
@@ -63,7 +65,7 @@ const WRITERS: Option<&str> =
 impl Case {
     /// All of them.
     pub(super) fn all() -> Vec<Self> {
-        use Around::{ByModel, DirectIo, Mounted, Protected, Removed, SameVm, Used};
+        use Around::{ByModel, DirectIo, Mounted, Protected, Removed, SameVm, Stub, Used};
         use What::{Device, DeviceLink, Directory, File, Link, Missing, OddFile, OnReadOnly};
         let equal =
             |name, disk, mode, around, status| Self { name, disk, mode, around, status, differs: None };
@@ -96,6 +98,8 @@ impl Case {
                 good,
             ),
             equal("device of the same machine", Device, "w", &[Used("w"), SameVm], good),
+            equal("device of the stub domain", Device, "w", &[Used("w"), Stub(2, 1)], good),
+            equal("device of the target", Device, "w", &[Used("w"), Stub(1, 2)], good),
             equal("device that is mounted", Device, "w", &[Mounted("rw")], busy),
             equal("device that is mounted, read-only here", Device, "r", &[Mounted("rw")], busy),
             equal("device that is mounted read-only", Device, "w", &[Mounted("ro")], busy),
@@ -201,6 +205,7 @@ impl Case {
                     world.backend("qdisk", 2, &[("params", &params), ("mode", "w")]).await?;
                 }
                 Around::SameVm => world.set_vm(2, "/vm/one").await?,
+                Around::Stub(stub, target) => world.set_target(stub, target).await?,
                 Around::Mounted(options) => {
                     let node = served(world).await?;
                     world.mount(&node, options)?;

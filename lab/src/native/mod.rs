@@ -24,43 +24,52 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use hotplug::native::block;
 
+use crate::xen::debian::Debian;
+use crate::xen::{packages, target_folder};
 use case::Case;
 use world::World;
 
 /// Compare hotplug's native handlers with the stock scripts, on a real store and real loop devices
 ///
-/// Needs root, loop devices, and the packages xen-utils-common, xen-utils-4.17, xenstore-utils and e2fsprogs.
+/// Needs root, loop devices, and the packages xen-utils-4.17, xenstore-utils and e2fsprogs. Takes seconds.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NativeArgs {
     /// Only cases whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// The directory of the scripts
-    #[arg(long, value_name = "DIR", default_value = "/etc/xen/scripts")]
-    scripts: PathBuf,
+    /// The release whose scripts are run, on this machine
+    #[arg(long, value_enum, default_value_t)]
+    debian: Debian,
+    /// The directory of the scripts, instead
+    #[arg(long, value_name = "DIR")]
+    scripts: Option<PathBuf>,
     /// Measure, instead, how long an attach and a detach of a file take both ways
     #[arg(long)]
     times: bool,
     /// How often to measure
     #[arg(long, value_name = "N", default_value_t = 15)]
     rounds: usize,
+    /// Install nothing; what is missing fails with the command that installs it
+    #[arg(long)]
+    no_install: bool,
 }
 
-impl Default for NativeArgs {
-    fn default() -> Self {
-        Self { only: String::new(), scripts: "/etc/xen/scripts".into(), times: false, rounds: 15 }
+impl NativeArgs {
+    /// What CI runs.
+    pub(crate) fn for_ci(may_install: bool, debian: Debian) -> Self {
+        let no_install = !may_install;
+        Self { only: String::new(), debian, scripts: None, times: false, rounds: 15, no_install }
     }
 }
 
 /// Runs the subcommand. The last line is `N passed, N failed`; a case that failed is an error.
 pub fn run(args: &NativeArgs) -> Result<()> {
+    let scripts = || packages::scripts(&target_folder()?.join("lab/packages"), !args.no_install, args.debian);
+    let script = args.scripts.clone().map_or_else(scripts, Ok)?.join("block");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let script = args.scripts.join("block");
-        match block::release_of(&script)? {
-            Some(release) => println!("lab: {} is that of {release}", script.display()),
-            None => println!("lab: {} is not one that the handler is used for", script.display()),
-        }
+        let release = block::release_of(&script)?;
+        println!("lab: {} is that of {}", script.display(), release.unwrap_or("no release that is known"));
         if args.times {
             return times::run(&script, args.rounds).await;
         }
@@ -87,6 +96,12 @@ pub fn run(args: &NativeArgs) -> Result<()> {
         }
         println!("{passed} passed, {failed} failed");
         ensure!(failed == 0 && passed > 0, "{failed} cases failed, {passed} passed");
+        ensure!(
+            release.is_some(),
+            "the handler is not used for this text of the script, since it is not in its list; it is as good as those \
+             that are, by these cases: its digest is {}",
+            block::digest(&script)?
+        );
         Ok(())
     })
 }

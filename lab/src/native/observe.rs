@@ -45,17 +45,20 @@ impl Observed {
         let keys = world.keys().await?;
         let value = |name: &str| keys.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let node = value("node");
-        let number = node.as_deref().map(number).transpose()?;
         let mut shown = Vec::new();
         for (key, value) in keys.iter().filter(|(key, _)| !GIVEN.contains(&key.as_str())) {
-            // Which number it has is the kernel's choice, and whose folder it is the lab's.
-            let value = match (&node, number) {
-                (Some(node), _) if value == node => "/dev/loop#".to_owned(),
-                (_, Some(number)) if *value == format!("7:{number:x}") => "7:#".to_owned(),
-                _ => value.replace(&folder, "/folder/"),
-            };
+            // Which number a device has is the kernel's choice, and whose folder it is the lab's.
+            let mut value = value.replace(&folder, "/folder/");
+            for made in loops_of(&world.path(""))? {
+                let sign = if node.as_ref() == Some(&made) { "#" } else { "@" };
+                if value == made {
+                    value = format!("/dev/loop{sign}");
+                } else if value == format!("7:{:x}", number(&made)?) {
+                    value = format!("7:{sign}");
+                }
+            }
             // How a failure reads is each one's own.
-            let value = if key == "hotplug-error" { "..." } else { &value };
+            let value = if key == "hotplug-error" { "..." } else { &*value };
             shown.push(format!("{key}={value}"));
         }
         let device = match &node {

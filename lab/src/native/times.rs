@@ -40,7 +40,10 @@ pub(super) async fn run(script: &Path, rounds: usize) -> Result<()> {
 
 async fn fresh(world: &World, image: &Path) -> Result<()> {
     let directory = xs_client::Path::new(World::directory())?;
-    world.client.rm(&directory).await?;
+    match world.client.rm(&directory).await {
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
     world.backend("vbd", 1, &[("params", &image.to_string_lossy()), ("mode", "w")]).await
 }
 

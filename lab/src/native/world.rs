@@ -61,6 +61,11 @@ impl World {
         self.write(&format!("/local/domain/{domid}/vm"), vm).await
     }
 
+    /// Makes a domain another's stub domain.
+    pub(super) async fn set_target(&self, stub: u32, target: u32) -> Result<()> {
+        self.write(&format!("/local/domain/{stub}/target"), &target.to_string()).await
+    }
+
     async fn write(&self, path: &str, value: &str) -> Result<()> {
         Ok(self.client.write(&Path::new(path.to_owned())?, value.to_owned()).await?)
     }
@@ -86,10 +91,19 @@ impl World {
         Ok(path)
     }
 
-    /// A loop device that serves a file, made by losetup: a block device like any other.
+    /// A loop device that serves a file, made by losetup: a block device like any other. Its number reads differently
+    /// in hexadecimal.
     pub(super) fn device(&self, image: &FsPath) -> Result<String> {
-        let node = losetup(&["--find", "--show", &image.to_string_lossy()])?;
-        Ok(node.trim_end().to_owned())
+        let mut last = None;
+        for number in 26..64 {
+            let node = format!("/dev/loop{number}");
+            match losetup(&[&node, &image.to_string_lossy()]) {
+                Ok(_) => return Ok(node),
+                // It may be in use.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no device was tried")?)
     }
 
     /// Makes a file system on a device and mounts it.

@@ -112,6 +112,16 @@ pub fn release_of(script: &Path) -> io::Result<Option<&'static str>> {
     STOCK.release_of(script)
 }
 
+/// The digest of a script's text and of the texts of all files that it sources: a SHA-256, in hexadecimal. It reads files,
+/// which may block.
+///
+/// # Errors
+///
+/// As [`release_of`].
+pub fn digest(script: &Path) -> io::Result<String> {
+    STOCK.digest(script)
+}
+
 /// A disk to be attached, as its backend's directory tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
