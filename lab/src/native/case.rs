@@ -34,6 +34,8 @@ enum What {
     DeviceLink,
     Missing,
     Directory,
+    /// A device, by its name in `/dev`.
+    ShortName,
     /// A file on a file system that is mounted read-only.
     OnReadOnly,
 }
@@ -55,6 +57,8 @@ enum Around {
     Stub(u32, u32),
     /// It is mounted with these options.
     Mounted(&'static str),
+    /// It is mounted read-only, and its file system may write.
+    MountedWritable,
     /// The file is removed before the detach.
     Removed,
 }
@@ -65,8 +69,8 @@ const WRITERS: Option<&str> =
 impl Case {
     /// All of them.
     pub(super) fn all() -> Vec<Self> {
-        use Around::{ByModel, DirectIo, Mounted, Protected, Removed, SameVm, Stub, Used};
-        use What::{Device, DeviceLink, Directory, File, Link, Missing, OddFile, OnReadOnly};
+        use Around::{ByModel, DirectIo, Mounted, MountedWritable, Protected, Removed, SameVm, Stub, Used};
+        use What::{Device, DeviceLink, Directory, File, Link, Missing, OddFile, OnReadOnly, ShortName};
         let equal =
             |name, disk, mode, around, status| Self { name, disk, mode, around, status, differs: None };
         let other =
@@ -113,6 +117,22 @@ impl Case {
             other("file of another guest, read-only there", File, "w", &[Used("r")], busy, WRITERS),
             other("file that is mounted", File, "w", &[Mounted("rw")], busy, WRITERS),
             other(
+                "device that is mounted read-only and writable",
+                Device,
+                "r",
+                &[MountedWritable],
+                busy,
+                Some("the script looks at what the mount allows, and not at what its file system does"),
+            ),
+            other(
+                "device, by its name in /dev",
+                ShortName,
+                "w",
+                &[],
+                good,
+                Some("the script looks for it in its working directory"),
+            ),
+            other(
                 "file of another guest, by its device model",
                 File,
                 "w",
@@ -156,18 +176,17 @@ impl Case {
             What::OnReadOnly => {
                 world.mount_as(&["-t", "tmpfs", "none"])?;
                 let image = world.image("mnt/image", 1 << 20)?;
-                crate::failure::output_of(
-                    std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(world.path("mnt")),
-                )?;
+                world.remount("ro")?;
                 image
             }
             _ => world.image("image", 8 << 20)?,
         };
-        let is_device = matches!(self.disk, What::Device | What::DeviceLink);
+        let is_device = matches!(self.disk, What::Device | What::DeviceLink | What::ShortName);
         let node = if is_device { world.device(&image)? } else { String::new() };
         let target = match self.disk {
             What::File | What::OddFile | What::OnReadOnly => image.clone(),
             What::Device => node.clone().into(),
+            What::ShortName => node.trim_start_matches("/dev/").into(),
             What::Link | What::DeviceLink => {
                 let link = world.path("link");
                 symlink(if is_device { Path::new(&node) } else { &image }, &link)?;
@@ -209,6 +228,11 @@ impl Case {
                 Around::Mounted(options) => {
                     let node = served(world).await?;
                     world.mount(&node, options)?;
+                }
+                Around::MountedWritable => {
+                    let node = served(world).await?;
+                    world.mount(&node, "rw")?;
+                    world.remount("bind,ro")?;
                 }
                 Around::Removed => {}
             }

@@ -67,16 +67,16 @@ impl World {
     }
 
     async fn write(&self, path: &str, value: &str) -> Result<()> {
-        Ok(self.client.write(&Path::new(path.to_owned())?, value.to_owned()).await?)
+        Ok(self.client.write(&Path::new(path)?, value.to_owned()).await?)
     }
 
     pub(super) async fn read(&self, path: &str) -> Result<Option<String>> {
-        let value = self.client.read_opt(&Path::new(path.to_owned())?).await?;
+        let value = self.client.read_opt(&Path::new(path)?).await?;
         Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
     }
 
     pub(super) async fn list(&self, path: &str) -> Result<Vec<String>> {
-        Ok(self.client.directory_or_empty(&Path::new(path.to_owned())?).await?)
+        Ok(self.client.directory_or_empty(&Path::new(path)?).await?)
     }
 
     /// A path in the folder.
@@ -119,6 +119,12 @@ impl World {
         output_of(Command::new("mount").args(args).arg(&point))?;
         self.mounts.push(point);
         Ok(())
+    }
+
+    /// Changes the mount.
+    pub(super) fn remount(&self, options: &str) -> Result<()> {
+        let options = format!("remount,{options}");
+        output_of(Command::new("mount").args(["-o", &options]).arg(self.path("mnt"))).map(drop)
     }
 
     /// Writes the backend's directory of a disk, as a toolstack does.

@@ -48,7 +48,7 @@
 //! | --- | --- | --- | --- |
 //! | one image for two guests | gives it, unless the number of its file system reads the same in hexadecimal and in decimal | refuses | two writers destroy it |
 //! | an image that a device model serves (`qdisk`) | does not look | refuses | the same |
-//! | a file system that is mounted for writing, and once more read-only | a read-only disk is refused by the first alone, and given if only the second can be seen | refuses | it can be written to |
+//! | a file system that is writable, mounted here read-only (`mount -o bind,ro`) | gives it read-only | refuses | it may be written to by another mount |
 //! | a target that does not exist | says `connected`, and exits with 1 | says `error`, and why | it is not connected |
 //! | a target that is neither a file nor a block device | the same | the same | the same |
 //! | a device's name without `/dev` | the same | takes it from `/dev` | it was meant to |
@@ -58,6 +58,10 @@
 //! | a loop device that serves another file by now | gives it back | leaves it | it is another's |
 //! | a detach while another disk is attached | waits for the lock | does not | a device that goes leads to no wrong answer, and its descriptor keeps the number from being used anew |
 //! | a failure's text | tells no guest's name, nor what to do | does | |
+//! | a removal after an attach that failed | fails for want of `node`, and writes a `hotplug-error` | has nothing to do | it is idempotent |
+//!
+//! Neither looks at swap space, at the whole of a disk whose partition is asked for or the other way round, nor at volumes
+//! that are made of it.
 
 mod bounds;
 mod failure;
