@@ -17,6 +17,7 @@ pub mod fuzz;
 pub mod grammar;
 pub mod guest;
 pub mod hostile;
+pub mod native;
 pub mod native_vif;
 pub mod peers;
 pub mod suite;

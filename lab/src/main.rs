@@ -14,6 +14,7 @@ use lab::fuzz::{self, FuzzArgs};
 use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::hostile::{self, HostileArgs};
+use lab::native::{self, NativeArgs};
 use lab::native_vif::{self, NativeVifArgs, SideArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
@@ -39,6 +40,7 @@ enum Command {
     Xen(XenArgs),
     Guest(GuestArgs),
     Hostile(HostileArgs),
+    Native(NativeArgs),
     NativeVif(NativeVifArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Native(args) => native::run(&args),
         Command::NativeVif(args) => native_vif::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),

@@ -14,6 +14,8 @@ use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
 use crate::grammar::{self, GrammarArgs};
 use crate::hostile::{self, HostileArgs};
+use crate::native::{self, NativeArgs};
+use crate::xen::debian::Debian;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
@@ -51,6 +53,11 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
         ("grammar", Box::new(move || grammar::run(&GrammarArgs::for_ci(may_install)))),
+        ("native", Box::new(move || native::run(&NativeArgs::for_ci(may_install, Debian::Bookworm)))),
+        (
+            "native, Debian 13",
+            Box::new(move || native::run(&NativeArgs::for_ci(may_install, Debian::Trixie))),
+        ),
         ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),

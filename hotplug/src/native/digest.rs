@@ -7,46 +7,40 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-/// The texts of a script and of all that it sources, of one version of the package.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Texts {
-    /// The version of the package whose texts were compared.
-    pub version: &'static str,
-    /// Names of files in the directory of the scripts, the script's first, each with the SHA-256 of its text in lower-case
-    /// hexadecimal.
-    pub files: &'static [(&'static str, &'static str)],
+/// A stock script with the texts of it that were proven.
+pub(super) struct Stock {
+    /// The files that it sources, which are looked for in its own directory.
+    pub(super) sources: &'static [&'static str],
+    /// The digests of its texts, and what they are of.
+    pub(super) proven: &'static [(&'static str, &'static str)],
 }
 
-/// The version of which a script has the text, and the files beside it that it sources.
-pub(super) fn release_of(script: &Path, proven: &'static [Texts]) -> io::Result<Option<&'static str>> {
-    // What it sources is found by the name that it was called by.
-    let folder = script.parent().filter(|_| script.is_absolute());
-    let folder = folder.ok_or(io::ErrorKind::InvalidInput)?;
-    let own = digest(script)?;
-    'versions: for texts in proven {
-        let Some(((_, first), sources)) = texts.files.split_first() else { continue };
-        if own != *first {
-            continue;
-        }
-        for (name, text) in sources {
-            if digest(&folder.join(name))? != *text {
-                continue 'versions;
-            }
-        }
-        return Ok(Some(texts.version));
+impl Stock {
+    /// Which of the proven texts a script has, if any.
+    pub(super) fn release_of(&self, script: &Path) -> io::Result<Option<&'static str>> {
+        let digest = self.digest(script)?;
+        Ok(self.proven.iter().find(|(proven, _)| *proven == digest).map(|(_, release)| *release))
     }
-    Ok(None)
-}
 
-/// The SHA-256 of a file, in lower-case hexadecimal.
-pub(super) fn digest(file: &Path) -> io::Result<String> {
-    let mut digest = String::new();
-    for byte in Sha256::digest(fs::read(file)?) {
-        // Writing to a String cannot fail.
-        _ = write!(digest, "{byte:02x}");
+    /// The SHA-256 of the length and text of the script and of each file that it sources, in hexadecimal.
+    pub(super) fn digest(&self, script: &Path) -> io::Result<String> {
+        // What it sources is found by the name that it was called by.
+        let folder = script.parent().filter(|_| script.is_absolute());
+        let folder = folder.ok_or(io::ErrorKind::InvalidInput)?;
+        let mut hash = Sha256::new();
+        let sources = self.sources.iter().map(|name| folder.join(name));
+        for file in [script.to_owned()].into_iter().chain(sources) {
+            let text = fs::read(file)?;
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        let mut digest = String::new();
+        for byte in hash.finalize() {
+            // Writing to a String cannot fail.
+            _ = write!(digest, "{byte:02x}");
+        }
+        Ok(digest)
     }
-    Ok(digest)
 }
 
 #[cfg(test)]
@@ -55,22 +49,20 @@ mod tests {
 
     #[test]
     fn a_changed_text_is_another() {
-        // printf abc | sha256sum; sha256sum < /dev/null
-        const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        const PROVEN: &[Texts] =
-            &[Texts { version: "a release", files: &[("script", ABC), ("common.sh", EMPTY)] }];
         let folder = tempfile::tempdir().unwrap();
-        let (script, common) = (folder.path().join("script"), folder.path().join("common.sh"));
+        let script = folder.path().join("script");
+        let stock = Stock {
+            sources: &["common.sh"],
+            // printf '\3\0\0\0\0\0\0\0abc\0\0\0\0\0\0\0\0' | sha256sum
+            proven: &[("3e2f8940c3a0e0fd6f6e07bbf07f015dd7c147431e5fa14bf3f225d782641540", "a release")],
+        };
         fs::write(&script, "abc").unwrap();
-        assert_eq!(release_of(&script, PROVEN).unwrap_err().kind(), io::ErrorKind::NotFound);
-        fs::write(&common, "").unwrap();
-        assert_eq!(release_of(&script, PROVEN).unwrap(), Some("a release"));
-        fs::write(&common, "\n").unwrap();
-        assert_eq!(release_of(&script, PROVEN).unwrap(), None);
+        assert_eq!(stock.release_of(&script).unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::write(folder.path().join("common.sh"), "").unwrap();
+        assert_eq!(stock.release_of(&script).unwrap(), Some("a release"));
         fs::write(&script, "ab").unwrap();
-        assert_eq!(release_of(&script, PROVEN).unwrap(), None);
-        let error = release_of(Path::new("script"), PROVEN).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        fs::write(folder.path().join("common.sh"), "c").unwrap();
+        assert_eq!(stock.release_of(&script).unwrap(), None);
+        assert_eq!(stock.release_of(Path::new("script")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -10,5 +10,3 @@
 pub mod block;
 mod digest;
 pub mod vif;
-
-pub use digest::Texts;

@@ -206,7 +206,7 @@ fn last_lines(log: &Path) -> String {
 }
 
 /// Cargo's target folder, wherever the user has put it.
-fn target_folder() -> Result<PathBuf> {
+pub(crate) fn target_folder() -> Result<PathBuf> {
     #[derive(serde::Deserialize)]
     struct Metadata {
         target_directory: PathBuf,

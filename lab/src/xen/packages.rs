@@ -88,21 +88,8 @@ pub fn prepare(cache: &Path, may_install: bool, qemu: bool, debian: Debian) -> R
         };
         Ok((hypervisor, kernel, root, versions))
     };
-    // Old package lists name versions that the mirror has already replaced; new machines have no lists.
-    let (hypervisor, kernel, root, installed) = fetch()
-        .or_else(|error| match source.refresh(&mut apt) {
-            Ok(()) => fetch(),
-            Err(refused) => Err(error.context(format!("{refused:#}"))),
-        })
-        .map_err(|error| Failure {
-            tried: format!("fetching the hypervisor, the kernel and dom0's programs of Debian {}", debian.codename()),
-            observed: format!("{error:#}"),
-            hint: format!(
-                "check that apt's sources have {} main and that `apt-get download` works here; if the lists are old, \
-                 run `apt-get update` as root",
-                Debian::HOST.codename()
-            ),
-        })?;
+    let what = "the hypervisor, the kernel and dom0's programs";
+    let (hypervisor, kernel, root, installed) = fetched(&source, &mut apt, what, debian, fetch)?;
 
     let modules = only_child(&kernel.join("lib/modules"))?;
     let release =
@@ -117,6 +104,48 @@ pub fn prepare(cache: &Path, may_install: bool, qemu: bool, debian: Debian) -> R
         modules,
         versions: format!("{installed}\n{}\n{}", hypervisor.display(), kernel.display()),
     })
+}
+
+/// Makes sure that the stock hotplug scripts of a release are there, fetching them if this process may, and returns their
+/// folder.
+pub fn scripts(cache: &Path, may_install: bool, debian: Debian) -> Result<PathBuf> {
+    const PACKAGE: &str = "xen-utils-common";
+    const FOLDER: &str = "/etc/xen/scripts";
+    let mut apt = Apt::new(may_install);
+    if debian == Debian::HOST {
+        apt.install_missing(&[PACKAGE])?;
+        return Ok(FOLDER.into());
+    }
+    fs::create_dir_all(cache)?;
+    let source = Source::new(debian, &cache.join(debian.folder_name()))?;
+    let fetch = || unpack(&source, cache, PACKAGE);
+    let tree = fetched(&source, &mut apt, "the hotplug scripts", debian, fetch)?;
+    Ok(tree.join(FOLDER.trim_start_matches('/')))
+}
+
+/// Fetches `what`. Old package lists name versions that the mirror has already replaced, and new machines have no
+/// lists: they are read anew then.
+fn fetched<T>(
+    source: &Source,
+    apt: &mut Apt,
+    what: &str,
+    debian: Debian,
+    fetch: impl Fn() -> Result<T>,
+) -> Result<T> {
+    let again = |error: anyhow::Error| match source.refresh(apt) {
+        Ok(()) => fetch(),
+        Err(refused) => Err(error.context(format!("{refused:#}"))),
+    };
+    let failed = |error| Failure {
+        tried: format!("fetching {what} of Debian {}", debian.codename()),
+        observed: format!("{error:#}"),
+        hint: format!(
+            "check that apt's sources have {} main and that `apt-get download` works here; if the lists are old, run \
+             `apt-get update` as root",
+            Debian::HOST.codename()
+        ),
+    };
+    Ok(fetch().or_else(again).map_err(failed)?)
 }
 
 /// Names and versions of what is installed on this machine.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -10,7 +11,7 @@ use super::sharing::Holder;
 use crate::printable::printable_path as shown;
 
 /// Why a disk could not be attached or detached. Nothing is left of the attempt.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// A key of the backend that the handler needs is not there, or empty.
@@ -57,21 +58,21 @@ pub enum Failure {
         /// What it tried.
         tried: String,
         /// The kernel's answer.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The kernel has no loop devices.
     #[error("cannot open /dev/loop-control: {0}; load the driver of loop devices: modprobe loop")]
-    NoLoopDriver(io::Error),
+    NoLoopDriver(#[source] Arc<io::Error>),
     /// All loop devices are in use.
     #[error(
         "cannot find a free loop device: {0}; detach some that are not needed, losetup --list shows them"
     )]
-    NoLoopDevice(io::Error),
+    NoLoopDevice(#[source] Arc<io::Error>),
     /// The kernel cannot set up a loop device in one step.
     #[error(
         "cannot set up a loop device in one step: {0}; the kernel is older than Linux 5.8, use the script block"
     )]
-    OldKernel(io::Error),
+    OldKernel(#[source] Arc<io::Error>),
     /// Somebody holds the lock of all disks.
     #[error(
         "cannot take the lock {} within {within:?}: a hotplug script holds it; see which one hangs: fuser -v {}",
@@ -101,14 +102,14 @@ pub enum Failure {
         /// What was tried.
         tried: String,
         /// The kernel's answer.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 }
 
 impl Failure {
     /// An answer of the kernel, for whatever has no story of its own.
     pub(super) fn of(tried: impl Into<String>, error: impl Into<io::Error>) -> Self {
-        let (tried, source) = (tried.into(), error.into());
+        let (tried, source) = (tried.into(), Arc::new(error.into()));
         if source.kind() == io::ErrorKind::PermissionDenied {
             Self::NoPermission { tried, source }
         } else {

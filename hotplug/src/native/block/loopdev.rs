@@ -35,7 +35,7 @@ impl LoopDevice {
     /// Makes one that serves `image`, which is called `path`.
     pub(super) fn set_up(image: &File, path: &Path, read_only: bool) -> Result<Self, Failure> {
         let control = OpenOptions::new().read(true).write(true).open(CONTROL).map_err(no_control)?;
-        let mut taken = Errno::BUSY.into();
+        let mut taken = io::Error::from(Errno::BUSY);
         for _ in 0..RACES {
             let number = ioctl::get_free(&control).map_err(no_device)?;
             let node = format!("/dev/loop{number}");
@@ -45,11 +45,11 @@ impl LoopDevice {
                 Ok(()) => return Ok(Self { file, number, kept: false }),
                 // Somebody was faster.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => taken = error,
-                Err(error) if is_unknown(&error) => return Err(Failure::OldKernel(error)),
+                Err(error) if is_unknown(&error) => return Err(Failure::OldKernel(error.into())),
                 Err(error) => return Err(Failure::of(format!("set up {node}"), error)),
             }
         }
-        Err(Failure::NoLoopDevice(taken))
+        Err(Failure::NoLoopDevice(taken.into()))
     }
 
     /// Its path: `/dev/loop3`.
@@ -86,14 +86,14 @@ impl Drop for LoopDevice {
 fn no_control(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::of(format!("open {CONTROL}"), error),
-        _ => Failure::NoLoopDriver(error),
+        _ => Failure::NoLoopDriver(error.into()),
     }
 }
 
 fn no_device(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::of("make a loop device", error),
-        _ => Failure::NoLoopDevice(error),
+        _ => Failure::NoLoopDevice(error.into()),
     }
 }
 

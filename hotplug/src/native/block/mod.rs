@@ -48,7 +48,7 @@
 //! | --- | --- | --- | --- |
 //! | one image for two guests | gives it, unless the number of its file system reads the same in hexadecimal and in decimal | refuses | two writers destroy it |
 //! | an image that a device model serves (`qdisk`) | does not look | refuses | the same |
-//! | a file system that is mounted for writing, and once more read-only | a read-only disk is refused by the first alone, and given if only the second can be seen | refuses | it can be written to |
+//! | a file system that is writable, mounted here read-only (`mount -o bind,ro`) | gives it read-only | refuses | it may be written to by another mount |
 //! | a target that does not exist | says `connected`, and exits with 1 | says `error`, and why | it is not connected |
 //! | a target that is neither a file nor a block device | the same | the same | the same |
 //! | a device's name without `/dev` | the same | takes it from `/dev` | it was meant to |
@@ -58,6 +58,10 @@
 //! | a loop device that serves another file by now | gives it back | leaves it | it is another's |
 //! | a detach while another disk is attached | waits for the lock | does not | a device that goes leads to no wrong answer, and its descriptor keeps the number from being used anew |
 //! | a failure's text | tells no guest's name, nor what to do | does | |
+//! | a removal after an attach that failed | fails for want of `node`, and writes a `hotplug-error` | has nothing to do | it is idempotent |
+//!
+//! Neither looks at swap space, at the whole of a disk whose partition is asked for or the other way round, nor at volumes
+//! that are made of it.
 
 mod bounds;
 mod failure;
@@ -79,15 +83,28 @@ pub use self::failure::Failure;
 use self::loopdev::LoopDevice;
 pub use self::sharing::{Domain, FileId, Holder, Loop, Medium, Mode, Mount, Numbers, Seen, Use, holder};
 use self::target::Target;
-use super::digest::{self, Texts};
+use super::digest::Stock;
 use crate::printable::printable_path;
 
 /// Where the stock scripts have their locks, and what the one of `block` is called.
 const LOCK_DIR: &str = "/var/run/xen-hotplug";
 const LOCK: &str = "block";
 
-/// The texts of the stock script that were compared.
-const PROVEN: &[Texts] = &[];
+/// The stock script, and the texts of it that were compared.
+const STOCK: Stock = Stock {
+    sources: &[
+        "block-common.sh",
+        "xen-hotplug-common.sh",
+        "hotplugpath.sh",
+        "logging.sh",
+        "xen-script-common.sh",
+        "locking.sh",
+    ],
+    proven: &[
+        ("7c51b7984b1fb29504f259f6415c0bc0830cc10e6c2c77f51b12321cabc7ad2b", "Debian 12 (Xen 4.17)"),
+        ("d3aeb6e4c00e8e212389d786b8d119415167e194c550e5dffef64a7020c5e84e", "Debian 13 (Xen 4.20)"),
+    ],
+};
 
 /// Which stock script this is, as in `Debian 12 (Xen 4.17)`, if it is one that the handler was proven equal to: by the
 /// text of the script and of all files that it sources. It reads files, which may block.
@@ -96,7 +113,17 @@ const PROVEN: &[Texts] = &[];
 ///
 /// If the path is not absolute, or one of the files cannot be read: then it is none.
 pub fn release_of(script: &Path) -> io::Result<Option<&'static str>> {
-    digest::release_of(script, PROVEN)
+    STOCK.release_of(script)
+}
+
+/// The digest of a script's text and of the texts of all files that it sources: a SHA-256, in hexadecimal. It reads files,
+/// which may block.
+///
+/// # Errors
+///
+/// As [`release_of`].
+pub fn digest(script: &Path) -> io::Result<String> {
+    STOCK.digest(script)
 }
 
 /// A disk to be attached, as its backend's directory tells of it.

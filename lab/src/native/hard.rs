@@ -1,0 +1,193 @@
+//! What the handler promises beside being equal: nothing leaks, and races are survived.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::pin::Pin;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use hotplug::native::block::{Attached, Block, Detached, Disk, Domain, Failure, Mode, Saved, detach};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::observe::loops_of;
+use super::world::{LIMIT, World, losetup, must};
+
+type Course = fn(World) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// All of them, with their names.
+pub(super) fn all() -> Vec<(&'static str, Course)> {
+    vec![
+        ("hard: attaches at once", |world| Box::pin(at_once(world))),
+        ("hard: an attach that is dropped", |world| Box::pin(dropped(world))),
+        ("hard: an attach that is cancelled", |world| Box::pin(cancelled(world))),
+        ("hard: a script that has the lock", |world| Box::pin(locked(world))),
+        ("hard: detaches", |world| Box::pin(detaches(world))),
+        ("hard: a device that is open", |world| Box::pin(open_device(world))),
+        ("hard: a guest's name", |world| Box::pin(named(world))),
+    ]
+}
+
+fn disk(world: &World, name: &str) -> Result<Disk> {
+    let image = world.image(name, 1 << 20)?;
+    Ok(Disk { params: image.to_string_lossy().into_owned(), mode: Mode::Write })
+}
+
+async fn attached(disk: &Disk, domid: u32) -> Result<Attached, Failure> {
+    let begun = Block::new().begin(disk, LIMIT, &CancellationToken::new()).await?;
+    let guest = Domain { domid, vm: Some(format!("/vm/{domid}")), ..Domain::default() };
+    begun.attach(guest, Vec::new()).await
+}
+
+fn left(world: &World) -> Result<usize> {
+    Ok(loops_of(&world.path(""))?.len())
+}
+
+/// Sixteen images at once, while losetup takes devices too: each gets a device of its own.
+async fn at_once(world: World) -> Result<()> {
+    let mut tasks = JoinSet::new();
+    for number in 0..16 {
+        let disk = disk(&world, &format!("image-{number}"))?;
+        tasks.spawn(async move { attached(&disk, number).await.map(Attached::keep) });
+    }
+    let other = world.image("other", 1 << 20)?.to_string_lossy().into_owned();
+    let others = tokio::task::spawn_blocking(move || {
+        (0..16).map(|_| losetup(&["--find", "--show", &other])).filter(Result::is_ok).count()
+    });
+    let mut saved = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        saved.push(result??.context("a file has something to undo")?);
+    }
+    let others = others.await?;
+    let mut nodes: Vec<String> = saved.iter().map(|saved| saved.node.clone()).collect();
+    nodes.sort();
+    nodes.dedup();
+    ensure!(nodes.len() == 16, "devices were given twice: {nodes:?}");
+    ensure!(left(&world)? == 16 + others, "{} devices, of which {others} are losetup's", left(&world)?);
+    for saved in saved {
+        detach(saved, LIMIT, &CancellationToken::new()).await?;
+    }
+    ensure!(left(&world)? == others, "{} devices are left, of which {others} are losetup's", left(&world)?);
+    Ok(())
+}
+
+async fn dropped(world: World) -> Result<()> {
+    let disk = disk(&world, "image")?;
+    let ready = attached(&disk, 1).await?;
+    must(left(&world)? == 1, "no device was made")?;
+    drop(ready);
+    must(left(&world)? == 0, "a device is left of an attach that was dropped when it was ready")?;
+    // At whichever moment.
+    for micros in (0..600).step_by(20) {
+        let future = attached(&disk, 1);
+        _ = tokio::time::timeout(Duration::from_micros(micros), future).await;
+    }
+    gone(&world).await?;
+    // The lock is free.
+    attached(&disk, 1).await?;
+    Ok(())
+}
+
+async fn cancelled(world: World) -> Result<()> {
+    let disk = disk(&world, "image")?;
+    let cancel = CancellationToken::new();
+    let begun = Block::new().begin(&disk, LIMIT, &cancel).await?;
+    cancel.cancel();
+    let result = begun.attach(Domain::default(), Vec::new()).await;
+    ensure!(matches!(result, Err(Failure::Cancelled)), "{result:?}");
+    gone(&world).await
+}
+
+/// A thread that was given up may end a moment later.
+async fn gone(world: &World) -> Result<()> {
+    for _ in 0..500 {
+        if left(world)? == 0 {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    anyhow::bail!("a device is left")
+}
+
+async fn locked(world: World) -> Result<()> {
+    let disk = disk(&world, "image")?;
+    // As claim_lock does.
+    let script = "mkdir -p /var/run/xen-hotplug && exec 200<>/var/run/xen-hotplug/block && flock -x 200 && echo && read x";
+    let mut holder =
+        Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = [0];
+    std::io::Read::read_exact(holder.stdout.as_mut().context("a pipe")?, &mut said)?;
+    let result = Block::new().begin(&disk, Duration::from_millis(50), &CancellationToken::new()).await;
+    let waiting = attached(&disk, 1);
+    let free = async {
+        sleep(Duration::from_millis(20)).await;
+        drop(holder.stdin.take());
+    };
+    let (later, ()) = tokio::join!(waiting, free);
+    holder.wait()?;
+    ensure!(matches!(result, Err(Failure::Locked { .. })), "{result:?}");
+    later.map(drop).context("after the script")
+}
+
+async fn detaches(world: World) -> Result<()> {
+    let disk = disk(&world, "image")?;
+    let never = CancellationToken::new();
+    let image = world.path("image");
+    let attach = async || attached(&disk, 1).await?.keep().context("a file has something to undo");
+    let undone = async |saved: Saved| anyhow::Ok(detach(saved, LIMIT, &never).await?);
+
+    let saved = attach().await?;
+    must(undone(saved.clone()).await? == Detached::Now, "it was not given back")?;
+    must(undone(saved.clone()).await? == Detached::Before, "it was given back twice")?;
+    // The number is another's by now: of another file, and of the same one.
+    let other = world.image("other", 1 << 20)?;
+    for file in [&other, &image] {
+        losetup(&[&saved.node, &file.to_string_lossy()])?;
+        let result = undone(saved.clone()).await?;
+        let file = file.to_string_lossy().into_owned();
+        ensure!(result == Detached::NotOurs { serves: file }, "{result:?}");
+        losetup(&["--detach", &saved.node])?;
+    }
+    // By the keys alone, with the image renamed and replaced.
+    let keys = |saved: &Saved| {
+        BTreeMap::from([("node".to_owned(), saved.node.clone()), ("params".to_owned(), disk.params.clone())])
+    };
+    let saved = attach().await?;
+    fs::remove_file(&image)?;
+    fs::File::create(&image)?.set_len(1 << 20)?;
+    let by_keys = Saved::of(&keys(&saved)).context("a node")?;
+    must(undone(by_keys).await? == Detached::Now, "the device of a file that was replaced is left")?;
+    let saved = attach().await?;
+    fs::rename(&image, world.path("renamed"))?;
+    let by_keys = Saved::of(&keys(&saved)).context("a node")?;
+    must(matches!(undone(by_keys).await?, Detached::NotOurs { .. }), "it was taken for another's")?;
+    must(undone(saved).await? == Detached::Now, "the device of a file that was renamed is left")?;
+    must(left(&world)? == 0, "a device is left")
+}
+
+async fn open_device(world: World) -> Result<()> {
+    let disk = disk(&world, "image")?;
+    let saved = attached(&disk, 1).await?.keep().context("a file has something to undo")?;
+    let open = fs::File::open(&saved.node)?;
+    let result = detach(saved, LIMIT, &CancellationToken::new()).await?;
+    ensure!(result == Detached::WhenClosed, "{result:?}");
+    drop(open);
+    gone(&world).await
+}
+
+async fn named(world: World) -> Result<()> {
+    let image = world.image("image", 1 << 20)?.to_string_lossy().into_owned();
+    let params = format!("aio:{image}");
+    world.backend("qdisk", 2, &[("params", &params), ("mode", "w")]).await?;
+    world.backend("vbd", 1, &[("params", &image), ("mode", "w")]).await?;
+    let failure = world.attach(&Block::new()).await?.err().context("it was given twice")?;
+    let expected = format!(
+        "cannot give {image} read-write: it is the disk xvda of the guest 2 (guest-2), read-write; detach or unmount it \
+         there, or give it read-only to all"
+    );
+    ensure!(failure.to_string() == expected, "{failure}");
+    must(left(&world)? == 0, "a device is left")
+}
