@@ -42,7 +42,7 @@ const SCRIPTS: &str = "/etc/xen/scripts";
 
 /// Compare the native handlers for network interfaces with Debian's scripts
 ///
-/// Needs root for network namespaces and takes about two minutes on two CPUs.
+/// Needs root for network namespaces and takes about a minute on two CPUs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NativeVifArgs {
     /// Only cases whose name contains this, such as `bridge/` or `mtu`
@@ -66,6 +66,13 @@ pub fn run(args: &NativeVifArgs) -> Result<()> {
     {
         let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
         found.map_err(|error| missing(&format!("running {tool}"), &error, package))?;
+    }
+    if Command::new("brctl").stdin(Stdio::null()).output().is_ok() {
+        bail!(Failure {
+            tried: "comparing with scripts as they are without brctl".into(),
+            observed: "it is installed, and the script chooses another bridge by it".into(),
+            hint: "apt-get remove bridge-utils".into(),
+        });
     }
     [Script::Bridge, Script::Route, Script::Nat].into_iter().try_for_each(check_texts)?;
     if let Some(rounds) = args.measure {

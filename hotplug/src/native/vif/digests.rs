@@ -13,14 +13,30 @@ pub struct Texts {
     pub files: &'static [(&'static str, &'static str)],
 }
 
-/// What all scripts for interfaces source, in Debian 12.
-macro_rules! debian_12 {
+/// The texts of a script in Debian 12 and 13, which differ in one: that has the paths of Xen's programs.
+macro_rules! debian {
     ($name:literal, $digest:literal) => {
+        [
+            debian!(
+                $name,
+                $digest,
+                "4.17.7+13-g2445b30a44-0+deb12u1",
+                "2fad68b8fd43bd8c87e5e33150afb8f3296f498ecfe3967da417a182bed0daa9"
+            ),
+            debian!(
+                $name,
+                $digest,
+                "4.20.4+63-g7abfd2bce2-0+deb13u1",
+                "c6cd3714a461e2f5fdff293f415fbe0ae35fc73c7c7d1bce7956d12a68970ede"
+            ),
+        ]
+    };
+    ($name:literal, $digest:literal, $version:literal, $paths:literal) => {
         Texts {
-            version: "4.17.7+13-g2445b30a44-0+deb12u1",
+            version: $version,
             files: &[
                 ($name, $digest),
-                ("hotplugpath.sh", "2fad68b8fd43bd8c87e5e33150afb8f3296f498ecfe3967da417a182bed0daa9"),
+                ("hotplugpath.sh", $paths),
                 ("locking.sh", "6cc8c1fae81bf1cded7bef07256b9518ffaa40eff32d8bbbf05e21a8392b1be1"),
                 ("logging.sh", "60bf8d530962dcd390864effca6489772ef0cb9e91c3390ff5cfff7693ef04ca"),
                 ("vif-common.sh", "2ab11fa10f4817f5838b08175a6e529fab97cb5caad756988e14aee9c0230459"),
@@ -32,12 +48,12 @@ macro_rules! debian_12 {
     };
 }
 
-const BRIDGE: [Texts; 1] =
-    [debian_12!("vif-bridge", "82529bd2e11e9d49d76b0570314b45ec99605b9bacf7eff4380efe435f773ad6")];
-const ROUTE: [Texts; 1] =
-    [debian_12!("vif-route", "c3e5b46b58ff6de2bbae9a001c817f316694881a743c70b27843d0534e2cd041")];
-const NAT: [Texts; 1] =
-    [debian_12!("vif-nat", "8e52c9dca8f6067687d9180fd9d514d43bba56995dbee6387cb8a0bb80a59224")];
+const BRIDGE: [Texts; 2] =
+    debian!("vif-bridge", "82529bd2e11e9d49d76b0570314b45ec99605b9bacf7eff4380efe435f773ad6");
+const ROUTE: [Texts; 2] =
+    debian!("vif-route", "c3e5b46b58ff6de2bbae9a001c817f316694881a743c70b27843d0534e2cd041");
+const NAT: [Texts; 2] =
+    debian!("vif-nat", "8e52c9dca8f6067687d9180fd9d514d43bba56995dbee6387cb8a0bb80a59224");
 
 impl Script {
     /// The texts of this script that its handler is proven equal to.
