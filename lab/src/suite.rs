@@ -15,12 +15,23 @@ use crate::fuzz::{self, FuzzArgs};
 use crate::grammar::{self, GrammarArgs};
 use crate::hostile::{self, HostileArgs};
 use crate::native::{self, NativeArgs};
+use crate::native_vif::{self, NativeVifArgs};
 use crate::xen::debian::Debian;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 7] =
-    ["xen-utils-4.17", "xenstore-utils", "libxen-dev", "libyajl-dev", "python3-pyxs", "gcc", "libc6-dev"];
+const PEERS: [&str; 10] = [
+    "xen-utils-4.17",
+    "xen-utils-common",
+    "xenstore-utils",
+    "libxen-dev",
+    "libyajl-dev",
+    "python3-pyxs",
+    "gcc",
+    "libc6-dev",
+    "iproute2",
+    "net-tools",
+];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and
 /// six scenarios on a real Xen host under emulation. Takes about half an hour on two cores
@@ -59,6 +70,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Box::new(move || native::run(&NativeArgs::for_ci(may_install, Debian::Trixie))),
         ),
         ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
+        ("native vif", Box::new(|| native_vif::run(&NativeVifArgs::default()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),

@@ -296,6 +296,15 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         keys: &[("ip", "10.0.0.2")],
+        steps: &[ONLINE_FAILS, OFFLINE],
+        differences: TEXTS,
+        ..route(
+            "route/taken",
+            &[ETH0, "address add 10.0.0.1/24 dev eth0", ETH0_UP, "route add 10.0.0.2 dev eth0 metric 2"],
+        )
+    },
+    Case {
+        keys: &[("ip", "10.0.0.2")],
         steps: &[ONLINE, Step::Ip("link delete vif1.0"), OFFLINE],
         ..route("route/gone", ROUTED)
     },

@@ -91,7 +91,7 @@ pub(super) fn ip(command: &str) -> Result<()> {
 }
 
 /// What the kernel tells of the network.
-fn network() -> Result<BTreeMap<String, String>> {
+pub(super) fn network() -> Result<BTreeMap<String, String>> {
     let mut view = BTreeMap::new();
     let listed = |program: &str, args: &str| -> Result<Vec<Value>> {
         let printed = output_of(Command::new(program).args(args.split(' ')))?;

@@ -10,12 +10,14 @@
 //! | `case` | the cases |
 //! | `side` | one way through a case |
 //! | `host` | the host of a side: its namespaces, its store, what it looks like |
+//! | `trouble` | what is in a handler's way, or beside it |
 //! | `measure` | how long both take |
 
 mod case;
 mod host;
 mod measure;
 mod side;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,6 +32,7 @@ use hotplug::native::vif::Script;
 use crate::failure::{Failure, missing};
 use case::{CASES, Case, Step};
 pub use side::SideArgs;
+use trouble::TROUBLES;
 
 /// Cases mostly wait for the kernel to settle: so many of them go on at a time.
 const AT_ONCE: usize = 4;
@@ -39,7 +42,7 @@ const SCRIPTS: &str = "/etc/xen/scripts";
 
 /// Compare the native handlers for network interfaces with Debian's scripts
 ///
-/// Needs root for network namespaces and takes about two minutes on two CPUs.
+/// Needs root for network namespaces and takes about a minute on two CPUs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NativeVifArgs {
     /// Only cases whose name contains this, such as `bridge/` or `mtu`
@@ -64,29 +67,57 @@ pub fn run(args: &NativeVifArgs) -> Result<()> {
         let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
         found.map_err(|error| missing(&format!("running {tool}"), &error, package))?;
     }
+    if Command::new("brctl").stdin(Stdio::null()).output().is_ok() {
+        bail!(Failure {
+            tried: "comparing with scripts as they are without brctl".into(),
+            observed: "it is installed, and the script chooses another bridge by it".into(),
+            hint: "apt-get remove bridge-utils".into(),
+        });
+    }
     [Script::Bridge, Script::Route, Script::Nat].into_iter().try_for_each(check_text)?;
     if let Some(rounds) = args.measure {
         print!("{}", String::from_utf8_lossy(&side::spawn(&["--measure", &rounds.to_string()])?));
         return Ok(());
     }
-    let cases: Vec<_> = CASES.iter().filter(|case| case.name.contains(&args.only)).collect();
-    ensure!(!cases.is_empty(), "no case's name contains {:?}", args.only);
-    let queue = Mutex::new(cases.iter());
+    let cases = CASES.iter().map(Work::Case).chain(TROUBLES.iter().map(|name| Work::Trouble(name)));
+    let works: Vec<_> = cases.filter(|work| work.name().contains(&args.only)).collect();
+    ensure!(!works.is_empty(), "no case's name contains {:?}", args.only);
+    let queue = Mutex::new(works.iter());
     let failed = AtomicUsize::new(0);
     let work = || {
-        while let Some(case) = next(&queue) {
-            let faults = compare(case, args.show).unwrap_or_else(|error| vec![format!("{error:#}")]);
+        while let Some(work) = next(&queue) {
+            let faults = match work {
+                Work::Case(case) => compare(case, args.show),
+                Work::Trouble(name) => side::spawn(&["--trouble", name]).map(|_| Vec::new()),
+            };
+            let faults = faults.unwrap_or_else(|error| vec![format!("{error:#}")]);
             if !faults.is_empty() {
                 failed.fetch_add(1, Ordering::Relaxed);
-                println!("FAILED {}:\n  {}", case.name, faults.join("\n  "));
+                println!("FAILED {}:\n  {}", work.name(), faults.join("\n  "));
             }
         }
     };
     thread::scope(|scope| (0..AT_ONCE).for_each(|_| _ = scope.spawn(work)));
     let failed = failed.into_inner();
-    println!("{} passed, {failed} failed", cases.len() - failed);
+    println!("{} passed, {failed} failed", works.len() - failed);
     ensure!(failed == 0, "{failed} cases failed");
     Ok(())
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Case(&'static Case),
+    Trouble(&'static str),
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Case(case) => case.name,
+            Self::Trouble(name) => name,
+        }
+    }
 }
 
 fn next<T>(queue: &Mutex<impl Iterator<Item = T>>) -> Option<T> {

@@ -13,7 +13,7 @@ use xs_client::{Client, Path};
 
 use super::case::{CASES, Case, Step};
 use super::host::{BACKEND, FRONTEND, Host, ip};
-use super::{SCRIPTS, Views, measure};
+use super::{SCRIPTS, Views, measure, trouble};
 use crate::failure::missing;
 
 /// Run one side of a comparison, in the namespaces of this process
@@ -23,6 +23,8 @@ pub struct SideArgs {
     case: String,
     #[arg(long, default_value = "")]
     way: String,
+    #[arg(long)]
+    trouble: Option<String>,
     #[arg(long)]
     measure: Option<usize>,
 }
@@ -49,6 +51,9 @@ pub(super) fn run(args: &SideArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(rounds) = args.measure {
         return runtime.block_on(measure::run(rounds));
+    }
+    if let Some(name) = &args.trouble {
+        return runtime.block_on(trouble::run(name));
     }
     let case = CASES.iter().find(|case| case.name == args.case).context("no such case")?;
     let views = runtime.block_on(go_through(case, &args.way))?;

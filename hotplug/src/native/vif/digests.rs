@@ -18,17 +18,30 @@ const SOURCES: [&str; 7] = [
     "xen-script-common.sh",
 ];
 
+/// Their texts differ in one file alone, which has the paths of Xen's programs.
+const DEBIAN_12: &str = "Debian 12 (Xen 4.17)";
+const DEBIAN_13: &str = "Debian 13 (Xen 4.20)";
+
 const BRIDGE: Stock = Stock {
     sources: &SOURCES,
-    proven: &[("84b41771889588cf759cf84b7a5bf8804289a6dae79ce88be612cf4aef7d0615", "Debian 12 (Xen 4.17)")],
+    proven: &[
+        ("84b41771889588cf759cf84b7a5bf8804289a6dae79ce88be612cf4aef7d0615", DEBIAN_12),
+        ("55b9d307a089e56db1d4ccc9cba8d87b1b738a8075e71650898c8386872a1e81", DEBIAN_13),
+    ],
 };
 const ROUTE: Stock = Stock {
     sources: &SOURCES,
-    proven: &[("2f4abbce2e384e483ae5d3e05f550faad1b83f68621a373ebbaf4ae7ad81bcf7", "Debian 12 (Xen 4.17)")],
+    proven: &[
+        ("2f4abbce2e384e483ae5d3e05f550faad1b83f68621a373ebbaf4ae7ad81bcf7", DEBIAN_12),
+        ("f3df31ffb467db3ed1010f0592f6fdb050c9230cc085fe0a1d6a4cc9b7ea818e", DEBIAN_13),
+    ],
 };
 const NAT: Stock = Stock {
     sources: &SOURCES,
-    proven: &[("7b682f6a1c3baa4c7e24196f1c57086241a9e64e81af65e7e7b0837bb7a119ff", "Debian 12 (Xen 4.17)")],
+    proven: &[
+        ("7b682f6a1c3baa4c7e24196f1c57086241a9e64e81af65e7e7b0837bb7a119ff", DEBIAN_12),
+        ("97244c47d4dd5018b35e39bc6a558c10eead34fe25b21b2b3957ab111fd6492b", DEBIAN_13),
+    ],
 };
 
 impl Script {

@@ -151,6 +151,16 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal without words.
+    pub(super) fn bare(errno: Errno) -> Self {
+        Self { errno, words: None }
+    }
+
+    /// What stands in an error of the standard library.
+    pub(super) fn from_io(error: &std::io::Error) -> Self {
+        Self::bare(Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
     /// The error's number.
     #[must_use]
     pub fn raw_os_error(&self) -> i32 {
@@ -165,12 +175,6 @@ impl fmt::Display for Refusal {
             Some(words) => write!(f, "{} ({error})", printable(words.trim_end_matches('.'), LINE_SHOWN)),
             None => write!(f, "{error}"),
         }
-    }
-}
-
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Self {
-        Self { errno, words: None }
     }
 }
 

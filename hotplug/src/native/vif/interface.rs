@@ -79,14 +79,19 @@ impl Names {
         }
     }
 
-    /// The interface, if it is still there.
+    /// The interface, if it is still there, under whatever name.
     pub(super) fn find(&self, session: &mut Session<'_>) -> Result<Option<Link>, VifError> {
         if let Some(link) = session.find(&self.own)? {
             return Ok(Some(link));
         }
-        let Some(name) = &self.given else { return Ok(None) };
-        let is_ours = |link: &Link| link.xenbus.is_none() || link.xenbus == self.xenbus;
-        Ok(session.find(name)?.filter(is_ours))
+        if let Some(name) = &self.given {
+            let is_ours = |link: &Link| link.xenbus.is_none() || link.xenbus == self.xenbus;
+            if let Some(link) = session.find(name)?.filter(is_ours) {
+                return Ok(Some(link));
+            }
+        }
+        let serves = |link: &Link| link.xenbus.is_some() && link.xenbus == self.xenbus;
+        Ok(session.links()?.into_iter().find(serves))
     }
 }
 

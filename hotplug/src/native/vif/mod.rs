@@ -192,6 +192,10 @@ pub fn run(
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Outcome, VifError> {
+    if !matches!(request.kind, Kind::Vif | Kind::VifIoemu | Kind::Tap) {
+        let (value, expected) = (script.name().to_owned(), "a script for disks");
+        return Err(VifError::Invalid { key: "script", value, expected });
+    }
     let session = &mut Session::open(limits, cancel)?;
     let names = Names::of(request);
     let handler = match (script, request.action) {
@@ -202,7 +206,11 @@ pub fn run(
         (Script::Nat, Action::Add) => nat::add,
         (Script::Nat, Action::Remove) => nat::remove,
     };
-    let mut outcome = handler(session, request, &names)?;
+    let mut outcome = match handler(session, request, &names) {
+        // It took with it what was to be undone.
+        Err(VifError::Vanished { .. }) if request.action == Action::Remove => Outcome::new(names.last()),
+        result => result?,
+    };
     if request.action == Action::Add && request.kind != Kind::Tap {
         outcome.backend.push(("hotplug-status", "connected".to_owned()));
     }

@@ -68,7 +68,7 @@ impl Netlink {
                 return Ok(messages);
             }
         }
-        Err(Errno::AGAIN.into())
+        Err(Refusal::bare(Errno::AGAIN))
     }
 
     /// Makes a request; yields the answers, and whether they are one whole.
@@ -106,7 +106,7 @@ impl Netlink {
                     NetlinkPayload::Error(error) => return Err(refusal(&error)),
                     NetlinkPayload::Done(done) if done.code == 0 => return Ok((answers, whole)),
                     NetlinkPayload::Done(done) => {
-                        return Err(Errno::from_raw_os_error(done.code.abs()).into());
+                        return Err(Refusal::bare(Errno::from_raw_os_error(done.code.abs())));
                     }
                     _ => {}
                 }
@@ -121,7 +121,7 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> Result<T, Refusal> {
         match call() {
             Ok(result) => return Ok(result),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO).into()),
+            Err(error) => return Err(Refusal::from_io(&error)),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rustix::io::Errno;
 
 use super::error::{Refusal, VifError};
 use super::interface::Names;
@@ -60,7 +59,7 @@ pub(super) fn answer_for_guest(link: &Link) -> Result<(), VifError> {
         if error.kind() == ErrorKind::NotFound {
             return VifError::Vanished { step: step.to_string() };
         }
-        failure(step, SEE_LOG, Refusal::from(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+        failure(step, SEE_LOG, Refusal::from_io(&error))
     })
 }
 

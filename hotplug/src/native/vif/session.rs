@@ -69,8 +69,7 @@ impl<'a> Session<'a> {
     pub(super) fn open(limits: &Limits, cancel: &'a CancellationToken) -> Result<Self, VifError> {
         let deadline = Instant::now().checked_add(limits.deadline);
         let netlink = Netlink::open().map_err(|error| {
-            let refusal = Refusal::from(Errno::from_io_error(&error).unwrap_or(Errno::IO));
-            failure(format_args!("open a netlink socket"), SEE_LOG, refusal)
+            failure(format_args!("open a netlink socket"), SEE_LOG, Refusal::from_io(&error))
         })?;
         Ok(Self { netlink, deadline, cancel })
     }

@@ -1,0 +1,196 @@
+//! What becomes of a handler when something is in its way, or beside it: each kind of trouble in a namespace of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hotplug::native::vif::{self, Outcome, Script, VifError};
+use hotplug::{Action, Kind, Limits, Request};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use tokio_util::sync::CancellationToken;
+use xs_client::Path;
+
+use super::SCRIPTS;
+use super::host::{Host, ip, network};
+use super::side::Performer;
+
+/// How often the interface comes and goes while it is set up.
+const RACES: usize = 200;
+
+/// How often it is set up and taken down again to see whether anything is left.
+const CYCLES: usize = 2000;
+
+/// So many KiB more may be resident afterwards.
+const GROWTH: usize = 1024;
+
+/// So many interfaces are set up at a time by handlers, and as many by scripts.
+const BESIDE: u32 = 6;
+
+/// Kinds of trouble.
+pub(super) const TROUBLES: &[&str] = &[
+    "trouble/cancelled",
+    "trouble/deadline",
+    "trouble/not-permitted",
+    "trouble/vanishing",
+    "trouble/cycles",
+    "trouble/beside",
+];
+
+/// Runs into trouble, on a host with a bridge.
+pub(super) async fn run(name: &str) -> Result<()> {
+    let host = Host::start(&["link add br0 type bridge forward_delay 0", "link set br0 up"], &[]).await?;
+    match name {
+        "trouble/cancelled" => cancelled(),
+        "trouble/deadline" => deadline(),
+        "trouble/not-permitted" => not_permitted(),
+        "trouble/vanishing" => vanishing(),
+        "trouble/cycles" => cycles(),
+        "trouble/beside" => beside(&host).await,
+        _ => bail!("no such trouble"),
+    }
+}
+
+fn request(action: Action, devid: u32) -> Request {
+    Request::new(Kind::Vif, action, 1, devid, format!("{SCRIPTS}/vif-bridge")).recorded("bridge", "br0")
+}
+
+fn call(action: Action, limits: Limits, cancel: &CancellationToken) -> Result<Outcome, VifError> {
+    vif::run(Script::Bridge, &request(action, 0), &limits, cancel)
+}
+
+fn plainly(action: Action) -> Result<Outcome, VifError> {
+    call(action, Limits::default(), &CancellationToken::new())
+}
+
+/// Sees to it that nothing changes.
+fn unchanged<T>(act: impl FnOnce() -> T) -> Result<T> {
+    let look = || -> Result<BTreeMap<String, String>> { network() };
+    let before = look()?;
+    let result = act();
+    ensure!(look()? == before, "something was changed");
+    Ok(result)
+}
+
+fn cancelled() -> Result<()> {
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    match unchanged(|| call(Action::Add, Limits::default(), &cancel))? {
+        Err(VifError::Cancelled { .. }) => Ok(()),
+        other => bail!("a cancelled run ended as {other:?}"),
+    }
+}
+
+fn deadline() -> Result<()> {
+    let limits = Limits::default().deadline(Duration::ZERO);
+    match unchanged(|| call(Action::Add, limits, &CancellationToken::new()))? {
+        Err(VifError::TimedOut { .. }) => Ok(()),
+        other => bail!("a run without time ended as {other:?}"),
+    }
+}
+
+fn not_permitted() -> Result<()> {
+    let had = capabilities(None)?;
+    let mut fewer = had;
+    fewer.effective.remove(CapabilitySet::NET_ADMIN);
+    set_capabilities(None, fewer)?;
+    let result = unchanged(|| plainly(Action::Add));
+    set_capabilities(None, had)?;
+    match result? {
+        Err(error @ VifError::NotPermitted { .. }) => {
+            ensure!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+            Ok(())
+        }
+        other => bail!("a run without the right to do it ended as {other:?}"),
+    }
+}
+
+/// The interface goes and comes again meanwhile: an add succeeds or says so, and a remove has nothing left to do.
+fn vanishing() -> Result<()> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                ip("link delete vif1.0")?;
+                ip("link add vif1.0 type veth peer name guest0")?;
+            }
+            Ok(())
+        });
+        let runs = || -> Result<()> {
+            for number in 0..RACES {
+                let action = if number % 2 == 0 { Action::Add } else { Action::Remove };
+                match plainly(action) {
+                    Ok(_) => {}
+                    Err(VifError::Vanished { .. }) if action == Action::Add => {}
+                    Err(error) => bail!("{action}: {error:?}"),
+                }
+            }
+            Ok(())
+        };
+        let result = runs();
+        over.store(true, Ordering::Relaxed);
+        other.join().map_err(|_| anyhow!("a thread panicked"))??;
+        result
+    })
+}
+
+/// Nothing is left of many cycles.
+fn cycles() -> Result<()> {
+    let cycle = || plainly(Action::Add).and_then(|_| plainly(Action::Remove));
+    for _ in 0..CYCLES / 10 {
+        _ = cycle()?;
+    }
+    let used = || -> Result<(usize, usize)> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let resident =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        Ok((fs::read_dir("/proc/self/fd")?.count(), resident.context("no resident size")?.parse()?))
+    };
+    let (descriptors, memory) = used()?;
+    for _ in 0..CYCLES {
+        _ = cycle()?;
+    }
+    let (descriptors_now, memory_now) = used()?;
+    ensure!(descriptors_now == descriptors, "{descriptors} descriptors became {descriptors_now}");
+    ensure!(memory_now <= memory + GROWTH, "{memory} KiB of memory became {memory_now}");
+    Ok(())
+}
+
+/// Handlers and scripts set up interfaces of one bridge at the same time.
+async fn beside(host: &Host) -> Result<()> {
+    for devid in 1..=2 * BESIDE {
+        ip(&format!("link add vif1.{devid} type veth peer name guest1.{devid}"))?;
+        let bridge = Path::new(format!("/local/domain/0/backend/vif/1/{devid}/bridge"))?;
+        host.client.write(&bridge, "br0").await?;
+    }
+    let performer = Performer::new(host, "script")?;
+    for action in [Action::Add, Action::Remove] {
+        let handlers: Vec<_> = (1..=BESIDE)
+            .map(|devid| {
+                let run = move || {
+                    let request = request(action, devid);
+                    vif::run(Script::Bridge, &request, &Limits::default(), &CancellationToken::new())
+                };
+                tokio::task::spawn_blocking(run)
+            })
+            .collect();
+        let scripts = (BESIDE + 1..=2 * BESIDE).map(|devid| {
+            let (performer, request) = (&performer, request(action, devid));
+            async move { performer.perform(Script::Bridge, &request).await }
+        });
+        for well in futures_util::future::try_join_all(scripts).await? {
+            ensure!(well, "a script failed beside handlers");
+        }
+        for handler in handlers {
+            _ = handler.await??;
+        }
+        let view = network()?;
+        for devid in 1..=2 * BESIDE {
+            let is_port = view.contains_key(&format!("ports/vif1.{devid}/master"));
+            ensure!(is_port == (action == Action::Add), "vif1.{devid} after {action}: a port is {is_port}");
+        }
+    }
+    Ok(())
+}
