@@ -176,7 +176,8 @@ impl Outcome {
 /// Does the work of a script for a request, in the network namespace of this thread.
 ///
 /// It blocks, for less than a millisecond mostly, and for as long as somebody else changes the kernel's network
-/// configuration, or the interface is awaited. So it belongs on a thread that may block. [`Limits::deadline`] and `cancel`
+/// configuration, or the interface is awaited. So it belongs on a thread that may block, such as one of tokio's
+/// `spawn_blocking`. [`Limits::deadline`] and `cancel`
 /// are heeded between its steps; the other limits are for the caller, who also sees to it that nothing else runs for the
 /// device.
 ///
