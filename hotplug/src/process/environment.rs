@@ -11,7 +11,7 @@ const ALLOWED: [&str; 4] = ["PATH", "HOME", "TERM", "LANG"];
 
 /// Where the scripts' tools live: `brctl`, `ip`, `losetup` and `iptables` are in the `sbin`
 /// directories, which the `PATH` of services and users often lacks.
-const DIRECTORIES: [&str; 6] =
+pub(crate) const DIRECTORIES: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Where variables come from.

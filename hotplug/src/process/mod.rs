@@ -23,6 +23,6 @@ mod guard;
 mod output;
 
 pub(crate) use child::start;
-pub(crate) use environment::Environment;
+pub(crate) use environment::{DIRECTORIES, Environment};
 pub(crate) use group::Group;
 pub use output::{OUTPUT_MAX, Output};

@@ -47,6 +47,7 @@ const LATE: &str = "the script notices in the midst of its work";
 const LEFT: &str = "the script leaves the interface as it is, since it fails";
 const FOREIGN: &str = "the script takes down another guest's interface";
 const SAME: &str = "the script takes the name for another's";
+const NO_PORT: &str = "the script looks for bridges among ports";
 const PORTS: &str = "the script takes a list of ports for the name of a bridge";
 
 const fn text(place: &'static str) -> Difference {
@@ -187,6 +188,12 @@ pub(super) const CASES: &[Case] = &[
         keys: &[],
         steps: &[ONLINE],
         ..bridge("bridge/default/unrecorded", &[BR0, BR0_UP, ETH0, ETH0_ON_BR0])
+    },
+    Case {
+        keys: &[],
+        steps: &[ONLINE],
+        differences: &[("0/ended", NO_PORT), ("0/ports/vif1.0", NO_PORT), ("0/", NO_PORT)],
+        ..bridge("bridge/default/no-port", &[BR0, BR0_UP])
     },
     Case { keys: &[], steps: &[ONLINE_FAILS], differences: &[TEXT_0], ..bridge("bridge/default/none", &[]) },
     Case {

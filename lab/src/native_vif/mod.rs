@@ -51,7 +51,7 @@ pub struct NativeVifArgs {
     /// Measure instead, with this many rounds: the time of an online and an offline of `vif-bridge`
     #[arg(long, value_name = "ROUNDS", num_args = 0..=1, default_missing_value = "21")]
     measure: Option<usize>,
-    /// Print the differences as they are, to be listed
+    /// Print the differences that are listed, with their reasons
     #[arg(long)]
     show: bool,
 }
@@ -161,14 +161,16 @@ fn compare(case: &Case, show: bool) -> Result<Vec<String>> {
             }
             let place = format!("{number}/{key}");
             let listed = case.differences.iter().find(|(listed, _)| place.starts_with(listed));
-            if let Some((listed, _)) = listed {
-                unseen.remove(listed);
-            }
-            if listed.is_none() || show {
-                let shown = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
-                let text =
-                    format!("{place}: {} by the script, {} by the handler", shown(theirs), shown(ours));
-                if listed.is_none() { faults.push(text) } else { eprintln!("lab: {}: {text}", case.name) }
+            let shown = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
+            let text = format!("{place}: {} by the script, {} by the handler", shown(theirs), shown(ours));
+            match listed {
+                Some((listed, why)) => {
+                    unseen.remove(listed);
+                    if show {
+                        eprintln!("lab: {}: {text}: {why}", case.name);
+                    }
+                }
+                None => faults.push(text),
             }
         }
     }

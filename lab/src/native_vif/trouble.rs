@@ -1,7 +1,9 @@
 //! What becomes of a handler when something is in its way, or beside it: each kind of trouble in a namespace of its own.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -11,17 +13,18 @@ use hotplug::native::vif::{self, Outcome, Script, VifError};
 use hotplug::{Action, Kind, Limits, Request};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio_util::sync::CancellationToken;
-use xs_client::Path;
+use xs_client::Path as StorePath;
 
 use super::SCRIPTS;
-use super::host::{Host, ip, network};
+use super::host::{BACKEND, Host, ip, network};
 use super::side::Performer;
+use crate::failure::output_of;
 
 /// How often the interface comes and goes while it is set up.
 const RACES: usize = 200;
 
 /// How often it is set up and taken down again to see whether anything is left.
-const CYCLES: usize = 2000;
+const CYCLES: usize = 10_000;
 
 /// So many KiB more may be resident afterwards.
 const GROWTH: usize = 1024;
@@ -37,6 +40,7 @@ pub(super) const TROUBLES: &[&str] = &[
     "trouble/vanishing",
     "trouble/cycles",
     "trouble/beside",
+    "trouble/extras",
 ];
 
 /// Runs into trouble, on a host with a bridge.
@@ -49,6 +53,7 @@ pub(super) async fn run(name: &str) -> Result<()> {
         "trouble/vanishing" => vanishing(),
         "trouble/cycles" => cycles(),
         "trouble/beside" => beside(&host).await,
+        "trouble/extras" => extras(&host).await,
         _ => bail!("no such trouble"),
     }
 }
@@ -67,10 +72,9 @@ fn plainly(action: Action) -> Result<Outcome, VifError> {
 
 /// Sees to it that nothing changes.
 fn unchanged<T>(act: impl FnOnce() -> T) -> Result<T> {
-    let look = || -> Result<BTreeMap<String, String>> { network() };
-    let before = look()?;
+    let before = network()?;
     let result = act();
-    ensure!(look()? == before, "something was changed");
+    ensure!(network()? == before, "something was changed");
     Ok(result)
 }
 
@@ -162,7 +166,7 @@ fn cycles() -> Result<()> {
 async fn beside(host: &Host) -> Result<()> {
     for devid in 1..=2 * BESIDE {
         ip(&format!("link add vif1.{devid} type veth peer name guest1.{devid}"))?;
-        let bridge = Path::new(format!("/local/domain/0/backend/vif/1/{devid}/bridge"))?;
+        let bridge = StorePath::new(format!("/local/domain/0/backend/vif/1/{devid}/bridge"))?;
         host.client.write(&bridge, "br0").await?;
     }
     let performer = Performer::new(host, "script")?;
@@ -192,5 +196,34 @@ async fn beside(host: &Host) -> Result<()> {
             ensure!(is_port == (action == Action::Add), "vif1.{devid} after {action}: a port is {is_port}");
         }
     }
+    Ok(())
+}
+
+/// A hook that the script runs, and a DHCP server that it configures, are seen before a handler is chosen.
+async fn extras(host: &Host) -> Result<()> {
+    // Files that this host keeps as they are: the folder is one of this namespace.
+    fs::create_dir_all("/run/upper")?;
+    fs::create_dir_all("/run/work")?;
+    let options = "lowerdir=/etc,upperdir=/run/upper,workdir=/run/work";
+    output_of(Command::new("mount").args(["-t", "overlay", "-o", options, "overlay", "/etc"]))?;
+    let seen = || [Script::Bridge, Script::Route, Script::Nat].map(|script| script.extras().is_some());
+    ensure!(seen() == [false; 3], "this host has hooks, or a DHCP server, of its own: {:?}", seen());
+
+    let hook = Path::new(SCRIPTS).join("vif-post.d/lab.hook");
+    fs::create_dir_all(hook.with_file_name(""))?;
+    fs::write(&hook, "echo $dev > /run/hooked\n")?;
+    ensure!(seen() == [false; 3], "a hook that is not executable is none");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
+    ensure!(seen() == [true; 3], "a hook is not seen: {:?}", seen());
+    host.client.write(&StorePath::new(format!("{BACKEND}/bridge"))?, "br0").await?;
+    ensure!(
+        Performer::new(host, "script")?.perform(Script::Bridge, &request(Action::Remove, 0)).await?,
+        "failed"
+    );
+    ensure!(fs::read_to_string("/run/hooked")? == "vif1.0\n", "the script has run another hook");
+    fs::remove_file(&hook)?;
+
+    fs::write("/etc/dhcpd.conf", "")?;
+    ensure!(seen() == [false, false, true], "a DHCP server is not seen: {:?}", seen());
     Ok(())
 }

@@ -10,13 +10,14 @@ use super::interface::Names;
 use super::session::{Link, SEE_LOG, Session};
 use super::{Outcome, Request};
 use crate::Kind;
+use crate::process::DIRECTORIES;
 
 /// The address of an interface towards a guest: the largest that is not a broadcast, so that no bridge takes it
 /// for its own.
 const DUMMY: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-/// Where the script finds the tool by which it lists bridges, if it is installed.
-const BRCTL: [&str; 4] = ["/sbin/brctl", "/bin/brctl", "/usr/bin/brctl", "/usr/sbin/brctl"];
+/// The tool by which the script lists bridges, if it is installed.
+const BRCTL: &str = "brctl";
 
 /// Puts the interface on its bridge.
 pub(super) fn add(session: &mut Session<'_>, request: &Request, names: &Names) -> Result<Outcome, VifError> {
@@ -80,7 +81,7 @@ fn find(session: &mut Session<'_>, request: &Request, names: &Names) -> Result<L
     let interface = names.last().to_owned();
     let Some(name) = recorded(request) else {
         let links = session.links()?;
-        let has_brctl = BRCTL.iter().any(|tool| Path::new(tool).exists());
+        let has_brctl = DIRECTORIES.iter().any(|directory| Path::new(directory).join(BRCTL).exists());
         let missing = || VifError::NoDefaultBridge { interface, bridges: bridges(&links) };
         return default(&links, has_brctl).cloned().ok_or_else(missing);
     };

@@ -37,7 +37,10 @@
 //!   another guest's interface if the add failed for that reason.
 //! - **The emulated twin's keys** are those of the request. The scripts read them below `/local/domain/0`, which is wrong
 //!   in a driver domain.
-//! - **A `vifname` that the interface has already** is no failure.
+//! - **A `vifname` that the interface has already** is no failure: one that is the device's own name, and one that netback's
+//!   interface got from an earlier add.
+//! - **An interface of netback under a third name** is found on remove.
+//! - Nothing is written to the system's log and to `/var/log/xen/xen-hotplug.log`: the caller gets it.
 //! - The text of `hotplug-error`: the scripts mostly write that they failed, or nothing, when a command fails in one of their
 //!   functions.
 //!
@@ -175,9 +178,9 @@ impl Outcome {
 /// Does the work of a script for a request, in the network namespace of this thread.
 ///
 /// It blocks, for less than a millisecond mostly, and for as long as somebody else changes the kernel's network
-/// configuration, or the interface is awaited. So it belongs on a thread that may block. [`Limits::deadline`] and `cancel`
-/// are heeded between its steps; the other limits are for the caller, who also sees to it that nothing else runs for the
-/// device.
+/// configuration, or the interface is awaited. So it belongs on a thread that may block, such as one of tokio's
+/// `spawn_blocking`. [`Limits::deadline`] and `cancel` are heeded between its steps; the other limits are for the caller,
+/// who also sees to it that nothing else runs for the device.
 ///
 /// Of the request, its kind, its action, the device, and these recorded keys count: `vifname`; `bridge`, `mtu`; `ip`;
 /// `gatewaydev`. A remove needs the same as the add, and nothing else: it may come when the backend's directory is gone,

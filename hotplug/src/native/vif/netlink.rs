@@ -7,12 +7,14 @@
 use std::io;
 
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
+use tracing::debug;
 
 use super::error::Refusal;
 
@@ -92,14 +94,24 @@ impl Netlink {
             retried(|| self.socket.recv(&mut self.buffer, 0))?;
             let mut rest = &self.buffer[..];
             while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(unreadable)?;
+                let length = NetlinkBuffer::new_checked(rest).map_err(unreadable)?.length();
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
                 // Messages are aligned to 4 bytes.
-                let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                let length = usize::try_from(length).unwrap_or(usize::MAX).next_multiple_of(4);
+                rest = rest.get(length..).unwrap_or_default();
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    // One strange interface of a host is nothing to fail for.
+                    Err(error) if flags & NLM_F_DUMP == NLM_F_DUMP => {
+                        debug!(%error, "an entry of a list cannot be read");
+                        continue;
+                    }
+                    Err(error) => return Err(unreadable(error)),
+                };
                 if answer.header.sequence_number != self.sequence {
                     continue;
                 }
-                whole &= answer.header.flags & netlink_packet_core::NLM_F_DUMP_INTR == 0;
+                whole &= answer.header.flags & NLM_F_DUMP_INTR == 0;
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => answers.push(message),
                     NetlinkPayload::Error(ErrorMessage { code: None, .. }) => return Ok((answers, whole)),
@@ -137,6 +149,6 @@ fn refusal(error: &ErrorMessage) -> Refusal {
     Refusal { errno: Errno::from_raw_os_error(error.raw_code().abs()), words }
 }
 
-fn unreadable(error: netlink_packet_core::DecodeError) -> Refusal {
+fn unreadable(error: DecodeError) -> Refusal {
     Refusal { errno: Errno::BADMSG, words: Some(format!("the kernel's answer cannot be read: {error}")) }
 }
