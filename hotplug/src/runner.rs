@@ -1,6 +1,6 @@
 //! Who runs scripts: the [`Runner`] trait, and [`ScriptRunner`], which executes them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::future::{Future, ready};
 use std::io;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::lock::{self, DeviceLock};
+use crate::lock::{self, DeviceLock, Held};
 use crate::process::{self, Environment, Group};
 use crate::{Ending, Report, Request, SpawnError};
 
@@ -209,6 +209,45 @@ impl ScriptRunner {
         Self { lock_dir: Some(directory.into()), ..self }
     }
 
+    /// Takes the lock of a device as a run of its script does, so that no script of the device runs as long as the
+    /// value lives: for who does a script's work by itself, as the handlers of [`native`](crate::native) do.
+    ///
+    /// # Errors
+    ///
+    /// How a run would have ended: [`Ending::Aborted`], [`Ending::NotStarted`] after [`Limits::queue`], or
+    /// [`Ending::SpawnFailed`] if there can be no lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left if the future is dropped.
+    pub async fn hold(
+        &self,
+        request: &Request,
+        limits: &Limits,
+        cancel: &CancellationToken,
+    ) -> Result<Held, Ending> {
+        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        let lock = self.lock_of(request, &variables)?;
+        let held = select! {
+            biased;
+            () = cancel.cancelled() => return Err(Ending::Aborted),
+            held = timeout(limits.queue, Held::take(&lock, POLL)) => held,
+        };
+        held.map_err(|_| Ending::NotStarted)?
+            .map_err(|error| Ending::SpawnFailed(SpawnError::lock(&lock, &error)))
+    }
+
+    /// The file of a device's lock, for a script with these variables.
+    fn lock_of(
+        &self,
+        request: &Request,
+        variables: &BTreeMap<OsString, OsString>,
+    ) -> Result<PathBuf, Ending> {
+        let directory = lock::directory(self.lock_dir.as_deref());
+        let directory = directory.map_err(|error| Ending::SpawnFailed(SpawnError::lock_dir(&error)))?;
+        Ok(directory.join(lock::name(request, variables)))
+    }
+
     async fn execute(
         &self,
         request: &Request,
@@ -220,9 +259,9 @@ impl ScriptRunner {
             return Report::unstarted(Ending::SpawnFailed(error));
         }
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
-        let lock = match lock::directory(self.lock_dir.as_deref()) {
-            Ok(directory) => directory.join(lock::name(request, &variables)),
-            Err(error) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock_dir(&error))),
+        let lock = match self.lock_of(request, &variables) {
+            Ok(lock) => lock,
+            Err(ending) => return Report::unstarted(ending),
         };
         let turn = select! {
             biased;

@@ -22,6 +22,7 @@ type Course = fn(World) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 pub(super) fn all() -> Vec<(&'static str, Course)> {
     vec![
         ("hard: attaches at once", |world| Box::pin(at_once(world))),
+        ("hard: a thousand attaches", |world| Box::pin(a_thousand(world))),
         ("hard: an attach that is dropped", |world| Box::pin(dropped(world))),
         ("hard: an attach that is cancelled", |world| Box::pin(cancelled(world))),
         ("hard: a script that has the lock", |world| Box::pin(locked(world))),
@@ -72,6 +73,28 @@ async fn at_once(world: World) -> Result<()> {
     }
     ensure!(left(&world)? == others, "{} devices are left, of which {others} are losetup's", left(&world)?);
     Ok(())
+}
+
+/// One after the other, every third of which is refused: no device and no descriptor is left.
+async fn a_thousand(world: World) -> Result<()> {
+    let (disk, never) = (disk(&world, "image")?, CancellationToken::new());
+    let descriptors = || anyhow::Ok(fs::read_dir("/proc/self/fd")?.count());
+    let mut before = None;
+    for number in 0..1000 {
+        let ready = attached(&disk, 1).await?;
+        if number % 3 == 0 {
+            drop(ready);
+        } else {
+            let saved = ready.keep().context("a file has something to undo")?;
+            let detached = detach(saved, LIMIT, &never).await?;
+            // Programs of this domain look at new devices.
+            ensure!(matches!(detached, Detached::Now | Detached::WhenClosed), "{detached:?}");
+        }
+        let now = descriptors()?;
+        let first = *before.get_or_insert(now);
+        ensure!(now <= first, "{now} descriptors after {number} attaches, {first} after the first");
+    }
+    gone(&world).await
 }
 
 async fn dropped(world: World) -> Result<()> {

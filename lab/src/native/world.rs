@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aodevice::sim;
 use hotplug::native::block::{Block, Disk, Domain, Failure, Saved, User, detach};
-use hotplug::{Action, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
+use hotplug::{Action, Held, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Path};
@@ -163,16 +163,25 @@ impl World {
 
     /// Runs the script for the guest's disk.
     pub(super) async fn script(&self, script: &FsPath, action: Action) -> Result<Report> {
-        let runner = ScriptRunner::new()
-            .env("XENSTORED_PATH", self.daemon.socket())
-            .lock_dir(self.folder.path().join("locks"));
         let request = Request::new(Kind::Vbd, action, GUEST, VDEV, script);
-        let report = runner.run(&request, &Limits::default(), &CancellationToken::new()).await;
-        Ok(report)
+        Ok(self.runner().run(&request, &Limits::default(), &CancellationToken::new()).await)
+    }
+
+    fn runner(&self) -> ScriptRunner {
+        let runner = ScriptRunner::new().env("XENSTORED_PATH", self.daemon.socket());
+        runner.lock_dir(self.folder.path().join("locks"))
+    }
+
+    /// Keeps the scripts of the guest's disk waiting.
+    async fn hold(&self, action: Action) -> Result<Held> {
+        let request = Request::new(Kind::Vbd, action, GUEST, VDEV, "/etc/xen/scripts/block");
+        let held = self.runner().hold(&request, &Limits::default(), &CancellationToken::new()).await;
+        held.map_err(|ending| anyhow::anyhow!("the lock of the device {ending}"))
     }
 
     /// Attaches the guest's disk by the handler, and writes what the handler says, whatever came of it.
     pub(super) async fn attach(&self, block: &Block) -> Result<Result<Option<Saved>, Failure>> {
+        let _held = self.hold(Action::Add).await?;
         let keys: BTreeMap<String, String> = self.keys().await?.into_iter().collect();
         let cancel = CancellationToken::new();
         let begun = match Disk::of(&keys) {
@@ -195,6 +204,7 @@ impl World {
 
     /// Detaches the guest's disk by the handler, from what the store holds of it.
     pub(super) async fn detach(&self) -> Result<String> {
+        let _held = self.hold(Action::Remove).await?;
         let keys: BTreeMap<String, String> = self.keys().await?.into_iter().collect();
         let Some(saved) = Saved::of(&keys) else { return Ok("nothing to do".to_owned()) };
         Ok(format!("{:?}", detach(saved, LIMIT, &CancellationToken::new()).await?))
