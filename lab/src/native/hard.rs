@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use hotplug::Action;
 use hotplug::native::block::{Attached, Block, Detached, Disk, Domain, Failure, Mode, Saved, detach};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::observe::loops_of;
-use super::world::{LIMIT, World, losetup, must};
+use super::world::{GUEST, LIMIT, OTHER, World, losetup, must};
 
 type Course = fn(World) -> Pin<Box<dyn Future<Output = Result<()>>>>;
 
@@ -26,6 +28,7 @@ pub(super) fn all() -> Vec<(&'static str, Course)> {
         ("hard: an attach that is dropped", |world| Box::pin(dropped(world))),
         ("hard: an attach that is cancelled", |world| Box::pin(cancelled(world))),
         ("hard: a script that has the lock", |world| Box::pin(locked(world))),
+        ("hard: a script beside a handler", |world| Box::pin(beside(world))),
         ("hard: detaches", |world| Box::pin(detaches(world))),
         ("hard: a device that is open", |world| Box::pin(open_device(world))),
         ("hard: a guest's name", |world| Box::pin(named(world))),
@@ -137,8 +140,7 @@ async fn gone(world: &World) -> Result<()> {
 
 async fn locked(world: World) -> Result<()> {
     let disk = disk(&world, "image")?;
-    // As claim_lock does.
-    let script = "mkdir -p /var/run/xen-hotplug && exec 200<>/var/run/xen-hotplug/block && flock -x 200 && echo && read x";
+    let script = ". /etc/xen/scripts/locking.sh; claim_lock block; echo; read x; release_lock block";
     let mut holder =
         Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut said = [0];
@@ -155,6 +157,30 @@ async fn locked(world: World) -> Result<()> {
     later.map(drop).context("after the script")
 }
 
+/// One guest by the script and another by the handler, for one device: only one of them gets it.
+async fn beside(world: World) -> Result<()> {
+    let image = world.image("image", 1 << 20)?;
+    let node = world.device(&image)?;
+    let script = Path::new("/etc/xen/scripts/block");
+    for round in 0..20 {
+        for domid in [GUEST, OTHER] {
+            world.backend("vbd", domid, &[("params", &node), ("mode", "w")]).await?;
+        }
+        let late = async {
+            // So that either can be the first.
+            sleep(Duration::from_millis(10 * round)).await;
+            world.attach(OTHER, &Block::new()).await
+        };
+        let (by_script, by_handler) = tokio::join!(world.script(GUEST, script, Action::Add), late);
+        let results = [by_script?.success(), by_handler?.is_ok()];
+        ensure!(results[0] != results[1], "round {round}: script and handler got it: {results:?}");
+        for domid in [GUEST, OTHER] {
+            world.client.rm(&xs_client::Path::new(World::directory(domid))?).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn detaches(world: World) -> Result<()> {
     let disk = disk(&world, "image")?;
     let never = CancellationToken::new();
@@ -168,11 +194,11 @@ async fn detaches(world: World) -> Result<()> {
     // The number is another's by now: of another file, and of the same one.
     let other = world.image("other", 1 << 20)?;
     for file in [&other, &image] {
-        losetup(&[&saved.node, &file.to_string_lossy()])?;
-        let result = undone(saved.clone()).await?;
+        let node = world.device(file)?;
+        let result = undone(Saved { node: node.clone(), ..saved.clone() }).await?;
         let file = file.to_string_lossy().into_owned();
         ensure!(result == Detached::NotOurs { serves: file }, "{result:?}");
-        losetup(&["--detach", &saved.node])?;
+        losetup(&["--detach", &node])?;
     }
     // By the keys alone, with the image renamed and replaced.
     let keys = |saved: &Saved| {
@@ -204,9 +230,9 @@ async fn open_device(world: World) -> Result<()> {
 async fn named(world: World) -> Result<()> {
     let image = world.image("image", 1 << 20)?.to_string_lossy().into_owned();
     let params = format!("aio:{image}");
-    world.backend("qdisk", 2, &[("params", &params), ("mode", "w")]).await?;
-    world.backend("vbd", 1, &[("params", &image), ("mode", "w")]).await?;
-    let failure = world.attach(&Block::new()).await?.err().context("it was given twice")?;
+    world.backend("qdisk", OTHER, &[("params", &params), ("mode", "w")]).await?;
+    world.backend("vbd", GUEST, &[("params", &image), ("mode", "w")]).await?;
+    let failure = world.attach(GUEST, &Block::new()).await?.err().context("it was given twice")?;
     let expected = format!(
         "cannot give {image} read-write: it is the disk xvda of the guest 2 (guest-2), read-write; detach or unmount it \
          there, or give it read-only to all"
