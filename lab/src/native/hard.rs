@@ -41,7 +41,11 @@ fn disk(world: &World, name: &str) -> Result<Disk> {
 }
 
 async fn attached(disk: &Disk, domid: u32) -> Result<Attached, Failure> {
-    let begun = Block::new().begin(disk, LIMIT, &CancellationToken::new()).await?;
+    attached_by(&Block::new(), disk, domid).await
+}
+
+async fn attached_by(block: &Block, disk: &Disk, domid: u32) -> Result<Attached, Failure> {
+    let begun = block.begin(disk, LIMIT, &CancellationToken::new()).await?;
     let guest = Domain { domid, vm: Some(format!("/vm/{domid}")), ..Domain::default() };
     begun.attach(guest, Vec::new()).await
 }
@@ -50,22 +54,25 @@ fn left(world: &World) -> Result<usize> {
     Ok(loops_of(&world.path(""))?.len())
 }
 
-/// Sixteen images at once, while losetup takes devices too: each gets a device of its own.
+/// Sixteen images at once, without a lock in common, while losetup takes devices too: each gets a device of its own.
 async fn at_once(world: World) -> Result<()> {
     let mut tasks = JoinSet::new();
     for number in 0..16 {
         let disk = disk(&world, &format!("image-{number}"))?;
-        tasks.spawn(async move { attached(&disk, number).await.map(Attached::keep) });
+        let block = Block::with_lock_dir(&world.path(&format!("locks-{number}")));
+        tasks.spawn(async move { attached_by(&block, &disk, number).await.map(Attached::keep) });
     }
     let other = world.image("other", 1 << 20)?.to_string_lossy().into_owned();
     let others = tokio::task::spawn_blocking(move || {
         (0..16).map(|_| losetup(&["--find", "--show", &other])).filter(Result::is_ok).count()
     });
-    let mut saved = Vec::new();
-    while let Some(result) = tasks.join_next().await {
-        saved.push(result??.context("a file has something to undo")?);
-    }
+    let results = tasks.join_all().await;
+    // Before a failure is told: what losetup makes later would be left.
     let others = others.await?;
+    let mut saved = Vec::new();
+    for result in results {
+        saved.push(result?.context("a file has something to undo")?);
+    }
     let mut nodes: Vec<String> = saved.iter().map(|saved| saved.node.clone()).collect();
     nodes.sort();
     nodes.dedup();
