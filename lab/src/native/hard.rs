@@ -29,6 +29,7 @@ pub(super) fn all() -> Vec<(&'static str, Course)> {
         ("hard: an attach that is cancelled", |world| Box::pin(cancelled(world))),
         ("hard: a script that has the lock", |world| Box::pin(locked(world))),
         ("hard: a script beside a handler", |world| Box::pin(beside(world))),
+        ("hard: two handlers", |world| Box::pin(two(world))),
         ("hard: detaches", |world| Box::pin(detaches(world))),
         ("hard: a device that is open", |world| Box::pin(open_device(world))),
         ("hard: a guest's name", |world| Box::pin(named(world))),
@@ -184,6 +185,27 @@ async fn beside(world: World) -> Result<()> {
         for domid in [GUEST, OTHER] {
             world.client.rm(&xs_client::Path::new(World::directory(domid))?).await?;
         }
+    }
+    Ok(())
+}
+
+/// Two guests by the handler, for one image: only one of them gets it.
+async fn two(world: World) -> Result<()> {
+    let image = world.image("image", 1 << 20)?.to_string_lossy().into_owned();
+    let block = Block::new();
+    for round in 0..50 {
+        for domid in [GUEST, OTHER] {
+            world.backend("vbd", domid, &[("params", &image), ("mode", "w")]).await?;
+        }
+        let (one, other) = tokio::join!(world.attach(GUEST, &block), world.attach(OTHER, &block));
+        let results = [one?.is_ok(), other?.is_ok()];
+        ensure!(results[0] != results[1], "round {round}: the guests got it: {results:?}");
+        must(left(&world)? == 1, "a device is left of the attach that was refused")?;
+        for domid in [GUEST, OTHER] {
+            world.detach(domid).await?;
+            world.client.rm(&xs_client::Path::new(World::directory(domid))?).await?;
+        }
+        gone(&world).await?;
     }
     Ok(())
 }

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! The lock is the script's, and is held from the look to the write, as the script holds it: who looks later finds
-//! what was written. Nothing slow happens meanwhile. Whichever of the three values is dropped, also in a future that
-//! is, its part of the work is undone: a loop device does not outlive an attach that failed.
+//! what was written. The target, which may be on slow storage, is opened before. Each of the three values undoes its part
+//! of the work when it is dropped, also with a future: a loop device does not outlive an attach that failed.
 //!
 //! ```no_run
 //! use std::collections::BTreeMap;
