@@ -3,7 +3,7 @@
 //! A hotplug script is what makes a paravirtual device real on the backend's side: `block` sets up a
 //! loop device and tells blkback its numbers, `vif-bridge` puts the interface on a bridge. The
 //! toolstack runs it when the backend is ready for it and again when the device goes. This crate is
-//! only about the run itself: [`Request`] says what is to be done for which device, [`ScriptRunner`]
+//! only about the run itself, or what takes its place ([`native`]): [`Request`] says what is to be done for which device, [`ScriptRunner`]
 //! executes the script for it, [`Report`] says how that ended. It has no connection to xenstore and never decides when to run
 //! anything.
 //!
@@ -68,6 +68,7 @@ mod request;
 mod runner;
 mod spawn;
 
+pub use lock::Held;
 pub use printable::{LINE_SHOWN, printable};
 pub use process::{OUTPUT_MAX, Output};
 pub use report::{Ending, Report};

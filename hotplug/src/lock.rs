@@ -69,6 +69,25 @@ impl DeviceLock {
     }
 }
 
+/// A lock that is held, and shared with no other process. Dropping it gives it back and removes its file.
+#[derive(Debug)]
+pub struct Held(Option<DeviceLock>);
+
+impl Held {
+    /// Waits until the lock is free, and takes it. Somebody else's is tried again so often.
+    pub(crate) async fn take(path: &Path, poll: Duration) -> io::Result<Self> {
+        Ok(Self(Some(DeviceLock::take(path, poll).await?)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0.take() {
+            lock.remove();
+        }
+    }
+}
+
 impl AsFd for DeviceLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::lock::{self, DeviceLock};
+use crate::lock::{self, DeviceLock, Held};
 use crate::process::{self, Environment, Group};
 use crate::{Ending, Report, Request, SpawnError};
 
@@ -209,6 +209,45 @@ impl ScriptRunner {
         Self { lock_dir: Some(directory.into()), ..self }
     }
 
+    /// Takes the lock of a device as a run of its script does, so that no script of the device runs as long as the
+    /// value lives: for who does a script's work by itself, as the handlers of [`native`](crate::native) do.
+    ///
+    /// # Errors
+    ///
+    /// How a run would have ended: [`Ending::Aborted`], [`Ending::NotStarted`] after [`Limits::queue`], or
+    /// [`Ending::SpawnFailed`] if there can be no lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left if the future is dropped.
+    pub async fn hold(
+        &self,
+        request: &Request,
+        limits: &Limits,
+        cancel: &CancellationToken,
+    ) -> Result<Held, Ending> {
+        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        let lock = self.lock_of(request, &variables)?;
+        let held = select! {
+            biased;
+            () = cancel.cancelled() => return Err(Ending::Aborted),
+            held = timeout(limits.queue, Held::take(&lock, POLL)) => held,
+        };
+        held.map_err(|_| Ending::NotStarted)?
+            .map_err(|error| Ending::SpawnFailed(SpawnError::lock(&lock, &error)))
+    }
+
+    /// The file of a device's lock, for a script with these variables.
+    fn lock_of(
+        &self,
+        request: &Request,
+        variables: &BTreeMap<OsString, OsString>,
+    ) -> Result<PathBuf, Ending> {
+        let directory = lock::directory(self.lock_dir.as_deref());
+        let directory = directory.map_err(|error| Ending::SpawnFailed(SpawnError::lock_dir(&error)))?;
+        Ok(directory.join(lock::name(request, variables)))
+    }
+
     async fn execute(
         &self,
         request: &Request,
@@ -220,10 +259,29 @@ impl ScriptRunner {
             return Report::unstarted(Ending::SpawnFailed(error));
         }
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
-        let turn = match self.admitted(request, &variables, limits, cancel, permit).await {
-            Ok(turn) => turn,
+        let lock = match self.lock_of(request, &variables) {
+            Ok(lock) => lock,
             Err(ending) => return Report::unstarted(ending),
         };
+        let turn = select! {
+            biased;
+            () = cancel.cancelled() => return Report::unstarted(Ending::Aborted),
+            turn = timeout(limits.queue, self.turn(&request.script, &lock)) => turn,
+        };
+        let turn = match turn {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
+            Err(_) => return Report::unstarted(Ending::NotStarted),
+        };
+        let permitted = select! {
+            biased;
+            () = cancel.cancelled() => Err(Ending::Aborted),
+            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
+        };
+        if let Err(ending) = permitted {
+            turn.lock.remove();
+            return Report::unstarted(ending);
+        }
         let (mut group, mut capture) = match process::start(request, &variables, turn.lock.as_fd()) {
             Ok(started) => started,
             Err(error) => {
@@ -246,69 +304,6 @@ impl ScriptRunner {
         }
         let _ = timeout(DRAIN, capture.read_to_end()).await;
         Report::new(ending, capture.finish(), duration)
-    }
-
-    /// Does the work of a script without running it, when its turn has come: while no script of the device runs, and if
-    /// it is permitted then. Limits, cancellation and permit are those of [`Runner::run_if`], but for the deadline of
-    /// the work, which keeps to that itself, and ends by itself when it is cancelled.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, so is the work.
-    pub async fn in_turn(
-        &self,
-        request: &Request,
-        limits: &Limits,
-        cancel: &CancellationToken,
-        permit: Permit<'_>,
-        work: impl Future<Output = Report>,
-    ) -> Report {
-        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
-        match self.admitted(request, &variables, limits, cancel, permit).await {
-            Ok(turn) => {
-                let report = work.await;
-                turn.lock.remove();
-                report
-            }
-            Err(ending) => Report::unstarted(ending),
-        }
-    }
-
-    /// The turn of a run, and that it is permitted then.
-    async fn admitted(
-        &self,
-        request: &Request,
-        variables: &BTreeMap<OsString, OsString>,
-        limits: &Limits,
-        cancel: &CancellationToken,
-        permit: Permit<'_>,
-    ) -> Result<Turn<'_>, Ending> {
-        let lock = match lock::directory(self.lock_dir.as_deref()) {
-            Ok(directory) => directory.join(lock::name(request, variables)),
-            Err(error) => return Err(Ending::SpawnFailed(SpawnError::lock_dir(&error))),
-        };
-        let turn = select! {
-            biased;
-            () = cancel.cancelled() => return Err(Ending::Aborted),
-            turn = timeout(limits.queue, self.turn(&request.script, &lock)) => turn,
-        };
-        let turn = match turn {
-            Ok(Ok(turn)) => turn,
-            Ok(Err(error)) => return Err(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
-            Err(_) => return Err(Ending::NotStarted),
-        };
-        let permitted = select! {
-            biased;
-            () = cancel.cancelled() => Err(Ending::Aborted),
-            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
-        };
-        match permitted {
-            Ok(()) => Ok(turn),
-            Err(ending) => {
-                turn.lock.remove();
-                Err(ending)
-            }
-        }
     }
 
     /// Waits for a turn.

@@ -1,7 +1,7 @@
 # Native handlers in the place of the stock scripts: the trees and the devices that xl leaves, and what a guest does with them.
 # needs xendev
 . ./common.sh
-plan 68
+plan 70
 
 program() { # NAME WORDS: a command of this name
     printf '#!/bin/sh\nexec %s "$@"\n' "$2" > "/usr/bin/$1"
@@ -63,10 +63,12 @@ expect_store_but_copies "$BEFORE" hands-store-as-before
 ### Failures.
 
 expect_exit 1 missing native block-attach g "format=raw,vdev=xvdb,access=rw,target=$LAB/none.img"
-expect_exit 0 first native block-attach g "$DISK"
+check other-started "see above" guest_start other
+without_copies < <(xenstore-ls -fp) > "$BEFORE"
+expect_exit 0 first native block-attach other "$DISK"
 expect_exit 1 in-use native block-attach g "format=raw,vdev=xvdb,access=rw,target=$IMAGE"
-expect_stderr "the disk xvda" in-use-names-the-disk
-expect_exit 0 first-detached native block-detach g xvda
+expect_stderr "the disk xvda of the guest $(guest_domid other) (other)" in-use-names-the-disk
+expect_exit 0 first-detached native block-detach other xvda
 expect_exit 1 no-bridge native network-attach g bridge=none
 expect_stderr "the bridges here: xenbr0" no-bridge-names-those-there
 expect_no_leftovers failures
@@ -87,6 +89,11 @@ expect_store_but_copies "$BEFORE" killed-store-as-before
 
 ### By itself.
 
-expect_exit 0 auto-attached xendev -vv block-attach g "$DISK"
-expect_stderr "native" auto-is-native
+# Without what the scripts need.
+stoppable losetup
+rm /usr/bin/losetup
+expect_exit 1 script-attached scripted block-attach g "$DISK"
+expect_exit 0 auto-attached xendev block-attach g "$DISK"
 expect_exit 0 auto-detached xendev block-detach g xvda
+echo "# as an administrator has changed it" >> /etc/xen/scripts/block
+expect_exit 1 changed-is-run xendev block-attach g "$DISK"

@@ -132,31 +132,54 @@ impl NativeRunner {
             Ok(None) => return self.scripts.run_if(request, limits, cancel, permit).await,
             Err(error) => return report(Ending::SpawnFailed(error), Duration::ZERO),
         };
-        let work = async {
-            let begun = Instant::now();
-            let worked = match handler {
-                Handler::Block => block::run(&self.client, request, limits, cancel).await,
-                Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
-            };
-            let duration = begun.elapsed();
-            let why = match worked {
-                Ok(()) => return report(Ending::Done, duration),
-                Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
-                Err(Fault::TimedOut) => return report(Ending::TimedOut, duration),
-                Err(Fault::Store(why)) => why,
-                Err(Fault::Handler(why, keys)) => {
-                    // As a script would, so that whoever watches the backend's directory is told.
-                    if let Err(error) = self.tell(request, keys).await {
-                        debug!(?error, "the failure cannot be told to the backend");
-                    }
-                    why
-                }
-            };
-            report(Ending::Failed, duration).reported(None, Some(why))
+        // Given back at the end, whatever that is.
+        let held = self.scripts.hold(request, limits, cancel).await;
+        let permitted = async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Ending::Aborted),
+                permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
+            }
         };
-        let report = self.scripts.in_turn(request, limits, cancel, permit, work).await;
+        let permitted = match &held {
+            Ok(_) => permitted.await,
+            Err(ending) => Err(ending.clone()),
+        };
+        let report = match permitted {
+            Ok(()) => self.work(handler, request, limits, cancel).await,
+            Err(ending) => report(ending, Duration::ZERO),
+        };
         debug!(duration = ?report.duration, ?handler, "{}", report.ending);
         report
+    }
+
+    async fn work(
+        &self,
+        handler: Handler,
+        request: &Request,
+        limits: &Limits,
+        cancel: &CancellationToken,
+    ) -> Report {
+        let begun = Instant::now();
+        let worked = match handler {
+            Handler::Block => block::run(&self.client, request, limits, cancel).await,
+            Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
+        };
+        let duration = begun.elapsed();
+        let why = match worked {
+            Ok(()) => return report(Ending::Done, duration),
+            Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
+            Err(Fault::TimedOut) => return report(Ending::TimedOut, duration),
+            Err(Fault::Store(why)) => why,
+            Err(Fault::Handler(why, keys)) => {
+                // As a script would, so that whoever watches the backend's directory is told.
+                if let Err(error) = self.tell(request, keys).await {
+                    debug!(?error, "the failure cannot be told to the backend");
+                }
+                why
+            }
+        };
+        report(Ending::Failed, duration).reported(None, Some(why))
     }
 
     async fn tell(&self, request: &Request, keys: Vec<(&'static str, String)>) -> Result<(), Fault> {

@@ -179,3 +179,22 @@ async fn without_a_lock_no_script_runs() {
     assert!(report.to_string().starts_with(&text), "{report}");
     assert!(!scripts.path("started").exists());
 }
+
+/// Who does a script's work by itself.
+#[tokio::test]
+async fn whoever_holds_a_device_keeps_its_scripts_waiting_and_the_other_way_round() {
+    let scripts = Scripts::new();
+    let request = scripts.run("echo ran >> $DIR/record");
+    let locks = scripts.path("locks");
+    let runner = ScriptRunner::new().lock_dir(&locks);
+    let (brief, never) = (Limits::default().queue(Duration::from_millis(100)), CancellationToken::new());
+    let held = soon(runner.hold(&request, &brief, &never)).await.unwrap();
+    assert_eq!(run(&locks, &request, brief).await.ending, Ending::NotStarted);
+    assert_eq!(soon(runner.hold(&request, &brief, &never)).await.unwrap_err(), Ending::NotStarted);
+    never.cancel();
+    assert_eq!(soon(runner.hold(&request, &brief, &never)).await.unwrap_err(), Ending::Aborted);
+    drop(held);
+    assert_eq!(files(&locks), 0);
+    assert!(run(&locks, &request, brief).await.success());
+    assert_eq!(scripts.read("record"), "ran\n");
+}

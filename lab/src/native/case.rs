@@ -9,7 +9,7 @@ use hotplug::Action;
 use hotplug::native::block::Block;
 
 use super::observe::Observed;
-use super::world::World;
+use super::world::{GUEST, OTHER, World};
 
 /// A disk, and what there is besides.
 pub(super) struct Case {
@@ -102,8 +102,8 @@ impl Case {
                 good,
             ),
             equal("device of the same machine", Device, "w", &[Used("w"), SameVm], good),
-            equal("device of the stub domain", Device, "w", &[Used("w"), Stub(2, 1)], good),
-            equal("device of the target", Device, "w", &[Used("w"), Stub(1, 2)], good),
+            equal("device of the stub domain", Device, "w", &[Used("w"), Stub(OTHER, GUEST)], good),
+            equal("device of the target", Device, "w", &[Used("w"), Stub(GUEST, OTHER)], good),
             equal("device that is mounted", Device, "w", &[Mounted("rw")], busy),
             equal("device that is mounted, read-only here", Device, "r", &[Mounted("rw")], busy),
             equal("device that is mounted read-only", Device, "w", &[Mounted("ro")], busy),
@@ -217,13 +217,13 @@ impl Case {
                         ("node", &node),
                         ("physical-device", &numbers),
                     ];
-                    world.backend("vbd", 2, &keys).await?;
+                    world.backend("vbd", OTHER, &keys).await?;
                 }
                 Around::ByModel => {
                     let params = format!("aio:{target}");
-                    world.backend("qdisk", 2, &[("params", &params), ("mode", "w")]).await?;
+                    world.backend("qdisk", OTHER, &[("params", &params), ("mode", "w")]).await?;
                 }
-                Around::SameVm => world.set_vm(2, "/vm/one").await?,
+                Around::SameVm => world.set_vm(OTHER, "/vm/one").await?,
                 Around::Stub(stub, target) => world.set_target(stub, target).await?,
                 Around::Mounted(options) => {
                     let node = served(world).await?;
@@ -237,7 +237,7 @@ impl Case {
                 Around::Removed => {}
             }
         }
-        world.backend("vbd", 1, &keys).await
+        world.backend("vbd", GUEST, &keys).await
     }
 
     fn before_detach(&self, world: &World) -> Result<()> {
@@ -259,21 +259,21 @@ pub(super) async fn compare(case: &Case, script: &Path) -> Result<String> {
     let (by_script, hidden) = {
         let mut world = World::start().await?;
         case.prepare(&mut world).await?;
-        let report = world.script(script, Action::Add).await?;
+        let report = world.script(GUEST, script, Action::Add).await?;
         let seen = Observed::attached(&world, report.success()).await.context("after the script")?;
         case.before_detach(&world)?;
         // It fails if the attach did: it wants to undo what is not there.
-        _ = world.script(script, Action::Remove).await?;
+        _ = world.script(GUEST, script, Action::Remove).await?;
         (seen.detached(&world)?, case.is_hidden(&world)?)
     };
     let by_handler = {
         let mut world = World::start().await?;
         case.prepare(&mut world).await?;
-        let result = world.attach(&Block::new()).await?;
+        let result = world.attach(GUEST, &Block::new()).await?;
         let seen = Observed::attached(&world, result.is_ok()).await.context("after the handler")?;
         ensure!(result.is_ok() == (seen.status() == "connected"), "{result:?}, and {seen}");
         case.before_detach(&world)?;
-        world.detach().await?;
+        world.detach(GUEST).await?;
         seen.detached(&world)?
     };
     let told = format!("\n  script:  {by_script}\n  handler: {by_handler}");

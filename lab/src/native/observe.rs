@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::world::{World, losetup};
+use super::world::{GUEST, World, losetup};
 
 /// What losetup tells of a loop device, but for its number.
 const COLUMNS: &str = "AUTOCLEAR,BACK-FILE,DIO,LOG-SEC,OFFSET,PARTSCAN,RO,SIZELIMIT";
@@ -42,7 +42,7 @@ impl Observed {
     /// Looks at the guest's disk after an attach.
     pub(super) async fn attached(world: &World, success: bool) -> Result<Self> {
         let folder = world.path("").to_string_lossy().into_owned();
-        let keys = world.keys().await?;
+        let keys = world.keys(GUEST).await?;
         let value = |name: &str| keys.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let node = value("node");
         let mut shown = Vec::new();

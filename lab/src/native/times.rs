@@ -8,7 +8,7 @@ use hotplug::Action;
 use hotplug::native::block::{Block, Disk, Domain, Mode, detach};
 use tokio_util::sync::CancellationToken;
 
-use super::world::{LIMIT, World};
+use super::world::{GUEST, LIMIT, World};
 
 /// Measures both in turns, and prints the medians and their ratio.
 pub(super) async fn run(script: &Path, rounds: usize) -> Result<()> {
@@ -22,16 +22,16 @@ pub(super) async fn run(script: &Path, rounds: usize) -> Result<()> {
         fresh(&world, &image).await?;
         let begun = Instant::now();
         for action in [Action::Add, Action::Remove] {
-            let report = world.script(script, action).await?;
+            let report = world.script(GUEST, script, action).await?;
             ensure!(report.success(), "{} {action} {report}", script.display());
         }
         by_script.push(begun.elapsed());
 
         fresh(&world, &image).await?;
         let begun = Instant::now();
-        let attached = world.attach(&Block::new()).await?;
+        let attached = world.attach(GUEST, &Block::new()).await?;
         ensure!(attached.is_ok(), "{attached:?}");
-        world.detach().await?;
+        world.detach(GUEST).await?;
         by_handler.push(begun.elapsed());
 
         let begun = Instant::now();
@@ -51,12 +51,12 @@ pub(super) async fn run(script: &Path, rounds: usize) -> Result<()> {
 }
 
 async fn fresh(world: &World, image: &Path) -> Result<()> {
-    let directory = xs_client::Path::new(World::directory())?;
+    let directory = xs_client::Path::new(World::directory(GUEST))?;
     match world.client.rm(&directory).await {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    world.backend("vbd", 1, &[("params", &image.to_string_lossy()), ("mode", "w")]).await
+    world.backend("vbd", GUEST, &[("params", &image.to_string_lossy()), ("mode", "w")]).await
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aodevice::sim;
 use hotplug::native::block::{Block, Disk, Domain, Failure, Saved, User, detach};
-use hotplug::{Action, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
+use hotplug::{Action, Held, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Path};
@@ -18,8 +18,9 @@ use super::observe::loops_of;
 use crate::daemon::{Daemon, DaemonKind};
 use crate::failure::{Failure as LabFailure, output_of};
 
-/// The guest whose disk is attached, and its disk.
+/// The guest whose disk is attached, the other guest, and the disk of either.
 pub(super) const GUEST: u32 = 1;
+pub(super) const OTHER: u32 = 2;
 pub(super) const VDEV: u32 = 51712;
 
 /// How long a handler may take.
@@ -38,13 +39,13 @@ impl World {
     pub(super) async fn start() -> Result<Self> {
         let boot = || {
             let daemon = Daemon::start(DaemonKind::Xenstored)?;
-            [GUEST, 2].iter().try_for_each(|domid| daemon.create_domain(DomId(*domid)))?;
+            [GUEST, OTHER].iter().try_for_each(|domid| daemon.create_domain(DomId(*domid)))?;
             anyhow::Ok(daemon)
         };
         let daemon = tokio::task::spawn_blocking(boot).await.context("starting a store")??;
         let client = Client::connect_unix(daemon.socket(), Config::default()).await?;
         sim::create_domain0(&client).await?;
-        for domid in [GUEST, 2] {
+        for domid in [GUEST, OTHER] {
             sim::create_domain(&client, DomId(domid), &format!("guest-{domid}")).await?;
         }
         // The loop driver shows the path behind a device without links.
@@ -52,7 +53,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("xendev-native-").tempdir_in(place)?;
         let world = Self { client, daemon, folder, mounts: Vec::new() };
         world.set_vm(GUEST, "/vm/one").await?;
-        world.set_vm(2, "/vm/two").await?;
+        world.set_vm(OTHER, "/vm/two").await?;
         Ok(world)
     }
 
@@ -145,9 +146,9 @@ impl World {
         Ok(())
     }
 
-    /// The keys of the guest's disk that nobody wrote before, in the order in which they were made, with their values.
-    pub(super) async fn keys(&self) -> Result<Vec<(String, String)>> {
-        let directory = Self::directory();
+    /// The keys of a guest's disk in the order in which they were made, with their values.
+    pub(super) async fn keys(&self, domid: u32) -> Result<Vec<(String, String)>> {
+        let directory = Self::directory(domid);
         let mut keys = Vec::new();
         for key in self.list(&directory).await? {
             let value = self.read(&format!("{directory}/{key}")).await?.unwrap_or_default();
@@ -156,31 +157,40 @@ impl World {
         Ok(keys)
     }
 
-    /// The backend's directory of the guest's disk.
-    pub(super) fn directory() -> String {
-        format!("/local/domain/0/backend/vbd/{GUEST}/{VDEV}")
+    /// The backend's directory of a guest's disk.
+    pub(super) fn directory(domid: u32) -> String {
+        format!("/local/domain/0/backend/vbd/{domid}/{VDEV}")
     }
 
-    /// Runs the script for the guest's disk.
-    pub(super) async fn script(&self, script: &FsPath, action: Action) -> Result<Report> {
-        let runner = ScriptRunner::new()
-            .env("XENSTORED_PATH", self.daemon.socket())
-            .lock_dir(self.folder.path().join("locks"));
-        let request = Request::new(Kind::Vbd, action, GUEST, VDEV, script);
-        let report = runner.run(&request, &Limits::default(), &CancellationToken::new()).await;
-        Ok(report)
+    /// Runs the script for a guest's disk.
+    pub(super) async fn script(&self, domid: u32, script: &FsPath, action: Action) -> Result<Report> {
+        let request = Request::new(Kind::Vbd, action, domid, VDEV, script);
+        Ok(self.runner().run(&request, &Limits::default(), &CancellationToken::new()).await)
     }
 
-    /// Attaches the guest's disk by the handler, and writes what the handler says, whatever came of it.
-    pub(super) async fn attach(&self, block: &Block) -> Result<Result<Option<Saved>, Failure>> {
-        let keys: BTreeMap<String, String> = self.keys().await?.into_iter().collect();
+    fn runner(&self) -> ScriptRunner {
+        let runner = ScriptRunner::new().env("XENSTORED_PATH", self.daemon.socket());
+        runner.lock_dir(self.folder.path().join("locks"))
+    }
+
+    /// Keeps the scripts of a guest's disk waiting.
+    async fn hold(&self, domid: u32, action: Action) -> Result<Held> {
+        let request = Request::new(Kind::Vbd, action, domid, VDEV, "/etc/xen/scripts/block");
+        let held = self.runner().hold(&request, &Limits::default(), &CancellationToken::new()).await;
+        held.map_err(|ending| anyhow::anyhow!("the lock of the device {ending}"))
+    }
+
+    /// Attaches a guest's disk by the handler, and writes what the handler says, whatever came of it.
+    pub(super) async fn attach(&self, domid: u32, block: &Block) -> Result<Result<Option<Saved>, Failure>> {
+        let _held = self.hold(domid, Action::Add).await?;
+        let keys: BTreeMap<String, String> = self.keys(domid).await?.into_iter().collect();
         let cancel = CancellationToken::new();
         let begun = match Disk::of(&keys) {
             Ok(disk) => block.begin(&disk, LIMIT, &cancel).await,
             Err(failure) => Err(failure),
         };
         let attached = match begun {
-            Ok(begun) => begun.attach(self.domain(GUEST).await?, self.users().await?).await,
+            Ok(begun) => begun.attach(self.domain(domid).await?, self.users(domid).await?).await,
             Err(failure) => Err(failure),
         };
         let keys = match &attached {
@@ -188,14 +198,15 @@ impl World {
             Err(failure) => failure.keys().to_vec(),
         };
         for (key, value) in keys {
-            self.write(&format!("{}/{key}", Self::directory()), &value).await?;
+            self.write(&format!("{}/{key}", Self::directory(domid)), &value).await?;
         }
         Ok(attached.map(hotplug::native::block::Attached::keep))
     }
 
-    /// Detaches the guest's disk by the handler, from what the store holds of it.
-    pub(super) async fn detach(&self) -> Result<String> {
-        let keys: BTreeMap<String, String> = self.keys().await?.into_iter().collect();
+    /// Detaches a guest's disk by the handler, from what the store holds of it.
+    pub(super) async fn detach(&self, domid: u32) -> Result<String> {
+        let _held = self.hold(domid, Action::Remove).await?;
+        let keys: BTreeMap<String, String> = self.keys(domid).await?.into_iter().collect();
         let Some(saved) = Saved::of(&keys) else { return Ok("nothing to do".to_owned()) };
         Ok(format!("{:?}", detach(saved, LIMIT, &CancellationToken::new()).await?))
     }
@@ -210,15 +221,15 @@ impl World {
         Ok(Domain { domid, name, vm, target_vm })
     }
 
-    /// All disks in the store but the guest's.
-    pub(super) async fn users(&self) -> Result<Vec<User>> {
+    /// All disks in the store but one guest's.
+    pub(super) async fn users(&self, own: u32) -> Result<Vec<User>> {
         let mut users = Vec::new();
         for kind in ["vbd", "vbd3", "qdisk"] {
             let backends = format!("/local/domain/0/backend/{kind}");
             for domid in self.list(&backends).await? {
                 for devid in self.list(&format!("{backends}/{domid}")).await? {
                     let directory = format!("{backends}/{domid}/{devid}");
-                    if directory == Self::directory() {
+                    if directory == Self::directory(own) {
                         continue;
                     }
                     let key = async |key: &str| self.read(&format!("{directory}/{key}")).await;

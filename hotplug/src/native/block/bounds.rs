@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use crate::lock::DeviceLock;
+use crate::lock::Held;
 
 /// How often to try the lock of all disks: it is mostly held for as long as a few requests to the store take.
 const POLL: Duration = Duration::from_millis(2);
@@ -59,7 +59,7 @@ impl Bounds {
         select! {
             biased;
             () = self.cancel.cancelled() => Err(Failure::Cancelled),
-            lock = DeviceLock::take(path, POLL) => Ok(Held(Some(lock.map_err(failed)?))),
+            lock = Held::take(path, POLL) => lock.map_err(failed),
             () = self.passed() => Err(Failure::Locked { path: PathBuf::from(path), within: self.within }),
         }
     }
@@ -68,18 +68,6 @@ impl Bounds {
         match self.deadline {
             Some(deadline) => sleep_until(deadline).await,
             None => pending().await,
-        }
-    }
-}
-
-/// A lock that is held. Its file is removed when it is dropped, as the scripts do.
-#[derive(Debug)]
-pub(super) struct Held(Option<DeviceLock>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(lock) = self.0.take() {
-            lock.remove();
         }
     }
 }
@@ -104,7 +92,7 @@ mod tests {
         };
         assert!(!tried(&path), "a script would have it");
         let error = bounds(20).lock(&path).await.unwrap_err().to_string();
-        assert!(error.contains("within 20ms: a hotplug script holds it"), "{error}");
+        assert!(error.contains("within 20ms: another attach holds it"), "{error}");
         drop(held);
         assert!(!path.exists());
         drop(bounds(10_000).lock(&path).await.unwrap());

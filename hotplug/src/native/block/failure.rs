@@ -11,6 +11,8 @@ use super::sharing::Holder;
 use crate::printable::printable_path as shown;
 
 /// Why a disk could not be attached or detached. Nothing is left of the attempt.
+///
+/// `Display` tells all, the kernel's answer included.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -53,29 +55,29 @@ pub enum Failure {
         holder: Holder,
     },
     /// This process may not do it.
-    #[error("cannot {tried}: {source}; run as root, with the capability CAP_SYS_ADMIN")]
+    #[error("cannot {tried}: {error}; run as root, with the capability CAP_SYS_ADMIN")]
     NoPermission {
         /// What it tried.
         tried: String,
         /// The kernel's answer.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
     /// The kernel has no loop devices.
     #[error("cannot open /dev/loop-control: {0}; load the driver of loop devices: modprobe loop")]
-    NoLoopDriver(#[source] Arc<io::Error>),
+    NoLoopDriver(Arc<io::Error>),
     /// All loop devices are in use.
     #[error(
         "cannot find a free loop device: {0}; detach some that are not needed, losetup --list shows them"
     )]
-    NoLoopDevice(#[source] Arc<io::Error>),
+    NoLoopDevice(Arc<io::Error>),
     /// The kernel cannot set up a loop device in one step.
     #[error(
         "cannot set up a loop device in one step: {0}; the kernel is older than Linux 5.8, use the script block"
     )]
-    OldKernel(#[source] Arc<io::Error>),
+    OldKernel(Arc<io::Error>),
     /// Somebody holds the lock of all disks.
     #[error(
-        "cannot take the lock {} within {within:?}: a hotplug script holds it; see which one hangs: fuser -v {}",
+        "cannot take the lock {} within {within:?}: another attach holds it; see which program hangs: fuser -v {}",
         shown(.path),
         shown(.path)
     )]
@@ -97,23 +99,23 @@ pub enum Failure {
     #[error("cancelled")]
     Cancelled,
     /// Something else.
-    #[error("cannot {tried}: {source}; the kernel's log may tell more: dmesg")]
+    #[error("cannot {tried}: {error}; the kernel's log may tell more: dmesg")]
     Other {
         /// What was tried.
         tried: String,
         /// The kernel's answer.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
 }
 
 impl Failure {
     /// An answer of the kernel, for whatever has no story of its own.
     pub(super) fn of(tried: impl Into<String>, error: impl Into<io::Error>) -> Self {
-        let (tried, source) = (tried.into(), Arc::new(error.into()));
-        if source.kind() == io::ErrorKind::PermissionDenied {
-            Self::NoPermission { tried, source }
+        let (tried, error) = (tried.into(), Arc::new(error.into()));
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            Self::NoPermission { tried, error }
         } else {
-            Self::Other { tried, source }
+            Self::Other { tried, error }
         }
     }
 

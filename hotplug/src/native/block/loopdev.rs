@@ -39,8 +39,15 @@ impl LoopDevice {
         for _ in 0..RACES {
             let number = ioctl::get_free(&control).map_err(no_device)?;
             let node = format!("/dev/loop{number}");
-            let file = OpenOptions::new().read(true).write(true).open(&node);
-            let file = file.map_err(|error| Failure::of(format!("open {node}"), error))?;
+            let file = match OpenOptions::new().read(true).write(true).open(&node) {
+                Ok(file) => file,
+                // Somebody was faster, and is giving it back.
+                Err(error) if is_none(&error) => {
+                    taken = error;
+                    continue;
+                }
+                Err(error) => return Err(Failure::of(format!("open {node}"), error)),
+            };
             match ioctl::configure(&file, image, path.as_os_str().as_bytes(), read_only) {
                 Ok(()) => return Ok(Self { file, number, kept: false }),
                 // Somebody was faster.
@@ -129,20 +136,23 @@ pub(super) fn all() -> io::Result<Vec<Loop>> {
         if backing_file(number).is_none() {
             continue;
         }
-        match open(number).and_then(|device| served(&device)) {
-            Ok(Some(file)) => found.push(Loop { device: Numbers { major: MAJOR, minor: number }, file }),
-            Ok(None) => {}
-            // It went meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        // It may go meanwhile.
+        if let Some(device) = open(number)?
+            && let Some(file) = served(&device)?
+        {
+            found.push(Loop { device: Numbers { major: MAJOR, minor: number }, file });
         }
     }
     Ok(found)
 }
 
-/// Opens the loop device of this number.
-pub(super) fn open(number: u32) -> io::Result<File> {
-    File::open(format!("/dev/loop{number}"))
+/// Opens the loop device of this number; `None` if it is not there, or is just being given back.
+pub(super) fn open(number: u32) -> io::Result<Option<File>> {
+    match File::open(format!("/dev/loop{number}")) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_none(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The file that it serves.
@@ -162,7 +172,7 @@ pub(super) fn clear(device: &File) -> io::Result<()> {
     }
 }
 
-/// Whether the driver says that the device serves nothing.
+/// Whether the driver says that the device serves nothing, or is about to.
 fn is_none(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::NXIO)
 }
@@ -187,5 +197,20 @@ mod tests {
         ] {
             assert_eq!(number(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_the_driver_lacks_has_its_story() {
+        let error = |errno: Errno| io::Error::from(errno);
+        for (failure, story) in [
+            (no_control(error(Errno::NOENT)), "load the driver of loop devices: modprobe loop"),
+            (no_control(error(Errno::NODEV)), "load the driver of loop devices: modprobe loop"),
+            (no_control(error(Errno::ACCESS)), "run as root, with the capability CAP_SYS_ADMIN"),
+            (no_device(error(Errno::PERM)), "run as root, with the capability CAP_SYS_ADMIN"),
+            (no_device(error(Errno::NOSPC)), "losetup --list shows them"),
+        ] {
+            assert!(failure.to_string().ends_with(story), "{failure}");
+        }
+        assert!(is_unknown(&error(Errno::INVAL)) && !is_unknown(&error(Errno::BUSY)));
     }
 }

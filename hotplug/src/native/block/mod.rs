@@ -14,8 +14,8 @@
 //! ```
 //!
 //! The lock is the script's, and is held from the look to the write, as the script holds it: who looks later finds
-//! what was written. Nothing slow happens meanwhile. Whichever of the three values is dropped, also in a future that
-//! is, its part of the work is undone: a loop device does not outlive an attach that failed.
+//! what was written. The target, which may be on slow storage, is opened before. Each of the three values undoes its part
+//! of the work when it is dropped, also with a future: a loop device does not outlive an attach that failed.
 //!
 //! ```no_run
 //! use std::collections::BTreeMap;
@@ -78,12 +78,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::bounds::{Bounds, Held};
+use self::bounds::Bounds;
 pub use self::failure::Failure;
 use self::loopdev::LoopDevice;
 pub use self::sharing::{Domain, FileId, Holder, Loop, Medium, Mode, Mount, Numbers, Seen, Use, holder};
 use self::target::Target;
 use super::digest::Stock;
+use crate::lock::Held;
 use crate::printable::printable_path;
 
 /// Where the stock scripts have their locks, and what the one of `block` is called.
@@ -396,11 +397,8 @@ fn give_back(saved: &Saved) -> Result<Detached, Failure> {
     let number = loopdev::number(&saved.node).ok_or_else(|| {
         Failure::of(tried(), io::Error::new(io::ErrorKind::InvalidInput, "it is no loop device"))
     })?;
-    let device = match loopdev::open(number) {
-        Ok(device) => device,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Detached::Before),
-        Err(error) => return Err(Failure::of(tried(), error)),
-    };
+    let opened = loopdev::open(number).map_err(|error| Failure::of(tried(), error))?;
+    let Some(device) = opened else { return Ok(Detached::Before) };
     let Some(file) = loopdev::served(&device).map_err(|error| Failure::of(tried(), error))? else {
         return Ok(Detached::Before);
     };
