@@ -81,8 +81,6 @@ enum Fault {
     Handler(String, Vec<(&'static str, String)>),
     /// It was cancelled.
     Cancelled,
-    /// Its deadline passed.
-    TimedOut,
     /// The store failed, or has not got what is needed.
     Store(String),
 }
@@ -169,7 +167,6 @@ impl NativeRunner {
         let why = match worked {
             Ok(()) => return report(Ending::Done, duration),
             Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
-            Err(Fault::TimedOut) => return report(Ending::TimedOut, duration),
             Err(Fault::Store(why)) => why,
             Err(Fault::Handler(why, keys)) => {
                 // As a script would, so that whoever watches the backend's directory is told.

@@ -13,7 +13,6 @@ impl From<VifError> for Fault {
     fn from(error: VifError) -> Self {
         match error {
             VifError::Cancelled { .. } => Self::Cancelled,
-            VifError::TimedOut { .. } => Self::TimedOut,
             error => Self::Handler(error.to_string(), error.backend_keys().into()),
         }
     }

@@ -52,9 +52,10 @@ impl Said {
         self.status.as_deref().is_some_and(is_failure)
     }
 
-    /// The report of the run that said it.
+    /// The report of the run that said it. A native handler may have told in it what cannot be told here.
     pub(crate) fn into_report(self, report: Report) -> Report {
-        report.reported(self.status, self.error)
+        let error = self.error.or_else(|| report.hotplug_error.clone());
+        report.reported(self.status, error)
     }
 }
 
