@@ -22,8 +22,8 @@ use crate::world::World;
 pub(crate) struct AttachArgs {
     /// The guest, by domid or name
     domain: String,
-    /// The device: `hostbus=`, `hostaddr=`, in hexadecimal, and `controller=`, `port=`, as words or with commas between
-    /// them
+    /// The device: `hostbus=`, `hostaddr=`, the numbers that lsusb shows, and `controller=`, `port=`, as words or with
+    /// commas between them
     #[arg(required = true, value_name = "KEY=VALUE")]
     words: Vec<String>,
     #[command(flatten)]

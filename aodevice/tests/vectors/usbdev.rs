@@ -141,7 +141,7 @@ async fn a_device_that_the_device_model_opens() {
     assert_eq!((attached.success.id.devid, attached.port), (0, 1));
     let written = added(&before, &host.world.dump().await);
     assert_eq!(written, [format!("{QUSB}/port/1 = \"1-3\"   (n0,r1)")]);
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap().port, 2);
+    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap().port, 2);
     assert_eq!(host.kernel.bound(), UNTOUCHED, "QEMU sees to that");
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.detach(0, 2).await.unwrap(), [""; 0]);
@@ -152,7 +152,7 @@ async fn a_device_that_the_device_model_opens() {
 async fn a_device_that_usbback_gets() {
     let host = Host::with("type=pv,ports=2").await;
     let before = host.world.dump().await;
-    host.attach("hostbus=1,hostaddr=1a,controller=0,port=2").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26,controller=0,port=2").await.unwrap();
     let notes = "/libxl/usbback/1-2_1";
     let noted = |interface: &str| {
         let driver = format!("{notes}/{interface}/driver_path = \"/sys/bus/usb/drivers/usbhid\"   (n0)");
@@ -200,13 +200,13 @@ async fn what_cannot_be_had_is_refused_and_nothing_is_changed() {
             "the USB device 001:001 is a hub, which no guest can have",
         ),
         (
-            "hostbus=1,hostaddr=1a,controller=3",
+            "hostbus=1,hostaddr=26,controller=3",
             "invalid",
             Hint::CorrectDevice,
             "the guest has no USB controller 3",
         ),
         (
-            "hostbus=1,hostaddr=1a",
+            "hostbus=1,hostaddr=26",
             "no_host_driver",
             Hint::LoadBackend("xen-usbback"),
             "the kernel has no driver usbback",
@@ -235,7 +235,7 @@ async fn an_attach_that_the_kernel_refuses_leaves_nothing() {
         host.kernel.refuses(&[refused]);
         if refused.0 == "bind" {
             // The driver that had it does not get it back either.
-            let failure = host.attach("hostbus=1,hostaddr=1a").await.unwrap_err();
+            let failure = host.attach("hostbus=1,hostaddr=26").await.unwrap_err();
             assert_eq!(failure.hint(), Hint::ReadKernelLog);
             let warned = failure.warnings[0].to_string();
             assert!(warned.starts_with("giving an interface back to its driver failed"), "{warned}");
@@ -243,7 +243,7 @@ async fn an_attach_that_the_kernel_refuses_leaves_nothing() {
             host.kernel.refuses(&[]);
             host.kernel.bind("1-2.1:1.1", "usbhid").unwrap();
         } else {
-            let failure = host.attach("hostbus=1,hostaddr=1a").await.unwrap_err();
+            let failure = host.attach("hostbus=1,hostaddr=26").await.unwrap_err();
             assert!(failure.warnings.is_empty());
             assert_eq!(
                 failure.cause.to_string(),
@@ -266,7 +266,7 @@ async fn a_cancelled_attach_leaves_nothing() {
                 stop.cancel();
             }
         });
-        let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+        let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
         let failure = toolstack.attach_usb(GUEST, &dev, &cancel).await.unwrap_err();
         assert!(matches!(failure.cause, Cause::Aborted) && failure.warnings.is_empty(), "{doing}");
         assert_eq!(host.kernel.bound(), UNTOUCHED, "{doing}");
@@ -278,11 +278,11 @@ async fn a_cancelled_attach_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_usbback_keeps_stays_in_its_port() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.kernel.refuses(&[("unbind", "1-2.1:1.0")]);
     let failure = host.detach(0, 1).await.unwrap_err();
     assert!(matches!(failure.cause, Cause::Host(_)), "{failure}");
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap_err().cause.code(), "assigned");
+    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap_err().cause.code(), "assigned");
     host.kernel.refuses(&[]);
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.kernel.bound(), UNTOUCHED);
@@ -298,7 +298,7 @@ async fn an_attach_that_died_is_detached() {
             dies.cancel();
         }
     });
-    let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+    let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
     let never = CancellationToken::new();
     tokio::select! {
         biased;
@@ -306,7 +306,7 @@ async fn an_attach_that_died_is_detached() {
         _ = toolstack.attach_usb(GUEST, &dev, &never) => panic!("it did not die"),
     }
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "1-2.1");
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap_err().cause.code(), "assigned");
+    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap_err().cause.code(), "assigned");
     // A thread goes on with what it has begun.
     while host.kernel.bound()[0] != KEYBOARD_GIVEN[0] {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -319,7 +319,7 @@ async fn an_attach_that_died_is_detached() {
 #[tokio::test(start_paused = true)]
 async fn a_device_that_was_unplugged_is_detached() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.kernel.state().devices.remove(1);
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "");
@@ -331,7 +331,7 @@ async fn a_device_that_was_unplugged_is_detached() {
 async fn a_controller_that_goes_gives_its_devices_back() {
     let host = Host::with("type=pv").await;
     let before = host.kernel.bound();
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.attach("hostbus=1,hostaddr=3").await.unwrap();
     host.detach(0, 1).await.unwrap();
     assert_eq!(host.kernel.bound()[2], "1-3:1.0 usbback");
@@ -344,7 +344,7 @@ async fn a_controller_that_goes_gives_its_devices_back() {
 #[tokio::test(start_paused = true)]
 async fn a_domain_that_goes_gives_its_devices_back() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     let plan = Plan::destroy(&host.toolstack, GUEST).await.unwrap();
     let outcome = plan.run(&host.toolstack, &CancellationToken::new()).finish().await;
     assert!(outcome.is_done(), "{outcome:?}");
@@ -355,7 +355,7 @@ async fn a_domain_that_goes_gives_its_devices_back() {
 async fn of_two_who_want_a_device_one_gets_it() {
     let host = Host::with("type=pv").await;
     let another = host.world.another_toolstack().await.with_usb_host(host.kernel.clone());
-    let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+    let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
     let never = CancellationToken::new();
     let (one, other) =
         tokio::join!(host.toolstack.attach_usb(GUEST, &dev, &never), another.attach_usb(GUEST, &dev, &never));
@@ -466,7 +466,7 @@ async fn the_device_is_entered_into_libxls_configuration() {
         let config: Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
         config.get("usbdevs").map(ToString::to_string).unwrap_or_default()
     };
-    host.attach("hostbus=1,hostaddr=1a,controller=0,port=3").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26,controller=0,port=3").await.unwrap();
     host.attach("hostbus=1,hostaddr=3").await.unwrap();
     let stick = r#"{"ctrl":0,"port":1,"type.hostdev":{"hostbus":1,"hostaddr":3}}"#;
     let keyboard = r#"{"ctrl":0,"port":3,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
