@@ -1,6 +1,6 @@
 //! What the commands for all kinds of device have in common.
 
-use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
+use aodevice::{Attachment, Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
@@ -69,18 +69,19 @@ pub(crate) async fn attach(
     output::report(common, outcome)
 }
 
-/// What xl calls a device of a kind.
-pub(crate) fn xl_name(kind: Kind) -> &'static str {
-    match kind {
+/// What xl calls a device.
+pub(crate) fn xl_name(attachment: &Attachment) -> &'static str {
+    match attachment.kind() {
         Kind::Vbd | Kind::VirtioDisk => "disk",
         Kind::Vif => "vif",
+        Kind::Vusb if matches!(attachment, Attachment::UsbDev(_)) => "usbdev",
         kind => kinds::name(kind),
     }
 }
 
 /// Prints a device as `xl -N` does.
-pub(crate) fn say_device(device: &Device) {
-    say(format!("{}: {}\n", xl_name(device.kind()), libxl::pretty(&device.libxl().into())));
+pub(crate) fn say_device(attachment: &Attachment) {
+    say(format!("{}: {}\n", xl_name(attachment), libxl::pretty(&attachment.libxl().into())));
 }
 
 /// Prints what `xl -N` prints; with `--json` what an attach would do.
@@ -91,17 +92,18 @@ async fn dry_run(
     device: &Device,
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
+    let attachment = Attachment::from(device.clone());
     if !common.json {
         // As for xl, a number is not looked up.
         domain_or_id(&world.client, guest).await?;
-        say_device(device);
+        say_device(&attachment);
         return Ok(Exit::Done);
     }
     let fe = domain(&world.client, guest).await?;
     let toolstack = world.toolstack(attaching.limits()).await?;
     let tried = format!("cannot tell what attaching to domain {fe} would do");
     let preview = unless_cancelled(tried, toolstack.preview(fe, device, attaching.addition())).await??;
-    let name = xl_name(device.kind());
+    let name = xl_name(&attachment);
     output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(preview));
     Ok(Exit::Done)
 }

@@ -54,11 +54,7 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = args.recording.of(toolstack).attach_usb(fe, &dev, &cancel).await;
     progress.done();
-    let outcome = outcome.map(|attached| {
-        let port = attached.port;
-        (attached.success, json!({"ok": true, "port": port}))
-    });
-    output::report_with(common, outcome)
+    output::report(common, outcome)
 }
 
 pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {

@@ -113,6 +113,7 @@ fn outcomes() {
         (&["attach-all", "guest", "/"], 1, "bad_xl_cfg"),
         (&["attach-all", "guest", "tests/json/bad.cfg"], 2, "bad_device"),
         (&["attach-all", "guest", "tests/json/unsupported.cfg"], 1, "unsupported"),
+        (&["attach-all", "guest", "tests/json/pci.cfg"], 1, "not_supported"),
         (&["attach-all", "guest", "tests/json/missing.cfg"], 1, "target"),
         (&["attach-all", "nobody", "tests/json/good.cfg"], 1, "no_such_domain"),
         (&["list", "nobody"], 1, "no_such_domain"),
@@ -210,7 +211,8 @@ fn what_a_file_says_wrong_has_its_place() {
     let bad = ["tests/json/bad.cfg:1: disk[1]", "tests/json/bad.cfg:3: vif[0]"];
     for (file, places) in [
         ("tests/json/bad.cfg", &bad[..]),
-        ("tests/json/unsupported.cfg", &["tests/json/unsupported.cfg:2: pci"]),
+        ("tests/json/unsupported.cfg", &["tests/json/unsupported.cfg:2: dtdev"]),
+        ("tests/json/pci.cfg", &["tests/json/pci.cfg:2: pci[0]"]),
         ("tests/json/missing.cfg", &["tests/json/missing.cfg:2: disk[1]"]),
     ] {
         let (_, value) = run(&on_embedded(&["attach-all", "guest", file]));

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::members::Members;
 use super::usbctrl::MOST_PORTS;
 use super::words::{self, SpecError};
 
@@ -63,11 +64,25 @@ impl UsbDev {
         Self { host, controller: None, port: None }
     }
 
+    /// The same in a port.
+    pub(crate) fn in_port(self, Port { controller, port }: Port) -> Self {
+        Self { controller: Some(controller), port: Some(port), ..self }
+    }
+
     /// What libxl's configuration of a domain holds of it.
-    pub(crate) fn libxl(host: HostAddress, port: Port) -> Map<String, Value> {
-        let host = serde_json::json!({"hostbus": host.bus, "hostaddr": host.device});
-        let members = [("ctrl", port.controller.into()), ("port", port.port.into()), ("type.hostdev", host)];
-        members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pub(crate) fn libxl(&self) -> Map<String, Value> {
+        let HostAddress { bus, device } = self.host;
+        let mut members = Members::new();
+        members.option("ctrl", self.controller).option("port", self.port);
+        members.add("type.hostdev", serde_json::json!({"hostbus": bus, "hostaddr": device}));
+        members.into()
+    }
+
+    /// What it has for itself alone, in words.
+    pub(crate) fn claims(&self) -> Vec<String> {
+        let port = self.controller.zip(self.port).map(|(controller, port)| Port { controller, port });
+        let port = port.map(|port| format!("the port {port}"));
+        std::iter::once(format!("the device {}", self.host)).chain(port).collect()
     }
 }
 
@@ -166,8 +181,11 @@ mod tests {
 
     #[test]
     fn the_entry_of_a_configuration() {
-        let entry = UsbDev::libxl(HostAddress { bus: 1, device: 26 }, Port { controller: 0, port: 2 });
+        let dev = UsbDev::new(HostAddress { bus: 1, device: 26 });
+        let json = r#"{"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
+        assert_eq!(Value::from(dev.libxl()).to_string(), json);
         let json = r#"{"ctrl":0,"port":2,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
-        assert_eq!(Value::from(entry).to_string(), json);
+        let port = Port { controller: 0, port: 2 };
+        assert_eq!(Value::from(dev.in_port(port).libxl()).to_string(), json);
     }
 }

@@ -73,7 +73,7 @@ pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub use self::qmp::MonitorError;
 pub(crate) use self::store::text;
 pub use self::target::Target;
-pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};
+pub use self::usbdev::{HostUsb, UsbHost, UsbInterface};
 
 /// How long looking at a device that failed may take, and noting that it was left: the store may be
 /// what failed.
@@ -413,7 +413,7 @@ impl<'a> Job<'a> {
     fn finish(self, (outcome, warnings): (Result<(), Cause>, Vec<Warning>)) -> Result<Success, Box<Failure>> {
         let elapsed = self.begun.elapsed();
         let cause = match (outcome, self.id) {
-            (Ok(()), Some(id)) => return Ok(Success { id, warnings, elapsed }),
+            (Ok(()), Some(id)) => return Ok(Success { id, part: None, warnings, elapsed }),
             (Ok(()), None) => Cause::NoSuchDevice,
             (Err(cause), _) => cause,
         };

@@ -8,8 +8,8 @@ use std::time::Duration;
 use aodevice::libxl::Userdata;
 use aodevice::usbdev::{self, HostAddress, Port};
 use aodevice::{
-    Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Plan, Toolstack, UsbAttached, UsbHost,
-    UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
+    Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Part, Plan, Success, Toolstack,
+    UsbHost, UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -100,28 +100,47 @@ impl UsbHost for Kernel {
 const UNTOUCHED: [&str; 3] = ["1-2.1:1.0 usbhid", "1-2.1:1.1 usbhid", "1-3:1.0 usb-storage"];
 const KEYBOARD_GIVEN: [&str; 3] = ["1-2.1:1.0 usbback", "1-2.1:1.1 usbback", "1-3:1.0 usb-storage"];
 
-struct Host {
-    world: World,
+/// The port of a device, and whether the controller was made for it.
+fn port_of(attached: &Success) -> (u32, bool) {
+    match attached.part {
+        Some(Part::Port { port, made_controller, .. }) => (port, made_controller),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) struct Host {
+    pub(crate) world: World,
     kernel: Arc<Kernel>,
-    toolstack: Toolstack,
+    pub(crate) toolstack: Toolstack,
 }
 
 impl Host {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (world, kernel) = (World::new().await, Kernel::new());
         let toolstack = world.toolstack.clone().with_usb_host(kernel.clone());
         Self { world, kernel, toolstack }
     }
 
     /// With a controller of this description.
-    async fn with(words: &str) -> Self {
+    pub(crate) async fn with(words: &str) -> Self {
         let host = Self::new().await;
         let ctrl = Device::UsbCtrl(usbctrl::parse(&[words]).unwrap());
         host.world.add_with(ctrl, WaitFor::Tree, &CancellationToken::new()).await.unwrap();
         host
     }
 
-    async fn attach(&self, words: &str) -> Result<UsbAttached, Box<Failure>> {
+    /// The kernel does not take these interfaces from their drivers.
+    pub(crate) fn keeps(&self, interfaces: &[&'static str]) {
+        let refused: Vec<_> = interfaces.iter().map(|interface| ("unbind", *interface)).collect();
+        self.kernel.refuses(&refused);
+    }
+
+    /// Whether no interface has another driver than at first.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.kernel.bound() == UNTOUCHED
+    }
+
+    async fn attach(&self, words: &str) -> Result<Success, Box<Failure>> {
         let dev = usbdev::parse(&[words]).unwrap();
         self.toolstack.attach_usb(GUEST, &dev, &CancellationToken::new()).await
     }
@@ -138,10 +157,10 @@ async fn a_device_that_the_device_model_opens() {
     let host = Host::with("type=qusb,ports=2").await;
     let before = host.world.dump().await;
     let attached = host.attach("hostbus=1,hostaddr=3").await.unwrap();
-    assert_eq!((attached.success.id.devid, attached.port), (0, 1));
+    assert_eq!(attached.to_string(), "port 1 of vusb 0 of domain 1");
     let written = added(&before, &host.world.dump().await);
     assert_eq!(written, [format!("{QUSB}/port/1 = \"1-3\"   (n0,r1)")]);
-    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap().port, 2);
+    assert_eq!(port_of(&host.attach("hostbus=1,hostaddr=26").await.unwrap()), (2, false));
     assert_eq!(host.kernel.bound(), UNTOUCHED, "QEMU sees to that");
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.detach(0, 2).await.unwrap(), [""; 0]);
@@ -374,7 +393,7 @@ async fn a_hostile_guest() {
     for (key, value) in [("backend", "/local/domain/0/backend/vusb/2/0"), ("port/1", "1-3"), ("state", "6")] {
         guest.write(&path(format!("/local/domain/1/device/vusb/0/{key}")), value).await.unwrap();
     }
-    assert_eq!(host.attach("hostbus=1,hostaddr=3").await.unwrap().port, 1);
+    assert_eq!(port_of(&host.attach("hostbus=1,hostaddr=3").await.unwrap()), (1, false));
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "1-3");
     host.detach(0, 1).await.unwrap();
     assert_eq!(host.kernel.bound(), UNTOUCHED);
@@ -402,7 +421,7 @@ async fn a_guest_without_a_controller_gets_one() {
         host.world.write(&format!("{QUSB}/state"), "2").await;
     };
     let (attached, ()) = tokio::join!(host.attach("hostbus=1,hostaddr=3"), served);
-    assert_eq!(attached.unwrap().port, 1);
+    assert_eq!(port_of(&attached.unwrap()), (1, true));
     assert_eq!(host.world.read(&format!("{QUSB}/num-ports")).await, "8");
 }
 

@@ -143,7 +143,7 @@ async fn what_can_be_seen_before_is_refused_before_anything_is_written() {
     for (rest, option, status, says) in [
         ("vif = [ 'colour=red',\n'mac=1' ]", "", 2, ":7: vif[1]: "),
         ("vif = [", "", 2, "the line ends too early"),
-        ("pci = [ '0000:03:00.0' ]", "", 1, ":6: pci: these are not attached from a file yet"),
+        ("pci = [ '0000:03:00.0' ]", "", 1, ":6: pci[0]: "),
         ("pci = [ '0000:03:00.0' ]", "--skip-unsupported", 1, "disk[1]"),
     ] {
         let file = file(&scene, &[GOOD, GOOD], rest);
