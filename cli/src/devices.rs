@@ -1,6 +1,6 @@
 //! What the commands for all kinds of device have in common.
 
-use aodevice::{Attachment, Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
+use aodevice::{Attachment, Device, Failure, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
@@ -105,6 +105,24 @@ async fn dry_run(
     let preview = unless_cancelled(tried, toolstack.preview(fe, device, attaching.addition())).await??;
     let name = xl_name(&attachment);
     output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(preview));
+    Ok(Exit::Done)
+}
+
+/// Sees that a device of the host could be attached, and prints it as libxl has it: which port or place it would get is
+/// found when it is attached.
+pub(crate) async fn foresee(
+    common: &Common,
+    fe: DomId,
+    attachment: &Attachment,
+    check: impl Future<Output = Result<(), Box<Failure>>>,
+) -> Result<Exit, Problem> {
+    unless_cancelled(format!("cannot tell what attaching to domain {fe} would do"), check).await??;
+    if common.json {
+        let first = json!({"ok": true, "dry_run": true, "domid": fe.0});
+        output::say_json(first, json!({xl_name(attachment): attachment.libxl()}));
+    } else {
+        say_device(attachment);
+    }
     Ok(Exit::Done)
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use aodevice::usbdev::{self, Port};
-use aodevice::{Limits, UsbController, usb_controllers};
+use aodevice::{Attachment, Limits, UsbController, usb_controllers};
 use clap::Args;
 use devstate::StateValue;
 use serde_json::json;
@@ -51,6 +51,10 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
     let cancel = cancel_on_signal();
     let world = World::open(&common.store).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
+    if common.dry_run {
+        let toolstack = args.recording.of(world.toolstack(Limits::default()).await?);
+        return devices::foresee(common, fe, &Attachment::UsbDev(dev), toolstack.check_usb(fe, &dev)).await;
+    }
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = args.recording.of(toolstack).attach_usb(fe, &dev, &cancel).await;
     progress.done();
