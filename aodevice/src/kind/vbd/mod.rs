@@ -348,11 +348,12 @@ impl Spec for Vbd {
         if by_qemu { BackendKind::Qdisk } else { BackendKind::Vbd }
     }
 
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         let unsupported = |what: String| Err(Cause::Unsupported(what));
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            return unsupported(format!("backend={}", self.backend_name.as_deref().unwrap_or_default()));
-        }
         if self.colo != Colo::default() {
             return unsupported("COLO".to_owned());
         }
