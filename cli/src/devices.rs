@@ -184,13 +184,25 @@ pub(crate) async fn devid(
     let tried = || format!("cannot detach {text} from domain {fe}");
     let hint = || format!("xendev {} {fe} shows what can be detached", hint::commands(kind).0);
     let bad = |observed: String| Problem::new(Code::BadDevice, tried(), observed, hint());
+    let ambiguous = |observed| Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint());
     let Some(other) = other.filter(|other| (other.is)(text)) else {
         let devid: u32 = text.parse().map_err(|_| match other {
             Some(other) => bad(format!("it is neither a device id nor {}", other.what)),
             None => bad("it is no device id".to_owned()),
         })?;
         // A channel is the console of the next higher number, and is named by its own.
-        return Ok(devid.saturating_add(kind.info().first_devid));
+        let devid = devid.saturating_add(kind.info().first_devid);
+        // And its name may be the number of another one.
+        let name = other.and_then(|other| Some((other.key, (other.read)(text).ok()?)));
+        if let Some((key, name)) = name
+            && devices(&world.client, fe, Some(kind))
+                .await?
+                .iter()
+                .any(|device| device.text(key) == Some(&name) && device.id.devid != devid)
+        {
+            return Err(ambiguous("it is the name of a device that has another number"));
+        }
+        return Ok(devid);
     };
     let wanted = (other.read)(text).map_err(bad)?;
     let devices = devices(&world.client, fe, Some(kind)).await?;
@@ -199,10 +211,7 @@ pub(crate) async fn devid(
     let devid = found.next().ok_or_else(none)?.id.devid;
     match found.next() {
         None => Ok(devid),
-        Some(_) => {
-            let observed = "the guest has several devices of that name";
-            Err(Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint()))
-        }
+        Some(_) => Err(ambiguous("the guest has several devices of that name")),
     }
 }
 

@@ -225,4 +225,11 @@ async fn a_channel_is_detached_by_what_lists_say() {
     };
     assert_eq!(detach(&of("b")).await, ["a", "c"]);
     assert_eq!(detach("c").await, ["a"]);
+    // One whose name is the number of another.
+    let attach = ["channel-attach", "--wait", "tree", "1", "name=0,connection=pty"];
+    assert_eq!(explained(scene.command(&attach)).await, (Some(0), String::new()));
+    let (status, report) = reported(scene.command(&["--json", "channel-detach", "1", "0"])).await;
+    assert_eq!((status, &report["code"]), (Some(1), &"ambiguous_name".into()), "{report}");
+    assert_eq!(detach("1").await, ["a"]);
+    assert_eq!(detach("0").await, [""; 0]);
 }
