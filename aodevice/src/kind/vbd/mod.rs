@@ -342,8 +342,8 @@ impl Spec for Vbd {
         }
         let by_qemu = match self.backend {
             Some(backend) => backend == Backend::Qdisk,
-            // QEMU emulates the drive of an HVM guest, too.
-            None => self.cdrom && guest.is_hvm() || !matches!(self.format, Format::Raw | Format::Empty),
+            // QEMU emulates the drive of an HVM guest, too; and blkback has no drives without a medium.
+            None => self.cdrom && guest.is_hvm() || self.format != Format::Raw,
         };
         if by_qemu { BackendKind::Qdisk } else { BackendKind::Vbd }
     }
