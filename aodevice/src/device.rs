@@ -1,13 +1,17 @@
 //! A device as it is asked for.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use crate::Kind;
 use crate::kind::Spec;
 use crate::kind::console::Channel;
 use crate::kind::p9::P9;
+use crate::kind::pcidev::PciDev;
 use crate::kind::pvcalls::Pvcalls;
 use crate::kind::usbctrl::UsbCtrl;
+use crate::kind::usbdev::UsbDev;
 use crate::kind::vbd::{Specification, Vbd};
 use crate::kind::vdispl::Vdispl;
 use crate::kind::vfb::Vfb;
@@ -45,6 +49,45 @@ pub enum Device {
     Channel(Channel),
     /// A USB controller.
     UsbCtrl(UsbCtrl),
+}
+
+/// What a guest can be given: a device, or one of the host's that becomes part of one ([`usbdev`](crate::usbdev),
+/// [`pcidev`](crate::pcidev)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Attachment {
+    /// A device.
+    Device(Arc<Device>),
+    /// A USB device of the host, for a port of a controller.
+    UsbDev(UsbDev),
+    /// A PCI function of the host, for the bus.
+    PciDev(PciDev),
+}
+
+impl From<Device> for Attachment {
+    fn from(device: Device) -> Self {
+        Self::Device(Arc::new(device))
+    }
+}
+
+impl Attachment {
+    /// The kind of the device that it is, or becomes part of.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Device(device) => device.kind(),
+            Self::UsbDev(_) => Kind::Vusb,
+            Self::PciDev(_) => Kind::Pci,
+        }
+    }
+
+    /// What libxl keeps of it: see [`Device::libxl`].
+    pub fn libxl(&self) -> Map<String, Value> {
+        match self {
+            Self::Device(device) => device.libxl(),
+            Self::UsbDev(dev) => dev.libxl(),
+            Self::PciDev(dev) => dev.libxl(),
+        }
+    }
 }
 
 impl Device {

@@ -38,10 +38,12 @@ impl Guest {
         self.kind.as_deref() == Some("hvm")
     }
 
-    /// Whether a backend's domain, by name or number, is the toolstack's own; so it is if none is named.
-    pub(crate) fn is_own_domain(&self, backend: Option<&str>) -> bool {
+    /// Refuses a backend in a domain that is not the toolstack's own, by name or number; if none is named it is that.
+    pub(crate) fn must_be_own(&self, backend: Option<&str>) -> Result<(), Cause> {
         let named = backend.unwrap_or_default();
-        named.is_empty() || named == self.own.to_string() || Some(named) == self.own_name.as_deref()
+        let is_own =
+            named.is_empty() || named == self.own.to_string() || Some(named) == self.own_name.as_deref();
+        if is_own { Ok(()) } else { Err(Cause::Unsupported(format!("backend={named}"))) }
     }
 
     /// The ABI that a PV frontend's ring starts with, by libxl's name for it. A frontend of

@@ -57,7 +57,7 @@ mod tree;
 mod usb;
 pub mod xl_cfg;
 
-pub use device::Device;
+pub use device::{Attachment, Device};
 pub use facts::{Condition, DomainFacts, Hypercalls, Looking, Reason, StoreFacts};
 use guest::Guest;
 pub use guest::find_domain;
@@ -74,12 +74,13 @@ pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
     HostUsb, Medium, MediumChange, MediumPreview, MonitorError, PciHost, PlannedScript, PlannedWrite,
-    Preview, Target, UsbAttached, UsbHost, UsbInterface,
+    Preview, Target, UsbHost, UsbInterface,
 };
 pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
-    Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Step, Success, Warning,
+    Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Part, Step, Success,
+    Warning,
 };
 pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};

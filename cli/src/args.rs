@@ -220,6 +220,8 @@ impl Command {
             | Self::CdInsert(_)
             | Self::CdEject(_)
             | Self::NetworkAttach(_)
+            | Self::UsbdevAttach(_)
+            | Self::PciAttach(_)
             | Self::DestroyDevices(_) => true,
             Self::OfKind(command) => command.has_dry_run(),
             _ => false,

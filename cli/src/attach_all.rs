@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use aodevice::vif::Defaults;
 use aodevice::xl_cfg::{self, Devices, Entry, Settings};
-use aodevice::{Ended, Outcome, Plan, Planned, Toolstack, Undone};
+use aodevice::{Cause, Ended, Failure, Outcome, Plan, Planned, Preview, Toolstack, Undone};
 use serde_json::{Value, json};
 
 use crate::args::{AttachAllArgs, Common};
@@ -54,25 +54,33 @@ async fn prepare(common: &Common, args: &AttachAllArgs) -> Result<Option<Ready>,
         of_several(Code::BadDevice, format!("cannot understand the devices of {file}"), refused, hint)
     })?;
     unsupported(common, args, &file, &found)?;
-    let places: Vec<String> = found.entries.iter().map(|entry| format!("{file}:{}", entry.place)).collect();
-    told(common, &file, &found.entries, &places);
+    told(common, &file, &found.entries);
 
     let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
     let toolstack = args.attaching.recording.of(world.toolstack(args.attaching.limits()).await?);
-    let additions = found.entries.into_iter().map(|entry| (entry.device, args.attaching.addition()));
-    let plan = Plan::add(fe, additions).at_once(args.at_once.get());
     let tried = format!("cannot attach the devices of {file} to domain {fe}");
-    let plan = unless_cancelled(&*tried, plan.numbered(&toolstack)).await?;
-    let plan = plan.map_err(|error| Problem::store(&*tried, &error))?;
-    if common.dry_run && !common.json {
-        for planned in plan.operations() {
-            if let Planned::Add(device, _) = planned {
-                devices::say_device(device);
-            }
+    let mut entries = found.entries;
+    let (plan, places, previews) = loop {
+        let places: Vec<String> = entries.iter().map(|entry| format!("{file}:{}", entry.place)).collect();
+        let wanted = entries.iter().map(|entry| (entry.attachment.clone(), args.attaching.addition()));
+        let plan = Plan::add(fe, wanted).at_once(args.at_once.get());
+        let plan = unless_cancelled(&*tried, plan.numbered(&toolstack)).await?;
+        let plan = plan.map_err(|error| Problem::store(&*tried, &error))?;
+        let previews = unless_cancelled(&*tried, plan.previews(&toolstack)).await?;
+        let left_out =
+            if args.skip_unsupported { not_served(common, &places, &previews) } else { Vec::new() };
+        if left_out.is_empty() {
+            break (plan, places, previews);
         }
+        // The ids of the others are chosen as if these were not in the file.
+        let kept = entries.into_iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+        entries = kept.map(|(_, entry)| entry).collect();
+    };
+    if common.dry_run && !common.json {
+        plan.operations().iter().filter_map(Planned::attachment).for_each(|of| devices::say_device(&of));
     }
-    let previews = unless_cancelled(&*tried, check(&plan, &toolstack, &tried, &places)).await??;
+    let previews = checked(&plan, previews, &tried, &places)?;
     if !common.dry_run {
         return Ok(Some(Ready { plan, toolstack, places, _world: world }));
     }
@@ -152,42 +160,58 @@ fn unsupported(common: &Common, args: &AttachAllArgs, file: &str, found: &Device
     if found.unsupported.is_empty() {
         return Ok(());
     }
-    let hint = "attach the others with --skip-unsupported, and these by themselves: usbdev= by xendev usbdev-attach, others by \
-                xl; nothing was changed";
+    let hint = "attach the others with --skip-unsupported, and these by xl; nothing was changed";
     Err(of_several(code, format!("cannot attach all devices of {file}"), refused, hint))
 }
 
 /// Tells what is to be told though all can be understood.
-fn told(common: &Common, file: &str, entries: &[Entry], places: &[String]) {
+fn told(common: &Common, file: &str, entries: &[Entry]) {
     if entries.is_empty() {
         output::warn(common, &format!("{file} lists no devices"));
     }
-    for (entry, place) in entries.iter().zip(places) {
+    for entry in entries {
         for notice in &entry.notices {
-            output::warn(common, &format!("{place}: {notice}"));
+            output::warn(common, &format!("{file}:{}: {notice}", entry.place));
         }
     }
 }
 
+/// What is told of each operation before.
+type Previews = Vec<(usize, Result<Option<Preview>, Box<Failure>>)>;
+
+/// Whether this version does not serve what is asked for, here or at all.
+fn is_not_served(failure: &Failure) -> bool {
+    matches!(failure.cause, Cause::NotSupported { .. } | Cause::Unsupported(_))
+}
+
+/// Which devices cannot be attached since this version does not serve them; they are told to be left out.
+fn not_served(common: &Common, places: &[String], previews: &Previews) -> Vec<usize> {
+    let mut left_out = Vec::new();
+    for (index, preview) in previews {
+        if let Err(failure) = preview
+            && is_not_served(failure)
+        {
+            output::warn(common, &format!("{}: {failure}; left out", places[*index]));
+            left_out.push(*index);
+        }
+    }
+    left_out
+}
+
 /// Sees that each device can be attached as far as that can be seen before, and tells what would be done.
-async fn check(
-    plan: &Plan,
-    toolstack: &Toolstack,
-    tried: &str,
-    places: &[String],
-) -> Result<Vec<Value>, Problem> {
-    let (mut previews, mut failures) = (Vec::new(), Vec::new());
-    for (index, preview) in plan.previews(toolstack).await {
-        match (preview, &plan.operations()[index]) {
-            (Ok(preview), Planned::Add(device, _)) => {
+fn checked(plan: &Plan, previews: Previews, tried: &str, places: &[String]) -> Result<Vec<Value>, Problem> {
+    let (mut told, mut failures) = (Vec::new(), Vec::new());
+    for (index, preview) in previews {
+        match (preview, plan.operations()[index].attachment()) {
+            (Ok(preview), Some(attachment)) => {
                 let mut value = json!({"place": places[index]});
-                value[devices::xl_name(device.kind())] = device.libxl().into();
+                value[devices::xl_name(&attachment)] = attachment.libxl().into();
                 if let (Value::Object(value), Value::Object(preview)) = (&mut value, json!(preview)) {
                     value.extend(preview);
                 }
-                previews.push(value);
+                told.push(value);
             }
-            (Ok(_), _) => {}
+            (Ok(_), None) => {}
             (Err(failure), _) => failures.push((&places[index], failure)),
         }
     }
@@ -198,10 +222,12 @@ async fn check(
     });
     let refused: Vec<_> = refused.collect();
     match failures.into_iter().next() {
-        None => Ok(previews),
+        None => Ok(told),
         Some((_, first)) => {
+            let is_not_served = is_not_served(&first);
             let first = Problem::from(first);
             let mut problem = of_several(first.code, tried.to_owned(), refused, &first.hint);
+            problem.hint += if is_not_served { "; --skip-unsupported leaves it out" } else { "" };
             problem.hint += "; nothing was changed";
             Err(problem.with_exit(first.exit))
         }

@@ -1,6 +1,6 @@
 //! What the commands for all kinds of device have in common.
 
-use aodevice::{Device, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
+use aodevice::{Attachment, Device, Failure, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use serde_json::{Value, json};
 use xs_client::{Client, DomId};
 
@@ -69,18 +69,19 @@ pub(crate) async fn attach(
     output::report(common, outcome)
 }
 
-/// What xl calls a device of a kind.
-pub(crate) fn xl_name(kind: Kind) -> &'static str {
-    match kind {
+/// What xl calls a device.
+pub(crate) fn xl_name(attachment: &Attachment) -> &'static str {
+    match attachment.kind() {
         Kind::Vbd | Kind::VirtioDisk => "disk",
         Kind::Vif => "vif",
+        Kind::Vusb if matches!(attachment, Attachment::UsbDev(_)) => "usbdev",
         kind => kinds::name(kind),
     }
 }
 
 /// Prints a device as `xl -N` does.
-pub(crate) fn say_device(device: &Device) {
-    say(format!("{}: {}\n", xl_name(device.kind()), libxl::pretty(&device.libxl().into())));
+pub(crate) fn say_device(attachment: &Attachment) {
+    say(format!("{}: {}\n", xl_name(attachment), libxl::pretty(&attachment.libxl().into())));
 }
 
 /// Prints what `xl -N` prints; with `--json` what an attach would do.
@@ -91,18 +92,37 @@ async fn dry_run(
     device: &Device,
     attaching: &Attaching,
 ) -> Result<Exit, Problem> {
+    let attachment = Attachment::from(device.clone());
     if !common.json {
         // As for xl, a number is not looked up.
         domain_or_id(&world.client, guest).await?;
-        say_device(device);
+        say_device(&attachment);
         return Ok(Exit::Done);
     }
     let fe = domain(&world.client, guest).await?;
     let toolstack = world.toolstack(attaching.limits()).await?;
     let tried = format!("cannot tell what attaching to domain {fe} would do");
     let preview = unless_cancelled(tried, toolstack.preview(fe, device, attaching.addition())).await??;
-    let name = xl_name(device.kind());
+    let name = xl_name(&attachment);
     output::say_json(json!({"ok": true, "dry_run": true, name: device.libxl()}), json!(preview));
+    Ok(Exit::Done)
+}
+
+/// Sees that a device of the host could be attached, and prints it as libxl has it: which port or place it would get is
+/// found when it is attached.
+pub(crate) async fn foresee(
+    common: &Common,
+    fe: DomId,
+    attachment: &Attachment,
+    check: impl Future<Output = Result<(), Box<Failure>>>,
+) -> Result<Exit, Problem> {
+    unless_cancelled(format!("cannot tell what attaching to domain {fe} would do"), check).await??;
+    if common.json {
+        let first = json!({"ok": true, "dry_run": true, "domid": fe.0});
+        output::say_json(first, json!({xl_name(attachment): attachment.libxl()}));
+    } else {
+        say_device(attachment);
+    }
     Ok(Exit::Done)
 }
 
@@ -164,13 +184,25 @@ pub(crate) async fn devid(
     let tried = || format!("cannot detach {text} from domain {fe}");
     let hint = || format!("xendev {} {fe} shows what can be detached", hint::commands(kind).0);
     let bad = |observed: String| Problem::new(Code::BadDevice, tried(), observed, hint());
+    let ambiguous = |observed| Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint());
     let Some(other) = other.filter(|other| (other.is)(text)) else {
         let devid: u32 = text.parse().map_err(|_| match other {
             Some(other) => bad(format!("it is neither a device id nor {}", other.what)),
             None => bad("it is no device id".to_owned()),
         })?;
         // A channel is the console of the next higher number, and is named by its own.
-        return Ok(devid.saturating_add(kind.info().first_devid));
+        let devid = devid.saturating_add(kind.info().first_devid);
+        // And its name may be the number of another one.
+        let name = other.and_then(|other| Some((other.key, (other.read)(text).ok()?)));
+        if let Some((key, name)) = name
+            && devices(&world.client, fe, Some(kind))
+                .await?
+                .iter()
+                .any(|device| device.text(key) == Some(&name) && device.id.devid != devid)
+        {
+            return Err(ambiguous("it is the name of a device that has another number"));
+        }
+        return Ok(devid);
     };
     let wanted = (other.read)(text).map_err(bad)?;
     let devices = devices(&world.client, fe, Some(kind)).await?;
@@ -179,10 +211,7 @@ pub(crate) async fn devid(
     let devid = found.next().ok_or_else(none)?.id.devid;
     match found.next() {
         None => Ok(devid),
-        Some(_) => {
-            let observed = "the guest has several devices of that name";
-            Err(Problem::new(Code::Of("ambiguous_name"), tried(), observed, hint()))
-        }
+        Some(_) => Err(ambiguous("the guest has several devices of that name")),
     }
 }
 

@@ -143,9 +143,7 @@ pub(crate) fn words(failure: &Failure) -> String {
             "describe it in the configuration by which xl creates the domain, or do without it".to_owned()
         }
         Hint::ListHostDevices if failure.device.kind == Kind::Vusb => {
-            "lsusb shows the host's devices, in decimal; hostbus= and hostaddr= are hexadecimal, as for xl: device 026 \
-             is hostaddr=1a"
-                .to_owned()
+            "lsusb shows the host's devices: hostbus=1 hostaddr=26 for what it calls Bus 001 Device 026".to_owned()
         }
         Hint::ListHostDevices => "lspci -D shows the host's PCI functions".to_owned(),
         Hint::DetachElsewhere(domid) if failure.device.kind == Kind::Pci => format!(

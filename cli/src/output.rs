@@ -64,24 +64,16 @@ pub(crate) fn warn(common: &Common, warning: &dyn Display) {
 /// Reports how an operation ended: warnings on standard error, a success as JSON on standard
 /// output if asked. A success without warnings prints nothing else; [`finish`] tells a failure.
 pub(crate) fn report(common: &Common, outcome: Result<Success, Box<Failure>>) -> Result<Exit, Problem> {
-    report_with(common, outcome.map(|success| (success, json!({"ok": true}))))
-}
-
-/// The same of a success with more to tell: the first members of its JSON.
-pub(crate) fn report_with(
-    common: &Common,
-    outcome: Result<(Success, Value), Box<Failure>>,
-) -> Result<Exit, Problem> {
     let warnings = match &outcome {
-        Ok((success, _)) => &success.warnings,
+        Ok(success) => &success.warnings,
         Err(failure) => &failure.warnings,
     };
     for warning in warnings {
         warn(common, warning);
     }
-    let (success, first) = outcome.map_err(Problem::from)?;
+    let success = outcome.map_err(Problem::from)?;
     if common.json {
-        say_json(first, json!(success));
+        say_json(json!({"ok": true}), json!(success));
     }
     Ok(Exit::Done)
 }

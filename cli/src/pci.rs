@@ -1,7 +1,7 @@
 //! `pci-attach`, `pci-detach` and `pci-list`.
 
 use aodevice::pcidev::{self, PciDev};
-use aodevice::{Limits, PciFunction, pci_functions};
+use aodevice::{Attachment, Limits, PciFunction, pci_functions};
 use clap::Args;
 use serde_json::json;
 
@@ -46,6 +46,10 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
     let cancel = cancel_on_signal();
     let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
+    if common.dry_run {
+        let toolstack = world.toolstack(Limits::default()).await?;
+        return devices::foresee(common, fe, &Attachment::PciDev(dev), toolstack.check_pci(fe, &dev)).await;
+    }
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = toolstack.attach_pci(fe, &dev, &cancel).await;
     progress.done();

@@ -15,7 +15,7 @@ pub(crate) async fn carry_out(common: &Common, mut run: Run) -> Outcome {
             Progress::Step(_, step) => progress.step(step),
             Progress::Ended(_, Ok(success)) | Progress::Undone(_, Ok(success)) => {
                 for warning in &success.warnings {
-                    output::warn(common, &format!("{}: {warning}", success.id));
+                    output::warn(common, &format!("{success}: {warning}"));
                 }
             }
             Progress::Model(end) => progress.say(&end.to_string()),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use aodevice::usbdev::{self, Port};
-use aodevice::{Limits, UsbController, usb_controllers};
+use aodevice::{Attachment, Limits, UsbController, usb_controllers};
 use clap::Args;
 use devstate::StateValue;
 use serde_json::json;
@@ -22,8 +22,8 @@ use crate::world::World;
 pub(crate) struct AttachArgs {
     /// The guest, by domid or name
     domain: String,
-    /// The device: `hostbus=`, `hostaddr=`, in hexadecimal, and `controller=`, `port=`, as words or with commas between
-    /// them
+    /// The device: `hostbus=`, `hostaddr=`, the numbers that lsusb shows, and `controller=`, `port=`, as words or with
+    /// commas between them
     #[arg(required = true, value_name = "KEY=VALUE")]
     words: Vec<String>,
     #[command(flatten)]
@@ -51,14 +51,14 @@ pub(crate) async fn attach(common: &Common, args: &AttachArgs) -> Result<Exit, P
     let cancel = cancel_on_signal();
     let world = World::open(common).await?;
     let fe = devices::domain(&world.client, &args.domain).await?;
+    if common.dry_run {
+        let toolstack = args.recording.of(world.toolstack(Limits::default()).await?);
+        return devices::foresee(common, fe, &Attachment::UsbDev(dev), toolstack.check_usb(fe, &dev)).await;
+    }
     let (toolstack, progress) = devices::watched(&world, Limits::default(), common).await?;
     let outcome = args.recording.of(toolstack).attach_usb(fe, &dev, &cancel).await;
     progress.done();
-    let outcome = outcome.map(|attached| {
-        let port = attached.port;
-        (attached.success, json!({"ok": true, "port": port}))
-    });
-    output::report_with(common, outcome)
+    output::report(common, outcome)
 }
 
 pub(crate) async fn detach(common: &Common, args: &DetachArgs) -> Result<Exit, Problem> {

@@ -72,8 +72,11 @@ fn outcomes() {
         (&["pci-detach", "-f", "guest", "x"], 2, "bad_device"),
         (&["usbdev-attach", "guest", "hostbus=1"], 2, "bad_device"),
         (&["usbdev-attach", "guest", "hostbus=1,hostaddr=3,port=1"], 2, "bad_device"),
-        (&["usbdev-attach", "guest", "hostbus=ff", "hostaddr=ff"], 1, "no_host_device"),
-        (&["usbdev-attach", "nobody", "hostbus=ff", "hostaddr=ff"], 1, "no_such_domain"),
+        (&["usbdev-attach", "guest", "hostbus=255", "hostaddr=255"], 1, "no_host_device"),
+        (&["usbdev-attach", "nobody", "hostbus=255", "hostaddr=255"], 1, "no_such_domain"),
+        (&["-N", "usbdev-attach", "guest", "hostbus=255", "hostaddr=255"], 1, "no_host_device"),
+        (&["-N", "pci-attach", "guest", "3:0.0"], 1, "not_supported"),
+        (&["-N", "usbdev-detach", "guest", "0", "1"], 2, "usage"),
         (&["usbdev-detach", "guest", "0", "1"], 1, "no_such_device"),
         (&["usbdev-detach", "guest", "0"], 2, "usage"),
         (&["p9-attach", "guest", "tag=t"], 2, "bad_device"),
@@ -113,6 +116,7 @@ fn outcomes() {
         (&["attach-all", "guest", "/"], 1, "bad_xl_cfg"),
         (&["attach-all", "guest", "tests/json/bad.cfg"], 2, "bad_device"),
         (&["attach-all", "guest", "tests/json/unsupported.cfg"], 1, "unsupported"),
+        (&["attach-all", "guest", "tests/json/pci.cfg"], 1, "not_supported"),
         (&["attach-all", "guest", "tests/json/missing.cfg"], 1, "target"),
         (&["attach-all", "nobody", "tests/json/good.cfg"], 1, "no_such_domain"),
         (&["list", "nobody"], 1, "no_such_domain"),
@@ -210,7 +214,8 @@ fn what_a_file_says_wrong_has_its_place() {
     let bad = ["tests/json/bad.cfg:1: disk[1]", "tests/json/bad.cfg:3: vif[0]"];
     for (file, places) in [
         ("tests/json/bad.cfg", &bad[..]),
-        ("tests/json/unsupported.cfg", &["tests/json/unsupported.cfg:2: pci"]),
+        ("tests/json/unsupported.cfg", &["tests/json/unsupported.cfg:2: dtdev"]),
+        ("tests/json/pci.cfg", &["tests/json/pci.cfg:2: pci[0]"]),
         ("tests/json/missing.cfg", &["tests/json/missing.cfg:2: disk[1]"]),
     ] {
         let (_, value) = run(&on_embedded(&["attach-all", "guest", file]));

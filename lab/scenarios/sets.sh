@@ -1,7 +1,7 @@
 # All devices of a configuration file at once: the trees and entries that xl makes of the same lines, and no half of it.
 # needs xendev
 . ./common.sh
-plan 38
+plan 43
 
 FIRST=$LAB/first.img
 SECOND=$LAB/second.img
@@ -43,6 +43,27 @@ xl -N network-attach g mac=00:16:3e:00:00:02 bridge=xenbr0 rate=1Mb/s devid=1 >>
 expect_exit 0 dry-run xendev -N attach-all g "$LAB/set.cfg"
 expect_same "$LAB/dry.xl" "$OUT" dry-run-as-xl
 expect_store "$BEFORE" dry-run-changes-nothing
+
+### Devices of the host are taken for what xl takes them for. This host has none of them.
+
+cat > "$LAB/host.cfg" << EOT
+name = "host"; type = 'pv'; memory = 256
+kernel = "/guest/vmlinuz"
+usbctrl = [ 'type=qusb,version=1,ports=3' ]
+usbdev = [ 'type=hostdev,hostbus=10,hostaddr=0x1a,controller=0,port=2', 'type=hostdev,hostbus=1,hostaddr=3' ]
+pci = [ '03:00.0@5', '0001:04:1f.1,permissive=0,msitranslate=1,rdm_policy=relaxed', 'vslot=6,bdf=05:00.0,seize=0' ]
+pci_permissive = 1
+EOT
+xl create -n "$LAB/host.cfg" > "$LAB/host.xl" 2> "$ERR"
+expect_exit 1 host-refused xendev -N attach-all g "$LAB/host.cfg"
+expect_stderr "host.cfg:5: pci\[0\]: .*needs hypercalls" host-pci-refused
+cp "$OUT" "$LAB/host.xendev"
+for list in usbctrl usbdev pci; do
+    entries=${list/%pci/pcidev}s
+    sed -n "/^    \"$entries\": \[/,/^    \]/p" "$LAB/host.xl" | sed '1d;$d;s/^ *//;s/,$//' > "$LAB/$list.xl"
+    sed -n "/^$list: {/,/^}/p" "$LAB/host.xendev" | sed "s/^$list: //;s/^ *//;s/,\$//" > "$LAB/$list.xendev"
+    expect_same "$LAB/$list.xl" "$LAB/$list.xendev" "host-$list-as-xl"
+done
 
 ### The trees and the entries in libxl's configuration, by xl one by one and by xendev at once.
 

@@ -127,12 +127,8 @@ impl Spec for Channel {
         BackendKind::Console
     }
 
-    fn check(&self, guest: &Guest) -> Result<(), Cause> {
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            let backend = self.backend_name.as_deref().unwrap_or_default();
-            return Err(Cause::Unsupported(format!("backend={backend}")));
-        }
-        Ok(())
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
     }
 
     fn check_hot(&self, _: &Guest) -> Result<(), Cause> {

@@ -184,11 +184,11 @@ impl Spec for P9 {
         }
     }
 
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            let backend = self.backend_name.as_deref().unwrap_or_default();
-            return Err(Cause::Unsupported(format!("backend={backend}")));
-        }
         let invalid = |why: String| Err(Cause::Invalid(why));
         match self.backend(guest) {
             BackendKind::Xen9pfs if self.security_model != "none" => {

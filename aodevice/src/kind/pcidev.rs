@@ -9,6 +9,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde_json::{Map, Value};
+
+use super::members::Members;
 use super::words::{self, SpecError};
 use super::{BackendKind, KindInfo};
 use crate::libxl::Listing;
@@ -81,6 +84,16 @@ pub enum RdmPolicy {
     Relaxed,
 }
 
+impl RdmPolicy {
+    /// Its name in a configuration and in libxl's JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+        }
+    }
+}
+
 /// A PCI function as it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -115,17 +128,28 @@ impl PciDev {
     /// The value of `opts-N`.
     pub(crate) fn options(&self) -> String {
         let Self { msitranslate, power_mgmt, permissive, rdm_policy, .. } = self;
-        let rdm_policy = match rdm_policy {
-            RdmPolicy::Strict => "strict",
-            RdmPolicy::Relaxed => "relaxed",
-        };
         let flag = |flag: &bool| u8::from(*flag);
         format!(
-            "msitranslate={},power_mgmt={},permissive={},rdm_policy={rdm_policy}",
+            "msitranslate={},power_mgmt={},permissive={},rdm_policy={}",
             flag(msitranslate),
             flag(power_mgmt),
-            flag(permissive)
+            flag(permissive),
+            rdm_policy.name()
         )
+    }
+
+    /// What libxl's configuration of a domain holds of it.
+    pub(crate) fn libxl(&self) -> Map<String, Value> {
+        let PciAddress { domain, bus, device, function } = self.address;
+        let said = |number: u32| (number > 0).then_some(number);
+        let yes = |flag: bool| flag.then_some(true);
+        let mut members = Members::new();
+        members.option("func", said(function.into())).option("dev", said(device.into()));
+        members.option("bus", said(bus.into())).option("domain", said(domain.into()));
+        members.option("vdevfn", self.slot.and_then(|slot| said(u32::from(slot) << 3))).add("vfunc_mask", 1);
+        members.option("msitranslate", yes(self.msitranslate)).option("power_mgmt", yes(self.power_mgmt));
+        members.option("permissive", yes(self.permissive)).add("rdm_policy", self.rdm_policy.name());
+        members.into()
     }
 
     /// The value of `vdevfn-N`, in hexadecimal, if the guest's slot is said.
@@ -141,13 +165,15 @@ impl PciDev {
 ///
 /// They name the parameter.
 pub fn parse(text: &str) -> Result<PciDev, SpecError> {
+    parse_with(text, "")
+}
+
+/// The same with options that count as far as the specification says nothing of them.
+pub(crate) fn parse_with(text: &str, defaults: &str) -> Result<PciDev, SpecError> {
     let refused = |near: &str, problem| SpecError::Value { near: near.chars().take(80).collect(), problem };
     let (first, options) = text.split_once(',').unwrap_or((text, ""));
     let (mut bdf, mut options) = (first.trim(), options.to_owned());
-    if let Some((key, _)) = bdf.split_once('=') {
-        if key.trim_end() != "bdf" {
-            return Err(SpecError::Missing("bdf"));
-        }
+    if bdf.contains('=') {
         (bdf, options) = ("", text.to_owned());
     }
     let mut address = None;
@@ -168,18 +194,15 @@ pub fn parse(text: &str) -> Result<PciDev, SpecError> {
         place(bdf).map_err(|problem| refused(bdf, problem))?;
     }
     let mut dev = PciDev::new(PciAddress { domain: 0, bus: 0, device: 0, function: 0 });
-    let mut vslot = None;
-    words::read(&[options], |key, value| {
+    let (mut vslot, mut seize) = (None, false);
+    words::read(&[defaults, &options], |key, value| {
         match key {
             "bdf" => place(value)?,
             "vslot" => vslot = Some(read_slot(value)?),
             "msitranslate" => dev.msitranslate = words::flag(value)?,
             "power_mgmt" => dev.power_mgmt = words::flag(value)?,
             "permissive" => dev.permissive = words::flag(value)?,
-            "seize" if value == "0" => {}
-            "seize" => {
-                return Err("a function is not taken from its driver yet: use xl pci-assignable-add first");
-            }
+            "seize" => seize = words::flag(value)?,
             "rdm_policy" => {
                 dev.rdm_policy = match value {
                     "strict" => RdmPolicy::Strict,
@@ -191,6 +214,10 @@ pub fn parse(text: &str) -> Result<PciDev, SpecError> {
         }
         Ok(true)
     })?;
+    if seize {
+        let problem = "a function is not taken from its driver yet: use xl pci-assignable-add first";
+        return Err(refused("seize=1", problem));
+    }
     dev.address = address.ok_or(SpecError::Missing("bdf"))?;
     dev.slot = vslot.or(slot);
     Ok(dev)

@@ -158,11 +158,11 @@ impl Spec for UsbCtrl {
         }
     }
 
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            let backend = self.backend_name.as_deref().unwrap_or_default();
-            return Err(Cause::Unsupported(format!("backend={backend}")));
-        }
         if self.usb_type(guest) == UsbCtrlType::DeviceModel {
             let what = "a USB controller of type=devicemodel".to_owned();
             return Err(Cause::NotSupported { what, needs: "the device model's monitor (QMP)" });

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::members::Members;
 use super::usbctrl::MOST_PORTS;
 use super::words::{self, SpecError};
 
@@ -22,10 +23,10 @@ pub struct HostAddress {
     pub device: u8,
 }
 
-/// As `xl usb-list` shows it, in hexadecimal.
+/// As `lsusb` shows it, in decimal: `001:026`.
 impl fmt::Display for HostAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:03x}:{:03x}", self.bus, self.device)
+        write!(f, "{:03}:{:03}", self.bus, self.device)
     }
 }
 
@@ -63,17 +64,32 @@ impl UsbDev {
         Self { host, controller: None, port: None }
     }
 
+    /// The same in a port.
+    pub(crate) fn in_port(self, Port { controller, port }: Port) -> Self {
+        Self { controller: Some(controller), port: Some(port), ..self }
+    }
+
     /// What libxl's configuration of a domain holds of it.
-    pub(crate) fn libxl(host: HostAddress, port: Port) -> Map<String, Value> {
-        let host = serde_json::json!({"hostbus": host.bus, "hostaddr": host.device});
-        let members = [("ctrl", port.controller.into()), ("port", port.port.into()), ("type.hostdev", host)];
-        members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pub(crate) fn libxl(&self) -> Map<String, Value> {
+        let HostAddress { bus, device } = self.host;
+        let mut members = Members::new();
+        members.option("ctrl", self.controller).option("port", self.port);
+        members.add("type.hostdev", serde_json::json!({"hostbus": bus, "hostaddr": device}));
+        members.into()
+    }
+
+    /// What it has for itself alone, in words.
+    pub(crate) fn claims(&self) -> Vec<String> {
+        let port = self.controller.zip(self.port).map(|(controller, port)| Port { controller, port });
+        let port = port.map(|port| format!("the port {port}"));
+        std::iter::once(format!("the device {}", self.host)).chain(port).collect()
     }
 }
 
 /// Reads the words of `usbdev-attach`, or an entry of `usbdev=[...]` of a domain configuration, which is one argument.
 ///
-/// `hostbus=` and `hostaddr=` are hexadecimal, as for `xl`, which also lists them so.
+/// `hostbus=` and `hostaddr=` are decimal, as `lsusb` shows them, or hexadecimal behind `0x`, as `usb-list` shows them. A
+/// number such as `010` is refused: it is ten for `lsusb`, and eight for `xl`.
 ///
 /// # Errors
 ///
@@ -84,8 +100,8 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<UsbDev, SpecError> {
         match key {
             "type" if value == "hostdev" => {}
             "type" => return Err("a USB device has the type hostdev"),
-            "hostbus" => bus = Some(hexadecimal(value)?),
-            "hostaddr" => device = Some(hexadecimal(value)?),
+            "hostbus" => bus = Some(host_number(value)?),
+            "hostaddr" => device = Some(host_number(value)?),
             "controller" => {
                 controller = Some(words::number(value, u32::MAX).ok_or("a controller has a decimal number")?);
             }
@@ -105,11 +121,19 @@ pub fn parse(arguments: &[impl AsRef<str>]) -> Result<UsbDev, SpecError> {
     Ok(UsbDev { host: HostAddress { bus, device }, controller, port })
 }
 
-fn hexadecimal(value: &str) -> Result<u8, &'static str> {
-    let digits = value.strip_prefix("0x").unwrap_or(value);
-    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let number = u8::from_str_radix(digits, 16).ok().filter(|number| is_number && *number > 0);
-    number.ok_or("give a hexadecimal number from 1 to ff")
+/// The number of a bus of the host, or of a device on it.
+fn host_number(value: &str) -> Result<u8, &'static str> {
+    let (digits, radix) = match value.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (value, 10),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| char::from(byte).is_digit(radix));
+    let number = u8::from_str_radix(digits, radix).ok().filter(|number| is_number && *number > 0);
+    let number = number.ok_or("give a number from 1 to 255, or from 0x1 to 0xff")?;
+    if radix == 10 && digits.starts_with('0') && number > 7 {
+        return Err("give it without the leading zero, with which xl takes it as octal");
+    }
+    Ok(number)
 }
 
 #[cfg(test)]
@@ -120,8 +144,9 @@ mod tests {
     fn words() {
         for (words, read) in [
             (&["hostbus=1", "hostaddr=3"][..], (1, 3, None, None)),
-            (&["type=hostdev,hostbus=0x1,hostaddr=1a,controller=2"], (1, 26, Some(2), None)),
-            (&["hostaddr=10", "controller=0,port=8", "hostbus=ff"], (255, 16, Some(0), Some(8))),
+            (&["type=hostdev,hostbus=0x1,hostaddr=0x1a,controller=2"], (1, 26, Some(2), None)),
+            (&["hostbus=001,hostaddr=26"], (1, 26, None, None)),
+            (&["hostaddr=10", "controller=0,port=8", "hostbus=0xff"], (255, 10, Some(0), Some(8))),
         ] {
             let dev = parse(words).unwrap();
             assert_eq!((dev.host.bus, dev.host.device, dev.controller, dev.port), read, "{words:?}");
@@ -133,9 +158,17 @@ mod tests {
         for (words, why) in [
             ("", "hostbus= is missing"),
             ("hostbus=1", "hostaddr= is missing"),
-            ("hostbus=0,hostaddr=1", "\"hostbus=0\": give a hexadecimal number from 1 to ff"),
-            ("hostbus=1,hostaddr=+1", "\"hostaddr=+1\": give a hexadecimal number from 1 to ff"),
-            ("hostbus=1,hostaddr=100", "\"hostaddr=100\": give a hexadecimal number from 1 to ff"),
+            ("hostbus=0,hostaddr=1", "\"hostbus=0\": give a number from 1 to 255, or from 0x1 to 0xff"),
+            ("hostbus=1,hostaddr=+1", "\"hostaddr=+1\": give a number from 1 to 255, or from 0x1 to 0xff"),
+            ("hostbus=1,hostaddr=1a", "\"hostaddr=1a\": give a number from 1 to 255, or from 0x1 to 0xff"),
+            (
+                "hostbus=1,hostaddr=0x100",
+                "\"hostaddr=0x100\": give a number from 1 to 255, or from 0x1 to 0xff",
+            ),
+            (
+                "hostbus=1,hostaddr=026",
+                "\"hostaddr=026\": give it without the leading zero, with which xl takes it as octal",
+            ),
             ("hostbus=1,hostaddr=1,port=1", "port= is of a controller: say controller= too"),
             ("hostbus=1,hostaddr=1,controller=0,port=0", "\"port=0\": a port has a number from 1 to 31"),
             ("hostbus=1,hostaddr=1,controller=x", "\"controller=x\": a controller has a decimal number"),
@@ -148,8 +181,11 @@ mod tests {
 
     #[test]
     fn the_entry_of_a_configuration() {
-        let entry = UsbDev::libxl(HostAddress { bus: 1, device: 26 }, Port { controller: 0, port: 2 });
+        let dev = UsbDev::new(HostAddress { bus: 1, device: 26 });
+        let json = r#"{"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
+        assert_eq!(Value::from(dev.libxl()).to_string(), json);
         let json = r#"{"ctrl":0,"port":2,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;
-        assert_eq!(Value::from(entry).to_string(), json);
+        let port = Port { controller: 0, port: 2 };
+        assert_eq!(Value::from(dev.in_port(port).libxl()).to_string(), json);
     }
 }

@@ -74,7 +74,7 @@ pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub use self::qmp::MonitorError;
 pub(crate) use self::store::text;
 pub use self::target::Target;
-pub use self::usbdev::{HostUsb, UsbAttached, UsbHost, UsbInterface};
+pub use self::usbdev::{HostUsb, UsbHost, UsbInterface};
 pub(crate) use self::{
     files::sequence,
     saved::{SEQUENCE, file_of},
@@ -423,7 +423,7 @@ impl<'a> Job<'a> {
     fn finish(self, (outcome, warnings): (Result<(), Cause>, Vec<Warning>)) -> Result<Success, Box<Failure>> {
         let elapsed = self.begun.elapsed();
         let cause = match (outcome, self.id) {
-            (Ok(()), Some(id)) => return Ok(Success { id, warnings, elapsed }),
+            (Ok(()), Some(id)) => return Ok(Success { id, part: None, warnings, elapsed }),
             (Ok(()), None) => Cause::NoSuchDevice,
             (Err(cause), _) => cause,
         };

@@ -174,6 +174,7 @@ impl Toolstack {
         if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
             return Err(Cause::NotInDomain0(lack));
         }
+        guest.must_be_own(device.as_spec().backend_name())?;
         device.as_spec().check(&guest)?;
         let backend = device.as_spec().backend(&guest);
         let by_model = backend.server() == Server::DeviceModel;

@@ -40,10 +40,12 @@ pub use run::Run;
 use crate::id::domid_number;
 use crate::list::recorded;
 use crate::operation::place;
+use crate::pcidev::PciDev;
 use crate::report::Named;
+use crate::usbdev::UsbDev;
 use crate::{
-    Addition, BackendKind, Device, DeviceId, Failure, Force, Kind, Preview, Removal, Step, Success,
-    Toolstack, Which,
+    Addition, Attachment, BackendKind, Device, DeviceId, Failure, Force, Kind, Preview, Removal, Step,
+    Success, Toolstack, Which,
 };
 
 /// An operation of a plan.
@@ -52,8 +54,46 @@ use crate::{
 pub enum Planned {
     /// A device is added.
     Add(Arc<Device>, Addition),
+    /// A USB device of the host is put into a port of a controller.
+    AttachUsb(UsbDev),
+    /// A PCI function of the host is put into the bus.
+    AttachPci(PciDev),
     /// A device is removed.
     Remove(Which, Removal),
+}
+
+impl Planned {
+    fn new(attachment: Attachment, addition: Addition) -> Self {
+        match attachment {
+            Attachment::Device(device) => Self::Add(device, addition),
+            Attachment::UsbDev(dev) => Self::AttachUsb(dev),
+            Attachment::PciDev(dev) => Self::AttachPci(dev),
+        }
+    }
+
+    /// What it attaches; `None` if it removes.
+    pub fn attachment(&self) -> Option<Attachment> {
+        match self {
+            Self::Add(device, _) => Some(Attachment::Device(device.clone())),
+            Self::AttachUsb(dev) => Some(Attachment::UsbDev(*dev)),
+            Self::AttachPci(dev) => Some(Attachment::PciDev(*dev)),
+            Self::Remove(..) => None,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Add(device, _) => device.kind(),
+            Self::AttachUsb(_) => Kind::Vusb,
+            Self::AttachPci(_) => Kind::Pci,
+            Self::Remove(which, _) => which.kind,
+        }
+    }
+
+    /// Whether what is added becomes part of a device that others become part of, too.
+    fn shares_its_device(&self) -> bool {
+        matches!(self, Self::AttachUsb(_) | Self::AttachPci(_))
+    }
 }
 
 /// Operations on the devices of one domain, which are carried out as one.
@@ -101,25 +141,27 @@ impl Plan {
 
     /// Adds devices to a new domain, in the order in which a domain is brought up ([`Kind::BRING_UP`]): its disks first.
     /// Those of one kind are added side by side, and the next kind begins when all of the last have
-    /// succeeded.
+    /// succeeded. USB devices of the host come behind the controllers, and one after the other, as PCI functions do: two at
+    /// one time would each make a controller, or wait for the other's change of the bus.
     ///
     /// A device model takes up at its start what is there by then, so it takes two plans to create a domain that has
     /// one: its disks, framebuffers and keyboards with [`WaitFor::Tree`](crate::WaitFor::Tree), and when it runs the
     /// rest: interfaces, whose emulated halves it has made, among them.
     ///
     /// Devices of one kind without ids get whichever is free when it is their turn: see [`Self::numbered`].
-    pub fn add(fe: DomId, devices: impl IntoIterator<Item = (Device, Addition)>) -> Self {
-        let operations =
-            devices.into_iter().map(|(device, addition)| Planned::Add(Arc::new(device), addition));
-        let mut plan = Self::new(fe, operations.collect());
-        let of_kind = |kind: Kind| {
-            let is_of =
-                |planned: &Planned| matches!(planned, Planned::Add(device, _) if device.kind() == kind);
-            let numbered = plan.operations.iter().enumerate();
-            numbered.filter(|(_, planned)| is_of(planned)).map(|(index, _)| index).collect::<Vec<_>>()
-        };
-        plan.stages = Kind::BRING_UP.map(of_kind).into_iter().filter(|stage| !stage.is_empty()).collect();
-        plan
+    pub fn add(fe: DomId, devices: impl IntoIterator<Item = (impl Into<Attachment>, Addition)>) -> Self {
+        let operations = devices.into_iter().map(|(device, addition)| Planned::new(device.into(), addition));
+        let operations: Vec<_> = operations.collect();
+        let mut stages = Vec::new();
+        for kind in Kind::BRING_UP {
+            let of_kind = (0..operations.len()).filter(|index| operations[*index].kind() == kind);
+            let (shared, alone): (Vec<_>, Vec<_>) =
+                of_kind.partition(|index| operations[*index].shares_its_device());
+            stages.push(alone);
+            stages.extend(shared.into_iter().map(|index| vec![index]));
+        }
+        stages.retain(|stage| !stage.is_empty());
+        Self { stages, ..Self::new(fe, operations) }
     }
 
     /// Removes all devices of a domain that goes, without its consent, and ends its device model: what that serves
@@ -160,31 +202,45 @@ impl Plan {
         self.automatic.extend(without);
         let devices = self.operations.iter_mut().filter_map(|planned| match planned {
             Planned::Add(device, _) => Some(Arc::make_mut(device)),
-            Planned::Remove(..) => None,
+            Planned::AttachUsb(_) | Planned::AttachPci(_) | Planned::Remove(..) => None,
         });
         let mut devices: Vec<_> = devices.collect();
         place::number(toolstack.client(), (self.fe, toolstack.own()), &mut devices).await?;
         Ok(self)
     }
 
-    /// What [`Toolstack::preview`] tells of each of its additions, by its place among the operations.
-    pub async fn previews(&self, toolstack: &Toolstack) -> Vec<(usize, Result<Preview, Box<Failure>>)> {
-        let additions = self.operations.iter().enumerate().filter_map(|(index, planned)| match planned {
-            Planned::Add(device, addition) => Some((index, device, *addition)),
-            Planned::Remove(..) => None,
-        });
-        let previews = additions.map(|(index, device, addition)| async move {
-            let preview = toolstack.preview(self.fe, device, addition).await;
-            match self.automatic.get(&index) {
-                // Its id may have been taken meanwhile, which is no hindrance.
-                Some(device) if preview.is_err() => {
-                    (index, toolstack.preview(self.fe, device, addition).await)
-                }
-                _ => (index, preview),
-            }
-        });
+    /// What [`Toolstack::preview`] tells of each of its additions, by its place among the operations. Of a device of the
+    /// host it is told whether it could be attached and no more: which port it gets is decided by what comes before it.
+    pub async fn previews(
+        &self,
+        toolstack: &Toolstack,
+    ) -> Vec<(usize, Result<Option<Preview>, Box<Failure>>)> {
+        let additions = self.operations.iter().enumerate();
+        let additions = additions.filter(|(_, planned)| !matches!(planned, Planned::Remove(..)));
+        let previews = additions
+            .map(|(index, planned)| async move { (index, self.preview(toolstack, index, planned).await) });
         // A few at one time, since each has requests of its own.
         stream::iter(previews).buffered(self.at_once).collect().await
+    }
+
+    async fn preview(
+        &self,
+        toolstack: &Toolstack,
+        index: usize,
+        planned: &Planned,
+    ) -> Result<Option<Preview>, Box<Failure>> {
+        let (device, addition) = match planned {
+            Planned::Add(device, addition) => (device, *addition),
+            Planned::AttachUsb(dev) => return toolstack.check_usb(self.fe, dev).await.map(|()| None),
+            Planned::AttachPci(dev) => return toolstack.check_pci(self.fe, dev).await.map(|()| None),
+            Planned::Remove(..) => return Ok(None),
+        };
+        let preview = toolstack.preview(self.fe, device, addition).await;
+        match self.automatic.get(&index) {
+            // Its id may have been taken meanwhile, which is no hindrance.
+            Some(device) if preview.is_err() => toolstack.preview(self.fe, device, addition).await.map(Some),
+            _ => preview.map(Some),
+        }
     }
 
     /// So many operations at one time, and no more; 16 if not said.
@@ -210,6 +266,8 @@ impl Plan {
             match planned {
                 Planned::Add(_, addition) => addition.take_over = take_over,
                 Planned::Remove(_, removal) => removal.take_over = take_over,
+                // There are no records of these.
+                Planned::AttachUsb(_) | Planned::AttachPci(_) => {}
             }
         }
         self
@@ -328,8 +386,8 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(_, step) => step.fmt(f),
-            Self::Ended(_, Ok(success)) => write!(f, "{}: done", success.id),
-            Self::Undone(_, Ok(success)) => write!(f, "{}: removed again", success.id),
+            Self::Ended(_, Ok(success)) => write!(f, "{success}: done"),
+            Self::Undone(_, Ok(success)) => write!(f, "{success}: removed again"),
             Self::Ended(_, Err(failure)) | Self::Undone(_, Err(failure)) => failure.fmt(f),
             Self::Model(end) => end.fmt(f),
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::{self, ModelEnd};
 use super::{Ended, Outcome, Plan, Planned, Progress, Undone};
-use crate::report::Named;
+use crate::report::{Named, Part};
 use crate::{Cause, DeviceId, Failure, Force, Success, Toolstack, Which};
 
 /// How long the device model lives on while what it serves cannot be told to close, because another operation has a
@@ -326,6 +326,8 @@ impl Worker {
                 let device = self.plan.automatic.get(&index).unwrap_or(device);
                 toolstack.add(self.plan.fe, device, *addition, cancel).await
             }
+            Planned::AttachUsb(dev) => toolstack.attach_usb(self.plan.fe, dev, cancel).await,
+            Planned::AttachPci(dev) => toolstack.attach_pci(self.plan.fe, dev, cancel).await,
             Planned::Remove(Which { fe, kind, devid }, removal) => {
                 // libxl's configuration of a domain goes with it.
                 let toolstack = toolstack.without_libxl_config();
@@ -337,6 +339,7 @@ impl Worker {
                     // Somebody else has removed it: all are to go.
                     Cause::NoSuchDevice => Ok(Success {
                         id: DeviceId::new(which, toolstack.own()),
+                        part: None,
                         warnings: failure.warnings,
                         elapsed: failure.elapsed,
                     }),
@@ -352,12 +355,11 @@ impl Worker {
         let mut undone = Vec::new();
         for stage in self.plan.stages.iter().rev() {
             let added = stage.iter().filter_map(|index| match &tally.ended[*index] {
-                Some(Ok(success)) => Some((*index, success.id)),
+                Some(Ok(success)) => Some((*index, success)),
                 _ => None,
             });
-            let removals = added.map(|(index, id)| async move {
-                (index, self.observed(index, None).take_back(id, Force::AtOnce).await)
-            });
+            let removals =
+                added.map(|(index, success)| async move { (index, self.take_back(index, success).await) });
             let mut removals: FuturesUnordered<_> = removals.collect();
             while let Some((index, outcome)) = removals.next().await {
                 self.tell(Progress::Undone(index, outcome.clone()));
@@ -365,6 +367,19 @@ impl Worker {
             }
         }
         undone
+    }
+
+    async fn take_back(&self, index: usize, added: &Success) -> Result<Success, Box<Failure>> {
+        let (toolstack, id) = (self.observed(index, None), added.id);
+        match added.part {
+            None => toolstack.take_back(id, Force::AtOnce).await,
+            Some(Part::Port { port, made_controller }) => {
+                toolstack.take_back_usb(id, (port, made_controller)).await
+            }
+            Some(Part::Function { function }) => {
+                toolstack.detach_pci(id.fe, function, true, &CancellationToken::new()).await
+            }
+        }
     }
 
     /// The toolstack, whose steps are told as those of an operation.
@@ -408,6 +423,8 @@ impl Worker {
             Planned::Add(device, _) => {
                 Named::of_device(self.plan.fe, self.plan.automatic.get(&index).unwrap_or(device))
             }
+            Planned::AttachUsb(dev) => Named::of_usb(self.plan.fe, dev),
+            Planned::AttachPci(dev) => Named::of_pci(self.plan.fe, dev.address),
             Planned::Remove(which, _) => Named::of_id(*which),
         }
     }

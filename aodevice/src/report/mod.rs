@@ -20,6 +20,8 @@ pub use observation::Observation;
 pub use warning::{InDrive, Warning};
 
 use crate::id::domid_number;
+use crate::pcidev::PciAddress;
+use crate::usbdev::UsbDev;
 use crate::{Device, DeviceId, Kind, Which};
 
 /// How many characters of a device's name are shown.
@@ -44,6 +46,16 @@ impl Named {
     /// A device that is asked for.
     pub(crate) fn of_device(fe: DomId, device: &Device) -> Self {
         Self { fe, kind: device.kind(), devid: device.devid(), name: device.as_spec().label() }
+    }
+
+    /// A USB device of the host that is asked for.
+    pub(crate) fn of_usb(fe: DomId, dev: &UsbDev) -> Self {
+        Self { fe, kind: Kind::Vusb, devid: dev.controller, name: format!("device {}", dev.host) }
+    }
+
+    /// A PCI function of the host.
+    pub(crate) fn of_pci(fe: DomId, address: PciAddress) -> Self {
+        Self { fe, kind: Kind::Pci, devid: Some(0), name: address.to_string() }
     }
 
     /// A device that has its number.
@@ -94,11 +106,51 @@ pub struct Success {
     /// The device.
     #[serde(rename = "device")]
     pub id: DeviceId,
+    /// Which part of it, if what came or went is a device of the host that is part of another one.
+    #[serde(flatten)]
+    pub part: Option<Part>,
     /// What did not go well all the same.
     pub warnings: Vec<Warning>,
     /// How long it took, in seconds when serialised.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
+}
+
+/// Which device it is, as in `port 1 of vusb 0 of domain 7`.
+impl std::fmt::Display for Success {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.part {
+            Some(Part::Port { port, .. }) => write!(f, "port {port} of {}", self.id),
+            Some(Part::Function { function }) => write!(f, "function {function} of {}", self.id),
+            None => self.id.fmt(f),
+        }
+    }
+}
+
+/// A device of the host that is part of a guest's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Part {
+    /// A USB device in a port of a controller.
+    #[non_exhaustive]
+    Port {
+        /// The number of the port, from 1.
+        port: u32,
+        /// Whether the controller was made for it.
+        made_controller: bool,
+    },
+    /// A PCI function of a bus.
+    #[non_exhaustive]
+    Function {
+        /// Where the host has it.
+        #[serde(serialize_with = "as_text")]
+        function: PciAddress,
+    },
+}
+
+fn as_text<S: Serializer>(address: &PciAddress, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(address)
 }
 
 pub(crate) fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {

@@ -9,40 +9,51 @@ use thiserror::Error;
 
 use super::{Item, Settings, Value};
 use crate::vif::{self, Defaults};
-use crate::{Device, Kind, console, p9, pvcalls, usbctrl, vbd, vdispl, vfb, virtio, vkb, vsnd, vtpm};
+use crate::{
+    Attachment, Device, Kind, console, p9, pcidev, pvcalls, usbctrl, usbdev, vbd, vdispl, vfb, virtio, vkb,
+    vsnd, vtpm,
+};
 
 /// What an element of a list is: the devices that it makes, or what is wrong with it.
-type Reader = fn(&Value, &Defaults) -> Result<Read, String>;
+type Reader = fn(&Value, &Context<'_>) -> Result<Read, String>;
 
-/// The keys of a file that list devices, and how an element of each is read; `None` if no such device can be added
-/// yet.
+/// The keys of a file that list devices, in the order in which a domain is brought up, and how an element of each is
+/// read; `None` if no such device can be added yet.
 const KEYS: [(&str, Option<Reader>); 15] = [
     ("disk", Some(|element, _| one(Device::Vbd(vbd::parse(&[text(element)?]).map_err(words)?)))),
-    ("vfb", Some(framebuffer)),
-    ("vif", Some(interface)),
     ("channel", Some(|element, _| one(Device::Channel(console::parse(&[text(element)?]).map_err(words)?)))),
-    ("dtdev", None),
-    ("p9", Some(|element, _| one(Device::P9(p9::parse(&[text(element)?]).map_err(words)?)))),
-    ("pci", None),
     ("pvcalls", Some(|element, _| one(Device::Pvcalls(pvcalls::parse(&[text(element)?]).map_err(words)?)))),
-    ("usbctrl", Some(|element, _| one(Device::UsbCtrl(usbctrl::parse(&[text(element)?]).map_err(words)?)))),
-    ("usbdev", None),
-    ("vdispl", Some(|element, _| one(Device::Vdispl(vdispl::parse(&[text(element)?]).map_err(words)?)))),
     ("virtio", Some(|element, _| one(Device::Virtio(virtio::parse(&[text(element)?]).map_err(words)?)))),
+    ("vfb", Some(framebuffer)),
     ("vkb", Some(|element, _| one(Device::Vkb(vkb::parse(&[text(element)?]).map_err(words)?)))),
-    ("vsnd", Some(sound_card)),
+    ("vif", Some(interface)),
     ("vtpm", Some(|element, _| one(Device::Vtpm(vtpm::parse(&[text(element)?]).map_err(words)?)))),
+    ("usbctrl", Some(|element, _| one(Device::UsbCtrl(usbctrl::parse(&[text(element)?]).map_err(words)?)))),
+    ("usbdev", Some(|element, _| one(Attachment::UsbDev(usbdev::parse(&[text(element)?]).map_err(words)?)))),
+    ("pci", Some(pci_function)),
+    ("dtdev", None),
+    ("vdispl", Some(|element, _| one(Device::Vdispl(vdispl::parse(&[text(element)?]).map_err(words)?)))),
+    ("vsnd", Some(sound_card)),
+    ("p9", Some(|element, _| one(Device::P9(p9::parse(&[text(element)?]).map_err(words)?)))),
 ];
+
+/// What elements have that say nothing of it.
+struct Context<'a> {
+    /// Interfaces.
+    vif: &'a Defaults,
+    /// PCI functions, as options of a specification.
+    pci: String,
+}
 
 /// What an element makes.
 #[derive(Debug)]
 struct Read {
-    devices: Vec<Device>,
+    attachments: Vec<Attachment>,
     notices: Vec<String>,
 }
 
-fn one(device: Device) -> Result<Read, String> {
-    Ok(Read { devices: vec![device], notices: Vec::new() })
+fn one(attachment: impl Into<Attachment>) -> Result<Read, String> {
+    Ok(Read { attachments: vec![attachment.into()], notices: Vec::new() })
 }
 
 fn words(error: impl fmt::Display) -> String {
@@ -58,25 +69,29 @@ fn text(element: &Value) -> Result<&str, String> {
     }
 }
 
-fn interface(element: &Value, defaults: &Defaults) -> Result<Read, String> {
+fn interface(element: &Value, context: &Context<'_>) -> Result<Read, String> {
     let arguments = [text(element)?];
-    let nic = vif::parse(&arguments).map_err(words)?.or(defaults);
+    let nic = vif::parse(&arguments).map_err(words)?.or(context.vif);
     let notices = vif::notices(&arguments).iter().map(ToString::to_string).collect();
-    Ok(Read { devices: vec![Device::Vif(nic)], notices })
+    Ok(Read { attachments: vec![Device::Vif(nic).into()], notices })
+}
+
+fn pci_function(element: &Value, context: &Context<'_>) -> Result<Read, String> {
+    one(Attachment::PciDev(pcidev::parse_with(text(element)?, &context.pci).map_err(words)?))
 }
 
 /// A sound card, which is a list itself: of the card, its PCM devices and their streams.
-fn sound_card(element: &Value, _: &Defaults) -> Result<Read, String> {
+fn sound_card(element: &Value, _: &Context<'_>) -> Result<Read, String> {
     let Value::List(parts) = element else { return Err("it is no list of a card and its parts".to_owned()) };
     let parts = parts.iter().map(|part| text(&part.value)).collect::<Result<Vec<_>, _>>()?;
     one(Device::Vsnd(vsnd::parse(&parts).map_err(words)?))
 }
 
 /// A framebuffer, which comes with a keyboard.
-fn framebuffer(element: &Value, _: &Defaults) -> Result<Read, String> {
+fn framebuffer(element: &Value, _: &Context<'_>) -> Result<Read, String> {
     let framebuffer = vfb::parse(text(element)?).map_err(words)?;
-    let devices = vec![Device::Vfb(framebuffer), Device::Vkb(vkb::Vkb::default())];
-    Ok(Read { devices, notices: Vec::new() })
+    let devices = [Device::Vfb(framebuffer), Device::Vkb(vkb::Vkb::default())];
+    Ok(Read { attachments: devices.map(Attachment::from).into(), notices: Vec::new() })
 }
 
 /// Where a list, or an element of one, stands in its file; as in `12: vif[1]`.
@@ -105,8 +120,8 @@ impl fmt::Display for Place {
 pub struct Entry {
     /// Where it stands.
     pub place: Place,
-    /// The device.
-    pub device: Device,
+    /// What is to be attached.
+    pub attachment: Attachment,
     /// What is to be told of it though it is good.
     pub notices: Vec<String>,
 }
@@ -115,7 +130,8 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Devices {
-    /// Those that can be added. Within a kind they are in the order of the file.
+    /// Those that can be added, in the order of [`Kind::BRING_UP`], USB devices of the host behind the controllers. Within
+    /// a kind they are in the order of the file.
     pub entries: Vec<Entry>,
     /// The lists of those that cannot be added yet.
     pub unsupported: Vec<Place>,
@@ -132,6 +148,30 @@ pub struct Refusal {
     pub problem: String,
 }
 
+/// The settings that are options of PCI functions which do not say them, and their names there.
+const PCI_OPTIONS: [(&str, &str); 4] = [
+    ("pci_msitranslate", "msitranslate"),
+    ("pci_power_mgmt", "power_mgmt"),
+    ("pci_permissive", "permissive"),
+    ("pci_seize", "seize"),
+];
+
+/// What PCI functions have that say nothing of it. Without any the settings do not count.
+fn pci_options(settings: &Settings) -> Result<String, Refusal> {
+    let has_functions =
+        matches!(settings.get("pci"), Some(Item { value: Value::List(of), .. }) if !of.is_empty());
+    let mut options = String::new();
+    for (key, option) in PCI_OPTIONS.into_iter().filter(|_| has_functions) {
+        let Some(Item { line, value }) = settings.get(key) else { continue };
+        let Some(flag @ ("0" | "1")) = value.as_text() else {
+            let place = Place { line: *line, key, index: None };
+            return Err(Refusal { place, problem: "give 0 or 1".to_owned() });
+        };
+        options += &format!("{option}={flag},");
+    }
+    Ok(options)
+}
+
 /// The devices that a domain's file lists, with interfaces that have these defaults.
 ///
 /// A framebuffer (`vfb`) comes with a keyboard, as `xl` makes it.
@@ -142,6 +182,11 @@ pub struct Refusal {
 /// earlier one has.
 pub fn devices(settings: &Settings, defaults: &Defaults) -> Result<Devices, Vec<Refusal>> {
     let (mut found, mut refusals) = (Devices::default(), Vec::new());
+    let pci = pci_options(settings).unwrap_or_else(|refusal| {
+        refusals.push(refusal);
+        String::new()
+    });
+    let context = Context { vif: defaults, pci };
     for (key, reader) in KEYS {
         let Some(Item { line, value }) = settings.get(key) else { continue };
         let place = |line: usize, index| Place { line, key, index };
@@ -156,11 +201,11 @@ pub fn devices(settings: &Settings, defaults: &Defaults) -> Result<Devices, Vec<
         };
         for (index, element) in elements.iter().enumerate() {
             let place = place(element.line, Some(index));
-            match reader(&element.value, defaults) {
-                Ok(Read { devices, notices }) => {
-                    for device in devices {
+            match reader(&element.value, &context) {
+                Ok(Read { attachments, notices }) => {
+                    for attachment in attachments {
                         let (place, notices) = (place.clone(), notices.clone());
-                        found.entries.push(Entry { place, device, notices });
+                        found.entries.push(Entry { place, attachment, notices });
                     }
                 }
                 Err(problem) => refusals.push(Refusal { place, problem }),
@@ -173,18 +218,23 @@ pub fn devices(settings: &Settings, defaults: &Defaults) -> Result<Devices, Vec<
 }
 
 /// What a device has for itself alone, in words: its number, its address.
-fn claims(device: &Device) -> Vec<(Kind, String)> {
-    let (kind, spec) = (device.kind(), device.as_spec());
+fn claims(attachment: &Attachment) -> Vec<String> {
+    let spec = match attachment {
+        Attachment::Device(device) => device.as_spec(),
+        Attachment::UsbDev(dev) => return dev.claims(),
+        Attachment::PciDev(dev) => return vec![format!("the function {}", dev.address)],
+    };
     let number = spec.devid().map(|devid| format!("the device id {devid}"));
     let uniques = spec.uniques().into_iter().map(|unique| format!("the {} {}", unique.key, unique.value));
-    number.into_iter().chain(uniques).map(|claim| (kind, claim)).collect()
+    number.into_iter().chain(uniques).collect()
 }
 
 fn taken_twice(entries: &[Entry]) -> Vec<Refusal> {
     let mut claimed: HashMap<(Kind, String), &Place> = HashMap::new();
     let mut refusals = Vec::new();
-    for Entry { place, device, .. } in entries {
-        for claim in claims(device) {
+    for Entry { place, attachment, .. } in entries {
+        for claim in claims(attachment) {
+            let claim = (attachment.kind(), claim);
             match claimed.get(&claim) {
                 Some(first) => {
                     let (kind, what) = claim;
@@ -200,11 +250,20 @@ fn taken_twice(entries: &[Entry]) -> Vec<Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value as Json;
+
     use super::*;
 
     fn of(text: &str) -> Result<Devices, Vec<String>> {
         let found = devices(&Settings::parse(text).unwrap(), &Defaults::default());
         found.map_err(|refusals| refusals.iter().map(ToString::to_string).collect())
+    }
+
+    fn shown(attachment: &Attachment) -> String {
+        match attachment {
+            Attachment::Device(device) => format!("{} {:?}", device.kind(), device.devid()),
+            other => format!("{} {}", other.kind(), Json::from(other.libxl())),
+        }
     }
 
     #[test]
@@ -225,7 +284,7 @@ extra = 'root=/dev/xvda1'
         let shown: Vec<String> = found
             .entries
             .iter()
-            .map(|Entry { place, device, .. }| format!("{place} {} {:?}", device.kind(), device.devid()))
+            .map(|Entry { place, attachment, .. }| format!("{place} {}", shown(attachment)))
             .collect();
         assert_eq!(
             shown,
@@ -291,16 +350,66 @@ extra = 'root=/dev/xvda1'
                         vsnd=[['card, short-name=Main', 'pcm, name=dev1', 'stream, unique-id=0, type=p']]\nvtpm=['']\n")
         .unwrap();
         let kinds: std::collections::BTreeSet<Kind> =
-            found.entries.iter().map(|entry| entry.device.kind()).collect();
+            found.entries.iter().map(|entry| entry.attachment.kind()).collect();
         assert_eq!((kinds.len(), found.entries.len(), found.unsupported.len()), (9, 9, 0));
         assert_eq!(of("vsnd=['card']").unwrap_err(), ["1: vsnd[0]: it is no list of a card and its parts"]);
         assert_eq!(of("vsnd=[[['card']]]").unwrap_err(), ["1: vsnd[0]: it is a list where a text must be"]);
     }
 
+    /// What xl 4.17 was seen to make of the same lines (`xl create -n`).
+    #[test]
+    fn devices_of_the_host() {
+        let file = "usbctrl=['type=qusb,ports=3']
+usbdev=['type=hostdev,hostbus=1,hostaddr=0x1a,controller=0,port=2', 'type=hostdev,hostbus=1,hostaddr=3']
+pci=['03:00.0@5', '0000:04:00.1,permissive=0,rdm_policy=relaxed,seize=0', 'vslot=5,bdf=1:3:1f.7']
+pci_permissive=1; pci_seize='1'
+pci_msitranslate=0
+";
+        let found = of(&file.replace("seize='1'", "seize=0")).unwrap();
+        let shown: Vec<String> = found.entries.iter().map(|entry| shown(&entry.attachment)).collect();
+        assert_eq!(
+            shown,
+            [
+                "vusb None",
+                r#"vusb {"ctrl":0,"port":2,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#,
+                r#"vusb {"type.hostdev":{"hostbus":1,"hostaddr":3}}"#,
+                r#"pci {"bus":3,"vdevfn":40,"vfunc_mask":1,"permissive":true,"rdm_policy":"strict"}"#,
+                r#"pci {"func":1,"bus":4,"vfunc_mask":1,"rdm_policy":"relaxed"}"#,
+                r#"pci {"func":7,"dev":31,"bus":3,"domain":1,"vdevfn":40,"vfunc_mask":1,"permissive":true,"rdm_policy":"strict"}"#
+            ]
+        );
+        // Of the three the second says that it is not taken from its driver.
+        let seize = "a function is not taken from its driver yet: use xl pci-assignable-add first";
+        let refused = [0, 2].map(|index| format!("3: pci[{index}]: \"seize=1\": {seize}"));
+        assert_eq!(of(file).unwrap_err(), refused);
+    }
+
+    #[test]
+    fn devices_of_the_host_that_cannot_be_had() {
+        let file = "pci=['3:0.0','3:0.*',\n'0000:03:00.0','']
+usbdev=['hostbus=1,hostaddr=3','hostbus=1,hostaddr=3',
+'hostbus=1,hostaddr=4,controller=0,port=1','hostbus=1,hostaddr=5,controller=0,port=1','hostbus=1']
+pci_permissive=2
+";
+        assert_eq!(
+            of(file).unwrap_err(),
+            [
+                "1: pci[1]: \"3:0.*\": all functions of a device at once are not served yet; name them one by one",
+                "2: pci[3]: bdf= is missing",
+                "2: pci[2]: pci has the function 0000:03:00.0, as the one of line 1: pci[0] has",
+                "3: usbdev[1]: vusb has the device 001:003, as the one of line 3: usbdev[0] has",
+                "4: usbdev[4]: hostaddr= is missing",
+                "4: usbdev[3]: vusb has the port 1 of USB controller 0, as the one of line 4: usbdev[2] has",
+                "5: pci_permissive: give 0 or 1",
+            ]
+        );
+        assert_eq!(of("pci=[]\npci_permissive='junk'"), Ok(Devices::default()));
+    }
+
     #[test]
     fn kinds_that_cannot_be_added_are_named_unless_there_are_none() {
-        let found = of("pci=[]\nusbdev=[['a', ['b']]]\ndtdev=['x']").unwrap();
-        let unsupported: Vec<String> = found.unsupported.iter().map(ToString::to_string).collect();
-        assert_eq!(unsupported, ["3: dtdev", "2: usbdev"]);
+        let found = of("dtdev=['x']").unwrap();
+        assert_eq!(found.unsupported.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1: dtdev"]);
+        assert_eq!(of("dtdev=[]"), Ok(Devices::default()));
     }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use aodevice::xl_cfg::{Settings, devices};
-use aodevice::{Addition, Device, Ended, Kind, Listed, Plan, list_all, sim};
+use aodevice::{Addition, Attachment, Ended, Kind, Listed, Plan, list_all, sim};
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
 use crate::world::{GUEST, Line, World, path};
+use crate::{pci, usbdev};
 
 const LATENCY: Duration = Duration::from_millis(100);
 
@@ -19,9 +20,9 @@ disk = [ '/srv/a.img,raw,xvda,w,script=block-a',
          '/srv/b.img,raw,xvdb,w,script=block-b', ]
 ";
 
-fn of_file(text: &str) -> Vec<(Device, Addition)> {
+fn of_file(text: &str) -> Vec<(Attachment, Addition)> {
     let found = devices(&Settings::parse(text).unwrap(), &Default::default()).unwrap();
-    found.entries.into_iter().map(|entry| (entry.device, Addition::default())).collect()
+    found.entries.into_iter().map(|entry| (entry.attachment, Addition::default())).collect()
 }
 
 /// The devices of the guest, as in `vif 0`; an interface with the end of its address.
@@ -91,7 +92,7 @@ async fn a_dry_run_tells_every_device_and_changes_nothing() {
     let previews = plan.previews(&world.toolstack).await;
     let devices: Vec<_> = previews
         .iter()
-        .map(|(_, preview)| preview.as_ref().unwrap().device)
+        .map(|(_, preview)| preview.as_ref().unwrap().as_ref().unwrap().device)
         .map(|id| (id.kind, id.devid))
         .collect();
     assert_eq!(devices, [(Kind::Vbd, 51712), (Kind::Vbd, 51728), (Kind::Vif, 0), (Kind::Vif, 1)]);
@@ -133,6 +134,101 @@ async fn a_failure_of_the_last_leaves_no_half() {
     world.scripts.on("vif-slow online", Line::FailsAfter(2.0));
     plan.run(&world.toolstack, &CancellationToken::new()).finish().await;
     assert_eq!(there(&world).await, ["vbd xvda", "vbd xvdb", "vif 1 00:02"]);
+}
+
+/// USB devices of the host come into the controllers of the same file, and go again when a later one fails.
+#[tokio::test(start_paused = true)]
+async fn usb_devices_come_behind_their_controllers() {
+    let host = usbdev::Host::new().await;
+    let (world, toolstack) = (&host.world, &host.toolstack);
+    let _backends = sim::Drivers::backends(world.dom0.clone(), DomId::DOM0, LATENCY).unwrap();
+    let before = world.dump().await;
+    let file = of_file(
+        "usbdev=['hostbus=1,hostaddr=26,controller=0,port=2', 'hostbus=1,hostaddr=3,controller=0']
+         usbctrl=['type=pv,ports=2']
+         vif=['mac=00:16:3e:00:00:01,script=vif-a']",
+    );
+    let plan = Plan::add(GUEST, file).numbered(toolstack).await.unwrap().undo(true);
+    let previews = plan.previews(toolstack).await;
+    let told: Vec<_> = previews.iter().map(|(_, preview)| preview.as_ref().unwrap().is_some()).collect();
+    assert_eq!(told, [true, true, false, false]);
+    assert_eq!(world.dump().await, before);
+    let cancel = CancellationToken::new();
+    host.keeps(&["1-3:1.0"]);
+    let outcome = plan.clone().run(toolstack, &cancel).finish().await;
+    assert_eq!((outcome.first_failure, outcome.undone.len()), (Some(3), 3), "{outcome:?}");
+    assert_eq!(outcome.undone.iter().map(|undone| undone.operation).collect::<Vec<_>>(), [2, 1, 0]);
+    assert!(host.is_untouched());
+    assert_eq!(world.dump().await, before);
+
+    host.keeps(&[]);
+    let outcome = plan.run(toolstack, &cancel).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    let parts: Vec<_> = outcome.devices[2..].iter().map(told_of).collect();
+    assert_eq!(parts, ["2 false", "1 false"]);
+    // What another guest has, or this one, is seen before.
+    let again = of_file("usbdev=['hostbus=1,hostaddr=26']");
+    let previews = Plan::add(GUEST, again).previews(toolstack).await;
+    assert_eq!(previews[0].1.as_ref().unwrap_err().cause.code(), "assigned");
+}
+
+/// A port in JSON, and whether its controller was made for it.
+fn told_of(ended: &Ended) -> String {
+    let told = serde_json::to_value(ended).unwrap();
+    format!("{} {}", told["port"], told["made_controller"])
+}
+
+/// A controller that was made for a device goes with it.
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_was_made_for_a_usb_device_is_undone() {
+    let host = usbdev::Host::new().await;
+    let (world, toolstack) = (&host.world, &host.toolstack);
+    world.write("/local/domain/0/device-model/1/state", "running").await;
+    let before = world.dump().await;
+    let file = of_file(
+        "usbdev=['hostbus=1,hostaddr=3', 'hostbus=1,hostaddr=26']
+         vdispl=['connectors=a:1x1']",
+    );
+    let plan = Plan::add(GUEST, file).undo(true);
+    let state = "/local/domain/0/backend/qusb/1/0/state";
+    let served = async {
+        world.exists(state).await;
+        world.write(state, "2").await;
+        // The device model lets go of it.
+        world.reads(state, |state| state == "5").await;
+        world.write(state, "6").await;
+    };
+    // Nobody serves displays.
+    let (outcome, ()) = tokio::join!(plan.run(toolstack, &CancellationToken::new()).finish(), served);
+    assert_eq!(outcome.first_failure, Some(2), "{outcome:?}");
+    let parts: Vec<_> = outcome.devices[..2].iter().map(told_of).collect();
+    assert_eq!(parts, ["1 true", "2 false"]);
+    assert_eq!(world.dump().await, before, "{outcome:?}");
+}
+
+/// PCI functions come to one bus one after the other, and go again.
+#[tokio::test(start_paused = true)]
+async fn pci_functions_come_one_after_the_other() {
+    let host = pci::Host::new().await;
+    let (world, toolstack) = (&host.world, &host.toolstack);
+    let before = world.dump().await;
+    let cancel = CancellationToken::new();
+    let lines = "pci=['3:0.0', '4:0.0@6,permissive=1']\n";
+    let failing = of_file(&format!("{lines}vdispl=['connectors=a:1x1']"));
+    let outcome = Plan::add(GUEST, failing).undo(true).run(toolstack, &cancel).finish().await;
+    assert_eq!((outcome.first_failure, outcome.undone.len()), (Some(2), 2), "{outcome:?}");
+    assert_eq!(host.functions().await, (Vec::new(), Vec::new()));
+    assert_eq!(world.dump().await, before);
+    let outcome = Plan::add(GUEST, of_file(lines)).run(toolstack, &cancel).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!(serde_json::to_value(&outcome).unwrap()["devices"][1]["function"], "0000:04:00.0");
+    assert_eq!(host.functions().await.0, ["3:0.0", "4:0.0"]);
+    // What can be seen before: the guest has it, the host has none, or there is nobody to ask the hypervisor.
+    let previews = Plan::add(GUEST, of_file("pci=['4:0.0', 'ff:0.0', '5:0.0']")).previews(toolstack).await;
+    let codes = previews.iter().map(|(_, told)| told.as_ref().map_or_else(|no| no.cause.code(), |_| "ok"));
+    assert_eq!(codes.collect::<Vec<_>>(), ["exists", "no_host_device", "ok"]);
+    let previews = Plan::add(GUEST, of_file("pci=['5:0.0']")).previews(&world.toolstack).await;
+    assert_eq!(previews[0].1.as_ref().unwrap_err().cause.code(), "not_supported");
 }
 
 /// One listing has what those of the kinds have, and what vanished or is no device is left out.

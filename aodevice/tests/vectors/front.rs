@@ -77,7 +77,7 @@ async fn what_is_not_served_yet_is_named() {
         ("/d,raw,xvda,backend=dd", "backend=dd"),
         ("/d,raw,xvda,colo", "COLO"),
         ("/d,raw,xvda,grant_usage=1", "grant_usage="),
-        (",,hdc:cdrom", "a CD-ROM drive without a medium by backendtype=phy"),
+        ("vdev=hdc,cdrom,backendtype=phy", "a CD-ROM drive without a medium by backendtype=phy"),
     ] {
         let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();
         assert_eq!(failure.cause.to_string(), format!("{what} is not served yet"), "{spec}");
@@ -101,7 +101,9 @@ async fn what_is_not_served_yet_is_named() {
         let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();
         assert!(matches!(&failure.cause, Cause::Invalid(text) if text.starts_with(why)), "{spec}: {failure}");
     }
-    // QEMU serves the CD-ROMs of an HVM guest.
+    // QEMU serves a drive without a medium, and the CD-ROMs of an HVM guest.
+    let drive = vbd::parse(&[",,hdc:cdrom"]).unwrap();
+    assert_eq!(world.add(Device::Vbd(drive)).await.unwrap_err().cause.code(), "no_device_model");
     world.write("/libxl/1/type", "hvm").await;
     for spec in ["/proc/self/exe,raw,hdc:cdrom", ",,hdc:cdrom"] {
         let failure = world.add(Device::Vbd(vbd::parse(&[spec]).unwrap())).await.unwrap_err();

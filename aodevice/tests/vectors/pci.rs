@@ -56,10 +56,10 @@ impl PciHost for Hypervisor {
     }
 }
 
-struct Host {
-    world: World,
+pub(crate) struct Host {
+    pub(crate) world: World,
     hypervisor: Arc<Hypervisor>,
-    toolstack: Toolstack,
+    pub(crate) toolstack: Toolstack,
     back: Option<PciDriver>,
     front: Option<PciDriver>,
 }
@@ -88,7 +88,7 @@ impl Host {
         self
     }
 
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::bare().await.with_pciback().with_pcifront()
     }
 
@@ -116,7 +116,7 @@ impl Host {
     }
 
     /// The functions of the guest, in its bus and for the hypervisor.
-    async fn functions(&self) -> (Vec<String>, Vec<String>) {
+    pub(crate) async fn functions(&self) -> (Vec<String>, Vec<String>) {
         let functions = pci_functions(&self.world.dom0, GUEST).await.unwrap();
         (
             functions.iter().map(|of| format!("{:x}:{:x}.{:x}", of.bus, of.device, of.function)).collect(),

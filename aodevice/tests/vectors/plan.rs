@@ -103,7 +103,7 @@ async fn kinds_come_one_after_the_other() {
 #[tokio::test(start_paused = true)]
 async fn a_plan_without_operations_ends() {
     let world = World::new().await;
-    let outcome = run(&world, Plan::add(GUEST, [])).await;
+    let outcome = run(&world, Plan::add(GUEST, Vec::<(Device, Addition)>::new())).await;
     assert!(outcome.is_done() && outcome.devices.is_empty());
     let outcome = run(&world, Plan::destroy(&world.toolstack, GUEST).await.unwrap()).await;
     assert!(outcome.is_done() && outcome.devices.is_empty(), "{outcome:?}");

@@ -2,8 +2,9 @@
 //! 4.17 left on a real host, as `xenstore-ls -fp` showed it, with `state` and `hotplug-status` as they
 //! were created and without what drivers and scripts wrote.
 
-use aodevice::{Device, Force, Kind, vbd, vif};
+use aodevice::{Device, Force, Kind, WaitFor, vbd, vif};
 use tokio::join;
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{World, added};
 
@@ -121,6 +122,36 @@ async fn a_vif() {
     let arguments = ["bridge=xenbr0", "script=vif-bridge", "mac=00:16:3e:46:36:49"];
     let device = Device::Vif(vif::parse(&arguments).unwrap());
     assert_eq!(written(&World::new().await, device).await, VIF);
+}
+
+/// For whoever creates the domain: QEMU is to serve it, also in a PV guest.
+#[tokio::test(start_paused = true)]
+async fn a_drive_without_a_medium() {
+    for arguments in [",,xvdc:cdrom", "format=empty,vdev=xvdc,access=ro,devtype=cdrom"] {
+        let world = World::new().await;
+        let before = world.dump().await;
+        let drive = Device::Vbd(vbd::parse(&[arguments]).unwrap());
+        world.add_with(drive, WaitFor::Tree, &CancellationToken::new()).await.unwrap();
+        let tree = added(&before, &world.dump().await).join("\n");
+        let keys = keys_of(&tree, "/local/domain/0/backend/qdisk/1/51744/");
+        assert_eq!(
+            keys[1..],
+            [
+                "params=aio:",
+                "frontend-id=1",
+                "online=1",
+                "removable=1",
+                "bootable=1",
+                "state=1",
+                "dev=xvdc",
+                "type=qdisk",
+                "mode=r",
+                "device-type=cdrom",
+                "discard-enable=0",
+                "specification=xen",
+            ]
+        );
+    }
 }
 
 /// Every optional key, at its place.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use aodevice::libxl::Userdata;
 use aodevice::usbdev::{self, HostAddress, Port};
 use aodevice::{
-    Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Plan, Toolstack, UsbAttached, UsbHost,
-    UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
+    Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Part, Plan, Success, Toolstack,
+    UsbHost, UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -100,28 +100,47 @@ impl UsbHost for Kernel {
 const UNTOUCHED: [&str; 3] = ["1-2.1:1.0 usbhid", "1-2.1:1.1 usbhid", "1-3:1.0 usb-storage"];
 const KEYBOARD_GIVEN: [&str; 3] = ["1-2.1:1.0 usbback", "1-2.1:1.1 usbback", "1-3:1.0 usb-storage"];
 
-struct Host {
-    world: World,
+/// The port of a device, and whether the controller was made for it.
+fn port_of(attached: &Success) -> (u32, bool) {
+    match attached.part {
+        Some(Part::Port { port, made_controller, .. }) => (port, made_controller),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) struct Host {
+    pub(crate) world: World,
     kernel: Arc<Kernel>,
-    toolstack: Toolstack,
+    pub(crate) toolstack: Toolstack,
 }
 
 impl Host {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (world, kernel) = (World::new().await, Kernel::new());
         let toolstack = world.toolstack.clone().with_usb_host(kernel.clone());
         Self { world, kernel, toolstack }
     }
 
     /// With a controller of this description.
-    async fn with(words: &str) -> Self {
+    pub(crate) async fn with(words: &str) -> Self {
         let host = Self::new().await;
         let ctrl = Device::UsbCtrl(usbctrl::parse(&[words]).unwrap());
         host.world.add_with(ctrl, WaitFor::Tree, &CancellationToken::new()).await.unwrap();
         host
     }
 
-    async fn attach(&self, words: &str) -> Result<UsbAttached, Box<Failure>> {
+    /// The kernel does not take these interfaces from their drivers.
+    pub(crate) fn keeps(&self, interfaces: &[&'static str]) {
+        let refused: Vec<_> = interfaces.iter().map(|interface| ("unbind", *interface)).collect();
+        self.kernel.refuses(&refused);
+    }
+
+    /// Whether no interface has another driver than at first.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.kernel.bound() == UNTOUCHED
+    }
+
+    async fn attach(&self, words: &str) -> Result<Success, Box<Failure>> {
         let dev = usbdev::parse(&[words]).unwrap();
         self.toolstack.attach_usb(GUEST, &dev, &CancellationToken::new()).await
     }
@@ -138,10 +157,10 @@ async fn a_device_that_the_device_model_opens() {
     let host = Host::with("type=qusb,ports=2").await;
     let before = host.world.dump().await;
     let attached = host.attach("hostbus=1,hostaddr=3").await.unwrap();
-    assert_eq!((attached.success.id.devid, attached.port), (0, 1));
+    assert_eq!(attached.to_string(), "port 1 of vusb 0 of domain 1");
     let written = added(&before, &host.world.dump().await);
     assert_eq!(written, [format!("{QUSB}/port/1 = \"1-3\"   (n0,r1)")]);
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap().port, 2);
+    assert_eq!(port_of(&host.attach("hostbus=1,hostaddr=26").await.unwrap()), (2, false));
     assert_eq!(host.kernel.bound(), UNTOUCHED, "QEMU sees to that");
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.detach(0, 2).await.unwrap(), [""; 0]);
@@ -152,7 +171,7 @@ async fn a_device_that_the_device_model_opens() {
 async fn a_device_that_usbback_gets() {
     let host = Host::with("type=pv,ports=2").await;
     let before = host.world.dump().await;
-    host.attach("hostbus=1,hostaddr=1a,controller=0,port=2").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26,controller=0,port=2").await.unwrap();
     let notes = "/libxl/usbback/1-2_1";
     let noted = |interface: &str| {
         let driver = format!("{notes}/{interface}/driver_path = \"/sys/bus/usb/drivers/usbhid\"   (n0)");
@@ -200,13 +219,13 @@ async fn what_cannot_be_had_is_refused_and_nothing_is_changed() {
             "the USB device 001:001 is a hub, which no guest can have",
         ),
         (
-            "hostbus=1,hostaddr=1a,controller=3",
+            "hostbus=1,hostaddr=26,controller=3",
             "invalid",
             Hint::CorrectDevice,
             "the guest has no USB controller 3",
         ),
         (
-            "hostbus=1,hostaddr=1a",
+            "hostbus=1,hostaddr=26",
             "no_host_driver",
             Hint::LoadBackend("xen-usbback"),
             "the kernel has no driver usbback",
@@ -235,7 +254,7 @@ async fn an_attach_that_the_kernel_refuses_leaves_nothing() {
         host.kernel.refuses(&[refused]);
         if refused.0 == "bind" {
             // The driver that had it does not get it back either.
-            let failure = host.attach("hostbus=1,hostaddr=1a").await.unwrap_err();
+            let failure = host.attach("hostbus=1,hostaddr=26").await.unwrap_err();
             assert_eq!(failure.hint(), Hint::ReadKernelLog);
             let warned = failure.warnings[0].to_string();
             assert!(warned.starts_with("giving an interface back to its driver failed"), "{warned}");
@@ -243,7 +262,7 @@ async fn an_attach_that_the_kernel_refuses_leaves_nothing() {
             host.kernel.refuses(&[]);
             host.kernel.bind("1-2.1:1.1", "usbhid").unwrap();
         } else {
-            let failure = host.attach("hostbus=1,hostaddr=1a").await.unwrap_err();
+            let failure = host.attach("hostbus=1,hostaddr=26").await.unwrap_err();
             assert!(failure.warnings.is_empty());
             assert_eq!(
                 failure.cause.to_string(),
@@ -266,7 +285,7 @@ async fn a_cancelled_attach_leaves_nothing() {
                 stop.cancel();
             }
         });
-        let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+        let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
         let failure = toolstack.attach_usb(GUEST, &dev, &cancel).await.unwrap_err();
         assert!(matches!(failure.cause, Cause::Aborted) && failure.warnings.is_empty(), "{doing}");
         assert_eq!(host.kernel.bound(), UNTOUCHED, "{doing}");
@@ -278,11 +297,11 @@ async fn a_cancelled_attach_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_usbback_keeps_stays_in_its_port() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.kernel.refuses(&[("unbind", "1-2.1:1.0")]);
     let failure = host.detach(0, 1).await.unwrap_err();
     assert!(matches!(failure.cause, Cause::Host(_)), "{failure}");
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap_err().cause.code(), "assigned");
+    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap_err().cause.code(), "assigned");
     host.kernel.refuses(&[]);
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.kernel.bound(), UNTOUCHED);
@@ -298,7 +317,7 @@ async fn an_attach_that_died_is_detached() {
             dies.cancel();
         }
     });
-    let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+    let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
     let never = CancellationToken::new();
     tokio::select! {
         biased;
@@ -306,7 +325,7 @@ async fn an_attach_that_died_is_detached() {
         _ = toolstack.attach_usb(GUEST, &dev, &never) => panic!("it did not die"),
     }
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "1-2.1");
-    assert_eq!(host.attach("hostbus=1,hostaddr=1a").await.unwrap_err().cause.code(), "assigned");
+    assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap_err().cause.code(), "assigned");
     // A thread goes on with what it has begun.
     while host.kernel.bound()[0] != KEYBOARD_GIVEN[0] {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -319,7 +338,7 @@ async fn an_attach_that_died_is_detached() {
 #[tokio::test(start_paused = true)]
 async fn a_device_that_was_unplugged_is_detached() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.kernel.state().devices.remove(1);
     assert_eq!(host.detach(0, 1).await.unwrap(), [""; 0]);
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "");
@@ -331,7 +350,7 @@ async fn a_device_that_was_unplugged_is_detached() {
 async fn a_controller_that_goes_gives_its_devices_back() {
     let host = Host::with("type=pv").await;
     let before = host.kernel.bound();
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     host.attach("hostbus=1,hostaddr=3").await.unwrap();
     host.detach(0, 1).await.unwrap();
     assert_eq!(host.kernel.bound()[2], "1-3:1.0 usbback");
@@ -344,7 +363,7 @@ async fn a_controller_that_goes_gives_its_devices_back() {
 #[tokio::test(start_paused = true)]
 async fn a_domain_that_goes_gives_its_devices_back() {
     let host = Host::with("type=pv").await;
-    host.attach("hostbus=1,hostaddr=1a").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26").await.unwrap();
     let plan = Plan::destroy(&host.toolstack, GUEST).await.unwrap();
     let outcome = plan.run(&host.toolstack, &CancellationToken::new()).finish().await;
     assert!(outcome.is_done(), "{outcome:?}");
@@ -355,7 +374,7 @@ async fn a_domain_that_goes_gives_its_devices_back() {
 async fn of_two_who_want_a_device_one_gets_it() {
     let host = Host::with("type=pv").await;
     let another = host.world.another_toolstack().await.with_usb_host(host.kernel.clone());
-    let dev = usbdev::parse(&["hostbus=1,hostaddr=1a"]).unwrap();
+    let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
     let never = CancellationToken::new();
     let (one, other) =
         tokio::join!(host.toolstack.attach_usb(GUEST, &dev, &never), another.attach_usb(GUEST, &dev, &never));
@@ -374,7 +393,7 @@ async fn a_hostile_guest() {
     for (key, value) in [("backend", "/local/domain/0/backend/vusb/2/0"), ("port/1", "1-3"), ("state", "6")] {
         guest.write(&path(format!("/local/domain/1/device/vusb/0/{key}")), value).await.unwrap();
     }
-    assert_eq!(host.attach("hostbus=1,hostaddr=3").await.unwrap().port, 1);
+    assert_eq!(port_of(&host.attach("hostbus=1,hostaddr=3").await.unwrap()), (1, false));
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "1-3");
     host.detach(0, 1).await.unwrap();
     assert_eq!(host.kernel.bound(), UNTOUCHED);
@@ -402,7 +421,7 @@ async fn a_guest_without_a_controller_gets_one() {
         host.world.write(&format!("{QUSB}/state"), "2").await;
     };
     let (attached, ()) = tokio::join!(host.attach("hostbus=1,hostaddr=3"), served);
-    assert_eq!(attached.unwrap().port, 1);
+    assert_eq!(port_of(&attached.unwrap()), (1, true));
     assert_eq!(host.world.read(&format!("{QUSB}/num-ports")).await, "8");
 }
 
@@ -466,7 +485,7 @@ async fn the_device_is_entered_into_libxls_configuration() {
         let config: Value = serde_json::from_str(text.trim_end_matches('\0')).unwrap();
         config.get("usbdevs").map(ToString::to_string).unwrap_or_default()
     };
-    host.attach("hostbus=1,hostaddr=1a,controller=0,port=3").await.unwrap();
+    host.attach("hostbus=1,hostaddr=26,controller=0,port=3").await.unwrap();
     host.attach("hostbus=1,hostaddr=3").await.unwrap();
     let stick = r#"{"ctrl":0,"port":1,"type.hostdev":{"hostbus":1,"hostaddr":3}}"#;
     let keyboard = r#"{"ctrl":0,"port":3,"type.hostdev":{"hostbus":1,"hostaddr":26}}"#;

@@ -143,7 +143,7 @@ async fn what_can_be_seen_before_is_refused_before_anything_is_written() {
     for (rest, option, status, says) in [
         ("vif = [ 'colour=red',\n'mac=1' ]", "", 2, ":7: vif[1]: "),
         ("vif = [", "", 2, "the line ends too early"),
-        ("pci = [ '0000:03:00.0' ]", "", 1, ":6: pci: these are not attached from a file yet"),
+        ("pci = [ '0000:03:00.0' ]", "", 1, ":6: pci[0]: "),
         ("pci = [ '0000:03:00.0' ]", "--skip-unsupported", 1, "disk[1]"),
     ] {
         let file = file(&scene, &[GOOD, GOOD], rest);
@@ -225,4 +225,11 @@ async fn a_channel_is_detached_by_what_lists_say() {
     };
     assert_eq!(detach(&of("b")).await, ["a", "c"]);
     assert_eq!(detach("c").await, ["a"]);
+    // One whose name is the number of another.
+    let attach = ["channel-attach", "--wait", "tree", "1", "name=0,connection=pty"];
+    assert_eq!(explained(scene.command(&attach)).await, (Some(0), String::new()));
+    let (status, report) = reported(scene.command(&["--json", "channel-detach", "1", "0"])).await;
+    assert_eq!((status, &report["code"]), (Some(1), &"ambiguous_name".into()), "{report}");
+    assert_eq!(detach("1").await, ["a"]);
+    assert_eq!(detach("0").await, [""; 0]);
 }

@@ -342,17 +342,18 @@ impl Spec for Vbd {
         }
         let by_qemu = match self.backend {
             Some(backend) => backend == Backend::Qdisk,
-            // QEMU emulates the drive of an HVM guest, too.
-            None => self.cdrom && guest.is_hvm() || !matches!(self.format, Format::Raw | Format::Empty),
+            // QEMU emulates the drive of an HVM guest, too; and blkback has no drives without a medium.
+            None => self.cdrom && guest.is_hvm() || self.format != Format::Raw,
         };
         if by_qemu { BackendKind::Qdisk } else { BackendKind::Vbd }
     }
 
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         let unsupported = |what: String| Err(Cause::Unsupported(what));
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            return unsupported(format!("backend={}", self.backend_name.as_deref().unwrap_or_default()));
-        }
         if self.colo != Colo::default() {
             return unsupported("COLO".to_owned());
         }

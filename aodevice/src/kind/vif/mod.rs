@@ -189,6 +189,10 @@ impl Spec for Vif {
         Some(format!("vif{fe}.{devid}-emu"))
     }
 
+    fn backend_name(&self) -> Option<&str> {
+        self.backend_name.as_deref()
+    }
+
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         if self.is_emulated() && !guest.is_hvm() {
             return Err(Cause::Invalid("only an HVM guest has emulated interfaces (type=ioemu)".to_owned()));
@@ -197,10 +201,6 @@ impl Spec for Vif {
             let why =
                 "an emulated interface (type=ioemu) needs the devid= that its device model was started with";
             return Err(Cause::Invalid(why.to_owned()));
-        }
-        if !guest.is_own_domain(self.backend_name.as_deref()) {
-            let backend = self.backend_name.as_deref().unwrap_or_default();
-            return Err(Cause::Unsupported(format!("backend={backend}")));
         }
         if !self.colo.is_empty() {
             return Err(Cause::Unsupported("COLO".to_owned()));

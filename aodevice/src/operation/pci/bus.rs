@@ -242,31 +242,37 @@ pub(super) async fn noted(store: &Requests, address: PciAddress) -> Result<Optio
     Ok(domid.and_then(|domid| domid.parse().ok()))
 }
 
+/// Sees that no guest has a function; `fe` is to get it.
+pub(super) async fn is_free(store: &Requests, fe: DomId, address: PciAddress) -> Result<(), Cause> {
+    let refusal = |domid: DomId, place: String| {
+        if domid == fe {
+            return Cause::Exists;
+        }
+        Cause::Assigned { device: format!("the PCI function {address}"), domid, place }
+    };
+    let all = Path::new("/local/domain/0/backend/pci")?;
+    let domids = store.directory_or_empty(&all).await?;
+    let domids: Vec<DomId> = domids.iter().filter_map(|domid| domid.parse().ok()).collect();
+    let backends = domids.iter().map(|domid| all.join(format!("{domid}/0")));
+    let backends: Vec<Path> = backends.collect::<Result<_, _>>()?;
+    let buses = try_join_all(backends.iter().map(|backend| Bus::read(store, backend))).await?;
+    for (domid, bus) in domids.iter().zip(buses) {
+        if let Some(index) = bus.and_then(|bus| bus.index(address)) {
+            return Err(refusal(*domid, format!("as dev-{index} of its bus")));
+        }
+    }
+    match noted(store, address).await? {
+        Some(domid) => Err(refusal(domid, format!("as {} says", note(address)?))),
+        None => Ok(()),
+    }
+}
+
 /// Notes that a guest has a function, if no guest has it.
 pub(super) async fn claim(client: &Client, fe: DomId, address: PciAddress) -> Result<(), Cause> {
     transact(client, |tx| async move {
-        let refusal = |domid: DomId, place: String| {
-            if domid == fe {
-                return Cause::Exists;
-            }
-            Cause::Assigned { device: format!("the PCI function {address}"), domid, place }
-        };
-        let note = note(address)?;
-        let all = Path::new("/local/domain/0/backend/pci")?;
-        let domids = tx.directory_or_empty(&all).await?;
-        let domids: Vec<DomId> = domids.iter().filter_map(|domid| domid.parse().ok()).collect();
-        let backends = domids.iter().map(|domid| all.join(format!("{domid}/0")));
-        let backends: Vec<Path> = backends.collect::<Result<_, _>>()?;
-        let buses = try_join_all(backends.iter().map(|backend| Bus::read(&tx, backend))).await?;
-        for (domid, bus) in domids.iter().zip(buses) {
-            if let Some(index) = bus.and_then(|bus| bus.index(address)) {
-                return Err(refusal(*domid, format!("as dev-{index} of its bus")));
-            }
-        }
-        if let Some(domid) = noted(&tx, address).await? {
-            return Err(refusal(domid, format!("as {note} says")));
-        }
-        Ok(((), vec![Request::Write { path: note.join("domid")?, value: fe.to_string().into() }]))
+        is_free(&tx, fe, address).await?;
+        let path = note(address)?.join("domid")?;
+        Ok(((), vec![Request::Write { path, value: fe.to_string().into() }]))
     })
     .await
 }

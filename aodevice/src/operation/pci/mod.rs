@@ -25,7 +25,7 @@ use super::wait::{Cancel, cancelled, for_state, unless_cancelled};
 use super::{Job, LAST_WORDS, Target};
 use crate::machine::Node;
 use crate::pcidev::{PciAddress, PciDev};
-use crate::report::{Failure, Named, Operation, Success};
+use crate::report::{Failure, Named, Operation, Part, Success};
 use crate::{Cause, Condition, Force, Guest, Kind, Removal, Toolstack, Warning, facts, guest};
 
 impl Toolstack {
@@ -52,6 +52,23 @@ impl Toolstack {
     ) -> Result<Success, Box<Failure>> {
         let course = Course::attach(self.limits.connect);
         Work::new(self, Operation::Attach, fe, *dev).run(course, cancel).await
+    }
+
+    /// Sees that a PCI function of the host could be given to a guest. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// What [`Self::attach_pci`] would fail with before it changes anything.
+    pub async fn check_pci(&self, fe: DomId, dev: &PciDev) -> Result<(), Box<Failure>> {
+        let work = Work::new(self, Operation::Attach, fe, *dev);
+        let looked = async {
+            work.look().await?;
+            bus::is_free(&self.client, fe, dev.address).await
+        };
+        match looked.await {
+            Ok(()) => Ok(()),
+            Err(cause) => work.job.finish((Err(cause), Vec::new())).map(drop),
+        }
     }
 
     /// Takes a PCI function of the host from a guest.
@@ -95,7 +112,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(toolstack: &'a Toolstack, operation: Operation, fe: DomId, dev: PciDev) -> Self {
-        let named = Named { fe, kind: Kind::Pci, devid: Some(0), name: dev.address.to_string() };
+        let named = Named::of_pci(fe, dev.address);
         let mut job = Job::new(toolstack, operation, named);
         job.id = Some(bus::id(fe));
         let host = toolstack.pci_host.clone().unwrap_or_else(|| Arc::new(NoPciHost));
@@ -104,7 +121,8 @@ impl<'a> Work<'a> {
 
     async fn run(mut self, course: Course, cancel: &CancellationToken) -> Result<Success, Box<Failure>> {
         let outcome = Box::pin(self.follow(course, cancel)).await;
-        self.job.finish(outcome)
+        let function = self.dev.address;
+        Ok(Success { part: Some(Part::Function { function }), ..self.job.finish(outcome)? })
     }
 
     /// Does what a course asks for.

@@ -10,7 +10,6 @@ mod ports;
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
@@ -24,24 +23,13 @@ use super::Job;
 use super::files::blocking;
 use super::wait::{Cancel, unless_cancelled};
 use crate::libxl::{self, Userdata};
-use crate::report::{Failure, Named, Operation, Success};
+use crate::report::{Failure, Named, Operation, Part, Success};
 use crate::usbctrl::UsbCtrl;
 use crate::usbdev::{HostAddress, Port, UsbDev};
 use crate::{Cause, Device, DeviceId, Force, Kind, Toolstack, WaitFor, Warning, guest};
 
-/// How a USB device was attached.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct UsbAttached {
-    /// Its controller, what did not go well all the same, and how long it took.
-    #[serde(flatten)]
-    pub success: Success,
-    /// The port of the controller, from 1.
-    pub port: u32,
-}
-
 impl Toolstack {
-    /// Gives a USB device of the host to a guest.
+    /// Gives a USB device of the host to a guest. The success tells the controller and the port ([`Part::Port`]).
     ///
     /// It goes into the port that is said, or the first that is free. A guest that has none gets a controller first, as
     /// [`UsbCtrl`] is by default. Where usbback serves the controller it becomes the driver of each of the device's
@@ -63,14 +51,31 @@ impl Toolstack {
         fe: DomId,
         dev: &UsbDev,
         cancel: &CancellationToken,
-    ) -> Result<UsbAttached, Box<Failure>> {
-        let name = format!("device {}", dev.host);
-        let named = Named { fe, kind: Kind::Vusb, devid: dev.controller, name };
-        let mut work = Work::new(Job::new(self, Operation::Attach, named), fe, *dev);
+    ) -> Result<Success, Box<Failure>> {
+        let mut work = Work::attaching(self, fe, *dev);
         let outcome = Box::pin(work.follow(Course::attach(), cancel)).await;
-        let port = work.slot.as_ref().map_or(0, |slot| slot.port);
-        let success = work.job.finish(outcome)?;
-        Ok(UsbAttached { success, port })
+        work.finish(outcome)
+    }
+
+    /// Sees that a USB device of the host could be given to a guest. Nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// What [`Self::attach_usb`] would fail with before it changes anything, but for the want of a port: controllers
+    /// may come before the device does.
+    pub async fn check_usb(&self, fe: DomId, dev: &UsbDev) -> Result<(), Box<Failure>> {
+        let mut work = Work::attaching(self, fe, *dev);
+        let looked = async {
+            work.look(None).await?;
+            match &work.device {
+                Some(device) => ports::is_free(&self.client, device).await,
+                None => Err(Cause::NoSuchDevice),
+            }
+        };
+        match looked.await {
+            Ok(()) => Ok(()),
+            Err(cause) => work.job.finish((Err(cause), Vec::new())).map(drop),
+        }
     }
 
     /// Takes a USB device of the host from a guest, by its port.
@@ -98,7 +103,30 @@ impl Toolstack {
         let dev = UsbDev { controller: Some(controller), port: Some(port), ..dev };
         let mut work = Work::new(Job::new(self, Operation::Detach, named), fe, dev);
         let outcome = Box::pin(work.follow(Course::detach(), cancel)).await;
-        work.job.finish(outcome)
+        work.finish(outcome)
+    }
+
+    /// Takes a USB device that was attached a moment ago from its port, and the controller that was made for it.
+    pub(crate) async fn take_back_usb(
+        &self,
+        id: DeviceId,
+        (port, made_controller): (u32, bool),
+    ) -> Result<Success, Box<Failure>> {
+        let port = Port { controller: id.devid, port };
+        let mut detached = self.detach_usb(id.fe, port, &CancellationToken::new()).await?;
+        if made_controller {
+            detached.warnings.extend(self.take_back_controller(id).await);
+        }
+        Ok(detached)
+    }
+
+    /// Removes a controller that was made for a device. Whoever has a device there by now has found the controller, and
+    /// did not ask for one of his own.
+    async fn take_back_controller(&self, id: DeviceId) -> Option<Warning> {
+        let failure = self.take_back(id, Force::AfterTimeout).await.err()?;
+        let step = "removing the controller that was made for it";
+        let is_kept = matches!(failure.cause, Cause::Assigned { .. });
+        (!is_kept).then_some(Warning::LeftBehind { step, cause: failure.cause })
     }
 
     /// Removes what was added a moment ago, but for a USB controller into which somebody has put a device meanwhile.
@@ -151,6 +179,16 @@ impl<'a> Work<'a> {
         Self { job, fe, dev, device: None, slot: None, drivers: Drivers::new(), made: None, config: None }
     }
 
+    fn attaching(toolstack: &'a Toolstack, fe: DomId, dev: UsbDev) -> Self {
+        let named = Named::of_usb(fe, &dev);
+        Self::new(Job::new(toolstack, Operation::Attach, named), fe, dev)
+    }
+
+    fn finish(self, outcome: (Result<(), Cause>, Vec<Warning>)) -> Result<Success, Box<Failure>> {
+        let part = self.slot.map(|slot| Part::Port { port: slot.port, made_controller: self.made.is_some() });
+        Ok(Success { part, ..self.job.finish(outcome)? })
+    }
+
     /// Does what a course asks for.
     async fn follow(
         &mut self,
@@ -170,13 +208,7 @@ impl<'a> Work<'a> {
         let (outcome, mut warnings) = course.outcome();
         if let (Err(_), Some(devid)) = (&outcome, self.made) {
             let id = DeviceId::new(ports::which(self.fe, devid), self.job.toolstack.own);
-            // Whoever has a device there by now has found the controller, and did not ask for one of his own.
-            if let Err(failure) = self.job.toolstack.take_back(id, Force::AfterTimeout).await
-                && !matches!(failure.cause, Cause::Assigned { .. })
-            {
-                let step = "removing the controller that was made for it";
-                warnings.push(Warning::LeftBehind { step, cause: failure.cause });
-            }
+            warnings.extend(self.job.toolstack.take_back_controller(id).await);
         }
         (outcome, warnings)
     }
@@ -363,7 +395,7 @@ impl<'a> Work<'a> {
     async fn enter(&self, cancel: Cancel<'_>) -> Result<(), Cause> {
         let Some((config, slot)) = self.config.as_ref().zip(self.slot.as_ref()) else { return Ok(()) };
         let port = Port { controller: slot.id.devid, port: slot.port };
-        let entry = UsbDev::libxl(self.dev.host, port);
+        let entry = self.dev.in_port(port).libxl();
         let wanted = async {
             if self.is_of(config).await? && ports::holds(&self.job.toolstack.client, slot).await? {
                 Ok(true)

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
-use xs_client::{Client, DomId, Path, Request, Requests};
+use xs_client::{Client, DomId, Error, Path, Request, Requests};
 
 use super::host::{HostUsb, USBBACK};
 use crate::operation::store::{text, transact};
@@ -76,6 +76,27 @@ fn assigned(bus_id: &str, controller: &UsbController, port: usize) -> Cause {
     Cause::Assigned { device, domid, place }
 }
 
+fn no_guest_has(bus_id: &str, all: &[UsbController]) -> Result<(), Cause> {
+    let holder = |controller: &UsbController| {
+        let index = controller.ports.iter().position(|port| port.as_deref() == Some(bus_id))?;
+        Some(assigned(bus_id, controller, index + 1))
+    };
+    all.iter().find_map(holder).map_or(Ok(()), Err)
+}
+
+/// The controllers of all guests.
+async fn controllers(store: &Requests) -> Result<Vec<UsbController>, Error> {
+    let domids = store.directory_or_empty(&Path::new("/libxl")?).await?;
+    // Side by side, or a host with many guests would take a round trip for each.
+    let of_guests = domids.iter().filter_map(|domid| Some(recorded(store, domid.parse().ok()?)));
+    Ok(try_join_all(of_guests).await?.concat())
+}
+
+/// Sees that no guest has a device.
+pub(super) async fn is_free(store: &Requests, host: &HostUsb) -> Result<(), Cause> {
+    no_guest_has(&host.bus_id, &controllers(store).await?)
+}
+
 /// Chooses the port for a device, from the controllers of all guests.
 fn choose<'a>(
     (fe, own): (DomId, DomId),
@@ -83,13 +104,7 @@ fn choose<'a>(
     bus_id: &str,
     all: &'a [UsbController],
 ) -> Result<Choice<'a>, Cause> {
-    let holder = |controller: &UsbController| {
-        let index = controller.ports.iter().position(|port| port.as_deref() == Some(bus_id))?;
-        Some(assigned(bus_id, controller, index + 1))
-    };
-    if let Some(cause) = all.iter().find_map(holder) {
-        return Err(cause);
-    }
+    no_guest_has(bus_id, all)?;
     let free = |controller: &UsbController| {
         let index = controller.ports.iter().position(Option::is_none)?;
         u32::try_from(index + 1).ok()
@@ -138,10 +153,7 @@ pub(super) async fn claim(
     has_usbback: bool,
 ) -> Result<Claimed, Cause> {
     transact(client, |tx| async move {
-        let domids = tx.directory_or_empty(&Path::new("/libxl")?).await?;
-        // Side by side, or a host with many guests would take a round trip for each.
-        let of_guests = domids.iter().filter_map(|domid| Some(recorded(&tx, domid.parse().ok()?)));
-        let all = try_join_all(of_guests).await?.concat();
+        let all = controllers(&tx).await?;
         let (controller, port) = match choose((fe, own), dev, &host.bus_id, &all)? {
             Choice::Port(controller, port) => (controller, port),
             Choice::NoPort => return Ok((Claimed::NoPort, Vec::new())),

@@ -193,7 +193,7 @@ impl World {
         self.reads(&format!("{BE}/state"), |value| value == "5").await;
     }
 
-    async fn reads(&self, node: &str, wanted: impl Fn(&str) -> bool) {
+    pub(crate) async fn reads(&self, node: &str, wanted: impl Fn(&str) -> bool) {
         let mut watch = self.dom0.watch(&path(node)).await.unwrap();
         while !wanted(&self.read(node).await) {
             let changed = timeout(Duration::from_secs(1000), watch.changed()).await;
