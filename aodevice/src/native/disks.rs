@@ -81,19 +81,18 @@ pub(super) async fn write(
         return Ok(true);
     }
     client
-        .transaction(|tx| async move {
+        .decide(|tx| async move {
             let mut requests = Vec::new();
             for (directory, keys) in directories.iter().filter(|(_, keys)| !keys.is_empty()) {
                 if tx.read_opt(directory).await?.is_none() {
-                    return Ok(false);
+                    return Ok((false, Vec::new()));
                 }
                 for (key, value) in keys {
                     let (path, value) = (directory.join(key)?, value.clone().into());
                     requests.push(StoreRequest::Write { path, value });
                 }
             }
-            tx.all(requests).await?;
-            Ok(true)
+            Ok((true, requests))
         })
         .await
 }

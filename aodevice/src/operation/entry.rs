@@ -122,13 +122,13 @@ impl Job<'_> {
     ) -> Result<(), Cause> {
         let Toolstack { client, own, .. } = self.toolstack;
         let id = place::identify(client, (fe, *own), device, guest).await?;
+        let Some(target) = self.toolstack.stale_entry(config.clone(), id.which()).await? else {
+            return Ok(());
+        };
         if client.read_opt(&id.toolstack()?).await?.is_some() {
             return Ok(());
         }
-        match self.toolstack.stale_entry(config.clone(), id.which()).await? {
-            Some(target) => self.strike(&target, cancel).await,
-            None => Ok(()),
-        }
+        self.strike(&target, cancel).await
     }
 
     /// Strikes a device out that is gone, unless it is back.
@@ -143,11 +143,15 @@ impl Job<'_> {
     /// Whose a device is by now, if its domain is there and has this configuration.
     async fn look_again(&self, target: &Target, config: &Userdata) -> Result<steps::Seen, Cause> {
         let (client, id) = (&self.toolstack.client, target.id());
-        let now = self.toolstack.named_config(id.fe).await?;
-        if now.as_ref() != Some(config) || !client.is_introduced(id.fe).await? {
+        let (now, is_introduced, seen) = tokio::try_join!(
+            self.toolstack.named_config(id.fe),
+            async { Ok(client.is_introduced(id.fe).await?) },
+            async { Ok(store::look(client, &id, target.paths(), Depth::Standing).await?) },
+        )?;
+        if now.as_ref() != Some(config) || !is_introduced {
             return Err(Cause::Gone { domain: true });
         }
-        Ok(store::look(client, &id, target.paths(), Depth::Standing).await?)
+        Ok(seen)
     }
 
     /// Changes a configuration under its lock, if that is still wanted then.

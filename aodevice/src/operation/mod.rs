@@ -408,11 +408,12 @@ impl<'a> Job<'a> {
     async fn settle(&mut self, target: &Target, served: bool) -> Result<(), Cause> {
         let (client, record) = (&self.toolstack.client, &self.record);
         let finished = self.copy.remove(saved::BEFORE).map(|_| saved::write(target.paths(), &self.copy));
-        store::settle(client, target, record, served, finished).await?;
-        if let Err(cause) = saved::sweep(client, target.id().fe).await {
+        let settled = store::settle(client, target, record, served, finished);
+        let (settled, swept) = tokio::join!(settled, saved::sweep(client, target.id().fe));
+        if let Err(cause) = swept {
             debug!(%cause, "copies of devices that are gone cannot be removed");
         }
-        Ok(())
+        settled
     }
 
     fn know(&mut self, target: &Target) {

@@ -29,18 +29,21 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
+    /// Where Linux's xenbus drivers put their error texts.
+    fn of_drivers_nodes(id: &DeviceId) -> Result<[Path; 2], Error> {
+        let DeviceId { fe, kind, devid, be, be_kind } = id;
+        Ok([
+            Path::new(format!("/local/domain/{be}/error/backend/{be_kind}/{fe}/{devid}/error"))?,
+            Path::new(format!("/local/domain/{fe}/error/device/{kind}/{devid}/error"))?,
+        ])
+    }
+
     fn nodes(id: &DeviceId) -> Result<Vec<Path>, Error> {
         let mut nodes = Vec::with_capacity(4);
         if id.be_kind.is_scripted() {
             nodes.extend(Said::nodes(&id.backend()?)?);
         }
-        // Where Linux's xenbus drivers put their error texts.
-        nodes.push(Path::new(format!(
-            "/local/domain/{}/error/backend/{}/{}/{}/error",
-            id.be, id.be_kind, id.fe, id.devid
-        ))?);
-        nodes
-            .push(Path::new(format!("/local/domain/{}/error/device/{}/{}/error", id.fe, id.kind, id.devid))?);
+        nodes.extend(Self::of_drivers_nodes(id)?);
         Ok(nodes)
     }
 
@@ -56,9 +59,11 @@ impl Texts {
         Ok(Self::from_values(id, || values.next().flatten()))
     }
 
-    /// The same, for a backend's directory that is made anew.
-    pub(crate) fn without_script(self) -> Self {
-        Self { said: Said::default(), ..self }
+    /// The same, for a backend's directory that is made anew: no script has said anything there.
+    pub(crate) async fn of_drivers(store: &Requests, id: &DeviceId) -> Result<Self, Error> {
+        let mut values = store.read_many(&Self::of_drivers_nodes(id)?).await?.into_iter().map(some_text);
+        let mut next = || values.next().flatten();
+        Ok(Self { said: Said::default(), backend: next(), frontend: next() })
     }
 
     /// What has been written since then. A status that tells of no failure is nobody's fault, and stays.

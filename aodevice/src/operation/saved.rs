@@ -81,8 +81,19 @@ pub(crate) async fn unfinished(store: &Requests, id: &DeviceId, paths: &Paths) -
 
 /// Whether a backend's key is the driver's own, of no use to a script.
 fn is_of_driver(key: &str) -> bool {
-    const OWN: [&str; 7] =
-        ["state", "online", "hotplug-status", "hotplug-error", "sectors", "sector-size", "info"];
+    const OWN: [&str; 11] = [
+        "state",
+        "online",
+        "hotplug-status",
+        "hotplug-error",
+        "sectors",
+        "sector-size",
+        "physical-sector-size",
+        "info",
+        "discard-alignment",
+        "discard-granularity",
+        "discard-secure",
+    ];
     OWN.contains(&key)
         || ["feature-", "multi-queue-", "max-ring-"].iter().any(|prefix| key.starts_with(prefix))
 }

@@ -12,7 +12,7 @@ use super::record::Stage;
 use super::said::Said;
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs, Seen};
-use super::store::{self, Depth, named};
+use super::store::{self, Depth};
 use super::wait::{Cancel, LOOK};
 use super::{Job, LAST_WORDS, Target, files, saved};
 use crate::kind::{Recorded, Surroundings};
@@ -50,6 +50,11 @@ enum Task {
 /// It is not known what the script would have to undo.
 #[derive(Debug, PartialEq, Eq)]
 struct Unknown;
+
+/// Whether a key of BE says nothing of what a script made.
+fn is_needless(key: &str) -> bool {
+    store::PASSING.contains(&key) || saved::is_own(key)
+}
 
 /// How often a run of a script that removes is begun anew, because the device changed hands meanwhile.
 const ATTEMPTS: usize = 3;
@@ -153,19 +158,18 @@ impl Job<'_> {
         before: &Said,
     ) -> Result<Option<Warning>, Cause> {
         let (client, backend) = (&self.toolstack.client, &target.paths().backend);
-        let (said, mut names) =
-            tokio::try_join!(Said::read(client, backend), client.directory_or_empty(backend))?;
+        let asked: Vec<&str> =
+            target.id().kind.info().made.iter().copied().chain(["hotplug-status"]).collect();
+        let read = store::keys_since(client, backend, target.recorded(), &asked, is_needless);
+        let (said, mut made) = tokio::try_join!(async { Ok(Said::read(client, backend).await?) }, read)?;
         let said = said.since(before);
         if said.is_failure() {
             let report = Box::new(said.into_report(report));
             return Err(Cause::Reported { run: Box::new(request), report });
         }
         // The others are as they were written.
-        names.retain(|name| {
-            name == "hotplug-status"
-                || !(store::PASSING.contains(&&**name) || target.recorded().contains_key(name))
-        });
-        self.made = named(client, backend, names).await?;
+        made.retain(|name, _| name == "hotplug-status" || !target.recorded().contains_key(name));
+        self.made = made;
         if let Some(sequence) = self.made.get("node").and_then(|node| files::sequence(node)) {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
@@ -289,7 +293,6 @@ impl Job<'_> {
         keys.extend(self.made.clone());
         let backend = if inputs.reads_backend() {
             let asked: Vec<&str> = info.made.iter().copied().chain(["params"]).collect();
-            let is_needless = |key: &str| store::PASSING.contains(&key) || saved::is_own(key);
             store::keys_since(client, &paths.backend, &keys, &asked, is_needless).await?
         } else {
             Recorded::new()

@@ -53,7 +53,7 @@ pub(crate) async fn create(
             place::check(&tx, &id, &paths, device),
             tx.read_opt(&paths.frontend),
             // Not in the transaction: the guest can write there.
-            Texts::read(client, &id),
+            Texts::of_drivers(client, &id),
         );
         let seen = Seen { unfinished: unfinished?, ..seen? };
         if let Err(obstacle) = steps::create(&seen) {
@@ -68,7 +68,7 @@ pub(crate) async fn create(
         let tree = device.as_spec().tree(&id, guest);
         requests.extend(tree.requests(&id, &paths, &record.to_string())?);
         let target = Target::new(id, tree.backend.recorded())?;
-        set(Some((target.clone(), stood?.without_script())));
+        set(Some((target.clone(), stood?)));
         Ok((Written::Done(target), requests))
     })
     .await
