@@ -4,7 +4,7 @@
 . ./common.sh
 . lib/qemu.sh
 . lib/ends.sh
-plan 20
+plan 21
 
 hvm_guest() { # NAME: with a disk of the kernel's and a CD-ROM of QEMU's, which it emulates both, an emulated NIC and a keyboard
     image_of "$LAB/$1.img" disk
@@ -36,6 +36,7 @@ artifact hvm.json "$OUT"
 expect_let_go hvm-xendev "$LAB/hvm-xendev.img" "$LAB/hvm-xendev.iso"
 json_is hvm-xendev-told '"ok":true' '"model":{"outcome":"ended","killed":false'
 echo "    hvm: xendev is $((BY_XL - MS)) ms sooner than xl, and waits $((XL_WAITED - WAITED)) ms less"
+check hvm-two-seconds-sooner "xl took $BY_XL ms, xendev $MS ms" test $((BY_XL - MS)) -ge 2000
 # Beside an HVM guest domain 0 may have work all the time, also while xl sleeps.
 check hvm-waits-for-nothing "it waited $WAITED ms, xl $XL_WAITED ms" test "$WAITED" -lt 500
 expect_gone hvm-xendev

@@ -21,6 +21,7 @@ measure() { # TOOL WHAT COMMAND...: notes how long it took, in microseconds
     start=${EPOCHREALTIME/./}
     if "$@" > "$OUT" 2> "$ERR"; then
         echo $((${EPOCHREALTIME/./} - start)) >> "$LAB/$what.$tool"
+        echo "    $what $tool $(tail -n 1 "$LAB/$what.$tool") us"
     else
         show_output
         echo "  $tool failed at $what"
