@@ -18,7 +18,7 @@
 //!
 //! # What it is equal to
 //!
-//! The texts of [`Script::texts`], unless [`Script::extras`] names something that the handler does not do. `cargo lab
+//! The texts that [`Script::release_of`] knows, unless [`Script::extras`] names something that the handler does not do. `cargo lab
 //! native-vif` runs both in network namespaces and compares links, ports, addresses, routes, settings and the store.
 //!
 //! These texts write no rules for packets and take no locks: Debian has disabled the function of its scripts that would
