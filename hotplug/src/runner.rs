@@ -209,13 +209,14 @@ impl ScriptRunner {
         Self { lock_dir: Some(directory.into()), ..self }
     }
 
-    /// Takes the lock of a device as a run of its script does, so that no script of the device runs as long as the
-    /// value lives: for who does a script's work by itself, as the handlers of [`native`](crate::native) do.
+    /// Takes the lock of a device, and then asks for the permit, as a run of its script does: no script of the device runs
+    /// as long as the value lives. For who does a script's work by itself, as the handlers of
+    /// [`native`](crate::native) do.
     ///
     /// # Errors
     ///
-    /// How a run would have ended: [`Ending::Aborted`], [`Ending::NotStarted`] after [`Limits::queue`], or
-    /// [`Ending::SpawnFailed`] if there can be no lock.
+    /// How a run would have ended: [`Ending::Aborted`], [`Ending::NotStarted`] after [`Limits::queue`],
+    /// [`Ending::Withdrawn`] without a permit, or [`Ending::SpawnFailed`] if there can be no lock.
     ///
     /// # Cancel safety
     ///
@@ -225,6 +226,7 @@ impl ScriptRunner {
         request: &Request,
         limits: &Limits,
         cancel: &CancellationToken,
+        permit: Permit<'_>,
     ) -> Result<Held, Ending> {
         let variables = self.environment.variables(std::env::vars_os(), &request.variables());
         let lock = self.lock_of(request, &variables)?;
@@ -233,8 +235,10 @@ impl ScriptRunner {
             () = cancel.cancelled() => return Err(Ending::Aborted),
             held = timeout(limits.queue, Held::take(&lock, POLL)) => held,
         };
-        held.map_err(|_| Ending::NotStarted)?
-            .map_err(|error| Ending::SpawnFailed(SpawnError::lock(&lock, &error)))
+        let held = held
+            .map_err(|_| Ending::NotStarted)?
+            .map_err(|error| Ending::SpawnFailed(SpawnError::lock(&lock, &error)))?;
+        permitted(cancel, permit).await.map(|()| held)
     }
 
     /// The file of a device's lock, for a script with these variables.
@@ -273,12 +277,7 @@ impl ScriptRunner {
             Ok(Err(error)) => return Report::unstarted(Ending::SpawnFailed(SpawnError::lock(&lock, &error))),
             Err(_) => return Report::unstarted(Ending::NotStarted),
         };
-        let permitted = select! {
-            biased;
-            () = cancel.cancelled() => Err(Ending::Aborted),
-            permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
-        };
-        if let Err(ending) = permitted {
+        if let Err(ending) = permitted(cancel, permit).await {
             turn.lock.remove();
             return Report::unstarted(ending);
         }
@@ -364,6 +363,15 @@ struct Turn<'a> {
     lock: DeviceLock,
     _of_script: Option<OwnedSemaphorePermit>,
     _of_all: Option<SemaphorePermit<'a>>,
+}
+
+/// Whether a run is wanted still, now that its turn has come.
+async fn permitted(cancel: &CancellationToken, permit: Permit<'_>) -> Result<(), Ending> {
+    select! {
+        biased;
+        () = cancel.cancelled() => Err(Ending::Aborted),
+        permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
+    }
 }
 
 /// Waits for the end of a script that has just started, or makes it end. Tells how it ended, and after

@@ -130,21 +130,8 @@ impl NativeRunner {
             Ok(None) => return self.scripts.run_if(request, limits, cancel, permit).await,
             Err(error) => return report(Ending::SpawnFailed(error), Duration::ZERO),
         };
-        // Given back at the end, whatever that is.
-        let held = self.scripts.hold(request, limits, cancel).await;
-        let permitted = async {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(Ending::Aborted),
-                permitted = permit => if permitted { Ok(()) } else { Err(Ending::Withdrawn) },
-            }
-        };
-        let permitted = match &held {
-            Ok(_) => permitted.await,
-            Err(ending) => Err(ending.clone()),
-        };
-        let report = match permitted {
-            Ok(()) => self.work(handler, request, limits, cancel).await,
+        let report = match self.scripts.hold(request, limits, cancel, permit).await {
+            Ok(_held) => self.work(handler, request, limits, cancel).await,
             Err(ending) => report(ending, Duration::ZERO),
         };
         debug!(duration = ?report.duration, ?handler, "{}", report.ending);

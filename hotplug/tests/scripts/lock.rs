@@ -1,6 +1,7 @@
 //! No script of a device runs beside another of the same device.
 
 use std::fs;
+use std::future::ready;
 use std::path::Path;
 use std::time::Duration;
 
@@ -188,12 +189,17 @@ async fn whoever_holds_a_device_keeps_its_scripts_waiting_and_the_other_way_roun
     let locks = scripts.path("locks");
     let runner = ScriptRunner::new().lock_dir(&locks);
     let (brief, never) = (Limits::default().queue(Duration::from_millis(100)), CancellationToken::new());
-    let held = soon(runner.hold(&request, &brief, &never)).await.unwrap();
+    let hold = |permit| soon(runner.hold(&request, &brief, &never, Box::pin(ready(permit))));
+    let held = hold(true).await.unwrap();
     assert_eq!(run(&locks, &request, brief).await.ending, Ending::NotStarted);
-    assert_eq!(soon(runner.hold(&request, &brief, &never)).await.unwrap_err(), Ending::NotStarted);
+    assert_eq!(hold(true).await.unwrap_err(), Ending::NotStarted);
     never.cancel();
-    assert_eq!(soon(runner.hold(&request, &brief, &never)).await.unwrap_err(), Ending::Aborted);
+    assert_eq!(hold(true).await.unwrap_err(), Ending::Aborted);
     drop(held);
+    assert_eq!(files(&locks), 0);
+    let never = CancellationToken::new();
+    let refused = soon(runner.hold(&request, &brief, &never, Box::pin(ready(false)))).await;
+    assert_eq!(refused.unwrap_err(), Ending::Withdrawn);
     assert_eq!(files(&locks), 0);
     assert!(run(&locks, &request, brief).await.success());
     assert_eq!(scripts.read("record"), "ran\n");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::ready;
 use std::path::{Path as FsPath, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -176,7 +177,10 @@ impl World {
     /// Keeps the scripts of a guest's disk waiting.
     async fn hold(&self, domid: u32, action: Action) -> Result<Held> {
         let request = Request::new(Kind::Vbd, action, domid, VDEV, "/etc/xen/scripts/block");
-        let held = self.runner().hold(&request, &Limits::default(), &CancellationToken::new()).await;
+        let held = self
+            .runner()
+            .hold(&request, &Limits::default(), &CancellationToken::new(), Box::pin(ready(true)))
+            .await;
         held.map_err(|ending| anyhow::anyhow!("the lock of the device {ending}"))
     }
 
