@@ -82,6 +82,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
     } else {
         for (name, scenario) in [
             ("real Xen", "main"),
+            ("native, real Xen", "native"),
             ("owners", "owners"),
             ("door", "door"),
             ("sets", "sets"),
