@@ -5,7 +5,7 @@
 . lib/qemu.sh
 . lib/qemu-pv.sh
 . lib/ends.sh
-plan 240
+plan 300
 
 median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
 
