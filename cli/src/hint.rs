@@ -207,6 +207,7 @@ pub(crate) fn words(failure: &Failure) -> String {
         Hint::GiveScriptTime(_) => "run the script by hand, or give it longer with --script-timeout; \
                                     the stock scripts log to /var/log/xen/xen-hotplug.log"
             .to_owned(),
+        Hint::DoAsTold => "do what is told above, and try again; --hotplug script runs the script instead".to_owned(),
         Hint::ReadScriptLog => "mend what the script reports, and try again; the stock scripts also log to \
                                 /var/log/xen/xen-hotplug.log"
             .to_owned(),

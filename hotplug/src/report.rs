@@ -35,6 +35,8 @@ pub enum Ending {
     Done,
     /// A native handler was to do the script's work, and failed.
     Failed,
+    /// A native handler did not do the script's work within its limit.
+    Late,
     /// The process that guards the script was killed, and the script's own process with it.
     Lost,
 }
@@ -58,6 +60,7 @@ impl fmt::Display for Ending {
             }
             Self::SpawnFailed(error) => write!(f, "could not be started: {error}"),
             Self::Done => f.write_str("was not needed: its native handler has done its work"),
+            Self::Late => f.write_str("was replaced by its native handler, which did not finish in time"),
             Self::Failed => f.write_str("was replaced by its native handler, which failed"),
             Self::Lost => f.write_str("was killed because the process that guards it was killed"),
         }

@@ -13,6 +13,9 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Cancelled => Self::Cancelled,
+            Failure::Locked { .. } | Failure::NoAnswer { .. } => {
+                Self::Late(failure.to_string(), failure.keys().into())
+            }
             failure => Self::Handler(failure.to_string(), failure.keys().into()),
         }
     }
@@ -41,8 +44,7 @@ async fn add(
     let begun = Block::new().begin(&disk, limits.deadline, cancel).await?;
     let (guest, users) = disks::look(client, request).await?;
     let attached = begun.attach(guest, users).await?;
-    let directory = Path::new(request.directory())?;
-    if !disks::write(client, &[(directory, attached.keys())]).await? {
+    if !disks::write(client, &Path::new(request.directory())?, &attached.keys()).await? {
         return Err(Fault::Store("the backend's directory is gone".to_owned()));
     }
     attached.keep();

@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use hotplug::Request;
 use hotplug::native::block::{Domain, User};
-use xs_client::{Client, Path, Request as StoreRequest};
+use xs_client::{Client, Path, PathError, Request as StoreRequest};
 
 use super::Fault;
 use crate::operation::text;
@@ -72,29 +72,43 @@ async fn domains(client: &Client, domids: &[u32]) -> Result<Vec<Domain>, Fault> 
     Ok(domains)
 }
 
-/// Writes keys into directories, if all of these are there still; whether they are.
+fn writes(directory: &Path, keys: &[(&'static str, String)]) -> Result<Vec<StoreRequest>, PathError> {
+    let write = |(key, value): &(&'static str, String)| {
+        Ok(StoreRequest::Write { path: directory.join(key)?, value: value.clone().into() })
+    };
+    keys.iter().map(write).collect()
+}
+
+/// Writes keys into a directory, all or none, if it is there still; whether it is.
 pub(super) async fn write(
     client: &Client,
-    directories: &[(Path, Vec<(&'static str, String)>)],
+    directory: &Path,
+    keys: &[(&'static str, String)],
 ) -> Result<bool, Fault> {
-    if directories.iter().all(|(_, keys)| keys.is_empty()) {
+    if keys.is_empty() {
         return Ok(true);
     }
     client
-        .decide(|tx| async move {
-            let mut requests = Vec::new();
-            for (directory, keys) in directories.iter().filter(|(_, keys)| !keys.is_empty()) {
-                if tx.read_opt(directory).await?.is_none() {
-                    return Ok((false, Vec::new()));
-                }
-                for (key, value) in keys {
-                    let (path, value) = (directory.join(key)?, value.clone().into());
-                    requests.push(StoreRequest::Write { path, value });
-                }
+        .transaction(|tx| async move {
+            let is_there = tx.read_opt(directory).await?.is_some();
+            if is_there {
+                tx.all(writes(directory, keys)?).await?;
             }
-            Ok((true, requests))
+            Ok(is_there)
         })
         .await
+}
+
+/// The same without a transaction, for a directory of the guest's, who could make any conflict.
+pub(super) async fn write_beside(
+    client: &Client,
+    directory: &Path,
+    keys: &[(&'static str, String)],
+) -> Result<(), Fault> {
+    if !keys.is_empty() && client.read_opt(directory).await?.is_some() {
+        client.all(writes(directory, keys)?).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,10 +159,11 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_is_gone_is_not_brought_back() {
         let client = store(&[("/a/b", "")]).await;
-        let keys = |directory: &str| (Path::new(directory).unwrap(), vec![("node", "/dev/loop0".to_owned())]);
-        assert!(!write(&client, &[keys("/a/b"), keys("/a/c")]).await.unwrap());
-        assert_eq!(client.directory(&Path::new("/a/b").unwrap()).await.unwrap(), [""; 0]);
-        assert!(write(&client, &[keys("/a/b")]).await.unwrap());
+        let keys = &[("node", "/dev/loop0".to_owned())];
+        let (there, gone) = (Path::new("/a/b").unwrap(), Path::new("/a/c").unwrap());
+        assert!(!write(&client, &gone, keys).await.unwrap());
+        write_beside(&client, &gone, keys).await.unwrap();
+        assert!(write(&client, &there, keys).await.unwrap());
         assert_eq!(client.directory(&Path::new("/a").unwrap()).await.unwrap(), ["b"]);
         assert_eq!(client.read(&Path::new("/a/b/node").unwrap()).await.unwrap(), "/dev/loop0");
     }

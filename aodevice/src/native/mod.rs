@@ -79,6 +79,8 @@ impl Handler {
 enum Fault {
     /// It says why itself, and what is to be written in the backend's directory.
     Handler(String, Vec<(&'static str, String)>),
+    /// The same; its deadline has passed.
+    Late(String, Vec<(&'static str, String)>),
     /// It was cancelled.
     Cancelled,
     /// The store failed, or has not got what is needed.
@@ -151,23 +153,22 @@ impl NativeRunner {
             Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
         };
         let duration = begun.elapsed();
-        let why = match worked {
+        let (ending, why, keys) = match worked {
             Ok(()) => return report(Ending::Done, duration),
             Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
-            Err(Fault::Store(why)) => why,
-            Err(Fault::Handler(why, keys)) => {
-                // As a script would, so that whoever watches the backend's directory is told.
-                if let Err(error) = self.tell(request, keys).await {
-                    debug!(?error, "the failure cannot be told to the backend");
-                }
-                why
-            }
+            Err(Fault::Store(why)) => (Ending::Failed, why, Vec::new()),
+            Err(Fault::Handler(why, keys)) => (Ending::Failed, why, keys),
+            Err(Fault::Late(why, keys)) => (Ending::Late, why, keys),
         };
-        report(Ending::Failed, duration).reported(None, Some(why))
+        // As a script would, so that whoever watches the backend's directory is told.
+        if let Err(error) = self.tell(request, keys).await {
+            debug!(?error, "the failure cannot be told to the backend");
+        }
+        report(ending, duration).reported(None, Some(why))
     }
 
     async fn tell(&self, request: &Request, keys: Vec<(&'static str, String)>) -> Result<(), Fault> {
-        disks::write(&self.client, &[(Path::new(request.directory())?, keys)]).await.map(drop)
+        disks::write(&self.client, &Path::new(request.directory())?, &keys).await.map(drop)
     }
 }
 

@@ -13,6 +13,7 @@ impl From<VifError> for Fault {
     fn from(error: VifError) -> Self {
         match error {
             VifError::Cancelled { .. } => Self::Cancelled,
+            error @ VifError::TimedOut { .. } => Self::Late(error.to_string(), error.backend_keys().into()),
             error => Self::Handler(error.to_string(), error.backend_keys().into()),
         }
     }
@@ -40,6 +41,9 @@ pub(super) async fn run(
         debug!(%tolerated, interface = outcome.interface);
     }
     let frontend = Path::new(format!("/local/domain/{}/device/vif/{}", request.fe, request.devid))?;
-    let keys = [(Path::new(request.directory())?, outcome.backend), (frontend, outcome.frontend)];
-    disks::write(client, &keys).await.map(drop)
+    // What the guest can remove must not keep the backend from what it waits for.
+    if let Err(fault) = disks::write_beside(client, &frontend, &outcome.frontend).await {
+        debug!(?fault, interface = outcome.interface, "the frontend is not told");
+    }
+    disks::write(client, &Path::new(request.directory())?, &outcome.backend).await.map(drop)
 }

@@ -354,7 +354,9 @@ impl Cause {
             | Self::Config { problem: ConfigError::Busy(_) | ConfigError::NoAnswer(_), .. } => {
                 FailureKind::TimedOut
             }
-            Self::Script { report, .. } if report.ending == Ending::TimedOut => FailureKind::TimedOut,
+            Self::Script { report, .. } if matches!(report.ending, Ending::TimedOut | Ending::Late) => {
+                FailureKind::TimedOut
+            }
             Self::Aborted | Self::Asked(_) => FailureKind::Aborted,
             _ => FailureKind::Failed,
         }

@@ -207,6 +207,10 @@ impl Failure {
                 }
             }
             Ending::TimedOut => Hint::GiveScriptTime(report.duration),
+            Ending::Failed | Ending::Late if report.hotplug_status.as_deref() != Some("busy") => {
+                Hint::DoAsTold
+            }
+            Ending::Failed => Hint::FreeTarget,
             Ending::Exited(126 | 127) => Hint::InstallProgram,
             Ending::Exited(_) => on_reported(report),
             // By a fault of its own, or for want of memory: the kernel logs both.

@@ -96,6 +96,8 @@ pub enum Hint {
     InstallProgram,
     /// Free what the device is to serve where it is in use.
     FreeTarget,
+    /// What is told of the cause ends with what to do.
+    DoAsTold,
     /// Run the script by hand, or give it more time.
     GiveScriptTime(Duration),
     /// The log of the stock scripts tells why.

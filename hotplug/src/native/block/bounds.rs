@@ -3,11 +3,12 @@
 use std::fs;
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::select;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -15,6 +16,9 @@ use crate::lock::Held;
 
 /// How often to try the lock of all disks: it is mostly held for as long as a few requests to the store take.
 const POLL: Duration = Duration::from_millis(2);
+
+/// For how long a cancellation waits for the kernel.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A deadline and a means to cancel.
 #[derive(Clone, Debug)]
@@ -50,6 +54,29 @@ impl Bounds {
         }
     }
 
+    /// The same for what makes something that is to be given back: a cancellation waits a while for its end, so that
+    /// nothing is left when the program ends.
+    pub(super) async fn finished<T: Send + 'static>(
+        &self,
+        tried: String,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let gives_up = CancellationToken::new();
+        let bounds = Self { cancel: gives_up.clone(), ..self.clone() };
+        let mut work = pin!(bounds.blocking(tried, work));
+        select! {
+            biased;
+            done = &mut work => return done,
+            () = self.cancel.cancelled() => {}
+        }
+        select! {
+            biased;
+            done = &mut work => drop(done),
+            () = sleep(PATIENCE) => gives_up.cancel(),
+        }
+        Err(Failure::Cancelled)
+    }
+
     /// Takes a lock of the stock scripts: an exclusive `flock` on a file of this name, which the holder removes.
     pub(super) async fn lock(&self, path: &Path) -> Result<Held, Failure> {
         let failed = |error| Failure::of(format!("lock {}", crate::printable::printable_path(path)), error);
@@ -75,6 +102,8 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use super::*;
@@ -112,6 +141,18 @@ mod tests {
         cancel.cancel();
         let bounds = Bounds::new(Duration::MAX, &cancel);
         assert!(matches!(bounds.blocking("look".to_owned(), slow).await, Err(Failure::Cancelled)));
+        struct Made(Arc<AtomicBool>);
+        impl Drop for Made {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let given_back = Arc::new(AtomicBool::new(false));
+        let made = Made(given_back.clone());
+        let make = move || slow().map(|()| made);
+        let bounds = Bounds::new(Duration::MAX, &cancel);
+        assert!(matches!(bounds.finished("make".to_owned(), make).await, Err(Failure::Cancelled)));
+        assert!(given_back.load(Ordering::Relaxed), "it is left to a thread");
         let bounds = Bounds::new(Duration::MAX, &never);
         assert_eq!(bounds.blocking("look".to_owned(), || Ok(1)).await.unwrap(), 1);
     }

@@ -54,8 +54,13 @@ pub enum Failure {
         /// Who has it.
         holder: Holder,
     },
+    /// The target is a loop device without a file.
+    #[error("cannot give {0}: it is a loop device that serves no file; name the file, or set it up: losetup")]
+    Unbound(String),
     /// This process may not do it.
-    #[error("cannot {tried}: {error}; run as root, with the capability CAP_SYS_ADMIN")]
+    #[error(
+        "cannot {tried}: {error}; run as root, with the capability CAP_SYS_ADMIN, and see what the file allows: ls -l, lsattr"
+    )]
     NoPermission {
         /// What it tried.
         tried: String,
@@ -72,7 +77,7 @@ pub enum Failure {
     NoLoopDevice(Arc<io::Error>),
     /// The kernel cannot set up a loop device in one step.
     #[error(
-        "cannot set up a loop device in one step: {0}; the kernel is older than Linux 5.8, use the script block"
+        "cannot set up a loop device in one step: {0}; it is no file that it can serve, or the kernel is older than Linux 5.8: use the script block"
     )]
     OldKernel(Arc<io::Error>),
     /// Somebody holds the lock of all disks.
@@ -165,7 +170,7 @@ mod tests {
             (
                 Failure::of("set up /dev/loop0", denied()),
                 "cannot set up /dev/loop0: Operation not permitted (os error 1); run as root, with the capability \
-                 CAP_SYS_ADMIN",
+                 CAP_SYS_ADMIN, and see what the file allows: ls -l, lsattr",
             ),
         ] {
             assert_eq!(failure.to_string(), text);

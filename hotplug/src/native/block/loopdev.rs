@@ -15,7 +15,7 @@ use super::sharing::{FileId, Loop, Numbers};
 const CONTROL: &str = "/dev/loop-control";
 
 /// The number of the loop driver.
-const MAJOR: u32 = 7;
+pub(super) const MAJOR: u32 = 7;
 
 /// How often somebody else may take the device that the kernel said was free.
 const RACES: usize = 100;
@@ -205,8 +205,8 @@ mod tests {
         for (failure, story) in [
             (no_control(error(Errno::NOENT)), "load the driver of loop devices: modprobe loop"),
             (no_control(error(Errno::NODEV)), "load the driver of loop devices: modprobe loop"),
-            (no_control(error(Errno::ACCESS)), "run as root, with the capability CAP_SYS_ADMIN"),
-            (no_device(error(Errno::PERM)), "run as root, with the capability CAP_SYS_ADMIN"),
+            (no_control(error(Errno::ACCESS)), "CAP_SYS_ADMIN, and see what the file allows: ls -l, lsattr"),
+            (no_device(error(Errno::PERM)), "CAP_SYS_ADMIN, and see what the file allows: ls -l, lsattr"),
             (no_device(error(Errno::NOSPC)), "losetup --list shows them"),
         ] {
             assert!(failure.to_string().ends_with(story), "{failure}");

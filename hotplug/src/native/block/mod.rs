@@ -47,6 +47,8 @@
 //! | what | the script | here | because |
 //! | --- | --- | --- | --- |
 //! | one image for two guests | gives it, unless the number of its file system reads the same in hexadecimal and in decimal | refuses | two writers destroy it |
+//! | an image through another loop device of it | gives it | refuses | the same |
+//! | a loop device that serves nothing | gives it | refuses | whoever sets one up next may be given it, and the guest his file |
 //! | an image that a device model serves (`qdisk`) | does not look | refuses | the same |
 //! | a file system that is writable, mounted here read-only (`mount -o bind,ro`) | gives it read-only | refuses | it may be written to by another mount |
 //! | a target that does not exist | says `connected`, and exits with 1 | says `error`, and why | it is not connected |
@@ -256,7 +258,7 @@ impl Begun {
     pub async fn attach(self, guest: Domain, users: Vec<User>) -> Result<Attached, Failure> {
         let Self { target, mode, lock, bounds } = self;
         let tried = format!("see who has {}", printable_path(&target.path));
-        let made = bounds.blocking(tried, move || make(target, mode, &guest, users)).await?;
+        let made = bounds.finished(tried, move || make(target, mode, &guest, users)).await?;
         Ok(Attached { made, _lock: lock })
     }
 }
@@ -290,11 +292,14 @@ fn make(target: Target, mode: Mode, guest: &Domain, users: Vec<User>) -> Result<
 
 /// Looks at what there is on the host.
 fn see(medium: Medium, users: Vec<User>) -> Result<Seen, Failure> {
-    let loops = match medium {
-        Medium::File(_) => loopdev::all().map_err(|error| Failure::of("list the loop devices", error))?,
-        // It is the device itself that is given.
-        Medium::Device(_) => Vec::new(),
-    };
+    let loops = loopdev::all().map_err(|error| Failure::of("list the loop devices", error))?;
+    if let Medium::Device(device) = medium
+        && device.major == loopdev::MAJOR
+        && !loops.iter().any(|loop_| loop_.device == device)
+    {
+        // Whoever asks for a free one next would be given it, and the guest his file.
+        return Err(Failure::Unbound(format!("/dev/loop{}", device.minor)));
+    }
     let mounts = fs::read("/proc/self/mountinfo").map_err(|error| Failure::of("list the mounts", error))?;
     let numbers_of =
         |source: &str| match target::medium(Path::new(source).has_root().then_some(source)?.as_ref())? {

@@ -218,18 +218,19 @@ pub fn holder(medium: Medium, mode: Mode, guest: &Domain, seen: &Seen) -> Option
     if mode == Mode::Unchecked {
         return None;
     }
-    let serving = |numbers: Numbers| seen.loops.iter().find(|loop_| loop_.device == numbers);
-    // A guest may have a file by a loop device of it, or by its name.
-    let is_same = |other: Medium| match (medium, other) {
-        (Medium::File(file), Medium::Device(numbers)) => {
-            serving(numbers).is_some_and(|loop_| loop_.file == file)
+    // A file may be had by its name, and by any loop device of it.
+    let file_of = |medium: Medium| match medium {
+        Medium::File(file) => Some(file),
+        Medium::Device(numbers) => {
+            seen.loops.iter().find(|loop_| loop_.device == numbers).map(|loop_| loop_.file)
         }
-        _ => medium == other,
     };
+    let file = file_of(medium);
+    let is_same = |other: Medium| medium == other || file.is_some() && file == file_of(other);
     let mounted =
         seen.mounts.iter().filter(|mount| mode == Mode::Write || !mount.read_only).find_map(|mount| {
             let device = mount.devices.iter().find(|numbers| is_same(Medium::Device(**numbers)))?;
-            let through = matches!(medium, Medium::File(_)).then_some(*device);
+            let through = (Medium::Device(*device) != medium).then_some(*device);
             Some(Holder::Mount { point: mount.point.clone(), through })
         });
     mounted.or_else(|| {
@@ -315,6 +316,24 @@ mod tests {
         ] {
             assert_eq!(Mode::parse(text), mode, "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_is_the_same_through_another_loop_device() {
+        let second = Numbers { minor: 5, ..LOOP };
+        let twice = |seen: Seen| Seen {
+            loops: [seen.loops, vec![Loop { device: second, file: IMAGE }]].concat(),
+            ..seen
+        };
+        let other = Medium::Device(second);
+        let writes = "the disk xvda of the guest 2 (g2), read-write";
+        for theirs in [Medium::Device(LOOP), Medium::File(IMAGE)] {
+            assert_eq!(asked(other, "w", &twice(seen(&[disk(2, theirs, "w")]))), writes);
+        }
+        let mount = Mount { devices: vec![LOOP], point: "/mnt".into(), read_only: false };
+        let mounted = Seen { mounts: vec![mount], ..twice(seen(&[])) };
+        assert_eq!(asked(other, "w", &mounted), "mounted at /mnt in this domain through /dev/loop3");
+        assert_eq!(asked(Medium::Device(DISK), "w", &mounted), "-");
     }
 
     #[test]

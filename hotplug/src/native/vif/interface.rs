@@ -66,6 +66,11 @@ impl Names {
         if session.find(name)?.is_some() {
             return Err(taken());
         }
+        // The kernel would make a number of it.
+        if name.contains('%') {
+            let expected = "a name without '%'";
+            return Err(VifError::Invalid { key: "vifname", value: name.clone(), expected });
+        }
         let step = format_args!("rename {} to {name}", link.name);
         match session.change((step, SEE_LOG), &link, LinkAttribute::IfName(name.clone())) {
             Ok(()) => Ok(Link { name: name.clone(), ..link }),
