@@ -1,6 +1,5 @@
 //! One way through a case, in namespaces of its own: this program again, begun by `unshare`.
 
-use std::env;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -35,7 +34,9 @@ pub(super) fn spawn(args: &[&str]) -> Result<Vec<u8>> {
     const PREPARE: &str = "mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log \
                            && mkdir /var/log/xen && exec \"$0\" native-vif-side \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "sh", "-c", PREPARE]).arg(env::current_exe()?).args(args);
+    // This very program, though a build may have put another one in its place.
+    let program = format!("/proc/{}/exe", std::process::id());
+    command.args(["--net", "--mount", "sh", "-c", PREPARE, &program]).args(args);
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().map_err(|error| missing("running unshare", &error, "util-linux"))?;
     ensure!(
