@@ -2,13 +2,7 @@
 # needs xendev
 . ./common.sh
 plan 11
-
-program() { # NAME WORDS: a command of this name
-    printf '#!/bin/sh\nexec %s "$@"\n' "$2" > "/usr/bin/$1"
-    chmod 755 "/usr/bin/$1"
-}
-program scripted "xendev --hotplug script"
-program native "xendev --hotplug native"
+hotplug_programs
 
 ROUNDS=5
 check guest-started "see above" guest_start g

@@ -2,13 +2,7 @@
 # needs xendev
 . ./common.sh
 plan 70
-
-program() { # NAME WORDS: a command of this name
-    printf '#!/bin/sh\nexec %s "$@"\n' "$2" > "/usr/bin/$1"
-    chmod 755 "/usr/bin/$1"
-}
-program native "xendev --hotplug native"
-program scripted "xendev --hotplug script"
+hotplug_programs
 
 check guest-started "see above" guest_start g /guest/initrd "read-disks use-devices"
 DOMID=$(guest_domid g)

@@ -1,7 +1,7 @@
 //! Disks whose script is `block`.
 
 use hotplug::native::block::{Block, Detached, Disk, Failure, FileId, Saved, detach};
-use hotplug::{Action, Limits, Request};
+use hotplug::{Action, Ending, Limits, Request};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{Client, Path};
@@ -11,13 +11,12 @@ use crate::operation::{SEQUENCE, file_of, sequence};
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Cancelled => Self::Cancelled,
-            Failure::Locked { .. } | Failure::NoAnswer { .. } => {
-                Self::Late(failure.to_string(), failure.keys().into())
-            }
-            failure => Self::Handler(failure.to_string(), failure.keys().into()),
-        }
+        let ending = match failure {
+            Failure::Cancelled => return Self::Cancelled,
+            Failure::Locked { .. } | Failure::NoAnswer { .. } => Ending::Late,
+            _ => Ending::Failed,
+        };
+        Self::Handler(ending, failure.to_string(), failure.keys().into())
     }
 }
 

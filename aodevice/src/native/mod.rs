@@ -77,10 +77,8 @@ impl Handler {
 /// Why a handler has not done its work.
 #[derive(Debug)]
 enum Fault {
-    /// It says why itself, and what is to be written in the backend's directory.
-    Handler(String, Vec<(&'static str, String)>),
-    /// The same; its deadline has passed.
-    Late(String, Vec<(&'static str, String)>),
+    /// It failed, or was late. It says why itself, and what is to be written in the backend's directory.
+    Handler(Ending, String, Vec<(&'static str, String)>),
     /// It was cancelled.
     Cancelled,
     /// The store failed, or has not got what is needed.
@@ -157,8 +155,7 @@ impl NativeRunner {
             Ok(()) => return report(Ending::Done, duration),
             Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
             Err(Fault::Store(why)) => (Ending::Failed, why, Vec::new()),
-            Err(Fault::Handler(why, keys)) => (Ending::Failed, why, keys),
-            Err(Fault::Late(why, keys)) => (Ending::Late, why, keys),
+            Err(Fault::Handler(ending, why, keys)) => (ending, why, keys),
         };
         // As a script would, so that whoever watches the backend's directory is told.
         if let Err(error) = self.tell(request, keys).await {

@@ -1,7 +1,7 @@
 //! Interfaces whose script is `vif-bridge`, `vif-route` or `vif-nat`.
 
 use hotplug::native::vif::{self, Script, VifError};
-use hotplug::{Limits, Request};
+use hotplug::{Ending, Limits, Request};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -11,11 +11,12 @@ use super::{Fault, disks};
 
 impl From<VifError> for Fault {
     fn from(error: VifError) -> Self {
-        match error {
-            VifError::Cancelled { .. } => Self::Cancelled,
-            error @ VifError::TimedOut { .. } => Self::Late(error.to_string(), error.backend_keys().into()),
-            error => Self::Handler(error.to_string(), error.backend_keys().into()),
-        }
+        let ending = match error {
+            VifError::Cancelled { .. } => return Self::Cancelled,
+            VifError::TimedOut { .. } => Ending::Late,
+            _ => Ending::Failed,
+        };
+        Self::Handler(ending, error.to_string(), error.backend_keys().into())
     }
 }
 

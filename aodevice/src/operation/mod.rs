@@ -97,10 +97,9 @@ pub(crate) struct Job<'a> {
     guest: Option<(Guest, Option<Userdata>)>,
     /// BE's keys after the scripts of the add have run.
     made: Recorded,
-    /// The copy of BE's keys that was saved for the scripts of the add.
+    /// The copy of BE's keys that was saved for the scripts of the add, with what was made of the target already before
+    /// they ran.
     copy: Recorded,
-    /// What was made of the target already before the scripts ran, separated by blanks.
-    before: Option<String>,
     /// Whether an operation is on record that did not come to its end.
     resumes: bool,
     /// Since when other owners have been waited for.
@@ -133,7 +132,6 @@ impl<'a> Job<'a> {
             guest: None,
             made: Recorded::new(),
             copy: Recorded::new(),
-            before: None,
             resumes: false,
             owner_awaited: None,
             given_up: None,
@@ -311,7 +309,6 @@ impl<'a> Job<'a> {
         let seen = self.guest.take();
         self.made.clear();
         self.copy.clear();
-        self.before = None;
         let ready = async {
             let (guest, config) = match seen {
                 Some(seen) => seen,
@@ -405,10 +402,12 @@ impl<'a> Job<'a> {
         Ok(Occupant { text, record, alive, seen })
     }
 
-    async fn settle(&mut self, target: &Target, served: bool) -> Result<(), Cause> {
+    async fn settle(&self, target: &Target, served: bool) -> Result<(), Cause> {
         let (client, record) = (&self.toolstack.client, &self.record);
-        let finished = self.copy.remove(saved::BEFORE).map(|_| saved::write(target.paths(), &self.copy));
-        let settled = store::settle(client, target, record, served, finished);
+        let finished = saved::finished(target.paths(), &self.copy);
+        let settled = store::step_and(client, target, record, (None, Depth::Standing), finished, |seen| {
+            Ok(((), steps::settle(seen, record.token, served)?))
+        });
         let (settled, swept) = tokio::join!(settled, saved::sweep(client, target.id().fe));
         if let Err(cause) = swept {
             debug!(%cause, "copies of devices that are gone cannot be removed");

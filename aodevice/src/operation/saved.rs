@@ -66,17 +66,20 @@ pub(crate) async fn guest_of(store: &Requests, paths: &Paths) -> Result<Option<S
     Ok(text(store.read_opt(&paths.home.join("vm")?).await?))
 }
 
+/// Whether what the script of such a device makes may stay without its backend.
+fn outlives_backend(id: &DeviceId) -> bool {
+    id.be_kind.is_scripted() && id.kind.info().outlives_backend
+}
+
 /// Whether the copy is of an add whose script was begun and has not come to its end, and may have made what
 /// stays without its backend.
 pub(crate) fn is_unfinished(id: &DeviceId, copy: Option<&Recorded>) -> bool {
-    id.be_kind.is_scripted()
-        && id.kind.info().outlives_backend
-        && copy.is_some_and(|copy| copy.contains_key(BEFORE))
+    outlives_backend(id) && copy.is_some_and(|copy| copy.contains_key(BEFORE))
 }
 
 /// The same of the copy that is there now.
 pub(crate) async fn unfinished(store: &Requests, id: &DeviceId, paths: &Paths) -> Result<bool, Cause> {
-    Ok(id.be_kind.is_scripted() && is_unfinished(id, read(store, &paths.saved).await?.as_ref()))
+    Ok(outlives_backend(id) && is_unfinished(id, read(store, &paths.saved).await?.as_ref()))
 }
 
 /// Whether a backend's key is the driver's own, of no use to a script.
@@ -124,6 +127,12 @@ pub(crate) async fn begin(
     let replaced = store.batch(vec![Request::Rm(paths.saved.clone()), write(paths, &copy)]).await?;
     replaced.into_iter().skip(1).try_for_each(|written| written.map(drop))?;
     Ok(copy)
+}
+
+/// The request by which a copy tells that the add has come to its end, if it was of one that had not.
+pub(crate) fn finished(paths: &Paths, copy: &Recorded) -> Option<Request> {
+    let mut finished = copy.clone();
+    finished.remove(BEFORE).map(|_| write(paths, &finished))
 }
 
 /// Adds what the script has reported.

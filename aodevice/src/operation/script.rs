@@ -80,8 +80,8 @@ impl Job<'_> {
         let ran = self.run(&request, cancel, Box::pin(permit)).await;
         let said = match begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(Ok((first, said))) => {
-                if let Some((before, copy)) = first {
-                    (self.before, self.copy) = (Some(before), copy);
+                if let Some(copy) = first {
+                    self.copy = copy;
                 }
                 said
             }
@@ -103,12 +103,8 @@ impl Job<'_> {
     /// what was made of its target already: who has to clean up after a script that was killed must not
     /// take that for its work.
     ///
-    /// Yields what had been made with the copy, and what earlier scripts have said of their runs.
-    async fn begin_add(
-        &self,
-        target: &Target,
-        index: usize,
-    ) -> Result<(Option<(String, Recorded)>, Said), Cause> {
+    /// Yields the copy, and what earlier scripts have said of their runs.
+    async fn begin_add(&self, target: &Target, index: usize) -> Result<(Option<Recorded>, Said), Cause> {
         let client = &self.toolstack.client;
         let begin = |seen: &Seen| {
             // The error is forgotten in this step.
@@ -129,7 +125,7 @@ impl Job<'_> {
         let origin = found.origin.to_string();
         let origins = (guest, &*before, &*origin);
         let copy = saved::begin(client, target.paths(), target.recorded(), origins).await?;
-        Ok((Some((before, copy)), said))
+        Ok((Some(copy), said))
     }
 
     /// The failure of a script with what it said of that in the store, if it said anything since `before`.
@@ -387,7 +383,7 @@ impl Job<'_> {
         let is_ours = inputs != Inputs::Taken;
         let others = async || store::nodes_of_others(client, target, is_ours).await;
         let mut around = Surroundings { target_is_file: found.is_file, ..Surroundings::default() };
-        let before = self.before.as_ref().or(keys.get(BEFORE));
+        let before = self.copy.get(BEFORE).or(keys.get(BEFORE));
         let since = before.map(|before| found.made_since(before));
         match keys.get("node") {
             Some(node) => {

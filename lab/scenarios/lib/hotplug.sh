@@ -5,6 +5,14 @@ hotplug_script() { # NAME: installs a hotplug script from standard input
     chmod 755 "/etc/xen/scripts/$1"
 }
 
+hotplug_programs() { # the commands `native' and `scripted': xendev that does so
+    local how
+    for how in native:native scripted:script; do
+        printf '#!/bin/sh\nexec xendev --hotplug %s "$@"\n' "${how#*:}" > "/usr/bin/${how%:*}"
+        chmod 755 "/usr/bin/${how%:*}"
+    done
+}
+
 # A process that waits for this long is one that `stop_at` has stopped.
 STOPPED_SECONDS=7777
 

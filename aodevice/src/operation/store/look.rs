@@ -74,22 +74,6 @@ pub(crate) async fn keys_of(store: &Requests, directory: &Path) -> Result<Record
     named(store, directory, names).await
 }
 
-/// The same, but for some names, where nearly all others are known: in one round trip, if they are all that is there.
-pub(crate) async fn keys_but(
-    store: &Requests,
-    directory: &Path,
-    excepted: &[&str],
-    known: Vec<String>,
-) -> Result<Recorded, Cause> {
-    let listed = async { Ok(store.directory_or_empty(directory).await?) };
-    let (mut names, mut keys) = tokio::try_join!(listed, named(store, directory, known.clone()))?;
-    names.retain(|name| !known.contains(name) && !excepted.contains(&name.as_str()));
-    if !names.is_empty() {
-        keys.extend(named(store, directory, names).await?);
-    }
-    Ok(keys)
-}
-
 /// The keys of a directory where most values are `known`: those that are `asked` for are read in the same round trip as
 /// the directory, and such as are not known in another.
 pub(crate) async fn keys_since(

@@ -24,7 +24,7 @@ use crate::kind::Recorded;
 use crate::{Cause, Paths};
 
 pub(crate) use self::creation::{Written, create};
-pub(crate) use self::look::{Depth, keys_but, keys_of, keys_since, look, named};
+pub(crate) use self::look::{Depth, keys_of, keys_since, look, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
 pub(crate) use self::removal::{PASSING, close, destroy, identify, probe, remove_frontend};
 
@@ -114,33 +114,28 @@ pub(crate) async fn step<T>(
     (cancel, depth): (Cancel<'_>, Depth),
     decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
 ) -> Result<T, Cause> {
-    let decide = &decide;
+    step_and(client, target, record, (cancel, depth), None, decide).await
+}
+
+/// The same, with one request more.
+pub(crate) async fn step_and<T>(
+    client: &Client,
+    target: &Target,
+    record: &Record,
+    (cancel, depth): (Cancel<'_>, Depth),
+    also: Option<Request>,
+    decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
+) -> Result<T, Cause> {
+    let (decide, also) = (&decide, &also);
     transact(client, |tx| async move {
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
         let seen = look(&tx, &target.id(), target.paths(), depth).await?;
         let (result, changes) = decide(&seen)?;
-        Ok((result, requests(&tx, target, record, &seen, &changes).await?))
-    })
-    .await
-}
-
-/// Removes the record of an add that has come to its end. `finished`: the request by which its copy tells of that.
-pub(crate) async fn settle(
-    client: &Client,
-    target: &Target,
-    record: &Record,
-    served: bool,
-    finished: Option<Request>,
-) -> Result<(), Cause> {
-    let finished = &finished;
-    transact(client, |tx| async move {
-        let seen = look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
-        let changes = steps::settle(&seen, record.token, served)?;
         let mut requests = requests(&tx, target, record, &seen, &changes).await?;
-        requests.extend(finished.clone());
-        Ok(((), requests))
+        requests.extend(also.clone());
+        Ok((result, requests))
     })
     .await
 }

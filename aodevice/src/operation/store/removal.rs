@@ -6,7 +6,7 @@ use devstate::StateValue;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Path, Request, Requests};
 
-use super::{Depth, Trees, keys_but, keys_of, look, named, requests, transact};
+use super::{Depth, Trees, keys_of, keys_since, look, named, requests, transact};
 use crate::kind::Recorded;
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
 use crate::operation::observe::shown;
@@ -79,8 +79,10 @@ impl Sources {
                 saved: saved::Found::default(),
             });
         }
-        let known = known.keys().cloned().chain(["backend".to_owned()]).collect();
-        let toolstack = keys_but(store, &paths.toolstack, &PASSING, known);
+        // Their values may have changed.
+        let asked: Vec<&str> = known.keys().map(String::as_str).chain(["backend"]).collect();
+        let (none, is_needless) = (Recorded::new(), |key: &str| PASSING.contains(&key));
+        let toolstack = keys_since(store, &paths.toolstack, &none, &asked, is_needless);
         let (toolstack, saved) = tokio::try_join!(toolstack, saved::Found::read(store, paths))?;
         Ok(Self { toolstack, saved })
     }
