@@ -21,7 +21,11 @@ const QUSB: &str = "/local/domain/0/backend/qusb/1/0";
 
 /// A kernel with a hub at 1:1, a keyboard with two interfaces at 1:26, and a stick with one at 1:3.
 #[derive(Debug)]
-struct Kernel(Mutex<State>);
+struct Kernel {
+    state: Mutex<State>,
+    /// Whoever has this holds up what changes a driver.
+    changing: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -43,15 +47,13 @@ impl Kernel {
         let keyboard = device("1-2.1", 26, &[("1-2.1:1.0", "usbhid"), ("1-2.1:1.1", "usbhid")]);
         let stick = device("1-3", 3, &[("1-3:1.0", "usb-storage")]);
         let drivers = vec!["usbhid", "usb-storage", "usbback"];
-        Arc::new(Self(Mutex::new(State {
-            devices: vec![hub, keyboard, stick],
-            drivers,
-            refuses: Vec::new(),
-        })))
+        let devices = vec![hub, keyboard, stick];
+        let state = Mutex::new(State { devices, drivers, refuses: Vec::new() });
+        Arc::new(Self { state, changing: tokio::sync::Mutex::default() })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.state.lock().unwrap()
     }
 
     fn refuses(&self, what: &[(&'static str, &'static str)]) {
@@ -89,10 +91,12 @@ impl UsbHost for Kernel {
     }
 
     fn unbind(&self, interface: &str, driver: &str) -> io::Result<()> {
+        let _changing = self.changing.blocking_lock();
         self.change(("unbind", interface), Some(driver), None)
     }
 
     fn bind(&self, interface: &str, driver: &str) -> io::Result<()> {
+        let _changing = self.changing.blocking_lock();
         self.change(("bind", interface), None, Some(driver))
     }
 }
@@ -260,7 +264,7 @@ async fn an_attach_that_the_kernel_refuses_leaves_nothing() {
             assert!(warned.starts_with("giving an interface back to its driver failed"), "{warned}");
             assert_eq!(host.kernel.bound()[..2], ["1-2.1:1.0 usbhid", "1-2.1:1.1 -"]);
             host.kernel.refuses(&[]);
-            host.kernel.bind("1-2.1:1.1", "usbhid").unwrap();
+            host.kernel.change(("bind", "1-2.1:1.1"), None, Some("usbhid")).unwrap();
         } else {
             let failure = host.attach("hostbus=1,hostaddr=26").await.unwrap_err();
             assert!(failure.warnings.is_empty());
@@ -319,11 +323,14 @@ async fn an_attach_that_died_is_detached() {
     });
     let dev = usbdev::parse(&["hostbus=1,hostaddr=26"]).unwrap();
     let never = CancellationToken::new();
+    // The thread is not done before the attach has died.
+    let changing = host.kernel.changing.lock().await;
     tokio::select! {
         biased;
         () = dead.cancelled() => {}
         _ = toolstack.attach_usb(GUEST, &dev, &never) => panic!("it did not die"),
     }
+    drop(changing);
     assert_eq!(host.world.read(&format!("{PV}/port/1")).await, "1-2.1");
     assert_eq!(host.attach("hostbus=1,hostaddr=26").await.unwrap_err().cause.code(), "assigned");
     // A thread goes on with what it has begun.
