@@ -23,24 +23,26 @@ impl From<Failure> for Fault {
 /// Does the work of the script for a request.
 pub(super) async fn run(
     client: &Client,
+    block: &Block,
     request: &Request,
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<(), Fault> {
     match request.action {
-        Action::Add => add(client, request, limits, cancel).await,
+        Action::Add => add(client, block, request, limits, cancel).await,
         Action::Remove => remove(request, limits, cancel).await,
     }
 }
 
 async fn add(
     client: &Client,
+    block: &Block,
     request: &Request,
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<(), Fault> {
     let disk = Disk::of(&request.recorded)?;
-    let begun = Block::new().begin(&disk, limits.deadline, cancel).await?;
+    let begun = block.begin(&disk, limits.deadline, cancel).await?;
     let (guest, users) = disks::look(client, request).await?;
     let attached = begun.attach(guest, users).await?;
     if !disks::write(client, &Path::new(request.directory())?, &attached.keys()).await? {

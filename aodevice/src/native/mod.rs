@@ -15,7 +15,7 @@ use std::path::Path as FsPath;
 use std::pin::Pin;
 use std::time::Duration;
 
-use hotplug::native::block as block_handler;
+use hotplug::native::block::{self as block_handler, Block};
 use hotplug::native::vif::Script;
 use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use tokio::task::spawn_blocking;
@@ -42,6 +42,7 @@ pub enum Hotplug {
 pub struct NativeRunner {
     client: Client,
     scripts: ScriptRunner,
+    block: Block,
     hotplug: Hotplug,
 }
 
@@ -100,7 +101,7 @@ impl From<xs_client::PathError> for Fault {
 impl NativeRunner {
     /// One that speaks to the store by this connection, and has these run the scripts that it does not replace.
     pub fn new(client: Client, scripts: ScriptRunner, hotplug: Hotplug) -> Self {
-        Self { client, scripts, hotplug }
+        Self { client, scripts, block: Block::new(), hotplug }
     }
 
     /// Who is to do the work: nobody but the script, or none.
@@ -147,7 +148,7 @@ impl NativeRunner {
     ) -> Report {
         let begun = Instant::now();
         let worked = match handler {
-            Handler::Block => block::run(&self.client, request, limits, cancel).await,
+            Handler::Block => block::run(&self.client, &self.block, request, limits, cancel).await,
             Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
         };
         let duration = begun.elapsed();

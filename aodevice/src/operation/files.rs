@@ -81,7 +81,7 @@ pub(crate) struct Found {
     pub(crate) origin: Origin,
     /// The loop devices that serve it, the youngest last.
     loops: Vec<LoopDevice>,
-    /// The youngest use of any block device by the kernel's count, if it counts.
+    /// The youngest use of any loop device by the kernel's count, if it counts and one is in use.
     latest: Option<u64>,
 }
 
@@ -176,19 +176,24 @@ fn look_in(sys_block: &Path, path: PathBuf, origin: Option<Origin>) -> Found {
     // may be on storage that does not answer.
     let wanted = origin.clone().unwrap_or_else(|| Origin { inode: None, ..now.clone() });
     let devices = fs::read_dir(sys_block).into_iter().flatten().flatten();
-    let names: Vec<String> = devices.filter_map(|device| device.file_name().into_string().ok()).collect();
-    let sequence = |name: &String| -> Option<u64> {
+    let names = devices.filter_map(|device| device.file_name().into_string().ok());
+    let names = names.filter(|name| name.starts_with("loop"));
+    let sequence = |name: &str| -> Option<u64> {
         fs::read_to_string(sys_block.join(name).join("diskseq")).ok()?.trim().parse().ok()
     };
-    let serves = |name: &&String| {
-        let backing = fs::read(sys_block.join(name).join("loop/backing_file")).unwrap_or_default();
+    let (mut loops, mut latest) = (Vec::new(), None);
+    for name in names {
+        // Only one that is in use has it. The count goes on for all: what is set up later has a higher one.
+        let Ok(backing) = fs::read(sys_block.join(&name).join("loop/backing_file")) else { continue };
+        let sequence = sequence(&name);
+        latest = latest.max(sequence);
         let backing = String::from_utf8_lossy(&backing);
-        name.starts_with("loop") && wanted.is_in(backing.strip_suffix('\n').unwrap_or(&backing))
-    };
-    let device = |name: &String| LoopDevice { sequence: sequence(name), node: format!("/dev/{name}") };
-    let mut loops: Vec<LoopDevice> = names.iter().filter(serves).map(device).collect();
+        if wanted.is_in(backing.strip_suffix('\n').unwrap_or(&backing)) {
+            loops.push(LoopDevice { sequence, node: format!("/dev/{name}") });
+        }
+    }
     loops.sort();
-    Found { is_file, origin: origin.unwrap_or(now), loops, latest: names.iter().filter_map(sequence).max() }
+    Found { is_file, origin: origin.unwrap_or(now), loops, latest }
 }
 
 /// Which use of a loop device this is: the kernel counts each time that one is set up (Linux 5.15). `None` if
@@ -266,7 +271,7 @@ mod tests {
         let found = look_in(sys.path(), "/srv/d.img".into(), None);
         let nodes: Vec<&str> = found.loops.iter().map(|device| &*device.node).collect();
         assert_eq!(nodes, ["/dev/loop2", "/dev/loop0"]);
-        assert_eq!(found.baseline(), "after 12");
+        assert_eq!(found.baseline(), "after 9");
         assert_eq!(look_in(sys.path(), "/srv/f.img".into(), None).loops, []);
         // A link that leads elsewhere since, and a file that was renamed.
         let moved = look_in(sys.path(), "/srv/f.img".into(), Some(found.origin.clone()));

@@ -50,7 +50,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use xs_client::{DomId, Error};
+use xs_client::{DomId, Error, Watch};
 
 use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
@@ -102,6 +102,8 @@ pub(crate) struct Job<'a> {
     copy: Recorded,
     /// Whether an operation is on record that did not come to its end.
     resumes: bool,
+    /// The watch of the record, from the first wait on.
+    record_watch: Option<Watch>,
     /// Since when other owners have been waited for.
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
@@ -133,6 +135,7 @@ impl<'a> Job<'a> {
             made: Recorded::new(),
             copy: Recorded::new(),
             resumes: false,
+            record_watch: None,
             owner_awaited: None,
             given_up: None,
             stood: Texts::default(),
@@ -408,7 +411,8 @@ impl<'a> Job<'a> {
         let settled = store::step_and(client, target, record, (None, Depth::Standing), finished, |seen| {
             Ok(((), steps::settle(seen, record.token, served)?))
         });
-        let (settled, swept) = tokio::join!(settled, saved::sweep(client, target.id().fe));
+        let id = target.id();
+        let (settled, swept) = tokio::join!(settled, saved::sweep(client, &id));
         if let Err(cause) = swept {
             debug!(%cause, "copies of devices that are gone cannot be removed");
         }
@@ -416,6 +420,9 @@ impl<'a> Job<'a> {
     }
 
     fn know(&mut self, target: &Target) {
+        if self.id != Some(target.id()) {
+            self.record_watch = None;
+        }
         self.id = Some(target.id());
         self.device.devid = Some(target.id().devid);
     }

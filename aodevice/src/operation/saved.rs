@@ -9,8 +9,7 @@
 //! Copies are made outside of the steps' transactions: those of all devices have common parents, so every operation
 //! would make every other one conflict. One that is there is changed, and removed, with the device.
 
-use futures_util::future::try_join_all;
-use xs_client::{Client, DomId, Error, Path, PathError, Request, Requests, Transaction};
+use xs_client::{Client, Error, Path, PathError, Request, Requests, Transaction};
 
 use super::store::{text, writes};
 use super::{Target, cleanup};
@@ -268,17 +267,15 @@ pub(crate) async fn forget(
 /// How many other guests are looked at by a sweep, so that an add costs no more the more guests there are.
 const SWEPT: usize = 8;
 
-/// Removes copies of devices whose guests are gone: `xl` removed both and knew nothing of the copies.
-/// Those of an add that did not come to its end stay, for a removal. The guest `fe` is there.
-pub(crate) async fn sweep(client: &Client, fe: DomId) -> Result<(), Cause> {
-    let kinds = BackendKind::ALL.into_iter().filter(|kind| kind.is_scripted());
-    try_join_all(kinds.map(|kind| sweep_kind(client, kind, fe))).await.map(drop)
-}
-
-async fn sweep_kind(client: &Client, kind: BackendKind, fe: DomId) -> Result<(), Cause> {
-    let parent = of_kind(kind)?;
+/// Removes copies of devices of this kind whose guests are gone: `xl` removed both and knew nothing of the copies.
+/// Those of an add that did not come to its end stay, for a removal. The guest of this device is there.
+pub(crate) async fn sweep(client: &Client, id: &DeviceId) -> Result<(), Cause> {
+    if !id.be_kind.is_scripted() {
+        return Ok(());
+    }
+    let parent = of_kind(id.be_kind)?;
     let mut guests = client.directory_or_empty(&parent).await?;
-    guests.retain(|guest| *guest != fe.to_string());
+    guests.retain(|guest| *guest != id.fe.to_string());
     fastrand::shuffle(&mut guests);
     guests.truncate(SWEPT);
     let homes = guests.iter().map(|guest| Path::new(format!("/local/domain/{guest}")));

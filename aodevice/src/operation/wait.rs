@@ -1,12 +1,13 @@
 //! Waiting: for a node, for another operation to end, and beside both for whatever ends the wait
 //! early: the caller cancels, somebody asks for the device, or the device is lost.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use devstate::{Ended, Goal, Outcome, StateValue, deadline, wait, wait_until};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use xs_client::{Client, Path};
+use xs_client::{Client, Path, Watch};
 
 use super::observe::shown;
 use super::record::{Occupant, Record, Token};
@@ -61,13 +62,13 @@ fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
 }
 
 /// Resolves when the operation is to end early, with the reason. `ready`: what the backend is to go on
-/// holding.
+/// holding. `record`: the watch of the operation's record, which is kept from wait to wait.
 async fn lost(
     client: &Client,
     target: &Target,
     token: Token,
     cancel: Cancel<'_>,
-    ready: Option<Goal>,
+    (ready, record): (Option<Goal>, &mut Option<Watch>),
 ) -> Cause {
     let watched = async {
         let paths = target.paths();
@@ -80,14 +81,20 @@ async fn lost(
         if ready.is_some() {
             keys.extend([state.clone(), paths.backend.join("online")?]);
         }
-        let mut watch = client.watch(&op).await?;
         let mut backend = if ready.is_some() { Some(client.watch(&state).await?) } else { None };
         // Each fires once at first, and what is read is read after that.
-        watch.changed().await?;
+        let watch = match record {
+            Some(watch) => watch,
+            None => {
+                let mut watch = client.watch(&op).await?;
+                watch.changed().await?;
+                record.insert(watch)
+            }
+        };
         if let Some(backend) = &mut backend {
             backend.changed().await?;
         }
-        let changed = async |watch: &mut Option<xs_client::Watch>| match watch {
+        let changed = async |watch: &mut Option<Watch>| match watch {
             Some(watch) => watch.changed().await.map(drop),
             None => std::future::pending().await,
         };
@@ -164,7 +171,7 @@ pub(super) async fn for_state(
 impl Job<'_> {
     /// Waits for a node of a device that is ours.
     pub(super) async fn wait(
-        &self,
+        &mut self,
         target: &Target,
         node: Node,
         until: Until,
@@ -173,6 +180,7 @@ impl Job<'_> {
     ) -> Result<Reached, Cause> {
         let client = &self.toolstack.client;
         let path = node_path(target, node)?;
+        let mut record = self.record_watch.take();
         let never = CancellationToken::new();
         let waited = async {
             match until {
@@ -218,12 +226,14 @@ impl Job<'_> {
                 waited => waited,
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
-            cause = lost(client, target, self.record.token, cancel, None) => Err(cause),
-        }
+            cause = lost(client, target, self.record.token, cancel, (None, &mut record)) => Err(cause),
+        };
+        self.record_watch = record;
+        ended
     }
 
     /// Ends a wait in which the guest has a part when it is over.
@@ -293,19 +303,29 @@ impl Job<'_> {
         let stop = CancellationToken::new();
         let client = self.toolstack.client.clone();
         let token = self.record.token;
-        let run = self.run_add(target, index, &stop);
-        tokio::pin!(run);
-        let cause = tokio::select! {
-            biased;
-            ran = &mut run => return ran,
-            cause = lost(&client, target, token, cancel, Some(Goal::BACKEND_READY)) => cause,
+        let mut record = self.record_watch.take();
+        let ready = (Some(Goal::BACKEND_READY), &mut record);
+        let ran = {
+            let mut run = pin!(self.run_add(target, index, &stop));
+            let ended = tokio::select! {
+                biased;
+                ran = &mut run => Ok(ran),
+                cause = lost(&client, target, token, cancel, ready) => Err(cause),
+            };
+            match ended {
+                Ok(ran) => ran,
+                Err(cause) => {
+                    stop.cancel();
+                    match run.await {
+                        Event::Ran(Err(Cause::Aborted)) => Event::Ran(Err(cause)),
+                        Event::NotRun(Cause::Aborted) => Event::NotRun(cause),
+                        ran => ran,
+                    }
+                }
+            }
         };
-        stop.cancel();
-        match run.await {
-            Event::Ran(Err(Cause::Aborted)) => Event::Ran(Err(cause)),
-            Event::NotRun(Cause::Aborted) => Event::NotRun(cause),
-            ran => ran,
-        }
+        self.record_watch = record;
+        ran
     }
 
     /// Waits until another operation has ended, or its owner is dead.

@@ -4,9 +4,11 @@ use std::fs;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::select;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,33 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// For how long a cancellation waits for the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The lock of all disks, for the attaches of this process that share this value: only one of them at a time tries the file,
+/// the others wait in their order.
+#[derive(Clone, Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Lock {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, turn: Arc::default() }
+    }
+
+    async fn take(&self) -> std::io::Result<Locked> {
+        let turn = self.turn.clone().lock_owned().await;
+        Ok(Locked { _held: Held::take(&self.path, POLL).await?, _turn: turn })
+    }
+}
+
+/// The lock, taken.
+#[derive(Debug)]
+pub(super) struct Locked {
+    // Before the turn: fields are dropped in their order.
+    _held: Held,
+    _turn: OwnedMutexGuard<()>,
+}
 
 /// A deadline and a means to cancel.
 #[derive(Clone, Debug)]
@@ -78,7 +107,8 @@ impl Bounds {
     }
 
     /// Takes a lock of the stock scripts: an exclusive `flock` on a file of this name, which the holder removes.
-    pub(super) async fn lock(&self, path: &Path) -> Result<Held, Failure> {
+    pub(super) async fn lock(&self, lock: &Lock) -> Result<Locked, Failure> {
+        let path: &Path = &lock.path;
         let failed = |error| Failure::of(format!("lock {}", crate::printable::printable_path(path)), error);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
@@ -86,7 +116,7 @@ impl Bounds {
         select! {
             biased;
             () = self.cancel.cancelled() => Err(Failure::Cancelled),
-            lock = Held::take(path, POLL) => lock.map_err(failed),
+            lock = lock.take() => lock.map_err(failed),
             () = self.passed() => Err(Failure::Locked { path: PathBuf::from(path), within: self.within }),
         }
     }
@@ -112,19 +142,23 @@ mod tests {
     async fn the_lock_is_the_one_that_scripts_take() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/block");
+        let lock = Lock::new(path.clone());
         let bounds = |millis| Bounds::new(Duration::from_millis(millis), &CancellationToken::new());
-        let held = bounds(10_000).lock(&path).await.unwrap();
+        let held = bounds(10_000).lock(&lock).await.unwrap();
         let tried = |path: &Path| {
             let mut command = Command::new("flock");
             command.args(["--nonblock", "--exclusive"]).arg(path).arg("true").stdin(Stdio::null());
             command.status().expect("flock is needed, of the package util-linux").success()
         };
         assert!(!tried(&path), "a script would have it");
-        let error = bounds(20).lock(&path).await.unwrap_err().to_string();
-        assert!(error.contains("within 20ms: another attach holds it"), "{error}");
+        // Be it of those who share it, or another's.
+        for other in [lock.clone(), Lock::new(path.clone())] {
+            let error = bounds(20).lock(&other).await.unwrap_err().to_string();
+            assert!(error.contains("within 20ms: another attach holds it"), "{error}");
+        }
         drop(held);
         assert!(!path.exists());
-        drop(bounds(10_000).lock(&path).await.unwrap());
+        drop(bounds(10_000).lock(&lock).await.unwrap());
         assert!(tried(&path));
     }
 

@@ -80,13 +80,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::bounds::Bounds;
+use self::bounds::{Bounds, Lock, Locked};
 pub use self::failure::Failure;
 use self::loopdev::LoopDevice;
 pub use self::sharing::{Domain, FileId, Holder, Loop, Medium, Mode, Mount, Numbers, Seen, Use, holder};
 use self::target::Target;
 use super::digest::Stock;
-use crate::lock::Held;
 use crate::printable::printable_path;
 
 /// Where the stock scripts have their locks, and what the one of `block` is called.
@@ -185,10 +184,10 @@ impl User {
     }
 }
 
-/// The handler.
+/// The handler. Attaches that share one, or clones of it, wait for the lock in their order.
 #[derive(Clone, Debug)]
 pub struct Block {
-    lock: PathBuf,
+    lock: Lock,
 }
 
 impl Block {
@@ -200,7 +199,7 @@ impl Block {
     /// A handler whose lock is in this directory, which is made if it is not there. It is for tests: the stock scripts
     /// know one place.
     pub fn with_lock_dir(directory: &Path) -> Self {
-        Self { lock: directory.join(LOCK) }
+        Self { lock: Lock::new(directory.join(LOCK)) }
     }
 
     /// Opens the disk's target and takes the lock. The three steps of an attach together may take this long.
@@ -239,7 +238,7 @@ impl Default for Block {
 pub struct Begun {
     target: Target,
     mode: Mode,
-    lock: Held,
+    lock: Locked,
     bounds: Bounds,
 }
 
@@ -315,7 +314,7 @@ fn see(medium: Medium, users: Vec<User>) -> Result<Seen, Failure> {
 pub struct Attached {
     // Before the lock: fields are dropped in their order.
     made: Made,
-    _lock: Held,
+    _lock: Locked,
 }
 
 impl Attached {

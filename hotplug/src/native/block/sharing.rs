@@ -267,6 +267,10 @@ fn mount(line: &str, numbers_of: impl Fn(&str) -> Option<Numbers>) -> Option<Mou
 
 /// The kernel writes a space, a tab, a line feed and a backslash in paths as `\040` and the like.
 fn unescape(text: &str) -> String {
+    // Mostly there is none.
+    if !text.contains('\\') {
+        return text.to_owned();
+    }
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(text.to_owned(), |text, (escaped, letter)| text.replace(escaped, letter))
