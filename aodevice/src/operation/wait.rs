@@ -62,48 +62,54 @@ fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
 }
 
 /// Resolves when the operation is to end early, with the reason. `ready`: what the backend is to go on
-/// holding. `record`: the watch of the operation's record, which is kept from wait to wait.
+/// holding. `record_watch`: the watch of the operation's record, which is kept from wait to wait.
 async fn lost(
     client: &Client,
     target: &Target,
     token: Token,
     cancel: Cancel<'_>,
-    (ready, record): (Option<Goal>, &mut Option<Watch>),
+    (ready, record_watch): (Option<Goal>, &mut Option<Watch>),
 ) -> Cause {
     let watched = async {
         let paths = target.paths();
         let op = paths.toolstack.join("op")?;
         let state = paths.backend.join("state")?;
-        let mut keys = vec![op.clone()];
-        if cancel.is_some() {
-            keys.push(cancel_node(&op)?);
-        }
-        if ready.is_some() {
-            keys.extend([state.clone(), paths.backend.join("online")?]);
-        }
+        let of_record = if cancel.is_some() { vec![op.clone(), cancel_node(&op)?] } else { vec![op.clone()] };
+        let of_backend = [state.clone(), paths.backend.join("online")?];
         let mut backend = if ready.is_some() { Some(client.watch(&state).await?) } else { None };
         // Each fires once at first, and what is read is read after that.
-        let watch = match record {
+        let watch = match record_watch {
             Some(watch) => watch,
             None => {
                 let mut watch = client.watch(&op).await?;
                 watch.changed().await?;
-                record.insert(watch)
+                record_watch.insert(watch)
             }
         };
         if let Some(backend) = &mut backend {
             backend.changed().await?;
         }
-        let changed = async |watch: &mut Option<Watch>| match watch {
+        let backend_event = async |watch: &mut Option<Watch>| match watch {
             Some(watch) => watch.changed().await.map(drop),
             None => std::future::pending().await,
         };
+        // Only what may have changed is read.
+        let (mut record_changed, mut backend_changed) = (true, ready.is_some());
+        let [mut record, mut asked, mut state, mut online] = [const { None }; 4];
         loop {
-            let mut seen = client.read_many(&keys).await?.into_iter().map(store::text);
+            let changed = (record_changed.then_some(&of_record[..]).into_iter())
+                .chain(backend_changed.then_some(&of_backend[..]))
+                .flatten();
+            let changed: Vec<Path> = changed.cloned().collect();
+            let mut seen = client.read_many(&changed).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
-            let record = next();
-            let asked = cancel.and_then(|_| next());
-            let (state, online) = (next(), next());
+            if record_changed {
+                record = next();
+                asked = cancel.and_then(|_| next());
+            }
+            if backend_changed {
+                (state, online) = (next(), next());
+            }
             if !Record::is_of(record.as_deref(), token) {
                 let there = client.read_many(&[paths.toolstack.clone(), paths.home.clone()]).await?;
                 let gone = Cause::Gone { domain: there[1].is_none() };
@@ -113,7 +119,7 @@ async fn lost(
             if let Some(who) = asked {
                 return Ok(Cause::Asked(shown(who.as_bytes())));
             }
-            let state = state.map(|state| StateValue::parse(state.as_bytes()));
+            let state = state.as_deref().map(|state: &str| StateValue::parse(state.as_bytes()));
             let node = Node::BackendState;
             match ready.and_then(|goal| Some((goal, goal.decide(state.as_ref())?))) {
                 // Told so by another toolstack, and not by its driver.
@@ -127,10 +133,10 @@ async fn lost(
                 Some((_, Outcome::Vanished)) => return Ok(Cause::Vanished(node)),
                 _ => {}
             }
-            tokio::select! {
-                changed = watch.changed() => drop(changed?),
-                changed = changed(&mut backend) => changed?,
-            }
+            (record_changed, backend_changed) = tokio::select! {
+                changed = watch.changed() => changed.map(|_| (true, false))?,
+                changed = backend_event(&mut backend) => changed.map(|()| (false, true))?,
+            };
         }
     };
     let watched = async {
