@@ -80,14 +80,14 @@ async fn prepare(common: &Common, args: &AttachAllArgs) -> Result<Option<Ready>,
     if common.dry_run && !common.json {
         plan.operations().iter().filter_map(Planned::attachment).for_each(|of| devices::say_device(&of));
     }
-    let previews = checked(&plan, previews, &tried, &places)?;
+    let previews = checked(previews, &tried, &places)?;
     if !common.dry_run {
         return Ok(Some(Ready { plan, toolstack, places, _world: world }));
     }
     if common.json {
         output::say_json(
             json!({"ok": true, "dry_run": true}),
-            json!({"domid": plan.domain().0, "devices": previews}),
+            json!({"domid": plan.domain().0, "devices": foretold(&plan, previews, &places)}),
         );
     }
     Ok(None)
@@ -198,21 +198,31 @@ fn not_served(common: &Common, places: &[String], previews: &Previews) -> Vec<us
     left_out
 }
 
-/// Sees that each device can be attached as far as that can be seen before, and tells what would be done.
-fn checked(plan: &Plan, previews: Previews, tried: &str, places: &[String]) -> Result<Vec<Value>, Problem> {
-    let (mut told, mut failures) = (Vec::new(), Vec::new());
+/// What would be done for each device.
+fn foretold(plan: &Plan, previews: Vec<(usize, Option<Preview>)>, places: &[String]) -> Vec<Value> {
+    let told = previews.into_iter().filter_map(|(index, preview)| {
+        let attachment = plan.operations()[index].attachment()?;
+        let mut value = json!({"place": places[index]});
+        value[devices::xl_name(&attachment)] = attachment.libxl().into();
+        if let (Value::Object(value), Value::Object(preview)) = (&mut value, json!(preview)) {
+            value.extend(preview);
+        }
+        Some(value)
+    });
+    told.collect()
+}
+
+/// Sees that each device can be attached as far as that can be seen before.
+fn checked(
+    previews: Previews,
+    tried: &str,
+    places: &[String],
+) -> Result<Vec<(usize, Option<Preview>)>, Problem> {
+    let (mut good, mut failures) = (Vec::new(), Vec::new());
     for (index, preview) in previews {
-        match (preview, plan.operations()[index].attachment()) {
-            (Ok(preview), Some(attachment)) => {
-                let mut value = json!({"place": places[index]});
-                value[devices::xl_name(&attachment)] = attachment.libxl().into();
-                if let (Value::Object(value), Value::Object(preview)) = (&mut value, json!(preview)) {
-                    value.extend(preview);
-                }
-                told.push(value);
-            }
-            (Ok(_), None) => {}
-            (Err(failure), _) => failures.push((&places[index], failure)),
+        match preview {
+            Ok(preview) => good.push((index, preview)),
+            Err(failure) => failures.push((&places[index], failure)),
         }
     }
     let refused = failures.iter().map(|(place, failure)| Refused {
@@ -222,7 +232,7 @@ fn checked(plan: &Plan, previews: Previews, tried: &str, places: &[String]) -> R
     });
     let refused: Vec<_> = refused.collect();
     match failures.into_iter().next() {
-        None => Ok(told),
+        None => Ok(good),
         Some((_, first)) => {
             let is_not_served = is_not_served(&first);
             let first = Problem::from(first);

@@ -96,6 +96,11 @@ impl Printer {
         });
     }
 
+    /// Whether status lines are shown.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Shows a status line if this is a terminal, or takes it away. Never blocks.
     pub(crate) fn status(&'static self, status: Option<String>) {
         if self.terminal {

@@ -33,10 +33,13 @@ impl Progress {
     }
 
     pub(crate) fn step(&self, step: &Step) {
+        if !self.verbose && (self.quiet || !stderr().is_terminal()) {
+            return;
+        }
         let told = line(&step.to_string());
         if self.verbose {
             stderr().put(format!("{:8.3} s  {told}\n", step.elapsed.as_secs_f64()));
-        } else if !self.quiet {
+        } else {
             stderr().status(Some(told));
         }
     }
