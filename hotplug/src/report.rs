@@ -1,5 +1,6 @@
 //! How runs end, and how that reads in an error message.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -113,12 +114,21 @@ pub struct Report {
     pub hotplug_status: Option<String>,
     /// What the script wrote to `hotplug-error` in this run, likewise.
     pub hotplug_error: Option<String>,
+    /// What a native handler wrote into the backend's directory. `None` where that is not known, as of a script: then the
+    /// store must be asked.
+    #[serde(skip)]
+    pub wrote: Option<BTreeMap<String, String>>,
 }
 
 impl Report {
     /// A report, for an implementation of [`Runner`](crate::Runner).
     pub fn new(ending: Ending, output: Output, duration: Duration) -> Self {
-        Self { ending, output, duration, hotplug_status: None, hotplug_error: None }
+        Self { ending, output, duration, hotplug_status: None, hotplug_error: None, wrote: None }
+    }
+
+    /// Adds what a native handler wrote into the backend's directory, all of it.
+    pub fn wrote(self, keys: BTreeMap<String, String>) -> Self {
+        Self { wrote: Some(keys), ..self }
     }
 
     /// Adds what the script wrote to `hotplug-status` and `hotplug-error` in this run, in a form that can be

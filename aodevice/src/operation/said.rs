@@ -9,6 +9,8 @@ use bytes::Bytes;
 use hotplug::{LINE_SHOWN, Report, printable};
 use xs_client::{Client, Error, Path, PathError};
 
+use crate::kind::Recorded;
+
 /// A value of the store in a form that can be shown; `None` if there is nothing in it.
 pub(crate) fn some_text(value: Option<Bytes>) -> Option<String> {
     value.filter(|text| !text.is_empty()).map(|text| printable(text, LINE_SHOWN))
@@ -38,6 +40,12 @@ impl Said {
         let mut values = client.read_many(&Self::nodes(directory)?).await?.into_iter();
         let mut next = || values.next().flatten();
         Ok(Self::from_values(next(), next()))
+    }
+
+    /// From what one is known to have written.
+    pub(crate) fn of(keys: &Recorded) -> Self {
+        let of = |key: &str| some_text(keys.get(key).map(|value| value.clone().into()));
+        Self { status: of("hotplug-status"), error: of("hotplug-error") }
     }
 
     /// What was said since then. A new error makes the status new as well: scripts write both.

@@ -135,16 +135,9 @@ pub(crate) fn finished(paths: &Paths, copy: &Recorded) -> Option<Request> {
 }
 
 /// Adds what the script has reported.
-pub(crate) async fn report(
-    store: &Requests,
-    paths: &Paths,
-    copy: &mut Recorded,
-    keys: &Recorded,
-) -> Result<(), Cause> {
+pub(crate) fn add(copy: &mut Recorded, keys: &Recorded) {
     let told = keys.iter().filter(|(key, _)| !is_of_driver(key));
     copy.extend(told.map(|(key, value)| (key.clone(), value.clone())));
-    store.all(vec![write(paths, copy)]).await?;
-    Ok(())
 }
 
 /// Makes a directory of BE's shape for the run of a script.

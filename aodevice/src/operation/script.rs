@@ -156,9 +156,18 @@ impl Job<'_> {
         let (client, backend) = (&self.toolstack.client, &target.paths().backend);
         let asked: Vec<&str> =
             target.id().kind.info().made.iter().copied().chain(["hotplug-status"]).collect();
-        let read = store::keys_since(client, backend, target.recorded(), &asked, is_needless);
-        let (said, mut made) = tokio::try_join!(async { Ok(Said::read(client, backend).await?) }, read)?;
-        let said = said.since(before);
+        let (said, mut made) = match &report.wrote {
+            Some(wrote) => {
+                let mut made = self.made.clone();
+                made.extend(wrote.clone());
+                (Said::of(wrote), made)
+            }
+            None => {
+                let read = store::keys_since(client, backend, target.recorded(), &asked, is_needless);
+                let (said, made) = tokio::try_join!(async { Ok(Said::read(client, backend).await?) }, read)?;
+                (said.since(before), made)
+            }
+        };
         if said.is_failure() {
             let report = Box::new(said.into_report(report));
             return Err(Cause::Reported { run: Box::new(request), report });
@@ -170,8 +179,12 @@ impl Job<'_> {
             self.made.insert(SEQUENCE.to_owned(), sequence);
         }
         self.add_numbers(target).await?;
-        // Whoever goes on after us is to know it too.
-        saved::report(&self.toolstack.client, target.paths(), &mut self.copy, &self.made).await?;
+        saved::add(&mut self.copy, &self.made);
+        // Whoever goes on after us is to know it too. What a handler made he finds in the backend, or by what was there
+        // before; it is written when the add has come to its end.
+        if report.wrote.is_none() {
+            client.all(vec![saved::write(target.paths(), &self.copy)]).await?;
+        }
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
         let unreported = (target.id().kind.info().unreported)(&keys);
