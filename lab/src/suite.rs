@@ -20,7 +20,7 @@ use crate::xen::debian::Debian;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 10] = [
+const PEERS: [&str; 11] = [
     "xen-utils-4.17",
     "xen-utils-common",
     "xenstore-utils",
@@ -31,6 +31,7 @@ const PEERS: [&str; 10] = [
     "libc6-dev",
     "iproute2",
     "net-tools",
+    "openvswitch-switch",
 ];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and

@@ -15,9 +15,10 @@ use std::path::Path as FsPath;
 use std::pin::Pin;
 use std::time::Duration;
 
+use hotplug::native::Tools;
 use hotplug::native::block as block_handler;
 use hotplug::native::vif::Script;
-use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
+use hotplug::{Ending, Held, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -131,7 +132,7 @@ impl NativeRunner {
             Err(error) => return report(Ending::SpawnFailed(error), Duration::ZERO),
         };
         let report = match self.scripts.hold(request, limits, cancel, permit).await {
-            Ok(_held) => self.work(handler, request, limits, cancel).await,
+            Ok(held) => self.work(handler, request, held, limits, cancel).await,
             Err(ending) => report(ending, Duration::ZERO),
         };
         debug!(duration = ?report.duration, ?handler, "{}", report.ending);
@@ -142,13 +143,17 @@ impl NativeRunner {
         &self,
         handler: Handler,
         request: &Request,
+        held: Held,
         limits: &Limits,
         cancel: &CancellationToken,
     ) -> Report {
+        let tools = Tools::new().holding(held);
         let begun = Instant::now();
         let worked = match handler {
             Handler::Block => block::run(&self.client, request, limits, cancel).await,
-            Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
+            Handler::Vif(script) => {
+                vif::run(&self.client, script, request, tools.clone(), limits, cancel).await
+            }
         };
         let duration = begun.elapsed();
         let (ending, why, keys) = match worked {

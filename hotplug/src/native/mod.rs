@@ -10,4 +10,7 @@
 
 pub mod block;
 mod digest;
+mod tool;
 pub mod vif;
+
+pub use tool::{ToolError, Tools};
