@@ -8,6 +8,7 @@
 //! whatever an administrator has changed is run as it stands.
 
 mod block;
+mod disk;
 mod disks;
 mod vif;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use hotplug::native::Tools;
 use hotplug::native::block as block_handler;
+use hotplug::native::disk::Script as DiskScript;
 use hotplug::native::vif::Script;
 use hotplug::{Ending, Held, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use tokio::task::spawn_blocking;
@@ -50,6 +52,8 @@ pub struct NativeRunner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handler {
     Block,
+    /// Through the script's tool.
+    Disk(DiskScript),
     Vif(Script),
 }
 
@@ -58,7 +62,8 @@ impl Handler {
     fn named(request: &Request) -> Option<Self> {
         let name = request.script.file_name()?.to_str()?;
         match request.kind {
-            hotplug::Kind::Vbd => (name == "block").then_some(Self::Block),
+            hotplug::Kind::Vbd if name == "block" => Some(Self::Block),
+            hotplug::Kind::Vbd => DiskScript::named(name).map(Self::Disk),
             hotplug::Kind::Vif | hotplug::Kind::VifIoemu | hotplug::Kind::Tap => {
                 Script::named(name).map(Self::Vif)
             }
@@ -70,6 +75,7 @@ impl Handler {
     fn is_equal_to(self, script: &FsPath) -> bool {
         match self {
             Self::Block => matches!(block_handler::release_of(script), Ok(Some(_))),
+            Self::Disk(kind) => matches!(kind.release_of(script), Ok(Some(_))),
             Self::Vif(kind) => matches!(kind.release_of(script), Ok(Some(_))) && kind.extras().is_none(),
         }
     }
@@ -151,9 +157,8 @@ impl NativeRunner {
         let begun = Instant::now();
         let worked = match handler {
             Handler::Block => block::run(&self.client, request, limits, cancel).await,
-            Handler::Vif(script) => {
-                vif::run(&self.client, script, request, tools.clone(), limits, cancel).await
-            }
+            Handler::Disk(script) => disk::run(&self.client, script, request, tools, limits, cancel).await,
+            Handler::Vif(script) => vif::run(&self.client, script, request, tools, limits, cancel).await,
         };
         let duration = begun.elapsed();
         let (ending, why, keys) = match worked {

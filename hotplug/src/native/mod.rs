@@ -10,6 +10,7 @@
 
 pub mod block;
 mod digest;
+pub mod disk;
 mod tool;
 pub mod vif;
 

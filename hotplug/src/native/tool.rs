@@ -73,11 +73,11 @@ impl Default for Tools {
     }
 }
 
-/// A program, and the package of Debian that has it.
+/// A program, and how it is installed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tool {
     pub(super) name: &'static str,
-    pub(super) package: &'static str,
+    pub(super) install: &'static str,
 }
 
 /// A call of a tool. `Display` shows it as one would type it.
@@ -113,14 +113,12 @@ impl fmt::Display for Call {
 #[non_exhaustive]
 pub enum ToolError {
     /// It is not installed.
-    #[error(
-        "there is no program {tool} (it was to be called as `{call}`); install it: apt-get install {package}"
-    )]
+    #[error("there is no program {tool} (it was to be called as `{call}`). Install it: {install}")]
     Missing {
         /// Its name.
         tool: &'static str,
-        /// The package of Debian that has it.
-        package: &'static str,
+        /// How it is installed.
+        install: &'static str,
         /// The call.
         call: String,
     },
@@ -159,6 +157,11 @@ pub enum ToolError {
 }
 
 impl ToolError {
+    /// What to do, after this error's text: it says so itself of a tool that is not installed.
+    pub(super) fn then(&self, fix: &str) -> String {
+        if matches!(self, Self::Missing { .. }) { String::new() } else { format!(". {fix}") }
+    }
+
     /// The exit status, if it ended by itself.
     #[must_use]
     pub fn exit_status(&self) -> Option<i32> {
@@ -185,6 +188,21 @@ impl Course {
     pub(super) fn left(&self, most: Duration) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         left.map_or(most, |left| left.min(most))
+    }
+
+    /// How long all of the run may take.
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+
+    /// Whether a tool is installed, for one that is called late.
+    pub(super) fn find(&self, tool: &'static Tool) -> Result<(), ToolError> {
+        let variables = self.tools.environment.variables(std::env::vars_os(), &[]);
+        let path = variables.get(OsStr::new("PATH"));
+        let mut folders = path.into_iter().flat_map(std::env::split_paths);
+        let missing =
+            || ToolError::Missing { tool: tool.name, install: tool.install, call: tool.name.to_owned() };
+        if folders.any(|folder| folder.join(tool.name).is_file()) { Ok(()) } else { Err(missing()) }
     }
 
     /// Calls a tool; what it printed, if it exited with 0.
@@ -283,7 +301,7 @@ fn not_started(call: &Call, error: &io::Error) -> ToolError {
     let (tool, call) = (call.tool, call.to_string());
     let error = SpawnError::from(io::Error::new(error.kind(), error.to_string()));
     if error.fault() == SpawnFault::NotFound {
-        return ToolError::Missing { tool: tool.name, package: tool.package, call };
+        return ToolError::Missing { tool: tool.name, install: tool.install, call };
     }
     ToolError::NotStarted { call, error }
 }
@@ -296,7 +314,7 @@ mod tests {
 
     use super::*;
 
-    const TOOL: Tool = Tool { name: "a-tool-of-tests", package: "a-package" };
+    const TOOL: Tool = Tool { name: "a-tool-of-tests", install: "apt-get install a-package" };
 
     fn tools(folder: &Path, text: &str) -> Tools {
         let program = folder.join(TOOL.name);
@@ -326,7 +344,7 @@ mod tests {
         let error = called(&Tools::new(), Limits::default(), &["x"]).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "there is no program a-tool-of-tests (it was to be called as `a-tool-of-tests x`); install it: apt-get \
+            "there is no program a-tool-of-tests (it was to be called as `a-tool-of-tests x`). Install it: apt-get \
              install a-package"
         );
     }

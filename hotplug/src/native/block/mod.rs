@@ -228,6 +228,13 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Takes the lock that all of the scripts for disks have in common.
+    pub(super) async fn lock(&self, within: Duration, cancel: &CancellationToken) -> Result<Held, Failure> {
+        Bounds::new(within, cancel).lock(&self.lock).await
+    }
+}
+
 impl Default for Block {
     fn default() -> Self {
         Self::new()

@@ -29,7 +29,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn of(device: u64) -> Self {
+    pub(in crate::native) fn of(device: u64) -> Self {
         Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }
     }
 

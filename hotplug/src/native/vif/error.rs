@@ -57,7 +57,7 @@ pub enum VifError {
         bridges: Vec<String>,
     },
     /// A tool has not done its work.
-    #[error("cannot {step}: {error}. {fix}")]
+    #[error("cannot {step}: {error}{}", .error.then(.fix))]
     Tool {
         /// What was tried.
         step: String,

@@ -18,7 +18,7 @@ use crate::native::ToolError;
 use crate::native::tool::{Call, Tool};
 use crate::{Ending, LINE_SHOWN, Output, printable};
 
-const OVS_VSCTL: Tool = Tool { name: "ovs-vsctl", package: "openvswitch-switch" };
+const OVS_VSCTL: Tool = Tool { name: "ovs-vsctl", install: "apt-get install openvswitch-switch" };
 
 /// How long the tool itself waits for the daemon, as the script has it wait.
 const WAIT: Duration = Duration::from_secs(30);
