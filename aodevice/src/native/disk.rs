@@ -1,4 +1,4 @@
-//! Disks that a tool connects: their script is `block-iscsi` or `block-nbd`.
+//! Disks that a tool connects: their script is `block-iscsi`, `block-nbd` or `block-tap`.
 
 use hotplug::native::Tools;
 use hotplug::native::disk::{Attempt, Detached, DiskError, Made, Script, begin, detach};
@@ -55,9 +55,9 @@ async fn add(
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<(), Fault> {
-    let begun = begin(script, &request.recorded, tools, limits, cancel).await?;
-    let (_, users) = disks::look(client, request).await?;
-    let mut chosen = begun.choose(&users).await?;
+    let begun = begin(script, request, tools, limits, cancel).await?;
+    let (guest, users) = disks::look(client, request).await?;
+    let mut chosen = begun.choose(&guest, &users).await?;
     let directory = Path::new(request.directory())?;
     let made = loop {
         if !disks::write(client, &directory, &chosen.keys()).await? {
@@ -74,7 +74,7 @@ async fn add(
             }
         }
     };
-    match disks::write(client, &directory, &made.keys()).await {
+    match disks::write(client, &directory, made.keys()).await {
         Ok(true) => Ok(()),
         Ok(false) => undo(client, &directory, made, gone()).await,
         Err(fault) => undo(client, &directory, made, fault).await,
@@ -110,7 +110,7 @@ async fn remove(
     cancel: &CancellationToken,
 ) -> Result<(), Fault> {
     let (_, users) = disks::look(client, request).await?;
-    match detach(script, &request.recorded, &users, tools, limits, cancel).await? {
+    match detach(script, request, &users, tools, limits, cancel).await? {
         Detached::Used { by } => debug!(by, "what serves the disk stays, for another guest"),
         detached => debug!(?detached),
     }

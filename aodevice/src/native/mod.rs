@@ -64,6 +64,10 @@ impl Handler {
         match request.kind {
             hotplug::Kind::Vbd if name == "block" => Some(Self::Block),
             hotplug::Kind::Vbd => DiskScript::named(name).map(Self::Disk),
+            // Only a tapdisk serves such a disk.
+            hotplug::Kind::Vbd3 => {
+                DiskScript::named(name).filter(|script| *script == DiskScript::Tap).map(Self::Disk)
+            }
             hotplug::Kind::Vif | hotplug::Kind::VifIoemu | hotplug::Kind::Tap => {
                 Script::named(name).map(Self::Vif)
             }

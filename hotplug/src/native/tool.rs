@@ -91,6 +91,12 @@ impl Call {
     pub(super) fn new<A: Into<String>>(tool: &'static Tool, args: impl IntoIterator<Item = A>) -> Self {
         Self { tool, args: args.into_iter().map(Into::into).collect() }
     }
+
+    /// With these arguments after its own.
+    pub(super) fn with(mut self, args: impl IntoIterator<Item = String>) -> Self {
+        self.args.extend(args);
+        self
+    }
 }
 
 impl fmt::Display for Call {

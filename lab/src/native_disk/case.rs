@@ -1,7 +1,7 @@
 //! The cases, and what is different in them.
 
-use hotplug::Action;
 use hotplug::native::disk::Script;
+use hotplug::{Action, Kind};
 
 /// A step of a course.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,7 @@ impl Step {
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) script: Script,
+    pub(super) kind: Kind,
     pub(super) params: &'static str,
     pub(super) mode: &'static str,
     /// Tools that are not installed.
@@ -64,6 +65,7 @@ const fn iscsi(name: &'static str) -> Case {
     Case {
         name,
         script: Script::Iscsi,
+        kind: Kind::Vbd,
         params: "iqn=iqn.2001-05.com.example:disk1,portal=10.0.0.1",
         mode: "w",
         without: &[],
@@ -78,6 +80,26 @@ const DEVICES: &str = "for n in 0 1 2; do rm -f /dev/nbd$n; mknod /dev/nbd$n b 4
 
 const fn nbd(name: &'static str) -> Case {
     Case { script: Script::Nbd, params: "nas:10809", setup: &[DEVICES], ..iscsi(name) }
+}
+
+const VMS: &str = "xenstore-write /local/domain/1/vm /vm/one /local/domain/2/vm /vm/two";
+const SAME_VM: &str = "xenstore-write /local/domain/2/vm /vm/one";
+const THEIRS: &str = "tap-ctl allocate; tap-ctl spawn; tap-ctl attach -p 4711 -m 0; tap-ctl open -p 4711 -m 0 -a \
+                      aio:/srv/d.img; : > /run/lab/acts; rm -f /run/lab/began";
+const OTHER_WRITES: &str = "b=/local/domain/0/backend/vbd3/2/51712; xenstore-write $b/dev xvda $b/mode w $b/params \
+                            aio:/srv/d.img";
+const OTHER_READS: &str = "b=/local/domain/0/backend/vbd3/2/51712; xenstore-write $b/dev xvda $b/mode r $b/params \
+                           aio:/srv/d.img";
+const OTHER_BY_QEMU: &str = "b=/local/domain/0/backend/qdisk/2/51712; xenstore-write $b/dev xvda $b/mode w $b/params \
+                             aio:/srv/d.img";
+
+const CREATES: &str =
+    "the script looks at other disks only if a tapdisk serves the image, and of its own kind alone";
+const COUNTS: &str = "the script counts its own backend, which is gone";
+const CUTS: &str = "the script cuts the file's name at a colon";
+
+const fn tap(name: &'static str) -> Case {
+    Case { script: Script::Tap, kind: Kind::Vbd3, params: "aio:/srv/d.img", setup: &[VMS], ..iscsi(name) }
 }
 
 const ADD: Step = Step::Run(Action::Add, true);
@@ -322,5 +344,114 @@ pub(super) const CASES: &[Case] = &[
         steps: &[ADD_FAILS],
         differences: &[("0/keys/hotplug-", TEXT)],
         ..nbd("nbd/no-tool")
+    },
+    tap("tap/plain"),
+    Case { kind: Kind::Vbd, setup: &[VMS, "touch /run/lab/driver"], ..tap("tap/driver") },
+    Case {
+        kind: Kind::Vbd,
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[
+            ("1/keys/hotplug-error", TEXT),
+            ("1/keys/", LEAVES),
+            ("1/acts", LEAVES),
+            ("1/host/", LEAVES),
+        ],
+        ..tap("tap/no-driver")
+    },
+    Case { setup: &[VMS, THEIRS], ..tap("tap/found") },
+    Case { setup: &[VMS, THEIRS, SAME_VM, OTHER_WRITES], ..tap("tap/same-vm") },
+    Case { mode: "r", setup: &[VMS, THEIRS, OTHER_READS], ..tap("tap/readers") },
+    Case {
+        setup: &[VMS, THEIRS, OTHER_WRITES],
+        steps: &[Step::Sh("true"), ADD_FAILS, REMOVE],
+        differences: &[("1/keys/hotplug-", TEXT), ("2/keys/hotplug-", TEXT)],
+        ..tap("tap/in-use")
+    },
+    Case {
+        mode: "r",
+        setup: &[VMS, THEIRS, OTHER_WRITES],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/keys/hotplug-", TEXT)],
+        ..tap("tap/in-use/read")
+    },
+    Case {
+        setup: &[VMS, OTHER_BY_QEMU],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/ended", CREATES), ("1/", CREATES)],
+        ..tap("tap/in-use/qemu")
+    },
+    Case { steps: &[ADD, Step::Gone, REMOVE], ..tap("tap/gone") },
+    Case {
+        setup: &[VMS, THEIRS, SAME_VM, OTHER_WRITES],
+        steps: &[ADD, Step::Gone, REMOVE],
+        differences: &[("2/acts", COUNTS), ("2/host/", COUNTS)],
+        ..tap("tap/gone/shared")
+    },
+    Case {
+        steps: &[ADD, REMOVE, REMOVE],
+        differences: &[
+            ("2/ended", "the script does not look whether the tapdisk is there"),
+            ("2/acts", "the script does not look whether the tapdisk is there"),
+            ("2/keys/hotplug-", TEXT),
+        ],
+        ..tap("tap/again")
+    },
+    Case {
+        params: "aio:/srv/a:b.img",
+        setup: &[
+            VMS,
+            "tap-ctl allocate; tap-ctl spawn; tap-ctl attach -p 4711 -m 0; tap-ctl open -p 4711 -m 0 -a aio:/srv/a:b.img; \
+             : > /run/lab/acts",
+        ],
+        steps: &[ADD],
+        differences: &[
+            ("0/acts", CUTS),
+            ("0/keys/minor", CUTS),
+            ("0/keys/physical-device-path", CUTS),
+            ("0/host/", CUTS),
+        ],
+        ..tap("tap/colon")
+    },
+    Case {
+        params: "/srv/d.img",
+        steps: &[ADD_FAILS],
+        differences: &[("0/keys/hotplug-error", TEXT)],
+        ..tap("tap/grammar")
+    },
+    Case {
+        setup: &[VMS, "touch /run/lab/no-spawn"],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/keys/hotplug-error", TEXT)],
+        ..tap("tap/no-spawn")
+    },
+    Case {
+        setup: &[VMS, "touch /run/lab/no-attach"],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/keys/hotplug-error", TEXT)],
+        ..tap("tap/no-attach")
+    },
+    Case {
+        setup: &[VMS, "touch /run/lab/refused"],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/keys/hotplug-error", TEXT)],
+        ..tap("tap/refused")
+    },
+    Case {
+        setup: &[VMS, "touch /run/lab/hangs"],
+        steps: &[Step::Sh("true"), ADD_FAILS],
+        differences: &[("1/keys/hotplug-", WAITS), ("1/acts", WAITS), ("1/host/", WAITS)],
+        ..tap("tap/hangs")
+    },
+    Case {
+        setup: &[VMS, "touch /run/lab/hangs"],
+        steps: &[Step::Sh("true"), Step::Cancelled],
+        differences: &[("1/acts", LEAVES), ("1/host/", LEAVES)],
+        ..tap("tap/cancelled")
+    },
+    Case {
+        without: &["tap-ctl"],
+        steps: &[ADD_FAILS],
+        differences: &[("0/keys/hotplug-error", TEXT)],
+        ..tap("tap/no-tool")
     },
 ];

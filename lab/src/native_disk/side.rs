@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use aodevice::{Hotplug, NativeRunner, sim};
 use clap::Args;
 use hotplug::native::disk::Script;
-use hotplug::{Action, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
+use hotplug::{Action, Ending, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Path};
@@ -24,10 +24,11 @@ use crate::failure::missing;
 /// Where the stand-ins keep what they know.
 const LAB: &str = "/run/lab";
 
-const STAND_INS: [(&str, &str); 4] = [
+const STAND_INS: [(&str, &str); 5] = [
     ("iscsiadm", include_str!("stand-ins/iscsiadm")),
     ("multipath", include_str!("stand-ins/multipath")),
     ("nbd-client", include_str!("stand-ins/nbd-client")),
+    ("tap-ctl", include_str!("stand-ins/tap-ctl")),
     ("loop-up", include_str!("stand-ins/loop-up")),
 ];
 
@@ -35,7 +36,6 @@ const STAND_INS: [(&str, &str); 4] = [
 const GIVE_BACK: &str =
     "losetup -nO NAME,BACK-FILE | awk '$2 ~ \"^/run/lab/image\" { print $1 }' | xargs -rn1 losetup -d";
 
-const BACKEND: &str = "/local/domain/0/backend/vbd/1/51712";
 const COPY: &str = "/lab/copy";
 const GUEST: u32 = 1;
 const VDEV: u32 = 51712;
@@ -107,9 +107,10 @@ async fn go_through(case: &Case, args: &DiskSideArgs) -> Result<Views> {
     for domid in [GUEST, 2] {
         sim::create_domain(&client, DomId(domid), &format!("guest-{domid}")).await?;
     }
+    let backend = format!("/local/domain/0/backend/{}/{GUEST}/{VDEV}", case.kind.backend());
     let given = [("frontend-id", "1"), ("state", "2"), ("mode", case.mode), ("params", case.params)];
     for (key, value) in given {
-        client.write(&Path::new(format!("{BACKEND}/{key}"))?, value.to_owned()).await?;
+        client.write(&Path::new(format!("{backend}/{key}"))?, value.to_owned()).await?;
     }
     let store = daemon.socket();
     case.setup.iter().try_for_each(|command| sh(command, store))?;
@@ -118,6 +119,9 @@ async fn go_through(case: &Case, args: &DiskSideArgs) -> Result<Views> {
     let side = Side {
         runner: NativeRunner::new(client.clone(), scripts, how),
         script: args.scripts.join(case.script.name()),
+        kind: case.kind,
+        backend,
+        is_native: args.way == "native",
         by_hand: case.script == Script::Nbd && args.way == "script",
         client,
     };
@@ -152,14 +156,19 @@ struct Side {
     client: Client,
     runner: NativeRunner,
     script: PathBuf,
+    kind: Kind,
+    /// The backend's directory.
+    backend: String,
+    /// Whether the handler is to be called.
+    is_native: bool,
     /// The script is given more than a toolstack gives it.
     by_hand: bool,
 }
 
 impl Side {
     async fn perform(&self, action: Action, gone: bool, cancel: &CancellationToken) -> Result<bool> {
-        let mut request = Request::new(Kind::Vbd, action, GUEST, VDEV, &self.script);
-        let directory = if gone { COPY } else { BACKEND };
+        let mut request = Request::new(self.kind, action, GUEST, VDEV, &self.script);
+        let directory = if gone { COPY } else { &self.backend };
         for (key, value) in self.keys(directory).await? {
             request = request.recorded(key, value);
         }
@@ -169,6 +178,8 @@ impl Side {
         let limits = Limits::default().deadline(DEADLINE);
         let report: Report = self.runner.run(&request, &limits, cancel).await;
         eprintln!("lab: {request}: {report}");
+        let ran = matches!(report.ending, Ending::Exited(_) | Ending::Signalled(_));
+        ensure!(!(self.is_native && ran), "the script was run, and not the handler called");
         Ok(report.success())
     }
 
@@ -205,15 +216,15 @@ impl Side {
 
     /// The backend's directory goes, and a copy of it stays.
     async fn lose_backend(&self) -> Result<()> {
-        for (key, value) in self.keys(BACKEND).await? {
+        for (key, value) in self.keys(&self.backend).await? {
             self.client.write(&Path::new(format!("{COPY}/{key}"))?, value).await?;
         }
-        Ok(self.client.rm(&Path::new(BACKEND)?).await?)
+        Ok(self.client.rm(&Path::new(self.backend.as_str())?).await?)
     }
 
     async fn view(&self, gone: bool) -> Result<BTreeMap<String, String>> {
         let mut view = BTreeMap::new();
-        for (key, value) in self.keys(if gone { COPY } else { BACKEND }).await? {
+        for (key, value) in self.keys(if gone { COPY } else { &self.backend }).await? {
             // Which number a device has is the kernel's choice.
             let value = match value.strip_prefix("7:").or(value.strip_prefix("/dev/loop")) {
                 Some(number) if number.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
@@ -223,7 +234,7 @@ impl Side {
             };
             view.insert(format!("keys/{key}"), value);
         }
-        let backend = self.keys(BACKEND).await?;
+        let backend = self.keys(&self.backend).await?;
         view.insert("backend".to_owned(), backend.contains_key("frontend-id").to_string());
         // What was changed since the last step.
         let acts = FsPath::new(LAB).join("acts");
@@ -236,6 +247,7 @@ impl Side {
         for (name, command) in [
             ("sessions", "cat /run/lab/sessions"),
             ("connected", "ls /run/lab/nbd 2>/dev/null"),
+            ("tapdisks", "cd /run/lab/tap 2>/dev/null && grep . *"),
             ("by-path", "ls /dev/disk/by-path"),
             ("loops", "losetup -nO BACK-FILE | grep -c ^/run/lab/image"),
         ] {

@@ -74,7 +74,7 @@ pub enum DiskError {
     #[error("{error}. It is left connected, since {undo}: detach the disk, which tries that again")]
     Left {
         /// Why it failed.
-        error: Box<DiskError>,
+        error: Box<Self>,
         /// Why it was not undone.
         undo: ToolError,
     },

@@ -1,4 +1,4 @@
-//! Disks that a tool connects: what the stock scripts `block-iscsi` and `block-nbd` do, through the same tools.
+//! Disks that a tool connects: what the stock scripts `block-iscsi`, `block-nbd` and `block-tap` do, through the same tools.
 //!
 //! An attach has three steps, and the caller speaks to the store between them:
 //!
@@ -13,7 +13,7 @@
 //!                                                writes `keys` into the backend's directory
 //! ```
 //!
-//! `node` is written before anything is made: so a removal knows what to undo, though the program that attached the disk was
+//! `node`, which names a session or a device, is written before anything is made: so a removal knows what to undo, though the program that attached the disk was
 //! killed in the midst. [`Chosen::make`] undoes its work when a step of it fails, is late or cancelled; what cannot
 //! be written afterwards, the caller undoes with [`Made::undo`]. A future of either that is dropped kills its tool and undoes
 //! nothing: have it finish in a task of its own, with `cancel` to hurry it.
@@ -24,6 +24,7 @@
 //! | --- | --- |
 //! | `block-iscsi` | `iqn=NAME,portal=ADDRESS`, and perhaps `,multipath=y`, as the stock script reads it |
 //! | `block-nbd` | `SERVER:PORT`, or `SERVER:PORT/EXPORT`; an IPv6 address in brackets |
+//! | `block-tap` | `TYPE:FILE`, such as `aio:/srv/d.img`, as the stock script reads it |
 //!
 //! # Differences from the scripts
 //!
@@ -52,10 +53,24 @@
 //! | `node` | not written | the device | the removal needs it |
 //! | a removal | disconnects what it is given as an argument | disconnects `node`, unless a guest has it by now | |
 //! | an export, read-only disks | cannot be said | `-name`, `-readonly` | |
+//!
+//! `block-tap` (of Debian 13; that of Debian 12 wants a driver that no Debian has, and is run as it stands):
+//!
+//! | what | the script | here | because |
+//! | --- | --- | --- | --- |
+//! | an image of another guest | gives it if no tapdisk serves it, and else fails for want of a function | refuses, by `mode`, also if a device model serves it | two writers destroy it |
+//! | a disk of mode `w!` | is treated as read-only | is not looked at, as `block` does | |
+//! | a file with a colon in its name | is cut there | is taken | |
+//! | an attach that fails, is killed or cancelled | frees the minor | closes, detaches and frees what was done | |
+//! | a removal when the backend is gone | counts one guest too few, and closes another's image | leaves it | |
+//! | a removal when the tapdisk is gone | fails, or closes what has its numbers by now | has nothing to do | it is idempotent |
+//!
+//! Neither ends a tapdisk that was started and could not be attached.
 
 mod error;
 mod iscsi;
 mod nbd;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -65,11 +80,11 @@ use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use super::block::{Block, Mode, Numbers, User};
+use super::block::{Block, Domain, Mode, Numbers, User};
 use super::digest::Stock;
 use super::tool::{Course, ToolError, Tools};
 use crate::lock::Held;
-use crate::{LINE_SHOWN, Limits, printable};
+use crate::{Kind, LINE_SHOWN, Limits, Request, printable};
 
 pub use error::DiskError;
 
@@ -101,6 +116,11 @@ const NBD: Stock = Stock {
     ],
 };
 
+const TAP: Stock = Stock {
+    sources: &SOURCES,
+    proven: &[("69da799c97672912e4b40e6a15605c1c3a8bb93364a4fc82de27683de1266f4c", DEBIAN_13)],
+};
+
 /// A stock script that there is a handler for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -109,6 +129,8 @@ pub enum Script {
     Iscsi,
     /// `block-nbd`.
     Nbd,
+    /// `block-tap`.
+    Tap,
 }
 
 impl Script {
@@ -118,6 +140,7 @@ impl Script {
         match name {
             "block-iscsi" => Some(Self::Iscsi),
             "block-nbd" => Some(Self::Nbd),
+            "block-tap" => Some(Self::Tap),
             _ => None,
         }
     }
@@ -128,6 +151,7 @@ impl Script {
         match self {
             Self::Iscsi => "block-iscsi",
             Self::Nbd => "block-nbd",
+            Self::Tap => "block-tap",
         }
     }
 
@@ -135,6 +159,7 @@ impl Script {
         match self {
             Self::Iscsi => &ISCSI,
             Self::Nbd => &NBD,
+            Self::Tap => &TAP,
         }
     }
 
@@ -164,13 +189,15 @@ impl Script {
 enum Target {
     Iscsi(iscsi::Target),
     Nbd(nbd::Target),
+    Tap(tap::Target),
 }
 
 impl Target {
-    fn parse(script: Script, params: &str) -> Result<Self, DiskError> {
+    fn parse(script: Script, kind: Kind, params: &str) -> Result<Self, DiskError> {
         match script {
             Script::Iscsi => iscsi::Target::parse(params).map(Self::Iscsi),
             Script::Nbd => nbd::Target::parse(params).map(Self::Nbd),
+            Script::Tap => tap::Target::parse(params, kind == Kind::Vbd3).map(Self::Tap),
         }
     }
 }
@@ -187,8 +214,9 @@ fn user_of(user: &User) -> String {
     printable(format!("the disk {} of the guest {}{name}", user.vdev, user.domain.domid), LINE_SHOWN)
 }
 
-/// Reads the target of a disk with these keys of its backend, and takes the lock of all disks where the host's devices are
-/// chosen from. All of the attach together may take as long as [`Limits::deadline`] says.
+/// Reads the target of a disk whose backend has these keys, and takes the lock of all disks where the host's devices are
+/// chosen from. All of the attach together may take as long as [`Limits::deadline`] says. Of `request` its kind and the
+/// recorded keys `params` and `mode` count.
 ///
 /// # Errors
 ///
@@ -199,17 +227,17 @@ fn user_of(user: &User) -> String {
 /// Nothing is left if the future is dropped.
 pub async fn begin(
     script: Script,
-    keys: &BTreeMap<String, String>,
+    request: &Request,
     tools: &Tools,
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Begun, DiskError> {
-    let target = Target::parse(script, key(keys, "params")?)?;
-    let mode = Mode::parse(key(keys, "mode")?);
+    let target = Target::parse(script, request.kind, key(&request.recorded, "params")?)?;
+    let mode = Mode::parse(key(&request.recorded, "mode")?);
     let lock = match &target {
         // A session is one for all.
         Target::Iscsi(_) => None,
-        Target::Nbd(_) => Some(Block::new().lock(limits.deadline, cancel).await?),
+        _ => Some(Block::new().lock(limits.deadline, cancel).await?),
     };
     Ok(Begun { target, mode, course: tools.course(limits, cancel), _lock: lock })
 }
@@ -224,9 +252,19 @@ pub struct Begun {
     _lock: Option<Held>,
 }
 
+/// What an attach will make.
+#[derive(Clone, Debug)]
+enum Choice {
+    Session(iscsi::Target),
+    /// A device, by its number.
+    Device(nbd::Target, u32),
+    /// A tapdisk, or the one that is there.
+    Tapdisk(tap::Target, Option<tap::Tapdisk>),
+}
+
 impl Begun {
-    /// Looks whether the target can be had, and what is to be made for it. `users` are all disks in the store but the one to
-    /// be attached.
+    /// Looks whether the guest can have the target, and what is to be made for it. `users` are all disks in the store but the
+    /// one to be attached.
     ///
     /// # Errors
     ///
@@ -235,15 +273,20 @@ impl Begun {
     /// # Cancel safety
     ///
     /// Nothing is left if the future is dropped.
-    pub async fn choose(self, users: &[User]) -> Result<Chosen, DiskError> {
-        let node = match &self.target {
+    pub async fn choose(self, guest: &Domain, users: &[User]) -> Result<Chosen, DiskError> {
+        let course = &self.course;
+        let choice = match self.target.clone() {
             Target::Iscsi(target) => {
-                target.look(&self.course, users).await?;
-                target.node().to_owned()
+                target.look(course, users).await?;
+                Choice::Session(target)
             }
-            Target::Nbd(_) => nbd::node(nbd::free(&self.course, 0).await?),
+            Target::Nbd(target) => Choice::Device(target, nbd::free(course, 0).await?),
+            Target::Tap(target) => {
+                let found = target.look(course, self.mode, guest, users).await?;
+                Choice::Tapdisk(target, found)
+            }
         };
-        Ok(Chosen { begun: self, node })
+        Ok(Chosen { begun: self, choice })
     }
 }
 
@@ -251,14 +294,19 @@ impl Begun {
 #[derive(Debug)]
 pub struct Chosen {
     begun: Begun,
-    node: String,
+    choice: Choice,
 }
 
 impl Chosen {
     /// What is to be written into the backend's directory before [`Chosen::make`]; to be removed again if that fails, unless
     /// something [is left](DiskError::is_left).
     pub fn keys(&self) -> Vec<(&'static str, String)> {
-        vec![("node", self.node.clone())]
+        match &self.choice {
+            Choice::Session(target) => vec![("node", target.node().to_owned())],
+            Choice::Device(_, number) => vec![("node", nbd::node(*number))],
+            // Who attaches the image next finds it.
+            Choice::Tapdisk(..) => Vec::new(),
+        }
     }
 
     /// Connects the target.
@@ -271,19 +319,30 @@ impl Chosen {
     ///
     /// If the future is dropped, the tool is killed, and what it has done may be left.
     pub async fn make(self) -> Result<Attempt, DiskError> {
-        let Begun { target, mode, course, .. } = &self.begun;
-        let served = match target {
-            Target::Iscsi(target) => Some(target.make(course).await?),
-            Target::Nbd(target) => target.make(course, &self.node, *mode).await?,
-        };
-        match served {
-            Some(served) => Ok(Attempt::Made(Made { chosen: self, served })),
-            None => {
-                let next = nbd::number(&self.node).map_or(0, |number| number.saturating_add(1));
-                let node = nbd::node(nbd::free(course, next).await?);
-                Ok(Attempt::Taken(Self { node, ..self }))
+        let Self { begun, choice } = self;
+        let course = &begun.course;
+        let (keys, undo) = match choice {
+            Choice::Session(target) => (target.make(course).await?.keys(), Undo::Session(target)),
+            Choice::Device(target, number) => {
+                let node = nbd::node(number);
+                match target.make(course, &node, begun.mode).await? {
+                    Some(served) => (served.keys(), Undo::Device(node)),
+                    None => {
+                        let other = nbd::free(course, number.saturating_add(1)).await?;
+                        return Ok(Attempt::Taken(Self { begun, choice: Choice::Device(target, other) }));
+                    }
+                }
             }
-        }
+            Choice::Tapdisk(target, Some(tapdisk)) => (target.keys(tapdisk)?, Undo::Nothing),
+            Choice::Tapdisk(target, None) => {
+                let tapdisk = target.create(course).await?;
+                match target.keys(tapdisk) {
+                    Ok(keys) => (keys, Undo::Tapdisk(tapdisk)),
+                    Err(error) => return Err(error.undone(tap::undo(course, tapdisk).await)),
+                }
+            }
+        };
+        Ok(Attempt::Made(Made { begun, keys, undo }))
     }
 }
 
@@ -299,18 +358,24 @@ pub enum Attempt {
 /// A disk that is connected. Dropping it lets it stay.
 #[derive(Debug)]
 pub struct Made {
-    chosen: Chosen,
-    served: Served,
+    begun: Begun,
+    keys: Vec<(&'static str, String)>,
+    undo: Undo,
+}
+
+/// What is to be undone.
+#[derive(Debug)]
+enum Undo {
+    Nothing,
+    Session(iscsi::Target),
+    Device(String),
+    Tapdisk(tap::Tapdisk),
 }
 
 impl Made {
     /// What is to be written into the backend's directory, in the order in which the scripts write it.
-    pub fn keys(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("physical-device", self.served.numbers.to_string()),
-            ("physical-device-path", self.served.path.clone()),
-            ("hotplug-status", "connected".to_owned()),
-        ]
+    pub fn keys(&self) -> &[(&'static str, String)] {
+        &self.keys
     }
 
     /// Disconnects it again, for whoever cannot write what was made.
@@ -323,9 +388,12 @@ impl Made {
     ///
     /// If the future is dropped, the disk is disconnected or not.
     pub async fn undo(self) -> Result<(), ToolError> {
-        match &self.chosen.begun.target {
-            Target::Iscsi(target) => target.undo(&self.chosen.begun.course).await,
-            Target::Nbd(_) => nbd::undo(&self.chosen.begun.course, &self.chosen.node).await,
+        let course = &self.begun.course;
+        match &self.undo {
+            Undo::Nothing => Ok(()),
+            Undo::Session(target) => target.undo(course).await,
+            Undo::Device(node) => nbd::undo(course, node).await,
+            Undo::Tapdisk(tapdisk) => tap::undo(course, *tapdisk).await,
         }
     }
 }
@@ -342,6 +410,14 @@ impl Served {
     fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(|found| found.file_type().is_block_device())?;
         Some(Self { path: path.to_str()?.to_owned(), numbers: Numbers::of(found.rdev()) })
+    }
+
+    fn keys(self) -> Vec<(&'static str, String)> {
+        vec![
+            ("physical-device", self.numbers.to_string()),
+            ("physical-device-path", self.path),
+            ("hotplug-status", "connected".to_owned()),
+        ]
     }
 }
 
@@ -360,7 +436,8 @@ pub enum Detached {
     },
 }
 
-/// Disconnects a disk by the keys that its backend has, or had. `users` are all other disks in the store.
+/// Disconnects a disk by the recorded keys of `request`, which its backend has, or had. `users` are all other disks in the
+/// store.
 ///
 /// # Errors
 ///
@@ -371,23 +448,29 @@ pub enum Detached {
 /// If the future is dropped, the disk is disconnected or not.
 pub async fn detach(
     script: Script,
-    keys: &BTreeMap<String, String>,
+    request: &Request,
     users: &[User],
     tools: &Tools,
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Detached, DiskError> {
-    let target = Target::parse(script, key(keys, "params")?)?;
+    let keys = &request.recorded;
+    let target = Target::parse(script, request.kind, key(keys, "params")?)?;
     let course = tools.course(limits, cancel);
     let numbers = keys.get("physical-device");
+    let lock = || async { Block::new().lock(limits.deadline, cancel).await };
     match (target, keys.get("node")) {
         // The script itself writes no node.
         (Target::Iscsi(_), None) if numbers.is_none() => Ok(Detached::Before),
         (Target::Iscsi(target), _) => target.detach(&course, numbers.map(String::as_str), users).await,
         (Target::Nbd(_), None) => Ok(Detached::Before),
         (Target::Nbd(_), Some(node)) => {
-            let _lock = Block::new().lock(limits.deadline, cancel).await?;
+            let _lock = lock().await?;
             nbd::detach(&course, node, users).await
+        }
+        (Target::Tap(target), _) => {
+            let _lock = lock().await?;
+            target.detach(&course, keys, users).await
         }
     }
 }
