@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -69,20 +70,37 @@ impl DeviceLock {
     }
 }
 
-/// A lock that is held, and shared with no other process. Dropping it gives it back and removes its file.
+/// A lock that is held. Dropping it gives it back, as soon as no tool that was started under it is alive, and removes
+/// its file.
 #[derive(Debug)]
-pub struct Held(Option<DeviceLock>);
+pub struct Held {
+    lock: Option<DeviceLock>,
+    /// How many guards may still have the descriptor.
+    guards: AtomicUsize,
+}
 
 impl Held {
     /// Waits until the lock is free, and takes it. Somebody else's is tried again so often.
     pub(crate) async fn take(path: &Path, poll: Duration) -> io::Result<Self> {
-        Ok(Self(Some(DeviceLock::take(path, poll).await?)))
+        Ok(Self { lock: Some(DeviceLock::take(path, poll).await?), guards: AtomicUsize::new(0) })
+    }
+
+    /// The descriptor for one more guard, which keeps the lock until its group is dead.
+    pub(crate) fn lend(&self) -> Option<BorrowedFd<'_>> {
+        self.guards.fetch_add(1, Ordering::Relaxed);
+        self.lock.as_ref().map(DeviceLock::as_fd)
+    }
+
+    /// A guard that had the descriptor is gone.
+    pub(crate) fn returned(&self) {
+        self.guards.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(lock) = self.0.take() {
+        // As long as there is a guard, removing the file would let somebody else lock a new one of the same name.
+        if let Some(lock) = self.lock.take().filter(|_| *self.guards.get_mut() == 0) {
             lock.remove();
         }
     }

@@ -22,7 +22,7 @@ use crate::{Ending, Report, Request, SpawnError};
 
 /// For how long to go on reading after the script's process has died. Normally the pipe ends with it;
 /// if not, a daemon that the script started has kept it open.
-const DRAIN: Duration = Duration::from_millis(100);
+pub(crate) const DRAIN: Duration = Duration::from_millis(100);
 
 /// How often to try to get the lock of a device that somebody else has.
 const POLL: Duration = Duration::from_millis(20);
@@ -281,7 +281,12 @@ impl ScriptRunner {
             turn.lock.remove();
             return Report::unstarted(ending);
         }
-        let (mut group, mut capture) = match process::start(request, &variables, turn.lock.as_fd()) {
+        let (mut group, mut capture) = match process::start(
+            request.script.as_os_str(),
+            request.args(),
+            &variables,
+            Some(turn.lock.as_fd()),
+        ) {
             Ok(started) => started,
             Err(error) => {
                 turn.lock.remove();

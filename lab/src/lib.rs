@@ -18,6 +18,7 @@ pub mod grammar;
 pub mod guest;
 pub mod hostile;
 pub mod native;
+pub mod native_disk;
 pub mod native_vif;
 pub mod peers;
 pub mod suite;

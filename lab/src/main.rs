@@ -15,6 +15,7 @@ use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::hostile::{self, HostileArgs};
 use lab::native::{self, NativeArgs};
+use lab::native_disk::{self, DiskSideArgs, NativeDiskArgs};
 use lab::native_vif::{self, NativeVifArgs, SideArgs};
 use lab::peers::{self, PeerArgs, PeersArgs};
 use lab::suite::{self, TestArgs};
@@ -42,6 +43,7 @@ enum Command {
     Hostile(HostileArgs),
     Native(NativeArgs),
     NativeVif(NativeVifArgs),
+    NativeDisk(NativeDiskArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
     #[command(hide = true)]
@@ -50,6 +52,8 @@ enum Command {
     Creation(CreationArgs),
     #[command(hide = true)]
     NativeVifSide(SideArgs),
+    #[command(hide = true)]
+    NativeDiskSide(DiskSideArgs),
     /// Run in a Xen domain: the client's cases over its kernel's device
     #[command(hide = true)]
     Clients,
@@ -68,6 +72,8 @@ fn main() -> ExitCode {
         Command::Guest(args) => guest::run(&args),
         Command::Hostile(args) => hostile::run(&args),
         Command::Native(args) => native::run(&args),
+        Command::NativeDisk(args) => native_disk::run(&args),
+        Command::NativeDiskSide(args) => native_disk::side(&args),
         Command::NativeVif(args) => native_vif::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),

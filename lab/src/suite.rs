@@ -15,12 +15,13 @@ use crate::fuzz::{self, FuzzArgs};
 use crate::grammar::{self, GrammarArgs};
 use crate::hostile::{self, HostileArgs};
 use crate::native::{self, NativeArgs};
+use crate::native_disk::{self, NativeDiskArgs};
 use crate::native_vif::{self, NativeVifArgs};
 use crate::xen::debian::Debian;
 use crate::xen::{self, XenArgs};
 
 /// What the tests against real peers need, besides what the lab's Xen host does.
-const PEERS: [&str; 10] = [
+const PEERS: [&str; 11] = [
     "xen-utils-4.17",
     "xen-utils-common",
     "xenstore-utils",
@@ -31,6 +32,7 @@ const PEERS: [&str; 10] = [
     "libc6-dev",
     "iproute2",
     "net-tools",
+    "openvswitch-switch",
 ];
 
 /// Run everything that CI runs: checks, tests against Debian's real daemons, the demo, and
@@ -70,6 +72,8 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Box::new(move || native::run(&NativeArgs::for_ci(may_install, Debian::Trixie))),
         ),
         ("ends", Box::new(|| ends::run(&EndsArgs::default()))),
+        ("native disk", Box::new(|| native_disk::run(&NativeDiskArgs::for_ci(Debian::Bookworm)))),
+        ("native disk, Debian 13", Box::new(|| native_disk::run(&NativeDiskArgs::for_ci(Debian::Trixie)))),
         ("native vif", Box::new(|| native_vif::run(&NativeVifArgs::default()))),
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),

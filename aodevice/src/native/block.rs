@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{Client, Path};
 
-use super::{Fault, disks};
+use super::{Fault, Keys, disks};
 use crate::operation::{SEQUENCE, file_of, sequence};
 
 impl From<Failure> for Fault {
@@ -27,10 +27,10 @@ pub(super) async fn run(
     request: &Request,
     limits: &Limits,
     cancel: &CancellationToken,
-) -> Result<(), Fault> {
+) -> Result<Keys, Fault> {
     match request.action {
         Action::Add => add(client, block, request, limits, cancel).await,
-        Action::Remove => remove(request, limits, cancel).await,
+        Action::Remove => remove(request, limits, cancel).await.map(|()| Keys::new()),
     }
 }
 
@@ -40,16 +40,17 @@ async fn add(
     request: &Request,
     limits: &Limits,
     cancel: &CancellationToken,
-) -> Result<(), Fault> {
+) -> Result<Keys, Fault> {
     let disk = Disk::of(&request.recorded)?;
     let begun = block.begin(&disk, limits.deadline, cancel).await?;
     let (guest, users) = disks::look(client, request).await?;
     let attached = begun.attach(guest, users).await?;
-    if !disks::write(client, &Path::new(request.directory())?, &attached.keys()).await? {
+    let keys = attached.keys();
+    if !disks::write(client, &Path::new(request.directory())?, &keys).await? {
         return Err(Fault::Store("the backend's directory is gone".to_owned()));
     }
     attached.keep();
-    Ok(())
+    Ok(keys)
 }
 
 async fn remove(request: &Request, limits: &Limits, cancel: &CancellationToken) -> Result<(), Fault> {

@@ -8,6 +8,7 @@
 //! whatever an administrator has changed is run as it stands.
 
 mod block;
+mod disk;
 mod disks;
 mod vif;
 
@@ -15,9 +16,11 @@ use std::path::Path as FsPath;
 use std::pin::Pin;
 use std::time::Duration;
 
+use hotplug::native::Tools;
 use hotplug::native::block::{self as block_handler, Block};
+use hotplug::native::disk::Script as DiskScript;
 use hotplug::native::vif::Script;
-use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
+use hotplug::{Ending, Held, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +53,8 @@ pub struct NativeRunner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handler {
     Block,
+    /// Through the script's tool.
+    Disk(DiskScript),
     Vif(Script),
 }
 
@@ -58,7 +63,12 @@ impl Handler {
     fn named(request: &Request) -> Option<Self> {
         let name = request.script.file_name()?.to_str()?;
         match request.kind {
-            hotplug::Kind::Vbd => (name == "block").then_some(Self::Block),
+            hotplug::Kind::Vbd if name == "block" => Some(Self::Block),
+            hotplug::Kind::Vbd => DiskScript::named(name).map(Self::Disk),
+            // Only a tapdisk serves such a disk.
+            hotplug::Kind::Vbd3 => {
+                DiskScript::named(name).filter(|script| *script == DiskScript::Tap).map(Self::Disk)
+            }
             hotplug::Kind::Vif | hotplug::Kind::VifIoemu | hotplug::Kind::Tap => {
                 Script::named(name).map(Self::Vif)
             }
@@ -70,16 +80,20 @@ impl Handler {
     fn is_equal_to(self, script: &FsPath) -> bool {
         match self {
             Self::Block => matches!(block_handler::release_of(script), Ok(Some(_))),
+            Self::Disk(kind) => matches!(kind.release_of(script), Ok(Some(_))),
             Self::Vif(kind) => matches!(kind.release_of(script), Ok(Some(_))) && kind.extras().is_none(),
         }
     }
 }
 
+/// What is written into the backend's directory.
+type Keys = Vec<(&'static str, String)>;
+
 /// Why a handler has not done its work.
 #[derive(Debug)]
 enum Fault {
     /// It failed, or was late. It says why itself, and what is to be written in the backend's directory.
-    Handler(Ending, String, Vec<(&'static str, String)>),
+    Handler(Ending, String, Keys),
     /// It was cancelled.
     Cancelled,
     /// The store failed, or has not got what is needed.
@@ -132,7 +146,7 @@ impl NativeRunner {
             Err(error) => return report(Ending::SpawnFailed(error), Duration::ZERO),
         };
         let report = match self.scripts.hold(request, limits, cancel, permit).await {
-            Ok(_held) => self.work(handler, request, limits, cancel).await,
+            Ok(held) => self.work(handler, request, held, limits, cancel).await,
             Err(ending) => report(ending, Duration::ZERO),
         };
         debug!(duration = ?report.duration, ?handler, "{}", report.ending);
@@ -143,17 +157,28 @@ impl NativeRunner {
         &self,
         handler: Handler,
         request: &Request,
+        held: Held,
         limits: &Limits,
         cancel: &CancellationToken,
     ) -> Report {
+        let tools = Tools::new().holding(held);
         let begun = Instant::now();
         let worked = match handler {
-            Handler::Block => block::run(&self.client, &self.block, request, limits, cancel).await,
-            Handler::Vif(script) => vif::run(&self.client, script, request, limits, cancel).await,
+            Handler::Block => block::run(&self.client, &self.block, request, limits, cancel).await.map(Some),
+            Handler::Disk(script) => {
+                disk::run(&self.client, script, request, tools, limits, cancel).await.map(|()| None)
+            }
+            Handler::Vif(script) => {
+                vif::run(&self.client, script, request, tools, limits, cancel).await.map(Some)
+            }
         };
         let duration = begun.elapsed();
         let (ending, why, keys) = match worked {
-            Ok(()) => return report(Ending::Done, duration),
+            Ok(None) => return report(Ending::Done, duration),
+            Ok(Some(keys)) => {
+                let wrote = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+                return report(Ending::Done, duration).wrote(wrote);
+            }
             Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
             Err(Fault::Store(why)) => (Ending::Failed, why, Vec::new()),
             Err(Fault::Handler(ending, why, keys)) => (ending, why, keys),
@@ -165,7 +190,7 @@ impl NativeRunner {
         report(ending, duration).reported(None, Some(why))
     }
 
-    async fn tell(&self, request: &Request, keys: Vec<(&'static str, String)>) -> Result<(), Fault> {
+    async fn tell(&self, request: &Request, keys: Keys) -> Result<(), Fault> {
         disks::write(&self.client, &Path::new(request.directory())?, &keys).await.map(drop)
     }
 }

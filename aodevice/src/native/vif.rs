@@ -1,19 +1,24 @@
-//! Interfaces whose script is `vif-bridge`, `vif-route` or `vif-nat`.
+//! Interfaces whose script is `vif-bridge`, `vif-route`, `vif-nat` or `vif-openvswitch`.
 
 use hotplug::native::vif::{self, Script, VifError};
-use hotplug::{Ending, Limits, Request};
+use hotplug::native::{ToolError, Tools};
+use hotplug::{Action, Ending, Limits, Request};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{Client, Path};
 
-use super::{Fault, disks};
+use super::{Fault, Keys, disks};
+use crate::operation::text;
 
 impl From<VifError> for Fault {
     fn from(error: VifError) -> Self {
         let ending = match error {
             VifError::Cancelled { .. } => return Self::Cancelled,
-            VifError::TimedOut { .. } => Ending::Late,
+            VifError::Tool { error: ToolError::Cancelled { .. }, .. } => return Self::Cancelled,
+            VifError::TimedOut { .. } | VifError::Tool { error: ToolError::TimedOut { .. }, .. } => {
+                Ending::Late
+            }
             _ => Ending::Failed,
         };
         Self::Handler(ending, error.to_string(), error.backend_keys().into())
@@ -25,13 +30,17 @@ pub(super) async fn run(
     client: &Client,
     script: Script,
     request: &Request,
+    tools: Tools,
     limits: &Limits,
     cancel: &CancellationToken,
-) -> Result<(), Fault> {
+) -> Result<Keys, Fault> {
     let ends = cancel.child_token();
-    let (asked, limits, token) = (request.clone(), *limits, ends.clone());
+    let (mut asked, limits, token) = (request.clone(), *limits, ends.clone());
+    if script == Script::OpenVswitch && request.action == Action::Add {
+        asked.recorded.extend(machine(client, request).await?);
+    }
     let _guard = ends.drop_guard();
-    let ran = spawn_blocking(move || vif::run(script, &asked, &limits, &token)).await;
+    let ran = spawn_blocking(move || vif::run(script, &asked, &tools, &limits, &token)).await;
     let outcome = match ran {
         Ok(outcome) => outcome?,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -46,5 +55,16 @@ pub(super) async fn run(
     if let Err(fault) = disks::write_beside(client, &frontend, &outcome.frontend).await {
         debug!(?fault, interface = outcome.interface, "the frontend is not told");
     }
-    disks::write(client, &Path::new(request.directory())?, &outcome.backend).await.map(drop)
+    let is_there = disks::write(client, &Path::new(request.directory())?, &outcome.backend).await?;
+    Ok(if is_there { outcome.backend } else { Keys::new() })
+}
+
+/// What the store tells of the virtual machine that has the interface.
+async fn machine(client: &Client, request: &Request) -> Result<Vec<(String, String)>, Fault> {
+    let vm = client.read_opt(&Path::new(format!("/local/domain/{}/vm", request.fe))?).await?;
+    // What is no path leads to nothing.
+    let Some(vm) = text(vm).and_then(|vm| Path::new(vm).ok()) else { return Ok(Vec::new()) };
+    let values = client.read_many(&[vm.join("name")?, vm.join("uuid")?]).await?;
+    let found = [vif::VM_NAME, vif::VM_UUID].into_iter().zip(values);
+    Ok(found.filter_map(|(key, value)| Some((key.to_owned(), text(value)?))).collect())
 }

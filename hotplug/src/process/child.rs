@@ -1,11 +1,11 @@
-//! Starts a script behind its guard.
+//! Starts a script, or a tool of a native handler, behind its guard.
 //!
 //! `unsafe` is allowed here because the guard begins between `fork` and `exec`, where the standard
 //! library lets only a `pre_exec` closure in.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -15,17 +15,17 @@ use std::process::{Command, Stdio};
 use super::group::Group;
 use super::guard::Guard;
 use super::output::Capture;
-use crate::Request;
 
-/// Starts a script with exactly these variables, behind a guard that holds the lock of the device.
-/// Returns the script's group and what reads its output. Needs a tokio runtime with I/O around it.
+/// Starts a program with exactly these arguments and variables, behind a guard that holds the lock of the device, if
+/// there is one. Returns the program's group and what reads its output. Needs a tokio runtime with I/O around it.
 ///
-/// When this returns, the script leads its own session and group: the standard library waits for the
-/// `exec`. Nobody but the script holds the writing end of the pipe.
+/// When this returns, the program leads its own session and group: the standard library waits for the
+/// `exec`. Nobody but the program holds the writing end of the pipe.
 pub(crate) fn start(
-    request: &Request,
+    program: &OsStr,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     variables: &BTreeMap<OsString, OsString>,
-    lock: BorrowedFd<'_>,
+    lock: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Group, Capture)> {
     let (reader, writer) = io::pipe()?;
     let capture = Capture::new(reader)?;
@@ -33,10 +33,12 @@ pub(crate) fn start(
     lifeline.set_nonblocking(true)?;
     let lifeline = tokio::net::UnixStream::from_std(lifeline)?;
 
-    let mut command = Command::new(&request.script);
-    command.args(request.args()).env_clear().envs(variables);
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(variables);
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let guard = Guard { lifeline: guards_end.as_raw_fd(), lock: lock.as_raw_fd() };
+    // Without a lock the guard keeps its lifeline twice.
+    let lock = lock.map_or(guards_end.as_raw_fd(), |lock| lock.as_raw_fd());
+    let guard = Guard { lifeline: guards_end.as_raw_fd(), lock };
     // SAFETY: everything that the closure calls is async-signal-safe: system calls and no allocation.
     unsafe { command.pre_exec(move || guard.begin()) };
     Ok((Group::new(command.spawn()?, lifeline), capture))

@@ -10,6 +10,10 @@ pub(super) enum Step {
     Run(Kind, Action, bool),
     /// `ip` is run with these words: something else happens on the host.
     Ip(&'static str),
+    /// `ovs-vsctl` is run with these words.
+    Vsctl(&'static str),
+    /// Open vSwitch ends.
+    NoSwitch,
 }
 
 /// A host, and what happens on it.
@@ -19,8 +23,12 @@ pub(super) struct Case {
     pub(super) script: Script,
     /// Commands of `ip` that make the host.
     pub(super) setup: &'static [&'static str],
+    /// Commands of `ovs-vsctl` that make switches; none, and Open vSwitch does not run.
+    pub(super) switch: &'static [&'static str],
     /// Keys of the backend.
     pub(super) keys: &'static [(&'static str, &'static str)],
+    /// The guest's name and UUID in `/vm`, if it has such a directory.
+    pub(super) vm: Option<(&'static str, &'static str)>,
     pub(super) steps: &'static [Step],
     /// What is different: the number of the step and the beginning of a path in it, and why.
     pub(super) differences: &'static [Difference],
@@ -59,18 +67,37 @@ const TEXT_1: Difference = text("1/store/0/backend/vif/1/0/hotplug-error");
 const TEXTS: &[Difference] = &[TEXT_0, TEXT_1];
 
 const fn bridge(name: &'static str, setup: &'static [&'static str]) -> Case {
-    Case { name, script: Script::Bridge, setup, keys: &[BRIDGE], steps: &[], differences: &[] }
+    Case { script: Script::Bridge, setup, keys: &[BRIDGE], ..nat(name) }
 }
 
 const ROUTED: &[&str] =
     &[ETH0, "address add 10.0.0.1/24 dev eth0", "address add 10.0.0.100/24 dev eth0", ETH0_UP];
 
 const fn route(name: &'static str, setup: &'static [&'static str]) -> Case {
-    Case { name, script: Script::Route, setup, keys: &[], steps: &[], differences: &[] }
+    Case { script: Script::Route, setup, ..nat(name) }
 }
 
 const fn nat(name: &'static str) -> Case {
-    Case { name, script: Script::Nat, setup: &[], keys: &[], steps: &[], differences: &[] }
+    Case {
+        name,
+        script: Script::Nat,
+        setup: &[],
+        switch: &[],
+        keys: &[],
+        vm: None,
+        steps: &[],
+        differences: &[],
+    }
+}
+
+const OVSBR0: &str = "add-br ovsbr0 -- set bridge ovsbr0 datapath_type=netdev";
+const OVSBR1: &str = "add-br ovsbr1 -- set bridge ovsbr1 datapath_type=netdev";
+const MAC: (&str, &str) = ("mac", "00:16:3e:00:00:01");
+const ON_OVSBR0: &[(&str, &str)] = &[("bridge", "ovsbr0"), MAC];
+
+const fn switched(name: &'static str) -> Case {
+    let vm = Some(("web", "11111111-2222-3333-4444-555555555555"));
+    Case { script: Script::OpenVswitch, switch: &[OVSBR0, OVSBR1], keys: ON_OVSBR0, vm, ..nat(name) }
 }
 
 /// A run that ends well.
@@ -83,9 +110,14 @@ const fn badly(kind: Kind, action: Action) -> Step {
     Step::Run(kind, action, false)
 }
 
+const SPLIT: &str = "the script splits the guest's name into arguments";
+const NO_ID: &str = "the script writes an empty id, and an error beside connected";
+const SILENT: &str = "the script does not say that it has done nothing";
+
 const ONLINE: Step = well(Kind::Vif, Action::Add);
 const OFFLINE: Step = well(Kind::Vif, Action::Remove);
 const ONLINE_FAILS: Step = badly(Kind::Vif, Action::Add);
+const OFFLINE_FAILS: Step = badly(Kind::Vif, Action::Remove);
 
 pub(super) const CASES: &[Case] = &[
     Case { steps: &[ONLINE, OFFLINE, OFFLINE], ..bridge("bridge/plain", &[BR0, BR0_UP]) },
@@ -348,5 +380,110 @@ pub(super) const CASES: &[Case] = &[
             well(Kind::VifIoemu, Action::Remove),
         ],
         ..nat("nat/twin")
+    },
+    Case { steps: &[ONLINE, OFFLINE, OFFLINE], ..switched("switch/plain") },
+    Case { steps: &[ONLINE, ONLINE, OFFLINE], ..switched("switch/twice") },
+    Case { keys: &[("bridge", "ovsbr0.5"), MAC], steps: &[ONLINE, OFFLINE], ..switched("switch/tag") },
+    Case { keys: &[("bridge", "ovsbr0:10:20"), MAC], steps: &[ONLINE, OFFLINE], ..switched("switch/trunks") },
+    Case {
+        keys: &[("bridge", "ovsbr1.5:10"), MAC, ("mtu", "1400")],
+        steps: &[ONLINE, OFFLINE],
+        ..switched("switch/tag/trunks")
+    },
+    Case {
+        keys: &[("bridge", "ovsbr0"), MAC, ("vifname", "web")],
+        steps: &[ONLINE, OFFLINE, OFFLINE],
+        ..switched("switch/vifname")
+    },
+    Case {
+        keys: &[("bridge", "ovsbr0"), MAC, ("vifname", "web")],
+        setup: &["link set vif1.0-emu name web"],
+        switch: &[OVSBR0, "add-port ovsbr0 web"],
+        steps: &[ONLINE_FAILS, OFFLINE],
+        differences: &[TEXT_0, ("1/switch/port/web/", FOREIGN), ("1/", FOREIGN)],
+        ..switched("switch/vifname/taken")
+    },
+    Case {
+        setup: &[
+            "link set vif1.0 up",
+            "address add 10.0.0.1/24 dev vif1.0",
+            "address add fd00::1/64 dev vif1.0",
+        ],
+        steps: &[ONLINE],
+        ..switched("switch/addresses")
+    },
+    Case {
+        vm: Some(("my web, \"1\"", "11111111-2222-3333-4444-555555555555")),
+        steps: &[ONLINE, OFFLINE],
+        differences: &[("0/ended", SPLIT), ("0/switch/port/vif1.0/", SPLIT), ("0/", SPLIT), ("1/", SPLIT)],
+        ..switched("switch/name")
+    },
+    Case {
+        vm: None,
+        steps: &[ONLINE, OFFLINE],
+        differences: &[
+            ("0/switch/interface/vif1.0/external_ids", NO_ID),
+            ("0/store/0/backend/vif/1/0/hotplug-error", NO_ID),
+            ("1/store/0/backend/vif/1/0/hotplug-error", NO_ID),
+        ],
+        ..switched("switch/name/none")
+    },
+    Case {
+        keys: &[("bridge", "nobr"), MAC, ("vifname", "web")],
+        steps: &[ONLINE_FAILS, OFFLINE],
+        differences: &[TEXT_0, ("0/links/vif1.0/", RENAMED), ("0/", RENAMED), ("1/", RENAMED)],
+        ..switched("switch/missing")
+    },
+    Case {
+        keys: &[("bridge", "ovsbr0.5.6"), MAC],
+        steps: &[ONLINE_FAILS, OFFLINE],
+        differences: &[TEXT_0, TEXT_1, ("0/", LATE), ("1/", LATE)],
+        ..switched("switch/grammar")
+    },
+    Case {
+        keys: &[MAC],
+        steps: &[ONLINE_FAILS],
+        differences: &[TEXT_0, ("0/", LATE)],
+        ..switched("switch/default")
+    },
+    Case {
+        keys: &[("bridge", "ovsbr0.5000"), MAC],
+        steps: &[ONLINE_FAILS, OFFLINE],
+        differences: &[TEXT_0, TEXT_1, ("0/", LATE), ("1/", LATE)],
+        ..switched("switch/tag/large")
+    },
+    Case {
+        steps: &[ONLINE, Step::Vsctl("del-port vif1.0 -- add-port ovsbr1 vif1.0"), OFFLINE],
+        ..switched("switch/moved")
+    },
+    Case { steps: &[ONLINE, Step::Ip("link delete vif1.0"), OFFLINE], ..switched("switch/gone") },
+    Case {
+        keys: &[("bridge", "ovsbr0"), MAC, ("vifname", "web")],
+        steps: &[ONLINE, Step::Ip("link delete web"), OFFLINE],
+        ..switched("switch/gone/vifname")
+    },
+    Case {
+        steps: &[Step::Ip("link delete vif1.0"), ONLINE_FAILS],
+        differences: &[text("1/store/0/backend/vif/1/0/hotplug-")],
+        ..switched("switch/absent")
+    },
+    Case {
+        steps: &[ONLINE, Step::NoSwitch, OFFLINE_FAILS],
+        differences: &[("2/ended", SILENT), ("2/store/0/backend/vif/1/0/hotplug-", SILENT)],
+        ..switched("switch/ended")
+    },
+    Case {
+        steps: &[Step::NoSwitch, ONLINE_FAILS],
+        differences: &[text("1/store/0/backend/vif/1/0/hotplug-error"), ("1/", LATE)],
+        ..switched("switch/none")
+    },
+    Case {
+        steps: &[
+            well(Kind::VifIoemu, Action::Add),
+            well(Kind::Tap, Action::Add),
+            well(Kind::Tap, Action::Remove),
+            well(Kind::VifIoemu, Action::Remove),
+        ],
+        ..switched("switch/twin")
     },
 ];

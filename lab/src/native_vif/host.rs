@@ -12,6 +12,7 @@ use aodevice::sim;
 use serde_json::Value;
 use xs_client::{Client, Config, DomId, Path};
 
+use super::switch::Switch;
 use crate::daemon::{Daemon, DaemonKind};
 use crate::failure::output_of;
 
@@ -38,12 +39,18 @@ const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) struct Host {
     daemon: Daemon,
+    pub(super) switch: Option<Switch>,
     pub(super) client: Client,
 }
 
 impl Host {
     /// Sets the host up in the namespaces of this process.
     pub(super) async fn start(setup: &[&str], keys: &[(&str, &str)]) -> Result<Self> {
+        Self::with_switch(setup, &[], keys).await
+    }
+
+    /// The same with switches of Open vSwitch, if there are commands that make some.
+    pub(super) async fn with_switch(setup: &[&str], switch: &[&str], keys: &[(&str, &str)]) -> Result<Self> {
         // An address is used at once, and not first looked for on the network.
         fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
         BASE.iter().chain(setup).try_for_each(|command| ip(command))?;
@@ -57,12 +64,18 @@ impl Host {
             client.write(&Path::new(format!("{BACKEND}/{key}"))?, value.to_string()).await?;
         }
         client.write(&Path::new(format!("{FRONTEND}/mtu"))?, "1500").await?;
-        Ok(Self { daemon, client })
+        let switch = if switch.is_empty() { None } else { Some(Switch::start(switch)?) };
+        Ok(Self { daemon, switch, client })
     }
 
     /// Where scripts find the store.
     pub(super) fn store(&self) -> &std::path::Path {
         self.daemon.socket()
+    }
+
+    /// Ends Open vSwitch.
+    pub(super) fn end_switch(&mut self) {
+        self.switch = None;
     }
 
     /// What the host looks like, when it has settled.
@@ -81,6 +94,11 @@ impl Host {
         last.extend(tree.nodes().map(|(name, node)| {
             (format!("store/{name}"), String::from_utf8_lossy(&node.value).into_owned())
         }));
+        if self.switch.is_some() {
+            last.extend(Switch::view()?);
+        }
+        // Its interfaces have addresses by chance.
+        last.retain(|key, _| !(key.contains("/ovs") && key.ends_with("/address")));
         Ok(last)
     }
 }

@@ -57,7 +57,7 @@ struct Times {
 }
 
 impl Times {
-    async fn take(&mut self, performer: &Performer<'_>) -> Result<()> {
+    async fn take(&mut self, performer: &Performer) -> Result<()> {
         for (action, times) in [(Action::Add, &mut self.online), (Action::Remove, &mut self.offline)] {
             let request = Request::new(Kind::Vif, action, 1, 0, format!("{SCRIPTS}/vif-bridge"))
                 .recorded("bridge", "br0");

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `case` | the cases |
 //! | `side` | one way through a case |
+//! | `switch` | a real Open vSwitch in user space |
 //! | `host` | the host of a side: its namespaces, its store, what it looks like |
 //! | `trouble` | what is in a handler's way, or beside it |
 //! | `measure` | how long both take |
@@ -17,6 +18,7 @@ mod case;
 mod host;
 mod measure;
 mod side;
+mod switch;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +44,7 @@ const SCRIPTS: &str = "/etc/xen/scripts";
 
 /// Compare the native handlers for network interfaces with Debian's scripts
 ///
-/// Needs root for network namespaces and takes about a minute on two CPUs.
+/// Needs root for network namespaces, and Debian's openvswitch-switch; takes about a minute and a half on two CPUs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NativeVifArgs {
     /// Only cases whose name contains this, such as `bridge/` or `mtu`
@@ -61,9 +63,12 @@ type Views = Vec<BTreeMap<String, String>>;
 
 /// Runs the subcommand. The last line is `N passed, N failed`; a case that failed is an error.
 pub fn run(args: &NativeVifArgs) -> Result<()> {
-    for (tool, package) in
-        [("xenstore-write", "xenstore-utils"), ("ip", "iproute2"), ("ifconfig", "net-tools")]
-    {
+    for (tool, package) in [
+        ("xenstore-write", "xenstore-utils"),
+        ("ip", "iproute2"),
+        ("ifconfig", "net-tools"),
+        ("ovs-vsctl", "openvswitch-switch"),
+    ] {
         let found = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
         found.map_err(|error| missing(&format!("running {tool}"), &error, package))?;
     }
@@ -74,7 +79,7 @@ pub fn run(args: &NativeVifArgs) -> Result<()> {
             hint: "apt-get remove bridge-utils".into(),
         });
     }
-    [Script::Bridge, Script::Route, Script::Nat].into_iter().try_for_each(check_text)?;
+    [Script::Bridge, Script::Route, Script::Nat, Script::OpenVswitch].into_iter().try_for_each(check_text)?;
     if let Some(rounds) = args.measure {
         print!("{}", String::from_utf8_lossy(&side::spawn(&["--measure", &rounds.to_string()])?));
         return Ok(());

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use hotplug::native::Tools;
 use hotplug::native::vif::{self, Outcome, VifError};
 use hotplug::{Limits, Request, Runner, ScriptRunner};
 use tempfile::TempDir;
@@ -11,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Path};
 
 use super::case::{CASES, Case, Step};
-use super::host::{BACKEND, FRONTEND, Host, ip};
+use super::host::{BACKEND, FRONTEND, GUEST, Host, ip};
+use super::switch::vsctl;
 use super::{SCRIPTS, Views, measure, trouble};
 use crate::failure::missing;
 
@@ -63,7 +65,17 @@ pub(super) fn run(args: &SideArgs) -> Result<()> {
 }
 
 async fn go_through(case: &Case, way: &str) -> Result<Views> {
-    let host = Host::start(case.setup, case.keys).await?;
+    let mut host = Host::with_switch(case.setup, case.switch, case.keys).await?;
+    if let Some((name, uuid)) = case.vm {
+        let vm = format!("/vm/{uuid}");
+        for (node, value) in [
+            (format!("/local/domain/{GUEST}/vm"), vm.as_str()),
+            (format!("{vm}/name"), name),
+            (format!("{vm}/uuid"), uuid),
+        ] {
+            host.client.write(&Path::new(node)?, value.to_owned()).await?;
+        }
+    }
     let performer = Performer::new(&host, way)?;
     let mut views = Views::new();
     for step in case.steps {
@@ -72,11 +84,22 @@ async fn go_through(case: &Case, way: &str) -> Result<Views> {
                 ip(command)?;
                 None
             }
+            Step::Vsctl(words) => {
+                vsctl(words)?;
+                None
+            }
+            Step::NoSwitch => {
+                host.end_switch();
+                None
+            }
             Step::Run(kind, action, _) => {
                 let path = format!("{SCRIPTS}/{}", case.script.name());
                 let request = Request::new(*kind, *action, 1, 0, path);
                 let request =
                     case.keys.iter().fold(request, |request, (key, value)| request.recorded(*key, *value));
+                let request = case.vm.iter().fold(request, |request, (name, uuid)| {
+                    request.recorded(vif::VM_NAME, *name).recorded(vif::VM_UUID, *uuid)
+                });
                 Some(performer.perform(case.script, &request).await?)
             }
         };
@@ -90,15 +113,15 @@ async fn go_through(case: &Case, way: &str) -> Result<Views> {
 }
 
 /// Who performs the runs.
-pub(super) enum Performer<'a> {
+pub(super) enum Performer {
     Script { runner: Box<ScriptRunner>, _locks: TempDir },
-    Native { client: &'a Client },
+    Native { client: Client },
 }
 
-impl<'a> Performer<'a> {
-    pub(super) fn new(host: &'a Host, way: &str) -> Result<Self> {
+impl Performer {
+    pub(super) fn new(host: &Host, way: &str) -> Result<Self> {
         if way == "native" {
-            return Ok(Self::Native { client: &host.client });
+            return Ok(Self::Native { client: host.client.clone() });
         }
         let locks = tempfile::tempdir()?;
         let runner = Box::new(ScriptRunner::new().env("XENSTORED_PATH", host.store()).lock_dir(locks.path()));
@@ -111,7 +134,7 @@ impl<'a> Performer<'a> {
         match self {
             Self::Script { runner, .. } => Ok(runner.run(request, &limits, &never).await.success()),
             Self::Native { client } => {
-                let result = vif::run(script, request, &limits, &never);
+                let result = vif::run(script, request, &Tools::new(), &limits, &never);
                 if let Err(error) = &result {
                     eprintln!("lab: {request}: {error}");
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hotplug::native::vif::{self, Outcome, Script, VifError};
+use hotplug::native::{ToolError, Tools};
 use hotplug::{Action, Kind, Limits, Request};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use xs_client::Path as StorePath;
 use super::SCRIPTS;
 use super::host::{BACKEND, Host, ip, network};
 use super::side::Performer;
+use super::switch::Switch;
 use crate::failure::output_of;
 
 /// How often the interface comes and goes while it is set up.
@@ -41,10 +43,15 @@ pub(super) const TROUBLES: &[&str] = &[
     "trouble/cycles",
     "trouble/beside",
     "trouble/extras",
+    "trouble/switch/late",
+    "trouble/switch/cancelled",
 ];
 
 /// Runs into trouble, on a host with a bridge.
 pub(super) async fn run(name: &str) -> Result<()> {
+    if let Some(how) = name.strip_prefix("trouble/switch/") {
+        return stuck(how == "cancelled").await;
+    }
     let host = Host::start(&["link add br0 type bridge forward_delay 0", "link set br0 up"], &[]).await?;
     match name {
         "trouble/cancelled" => cancelled(),
@@ -63,7 +70,7 @@ fn request(action: Action, devid: u32) -> Request {
 }
 
 fn call(action: Action, limits: Limits, cancel: &CancellationToken) -> Result<Outcome, VifError> {
-    vif::run(Script::Bridge, &request(action, 0), &limits, cancel)
+    vif::run(Script::Bridge, &request(action, 0), &Tools::new(), &limits, cancel)
 }
 
 fn plainly(action: Action) -> Result<Outcome, VifError> {
@@ -175,7 +182,13 @@ async fn beside(host: &Host) -> Result<()> {
             .map(|devid| {
                 let run = move || {
                     let request = request(action, devid);
-                    vif::run(Script::Bridge, &request, &Limits::default(), &CancellationToken::new())
+                    vif::run(
+                        Script::Bridge,
+                        &request,
+                        &Tools::new(),
+                        &Limits::default(),
+                        &CancellationToken::new(),
+                    )
                 };
                 tokio::task::spawn_blocking(run)
             })
@@ -225,5 +238,33 @@ async fn extras(host: &Host) -> Result<()> {
 
     fs::write("/etc/dhcpd.conf", "")?;
     ensure!(seen() == [false, false, true], "a DHCP server is not seen: {:?}", seen());
+    Ok(())
+}
+
+/// Open vSwitch does not answer: the run ends when it has to, and the port that the tool has asked for is taken back.
+async fn stuck(cancelled: bool) -> Result<()> {
+    let setup = ["add-br ovsbr0 -- set bridge ovsbr0 datapath_type=netdev"];
+    let host = Host::with_switch(&[], &setup, &[]).await?;
+    let before = Switch::view()?;
+    host.switch.as_ref().context("no switch")?.stop()?;
+    let path = format!("{SCRIPTS}/vif-openvswitch");
+    let request = Request::new(Kind::Vif, Action::Add, 1, 0, path).recorded("bridge", "ovsbr0");
+    let cancel = CancellationToken::new();
+    let limits = Limits::default().deadline(Duration::from_secs(if cancelled { 40 } else { 2 }));
+    let token = cancel.clone();
+    let run = thread::spawn(move || vif::run(Script::OpenVswitch, &request, &Tools::new(), &limits, &token));
+    if cancelled {
+        while Switch::view()? == before {
+            thread::sleep(Duration::from_millis(20));
+        }
+        cancel.cancel();
+    }
+    let ended = run.join().map_err(|_| anyhow!("a thread panicked"))?;
+    match &ended {
+        Err(VifError::Tool { error: ToolError::Cancelled { .. }, .. }) if cancelled => {}
+        Err(VifError::Tool { error: ToolError::TimedOut { .. }, .. }) if !cancelled => {}
+        other => bail!("it ended as {other:?}"),
+    }
+    ensure!(Switch::view()? == before, "a port is left: {:?}", Switch::view()?);
     Ok(())
 }

@@ -43,7 +43,7 @@ impl Lock {
 
 /// The lock, taken.
 #[derive(Debug)]
-pub(super) struct Locked {
+pub(in crate::native) struct Locked {
     // Before the turn: fields are dropped in their order.
     _held: Held,
     _turn: OwnedMutexGuard<()>,

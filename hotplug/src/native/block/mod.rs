@@ -80,7 +80,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::bounds::{Bounds, Lock, Locked};
+pub(super) use self::bounds::Locked;
+use self::bounds::{Bounds, Lock};
 pub use self::failure::Failure;
 use self::loopdev::LoopDevice;
 pub use self::sharing::{Domain, FileId, Holder, Loop, Medium, Mode, Mount, Numbers, Seen, Use, holder};
@@ -224,6 +225,13 @@ impl Block {
         let target = bounds.blocking(tried, move || Target::open(&params, mode)).await?;
         let lock = bounds.lock(&self.lock).await?;
         Ok(Begun { target, mode, lock, bounds })
+    }
+}
+
+impl Block {
+    /// Takes the lock that all of the scripts for disks have in common.
+    pub(super) async fn lock(&self, within: Duration, cancel: &CancellationToken) -> Result<Locked, Failure> {
+        Bounds::new(within, cancel).lock(&self.lock).await
     }
 }
 

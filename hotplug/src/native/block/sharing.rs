@@ -29,7 +29,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn of(device: u64) -> Self {
+    pub(in crate::native) fn of(device: u64) -> Self {
         Self { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }
     }
 
@@ -106,7 +106,7 @@ pub struct Domain {
 
 impl Domain {
     /// Whether the other, who has the disk already, is the same virtual machine, or gone.
-    fn shares_with(&self, other: &Self) -> bool {
+    pub(in crate::native) fn shares_with(&self, other: &Self) -> bool {
         let Some(other_vm) = &other.vm else { return true };
         // xend marked the second half of a local migration so.
         let vm = self.vm.as_deref().map(|vm| vm.strip_suffix("-1").unwrap_or(vm));

@@ -14,7 +14,7 @@ use crate::process::DIRECTORIES;
 
 /// The address of an interface towards a guest: the largest that is not a broadcast, so that no bridge takes it
 /// for its own.
-const DUMMY: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
+pub(super) const DUMMY: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
 /// The tool by which the script lists bridges, if it is installed.
 const BRCTL: &str = "brctl";
@@ -104,7 +104,8 @@ fn named(session: &mut Session<'_>, name: &str) -> Result<Option<Link>, VifError
     }
 }
 
-fn recorded(request: &Request) -> Option<&str> {
+/// The bridge that the device names.
+pub(super) fn recorded(request: &Request) -> Option<&str> {
     request.recorded.get("bridge").map(String::as_str).filter(|name| !name.is_empty())
 }
 

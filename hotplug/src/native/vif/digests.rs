@@ -44,12 +44,21 @@ const NAT: Stock = Stock {
     ],
 };
 
+const OPEN_VSWITCH: Stock = Stock {
+    sources: &SOURCES,
+    proven: &[
+        ("191df664c6d1541c97f366a05eda2791893cb447bf05f3f2ce87240488662055", DEBIAN_12),
+        ("d03e72ff09d252f9d734714f4e4d34d73ee0a4d2b6df9b3476c8b18ca5affd09", DEBIAN_13),
+    ],
+};
+
 impl Script {
     fn stock(self) -> &'static Stock {
         match self {
             Self::Bridge => &BRIDGE,
             Self::Route => &ROUTE,
             Self::Nat => &NAT,
+            Self::OpenVswitch => &OPEN_VSWITCH,
         }
     }
 

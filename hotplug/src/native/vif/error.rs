@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::native::ToolError;
 use crate::{LINE_SHOWN, printable};
 
 /// Why a handler failed.
@@ -43,6 +44,27 @@ pub enum VifError {
         interface: String,
         /// The bridges that there are.
         bridges: Vec<String>,
+    },
+    /// Open vSwitch has no bridge of the name that the device names.
+    #[error("cannot put {interface} on bridge {bridge}: Open vSwitch has none of that name ({}). Create it (ovs-vsctl \
+             add-br {bridge}), or name another with bridge=", Bridges(.bridges))]
+    SwitchMissing {
+        /// The interface that was to go on it.
+        interface: String,
+        /// What the device names.
+        bridge: String,
+        /// The bridges of Open vSwitch that there are.
+        bridges: Vec<String>,
+    },
+    /// A tool has not done its work.
+    #[error("cannot {step}: {error}{}", .error.then(.fix))]
+    Tool {
+        /// What was tried.
+        step: String,
+        /// How the tool ended.
+        error: ToolError,
+        /// What to do.
+        fix: &'static str,
     },
     /// The interface that the device's is to be named like is another.
     #[error(

@@ -84,6 +84,17 @@ impl Names {
         }
     }
 
+    /// The names under which there is no interface at all.
+    pub(super) fn free(&self, session: &mut Session<'_>) -> Result<Vec<String>, VifError> {
+        let mut free = Vec::new();
+        for name in [Some(&self.own), self.given.as_ref()].into_iter().flatten() {
+            if session.find(name)?.is_none() {
+                free.push(name.clone());
+            }
+        }
+        Ok(free)
+    }
+
     /// The interface, if it is still there, under whatever name.
     pub(super) fn find(&self, session: &mut Session<'_>) -> Result<Option<Link>, VifError> {
         if let Some(link) = session.find(&self.own)? {

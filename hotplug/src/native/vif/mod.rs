@@ -1,17 +1,19 @@
-//! What the stock scripts for network interfaces do: `vif-bridge`, `vif-route` and `vif-nat`, over netlink, without a
-//! process.
+//! What the stock scripts for network interfaces do: `vif-bridge`, `vif-route` and `vif-nat` over netlink, without a
+//! process; `vif-openvswitch` with Open vSwitch's own tool besides.
 //!
 //! [`run`] takes the [`Request`] that the script would be run for, and yields the keys of the store that the script would
 //! have written. Like [`ScriptRunner`](crate::ScriptRunner) it has no connection to the store: who calls it writes them.
 //!
 //! ```no_run
+//! use hotplug::native::Tools;
 //! use hotplug::native::vif::{self, Script};
 //! use hotplug::{Action, Kind, Limits, Request};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! let request = Request::new(Kind::Vif, Action::Add, 7, 0, "/etc/xen/scripts/vif-bridge")
 //!     .recorded("bridge", "xenbr0");
-//! let outcome = vif::run(Script::Bridge, &request, &Limits::default(), &CancellationToken::new())?;
+//! let (limits, cancel) = (Limits::default(), CancellationToken::new());
+//! let outcome = vif::run(Script::Bridge, &request, &Tools::new(), &limits, &cancel)?;
 //! assert_eq!(outcome.backend, [("hotplug-status", "connected".to_owned())]);
 //! # Ok::<(), vif::VifError>(())
 //! ```
@@ -19,7 +21,8 @@
 //! # What it is equal to
 //!
 //! The texts that [`Script::release_of`] knows, unless [`Script::extras`] names something that the handler does not do. `cargo lab
-//! native-vif` runs both in network namespaces and compares links, ports, addresses, routes, settings and the store.
+//! native-vif` runs both in network namespaces and compares links, ports, addresses, routes, settings, the store, and the
+//! database of a real Open vSwitch.
 //!
 //! These texts write no rules for packets and take no locks: Debian has disabled the function of its scripts that would
 //! (`handle_iptable`). So the key `ip` restricts nobody under `vif-bridge`, here as there.
@@ -65,6 +68,18 @@
 //! - **An interface with routes already** is left as it is by both. The script then says nothing to netback, and takes the
 //!   routes of `vif1.10` for those of `vif1.1`; the handler reports `connected`.
 //! - DHCP is left to the script: see [`Script::extras`].
+//!
+//! `vif-openvswitch` (both leave the MTU of the interface alone):
+//!
+//! - **The switch is looked for** before anything is changed; a failure names those that there are. The script has set up
+//!   and renamed the interface by then.
+//! - **A failed add** takes the port away again, also when it was killed or cancelled, and a port of which Open vSwitch says
+//!   that it does not work is a failure. The script leaves the port, and reports `connected`.
+//! - **A guest's name** may have blanks, quotes and commas in it; the script splits it into arguments and fails. An id that is
+//!   not known is left out; the script writes `hotplug-error` and an empty id.
+//! - **A port whose interface is gone** is removed under each name that it may have had. The script removes the one of the
+//!   device's `vifname` alone, also if that is another guest's.
+//! - **A remove without Open vSwitch** fails, and says that the port stays in its database; the script says nothing.
 
 mod bridge;
 mod digests;
@@ -72,6 +87,7 @@ mod error;
 mod interface;
 mod nat;
 mod netlink;
+mod openvswitch;
 mod route;
 mod session;
 
@@ -81,6 +97,7 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::native::Tools;
 use crate::{Action, Kind, Limits, Request};
 pub use error::{Refusal, VifError};
 use interface::Names;
@@ -92,6 +109,13 @@ const HOOKS: &str = "/etc/xen/scripts/vif-post.d";
 /// The file by which `vif-nat` knows that it is to configure a DHCP server.
 const DHCPD: &str = "/etc/dhcpd.conf";
 
+/// The recorded key by which [`run`] is told the name of the virtual machine that has the interface, for
+/// `vif-openvswitch`: the node `name` of the directory in `/vm` that the guest's node `vm` names.
+pub const VM_NAME: &str = "xen-vm-name";
+
+/// The same for its UUID: the node `uuid`.
+pub const VM_UUID: &str = "xen-vm-uuid";
+
 /// A stock script that there is a handler for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -102,6 +126,8 @@ pub enum Script {
     Route,
     /// `vif-nat`.
     Nat,
+    /// `vif-openvswitch`.
+    OpenVswitch,
 }
 
 impl Script {
@@ -112,6 +138,7 @@ impl Script {
             "vif-bridge" => Some(Self::Bridge),
             "vif-route" => Some(Self::Route),
             "vif-nat" => Some(Self::Nat),
+            "vif-openvswitch" => Some(Self::OpenVswitch),
             _ => None,
         }
     }
@@ -123,6 +150,7 @@ impl Script {
             Self::Bridge => "vif-bridge",
             Self::Route => "vif-route",
             Self::Nat => "vif-nat",
+            Self::OpenVswitch => "vif-openvswitch",
         }
     }
 
@@ -130,6 +158,10 @@ impl Script {
     /// the configuration of a DHCP server. If there is one, the script is to be run.
     #[must_use]
     pub fn extras(self) -> Option<PathBuf> {
+        // This one looks for no hooks.
+        if self == Self::OpenVswitch {
+            return None;
+        }
         if self == Self::Nat && Path::new(DHCPD).is_file() {
             return Some(DHCPD.into());
         }
@@ -178,12 +210,12 @@ impl Outcome {
 /// Does the work of a script for a request, in the network namespace of this thread.
 ///
 /// It blocks, for less than a millisecond mostly, and for as long as somebody else changes the kernel's network
-/// configuration, or the interface is awaited. So it belongs on a thread that may block, such as one of tokio's
+/// configuration, the interface is awaited, or a tool runs. So it belongs on a thread that may block, such as one of tokio's
 /// `spawn_blocking`. [`Limits::deadline`] and `cancel` are heeded between its steps; the other limits are for the caller,
 /// who also sees to it that nothing else runs for the device.
 ///
 /// Of the request, its kind, its action, the device, and these recorded keys count: `vifname`; `bridge`, `mtu`; `ip`;
-/// `gatewaydev`. A remove needs the same as the add, and nothing else: it may come when the backend's directory is gone,
+/// `gatewaydev`; for `vif-openvswitch` also `mac`, [`VM_NAME`] and [`VM_UUID`]. A remove needs the same as the add, and nothing else: it may come when the backend's directory is gone,
 /// and again.
 ///
 /// # Errors
@@ -192,6 +224,7 @@ impl Outcome {
 pub fn run(
     script: Script,
     request: &Request,
+    tools: &Tools,
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Outcome, VifError> {
@@ -199,7 +232,7 @@ pub fn run(
         let (value, expected) = (script.name().to_owned(), "a script for disks");
         return Err(VifError::Invalid { key: "script", value, expected });
     }
-    let session = &mut Session::open(limits, cancel)?;
+    let session = &mut Session::open(tools, limits, cancel)?;
     let names = Names::of(request);
     let handler = match (script, request.action) {
         (Script::Bridge, Action::Add) => bridge::add,
@@ -208,6 +241,8 @@ pub fn run(
         (Script::Route, Action::Remove) => route::remove,
         (Script::Nat, Action::Add) => nat::add,
         (Script::Nat, Action::Remove) => nat::remove,
+        (Script::OpenVswitch, Action::Add) => openvswitch::add,
+        (Script::OpenVswitch, Action::Remove) => openvswitch::remove,
     };
     let mut outcome = match handler(session, request, &names) {
         // It took with it what was to be undone.

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Refusal, VifError};
 use super::netlink::Netlink;
-use crate::Limits;
+use crate::native::ToolError;
+use crate::native::tool::{Call, Course, Tools, on_thread};
+use crate::{Limits, Output};
 
 /// What to do about a refusal that is not foreseen.
 pub(super) const SEE_LOG: &str = "See the kernel's log (dmesg)";
@@ -63,15 +65,36 @@ pub(super) struct Session<'a> {
     /// No deadline if it is beyond what the clock can tell.
     deadline: Option<Instant>,
     cancel: &'a CancellationToken,
+    /// The calls of tools that belong to it.
+    course: Course,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(limits: &Limits, cancel: &'a CancellationToken) -> Result<Self, VifError> {
+    pub(super) fn open(
+        tools: &Tools,
+        limits: &Limits,
+        cancel: &'a CancellationToken,
+    ) -> Result<Self, VifError> {
         let deadline = Instant::now().checked_add(limits.deadline);
         let netlink = Netlink::open().map_err(|error| {
             failure(format_args!("open a netlink socket"), SEE_LOG, Refusal::from_io(&error))
         })?;
-        Ok(Self { netlink, deadline, cancel })
+        Ok(Self { netlink, deadline, cancel, course: tools.course(limits, cancel) })
+    }
+
+    /// Calls a tool, in the network namespace of this thread.
+    pub(super) fn call(&self, call: &Call) -> Result<Output, ToolError> {
+        on_thread(call, self.course.call(call))
+    }
+
+    /// Calls a tool to undo something, also after the deadline.
+    pub(super) fn undo(&self, call: &Call) -> Result<Output, ToolError> {
+        on_thread(call, self.course.undo(call))
+    }
+
+    /// How much time is left, at most `most`.
+    pub(super) fn left(&self, most: Duration) -> Duration {
+        self.course.left(most)
     }
 
     /// Waits for an interface to appear.
