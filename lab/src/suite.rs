@@ -78,7 +78,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         // Each benchmark runs once, in the test profile: that it works, not how fast.
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),
-        ("hostile", Box::new(|| hostile::run(&HostileArgs::default()))),
+        ("hostile", Box::new(|| hostile::run(&HostileArgs::for_ci()))),
         ("demo", Box::new(|| run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
     ];
     if args.no_xen {

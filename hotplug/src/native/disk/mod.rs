@@ -80,8 +80,7 @@ use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use super::block::Locked;
-use super::block::{Block, Domain, Mode, Numbers, User};
+use super::block::{Block, Domain, Locked, Mode, Numbers, User};
 use super::digest::Stock;
 use super::tool::{Course, ToolError, Tools};
 use crate::{Kind, LINE_SHOWN, Limits, Request, printable};
