@@ -7,6 +7,7 @@
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
+//! | running a script by hand, as an add or a removal would | [`by_hand`] |
 //! | the guest's device model: its end, its log, and what it cannot take | [`model`], [`qmp`] |
 //! | the daemon that serves file systems | [`daemon`] |
 //! | reading files of `/proc` | [`proc`] |
@@ -18,6 +19,7 @@
 //! | putting a USB device of the host into a port of a controller | [`usbdev`] |
 //! | telling of every transition of a machine | [`trace`] |
 
+mod by_hand;
 mod cleanup;
 pub(crate) mod daemon;
 mod entry;
@@ -67,6 +69,7 @@ use crate::{
     Warning, Which,
 };
 
+pub use self::by_hand::{ByHand, ByHandPreview, PlannedRun, Ran, Rerun};
 pub use self::medium::{Medium, MediumChange, MediumPreview};
 pub(crate) use self::model::{Life, Model};
 pub use self::pci::PciHost;
