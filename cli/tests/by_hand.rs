@@ -3,6 +3,7 @@
 mod host;
 
 use std::fs;
+use std::path::Path as FsPath;
 
 use host::{GUEST, Host};
 use lab::daemon::DaemonKind;
@@ -29,6 +30,17 @@ esac"#,
     let script = host.script("noting", &body);
     host.xendev(&["block-attach", "guest", &host.disk(&script)]).await.quietly();
     (host, script)
+}
+
+/// The value that was printed, which must be one of the schema.
+fn checked(printed: &str) -> Value {
+    let schema = FsPath::new(env!("CARGO_MANIFEST_DIR")).join("../docs/output.schema.json");
+    let schema = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+    let value = serde_json::from_str(printed).unwrap();
+    if let Err(error) = jsonschema::validator_for(&schema).unwrap().validate(&value) {
+        panic!("{error}: {value}");
+    }
+    value
 }
 
 fn log(host: &Host) -> Vec<String> {
@@ -61,7 +73,7 @@ async fn a_removal_by_hand_undoes_and_an_add_makes_anew() {
     assert!(!host.dump().await.contains("/dev/made"), "neither the backend nor the copy tells of it");
 
     let added = host.xendev(&[&["--json"], &add[..]].concat()).await;
-    let value: Value = serde_json::from_str(&added.stdout).unwrap();
+    let value = checked(&added.stdout);
     assert_eq!((added.code, &value["ok"]), (Some(0), &Value::Bool(true)), "{value}");
     assert_eq!(value["changed"]["node"], serde_json::json!([null, "/dev/made"]));
     assert_eq!(value["runs"][0]["report"]["output"], "said by add\n");
@@ -114,7 +126,10 @@ async fn without_a_backend_the_saved_copy_is_what_the_script_finds() {
 async fn a_dry_run_can_be_pasted() {
     let (host, _) = with_disk().await;
     let before = host.dump().await;
-    let dry = host.xendev(&["hotplug", "run", "1", "vbd", "xvda", "remove", "--dry-run"]).await;
+    let dry = ["hotplug", "run", "1", "vbd", "xvda", "remove", "--dry-run"];
+    let value = checked(&host.xendev(&[&dry[..], &["--json"]].concat()).await.stdout);
+    assert_eq!((&value["runs"][0]["native"], &value["refused"]), (&Value::Bool(false), &Value::Null));
+    let dry = host.xendev(&dry).await;
     assert_eq!((dry.code, host.dump().await), (Some(0), before));
     assert!(dry.stdout.contains("#   node = /dev/made\n"), "{}", dry.stdout);
     let ran = Command::new("sh").arg("-c").arg(&dry.stdout).output().await.unwrap();
@@ -134,6 +149,20 @@ async fn an_operation_that_died_stays_on_record() {
     host.client.write(&record, alive).await.unwrap();
     host.xendev(&["hotplug", "run", "1", "vbd", "xvda", "add"]).await.failed(1, &["works on the device\n"]);
     assert_eq!(log(&host).len(), 2);
+}
+
+/// What a script that fails says, and what it changed, is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_fails_is_told_with_what_it_changed() {
+    let (host, script) = with_disk().await;
+    let body = r#"xenstore-write "$XENBUS_PATH/half" done; echo "no such LUN"; exit 3"#;
+    fs::write(script, format!("#!/bin/sh\n{body}\n")).unwrap();
+    let remove = ["hotplug", "run", "1", "vbd", "xvda", "remove"];
+    let failed = host.xendev(&remove).await;
+    failed.failed(1, &["cannot run the hotplug script of vbd xvda of domain 1", "exited with status 3: no such LUN"]);
+    assert!(failed.stdout.contains("  half: (not there) -> done\n"), "{}", failed.stdout);
+    let value = checked(&host.xendev(&[&remove[..], &["--json"]].concat()).await.stdout);
+    assert_eq!((&value["code"], &value["run"]["runs"][0]["report"]["ending"]["exited"]), (&"script".into(), &3.into()));
 }
 
 /// An interface: both of its words do, and what netback waits for goes back to what the attach wrote.
