@@ -100,7 +100,8 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only the commands that attach, cd-insert, cd-eject, destroy-devices and hotplug run have one";
+        let observed =
+            "only the commands that attach, cd-insert, cd-eject, destroy-devices and hotplug run have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {

@@ -56,7 +56,10 @@ async fn a_removal_by_hand_undoes_and_an_add_makes_anew() {
     // It has been run already.
     let add = ["hotplug", "run", "guest", "vbd", "xvda", "add"];
     let again = host.xendev(&add).await;
-    again.failed(1, &["it has been run already (node is /dev/made)", "hotplug run 1 vbd xvda remove", "--force"]);
+    again.failed(
+        1,
+        &["it has been run already (node is /dev/made)", "hotplug run 1 vbd xvda remove", "--force"],
+    );
     assert_eq!(host.dump().await, before);
 
     let removed = host.xendev(&["hotplug", "run", BACKEND, "remove"]).await;
@@ -91,7 +94,9 @@ async fn what_a_guest_uses_is_left_unless_it_is_forced() {
     host.start_guest().await;
     assert_eq!(host.xendev(&["wait", BACKEND, "4"]).await.code, Some(0));
     let remove = ["hotplug", "run", "1", "vbd", "51712", "remove"];
-    host.xendev(&remove).await.failed(1, &["its backend's state is 4 (Connected)", "block-detach 1 xvda", "--force"]);
+    host.xendev(&remove)
+        .await
+        .failed(1, &["its backend's state is 4 (Connected)", "block-detach 1 xvda", "--force"]);
     host.xendev(&["hotplug", "run", "1", "vbd", "xvda", "add"]).await.failed(1, &["would be set up twice"]);
     assert_eq!(log(&host).len(), 1);
     assert_eq!(host.xendev(&[&remove[..], &["--force"]].concat()).await.code, Some(0));
@@ -106,7 +111,11 @@ async fn without_a_backend_the_saved_copy_is_what_the_script_finds() {
     let rm = async |path: &str| host.client.rm(&Path::new(path).unwrap()).await.unwrap();
     rm(BACKEND).await;
     let dry = host.xendev(&["-N", "hotplug", "run", "1", "vbd", "xvda", "remove"]).await;
-    assert!(dry.stdout.contains("xenstore-write /tool/xendev/backend/vbd/1/51712/node /dev/made\n"), "{}", dry.stdout);
+    assert!(
+        dry.stdout.contains("xenstore-write /tool/xendev/backend/vbd/1/51712/node /dev/made\n"),
+        "{}",
+        dry.stdout
+    );
     assert_eq!(log(&host).len(), 1, "nothing was run");
     let removed = host.xendev(&["hotplug", "run", "1", "vbd", "xvda", "remove"]).await;
     assert_eq!((removed.code, removed.stderr.as_str()), (Some(0), ""));
@@ -159,10 +168,16 @@ async fn a_script_that_fails_is_told_with_what_it_changed() {
     fs::write(script, format!("#!/bin/sh\n{body}\n")).unwrap();
     let remove = ["hotplug", "run", "1", "vbd", "xvda", "remove"];
     let failed = host.xendev(&remove).await;
-    failed.failed(1, &["cannot run the hotplug script of vbd xvda of domain 1", "exited with status 3: no such LUN"]);
+    failed.failed(
+        1,
+        &["cannot run the hotplug script of vbd xvda of domain 1", "exited with status 3: no such LUN"],
+    );
     assert!(failed.stdout.contains("  half: (not there) -> done\n"), "{}", failed.stdout);
     let value = checked(&host.xendev(&[&remove[..], &["--json"]].concat()).await.stdout);
-    assert_eq!((&value["code"], &value["run"]["runs"][0]["report"]["ending"]["exited"]), (&"script".into(), &3.into()));
+    assert_eq!(
+        (&value["code"], &value["run"]["runs"][0]["report"]["ending"]["exited"]),
+        (&"script".into(), &3.into())
+    );
 }
 
 /// An interface: both of its words do, and what netback waits for goes back to what the attach wrote.
@@ -171,7 +186,9 @@ async fn an_interface_goes_offline_and_online() {
     let mut host = Host::start(DaemonKind::Xenstored).await;
     host.frontends = None;
     let script = host.good_script();
-    host.xendev(&["network-attach", "1", &format!("script={script}"), "mac=00:16:3e:11:22:33"]).await.quietly();
+    host.xendev(&["network-attach", "1", &format!("script={script}"), "mac=00:16:3e:11:22:33"])
+        .await
+        .quietly();
     let offline = host.xendev(&["hotplug", "run", "1", "vif", "00:16:3e:11:22:33", "offline"]).await;
     assert!(offline.stdout.contains("hotplug-status: connected -> \n"), "{}", offline.stdout);
     let online = host.xendev(&["hotplug", "run", "1", "vif", "0", "online"]).await;

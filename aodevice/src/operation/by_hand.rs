@@ -490,9 +490,7 @@ async fn forget_told(tx: &xs_client::Transaction, target: &Target) -> Result<Vec
     let told = paths.into_iter().zip(there).filter(|(_, value)| value.is_some());
     Ok(told
         .map(|((key, path), _)| match target.recorded().get("hotplug-status") {
-            Some(made) if key == "hotplug-status" => {
-                StoreRequest::Write { path, value: made.clone().into() }
-            }
+            Some(made) if key == "hotplug-status" => StoreRequest::Write { path, value: made.clone().into() },
             _ => StoreRequest::Rm(path),
         })
         .collect())

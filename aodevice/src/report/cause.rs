@@ -10,10 +10,10 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 use xs_client::DomId;
 
-use crate::{BackendKind, MonitorError};
 use crate::libxl::ConfigError;
 use crate::machine::Node;
 use crate::operation::record::Occupant;
+use crate::{BackendKind, MonitorError};
 
 /// One of the two ends of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use serde_json::json;
 use xs_client::{DomId, Path};
 
 use crate::args::Common;
+use crate::devices;
 use crate::hint::quoted;
 use crate::network::ADDRESS;
 use crate::options::seconds;
@@ -19,7 +20,6 @@ use crate::output::{self, say, say_json};
 use crate::problem::{Code, Exit, Problem, line, unless_cancelled};
 use crate::signals::cancel_on_signal;
 use crate::world::World;
-use crate::devices;
 
 /// How many of the last lines of a script's output are shown.
 const LINES_SHOWN: usize = 40;
@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn what_changed_is_told_with_what_it_was() {
         let keys = |keys: &[(&str, &str)]| keys.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let (before, after) = (keys(&[("a", "1"), ("b", "2"), ("c", "3")]), keys(&[("a", "1"), ("b", "4"), ("d", "5")]));
+        let (before, after) =
+            (keys(&[("a", "1"), ("b", "2"), ("c", "3")]), keys(&[("a", "1"), ("b", "4"), ("d", "5")]));
         let changes = changes(&before, &after);
         assert_eq!(changes["b"], [Some("2"), Some("4")]);
         assert_eq!((changes["c"], changes["d"], changes.len()), ([Some("3"), None], [None, Some("5")], 3));

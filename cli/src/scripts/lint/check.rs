@@ -61,7 +61,9 @@ impl Check {
             Self::Ends => ("ends", "add ends in time, with standard input from /dev/null"),
             Self::Add => ("add", "add exits with 0 and reports no failure"),
             Self::Reports => ("reports", "add writes what the backend and the toolstack read"),
-            Self::Device => ("device", "physical-device is major:minor in hexadecimal, of the device that is served"),
+            Self::Device => {
+                ("device", "physical-device is major:minor in hexadecimal, of the device that is served")
+            }
             Self::Outside => ("outside", "add writes nothing outside of its backend's directory"),
             Self::Processes => ("processes", "add leaves no process behind that holds a lock"),
             Self::Remove => ("remove", "remove undoes what add made on the host"),
@@ -69,10 +71,14 @@ impl Check {
             Self::Vanished => ("vanished", "remove does not bring a backend's directory back that is gone"),
             Self::Copy => ("copy", "remove does its work in a copy of the keys, by an absolute XENBUS_PATH"),
             Self::BadTarget => ("bad-target", "add fails, and says why, if there is no such target"),
-            Self::TargetGone => ("target-gone", "remove undoes what add made of a file that was deleted since"),
+            Self::TargetGone => {
+                ("target-gone", "remove undoes what add made of a file that was deleted since")
+            }
             Self::Killed => ("killed", "remove undoes what an add has made that was killed"),
             Self::Again => ("again", "add does its work again after all that"),
-            Self::SideBySide => ("side-by-side", "two devices that are added at once do not disturb each other"),
+            Self::SideBySide => {
+                ("side-by-side", "two devices that are added at once do not disturb each other")
+            }
             Self::Shared => ("shared", "a second guest does not get a target that another one may write"),
             Self::Environment => ("environment", "add needs no variables but those of the contract and PATH"),
             Self::NoStdin => ("no-stdin", "add ends also where /dev/stdin is missing"),
@@ -154,9 +160,11 @@ mod tests {
 
     #[test]
     fn the_graver_verdict_stands_with_its_hint() {
-        let finding = Finding::ok(Check::Add).with(Verdict::Failed, "a", "mend a").with(Verdict::Warning, "b", "b");
+        let finding =
+            Finding::ok(Check::Add).with(Verdict::Failed, "a", "mend a").with(Verdict::Warning, "b", "b");
         assert_eq!((finding.verdict, &*finding.hint, finding.observed.len()), (Verdict::Failed, "mend a", 2));
-        let finding = Finding::ok(Check::Add).with(Verdict::Warning, "a", "a").with(Verdict::Failed, "b", "mend b");
+        let finding =
+            Finding::ok(Check::Add).with(Verdict::Warning, "a", "a").with(Verdict::Failed, "b", "mend b");
         assert_eq!((finding.verdict, &*finding.hint), (Verdict::Failed, "mend b"));
     }
 

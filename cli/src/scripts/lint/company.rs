@@ -5,28 +5,25 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::check::{Check, Finding, Verdict};
-use super::judge;
+use super::course::Good;
 use super::scene::{Device, GUEST, OTHER, Ran, Scene, Stop};
 
 /// Two devices are added at once, and removed at once.
-pub(super) async fn side_by_side(scene: &Scene) -> Result<Finding, Stop> {
+pub(super) async fn side_by_side(scene: &Scene, good: &Good) -> Result<Finding, Stop> {
     const HINT: &str = "name files of its own by the device (XENBUS_PATH, or mktemp), and take a lock (flock) where two of it \
                         would choose the same thing";
     let mut finding = Finding::ok(Check::SideBySide);
-    if !scene.has_own_targets() && !scene.is_vif() {
-        return Ok(Finding::skipped(finding.check, "only one target was named"));
+    if !scene.has_several() {
+        return Ok(Finding::skipped(finding.check, "what --target says can be said of one device alone"));
     }
     let before = scene.host();
     let one = scene.make(GUEST, 0, &scene.target("disk.img")?).await?;
     let two = scene.make(GUEST, 1, &scene.target("other.img")?).await?;
+    let base = scene.host().without_files();
     let (first, second) = tokio::try_join!(scene.add(&one), scene.add(&two))?;
     for (device, ran) in [(&one, &first), (&two, &second)] {
         if !ran.success() {
             finding.note(Verdict::Failed, format!("add of {} {}", device.id, ran.told()), HINT);
-        } else if !scene.is_vif() {
-            for observed in judge::device(&ran.keys).observed {
-                finding.note(Verdict::Failed, format!("{}: {observed}", device.id), HINT);
-            }
         }
     }
     let numbers = |ran: &Ran| ran.key("physical-device").map(str::to_owned);
@@ -34,8 +31,8 @@ pub(super) async fn side_by_side(scene: &Scene) -> Result<Finding, Stop> {
         finding.note(Verdict::Failed, format!("both devices have physical-device {numbers}"), HINT);
     }
     tokio::try_join!(scene.take(&one), scene.take(&two))?;
-    let left = scene.host().without_files().since(&before.clone().without_files());
-    let left: Vec<String> = left.into_iter().filter(|left| !left.starts_with("interface vif")).collect();
+    let left = scene.host().without_files().since(&base);
+    let left = if good.undone { left } else { Vec::new() };
     finding.left("left after both were removed: ", &left, HINT);
     scene.clean(&before).await;
     scene.unmake(&one).await?;
@@ -85,7 +82,8 @@ pub(super) async fn environment(scene: &Scene) -> Result<Finding, Stop> {
     let unset: Vec<&str> = ["HOME", "TERM", "LANG"].into_iter().filter(|name| !kept.contains(name)).collect();
     let script = scene.subject.script.display().to_string().replace('\'', r"'\''");
     let text = format!("#!/bin/sh\nunset {}\nscript='{script}'\nexec '{script}' \"$@\"\n", unset.join(" "));
-    let made = fs::write(&wrapper, text).and_then(|()| fs::set_permissions(&wrapper, Permissions::from_mode(0o755)));
+    let made =
+        fs::write(&wrapper, text).and_then(|()| fs::set_permissions(&wrapper, Permissions::from_mode(0o755)));
     made.map_err(|error| error.to_string())?;
     let hint = "let it set what it needs itself: a toolstack that a service manager has started has no HOME, TERM and LANG";
     add_and_take(scene, finding, hint, &wrapper).await
@@ -95,14 +93,22 @@ pub(super) async fn environment(scene: &Scene) -> Result<Finding, Stop> {
 pub(super) async fn no_stdin(scene: &Scene) -> Result<Finding, Stop> {
     let finding = Finding::ok(Check::NoStdin);
     let Some(_hidden) = scene.sandbox.without_stdin() else {
-        return Ok(Finding::skipped(finding.check, "/dev/stdin cannot be hidden here (it needs root and overlayfs)"));
+        return Ok(Finding::skipped(
+            finding.check,
+            "/dev/stdin cannot be hidden here (it needs root and overlayfs)",
+        ));
     };
     let hint = "use /proc/self/fd/0, or a descriptor of its own, and give up after some time: the containers of some \
                 toolstacks have no /dev/stdin";
     add_and_take(scene, finding, hint, &scene.subject.script).await
 }
 
-async fn add_and_take(scene: &Scene, mut finding: Finding, hint: &str, script: &Path) -> Result<Finding, Stop> {
+async fn add_and_take(
+    scene: &Scene,
+    mut finding: Finding,
+    hint: &str,
+    script: &Path,
+) -> Result<Finding, Stop> {
     let before = scene.host();
     let target = scene.target("disk.img")?;
     let device: Device = scene.make_with(GUEST, 0, &target, scene.subject.writable, script).await?;

@@ -12,10 +12,15 @@ use super::scene::{Device, GUEST, Ran, Scene, Stop};
 /// The least time that a run gets once it is known how long a good one takes.
 const LEAST: Duration = Duration::from_secs(5);
 
+/// Why a check says nothing of a script that does not undo its work.
+pub(super) const NOT_UNDONE: &str = "remove does not undo what add makes, even if nothing goes wrong";
+
 /// What the checks that follow build upon.
 pub(super) struct Good {
     /// How long the add took.
     pub(super) took: Duration,
+    /// Whether the removal undid it.
+    pub(super) undone: bool,
 }
 
 /// Adds a device and removes it again, with all that is to be seen of that. Yields nothing if the add has failed: then
@@ -54,10 +59,10 @@ pub(super) async fn good(scene: &mut Scene, found: &mut Vec<Finding>) -> Result<
     let took = ran.report.duration;
     // From here on one that hangs is known sooner.
     scene.limit = scene.limit.min((took * 10).max(LEAST));
-    remove(scene, &device, &ran, &host, found).await?;
+    let undone = remove(scene, &device, &ran, &host, found).await?;
     scene.clean(&host).await;
     scene.unmake(&device).await?;
-    Ok(Some(Good { took }))
+    Ok(Some(Good { took, undone }))
 }
 
 fn ends(ran: &Ran, limit: Duration) -> Finding {
@@ -91,38 +96,49 @@ async fn remove(
     added: &Ran,
     before: &Host,
     found: &mut Vec<Finding>,
-) -> Result<(), Stop> {
+) -> Result<bool, Stop> {
     const HINT: &str = "let remove undo all that add made, by the keys that add has written";
     let mut finding = Finding::ok(Check::Remove);
     let ran = scene.take(device).await?;
     if !ran.report.success() {
-        finding.note(Verdict::Failed, format!("remove {}", ran.told()), "let remove exit with 0 when it has done its work");
+        finding.note(
+            Verdict::Failed,
+            format!("remove {}", ran.told()),
+            "let remove exit with 0 when it has done its work",
+        );
     }
     let after = scene.host();
     let (files, left): (Vec<_>, Vec<_>) =
         after.since(before).into_iter().partition(|what| what.starts_with("file "));
     finding.left("left: ", &left, HINT);
     for file in files {
-        finding.note(Verdict::Warning, format!("left: {file}"), "remove the files of locks when they are not needed any more");
+        finding.note(
+            Verdict::Warning,
+            format!("left: {file}"),
+            "remove the files of locks when they are not needed any more",
+        );
     }
     let survivors = scene.survivors();
     for survivor in &survivors {
         finding.note(Verdict::Failed, format!("left: {survivor}"), "let remove end what add has started");
     }
-    let told: Vec<&str> = added.keys.keys().map(String::as_str).filter(|key| ran.keys.contains_key(*key)).collect();
+    let told: Vec<&str> =
+        added.keys.keys().map(String::as_str).filter(|key| ran.keys.contains_key(*key)).collect();
     let told: Vec<&str> =
         told.into_iter().filter(|key| ["node", "physical-device", "pid", "minor"].contains(key)).collect();
     if !told.is_empty() && finding.verdict == Verdict::Ok {
-        finding.observed.push(format!("the keys {} stay, which go with the backend's directory", told.join(", ")));
+        finding
+            .observed
+            .push(format!("the keys {} stay, which go with the backend's directory", told.join(", ")));
     }
     let is_undone = finding.verdict != Verdict::Failed;
     found.push(finding);
     if is_undone {
         found.push(again(scene, device).await?);
     } else {
-        found.push(Finding::skipped(Check::RemoveTwice, "the first one did not do its work"));
+        found.push(Finding::skipped(Check::RemoveTwice, NOT_UNDONE));
     }
-    Ok(())
+    Ok(is_undone)
 }
 
 /// A second remove: what the first gave back may be another device's by then.
@@ -130,7 +146,7 @@ async fn again(scene: &Scene, device: &Device) -> Result<Finding, Stop> {
     const HINT: &str = "let remove look whether what the keys name is still what add made of this target (losetup -j) before \
                         it gives it back";
     let mut finding = Finding::ok(Check::RemoveTwice);
-    let other = match scene.has_own_targets() || scene.is_vif() {
+    let other = match scene.has_several() {
         true => Some(scene.make(GUEST, 1, &scene.target("other.img")?).await?),
         false => None,
     };
@@ -138,6 +154,9 @@ async fn again(scene: &Scene, device: &Device) -> Result<Finding, Stop> {
         && !scene.add(other).await?.success()
     {
         finding.observed.push("a second device could not be added in between".to_owned());
+    }
+    if let Some(other) = &other {
+        reuse(scene, device, other).await?;
     }
     let before = scene.host();
     let ran = scene.take(device).await?;
@@ -154,4 +173,21 @@ async fn again(scene: &Scene, device: &Device) -> Result<Finding, Stop> {
         scene.unmake(other).await?;
     }
     Ok(finding)
+}
+
+/// Numbers of loop devices are used again: what the first device's keys name is the second's then, also where the kernel has
+/// just given it another one.
+async fn reuse(scene: &Scene, device: &Device, other: &Device) -> Result<(), Stop> {
+    let (own, others) = (scene.keys(&device.backend).await?, scene.keys(&other.backend).await?);
+    if !others.get("node").is_some_and(|node| node.starts_with("/dev/loop")) {
+        return Ok(());
+    }
+    for key in
+        ["node", "physical-device", "physical-device-path"].into_iter().filter(|key| own.contains_key(*key))
+    {
+        if let Some(value) = others.get(key) {
+            scene.client.write(&device.backend.join(key)?, value.clone()).await?;
+        }
+    }
+    Ok(())
 }

@@ -76,22 +76,18 @@ fn read(file: &Path) -> Option<String> {
     Some(fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
-/// Interfaces by whether they are up and where they belong, routes, and rules of the packet filter.
+/// Interfaces by where they belong, routes, and rules of the packet filter. An interface goes with its backend, so whether
+/// it is up, and its addresses, are nothing that is left.
 fn look_at_network(items: &mut BTreeMap<String, String>) {
-    const UP: u32 = 1;
     for name in names("/sys/class/net") {
-        let class = Path::new("/sys/class/net").join(&name);
-        let flags = read(&class.join("flags")).and_then(|flags| u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok());
-        let up = if flags.is_some_and(|flags| flags & UP != 0) { "is up" } else { "is down" };
-        let master = fs::read_link(class.join("master")).ok();
+        let master = fs::read_link(Path::new("/sys/class/net").join(&name).join("master")).ok();
         let master = master.and_then(|master| Some(master.file_name()?.to_string_lossy().into_owned()));
-        let master = master.map_or_else(String::new, |master| format!(", a port of {master}"));
-        items.insert(format!("interface {name}"), format!("{up}{master}"));
+        let master = master.map_or_else(|| "is there".to_owned(), |master| format!("is a port of {master}"));
+        items.insert(format!("interface {name}"), master);
     }
-    for (what, program, args) in [
-        ("route", "ip", &["-4", "route", "show"][..]),
-        ("rule of the packet filter", "iptables", &["-S"]),
-    ] {
+    for (what, program, args) in
+        [("route", "ip", &["-4", "route", "show"][..]), ("rule of the packet filter", "iptables", &["-S"])]
+    {
         let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else { continue };
         for line in String::from_utf8_lossy(&output.stdout).lines() {
             items.insert(format!("{what} {}", line.trim()), "is there".to_owned());
@@ -111,7 +107,11 @@ pub(super) struct Survivor {
 impl std::fmt::Display for Survivor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} ({})", self.pid, hotplug::printable(&self.name, hotplug::LINE_SHOWN))?;
-        if self.locks.is_empty() { Ok(()) } else { write!(f, ", which holds the lock of {}", self.locks.join(", ")) }
+        if self.locks.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ", which holds the lock of {}", self.locks.join(", "))
+        }
     }
 }
 
@@ -144,7 +144,9 @@ pub(super) fn survivors(marker: &str) -> Vec<Survivor> {
         }
         let files = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
         let mut locks: Vec<String> = files
-            .filter(|file| fs::metadata(file.path()).is_ok_and(|found| locked.contains(&(found.dev(), found.ino()))))
+            .filter(|file| {
+                fs::metadata(file.path()).is_ok_and(|found| locked.contains(&(found.dev(), found.ino())))
+            })
             .filter_map(|file| Some(fs::read_link(file.path()).ok()?.to_string_lossy().into_owned()))
             .collect();
         locks.sort();
@@ -178,8 +180,10 @@ mod tests {
 
     #[test]
     fn what_is_new_gone_and_otherwise_is_told() {
-        let before = host(&[("loop device /dev/loop1", "serves a"), ("interface vif1.0", "is down"), ("file f", "x")]);
-        let now = host(&[("loop device /dev/loop2", "serves b"), ("interface vif1.0", "is up"), ("file f", "x")]);
+        let before =
+            host(&[("loop device /dev/loop1", "serves a"), ("interface vif1.0", "is down"), ("file f", "x")]);
+        let now =
+            host(&[("loop device /dev/loop2", "serves b"), ("interface vif1.0", "is up"), ("file f", "x")]);
         assert_eq!(
             now.since(&before),
             [

@@ -15,7 +15,11 @@ pub(super) fn reports(kind: Kind, keys: &Values) -> Finding {
     let connected = keys.get("hotplug-status").is_some_and(|status| status == "connected");
     if kind == Kind::Vif {
         let hint = "let add write hotplug-status=connected when the interface is ready: netback waits for it";
-        return if connected { finding } else { finding.with(Verdict::Failed, "hotplug-status is not connected", hint) };
+        return if connected {
+            finding
+        } else {
+            finding.with(Verdict::Failed, "hotplug-status is not connected", hint)
+        };
     }
     let finding = match (has("physical-device"), has("physical-device-path")) {
         (true, true) => finding,
@@ -51,7 +55,11 @@ pub(super) fn device(keys: &Values) -> Finding {
     let is_block = found.as_ref().is_some_and(|(_, found)| found.file_type().is_block_device());
     if let Some(path) = path.filter(|_| !is_block) {
         let observed = format!("physical-device-path is {path}, which is no block device");
-        finding.note(Verdict::Failed, observed, "let add write the path of the block device that is to be served");
+        finding.note(
+            Verdict::Failed,
+            observed,
+            "let add write the path of the block device that is to be served",
+        );
     }
     let Some(numbers) = numbers else { return finding };
     let format = "write physical-device as stat -L -c %t:%T prints it: major:minor in hexadecimal";
@@ -64,8 +72,7 @@ pub(super) fn device(keys: &Values) -> Finding {
         Some((path, found)) => {
             let is = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
             if said != is {
-                let observed =
-                    format!("physical-device is {numbers}, and {path} is {:x}:{:x}", is.0, is.1);
+                let observed = format!("physical-device is {numbers}, and {path} is {:x}:{:x}", is.0, is.1);
                 finding.note(Verdict::Failed, observed, format);
             }
         }
@@ -125,10 +132,12 @@ pub(super) fn bad_target(exited_with_0: bool, how: &str, keys: &Values) -> Findi
     }
     if !faults.is_empty() {
         let observed = format!("of a target that does not exist {} ({how})", faults.join(", and "));
-        let hint = "let add write hotplug-error and hotplug-status=error and exit with 1 if there is no such target";
+        let hint =
+            "let add write hotplug-error and hotplug-status=error and exit with 1 if there is no such target";
         return finding.with(Verdict::Failed, observed, hint);
     }
-    if matches!(status, "error" | "busy") && keys.get("hotplug-error").is_some_and(|error| !error.is_empty()) {
+    if matches!(status, "error" | "busy") && keys.get("hotplug-error").is_some_and(|error| !error.is_empty())
+    {
         return finding;
     }
     let hint = "let add write hotplug-error, with the reason, and hotplug-status=error before it exits";
@@ -146,8 +155,11 @@ mod tests {
     #[test]
     fn what_a_disk_must_report() {
         let verdict = |said: &[(&str, &str)]| reports(Kind::Vbd, &keys(said)).verdict;
-        let (numbers, path, status) =
-            (("physical-device", "7:0"), ("physical-device-path", "/dev/loop0"), ("hotplug-status", "connected"));
+        let (numbers, path, status) = (
+            ("physical-device", "7:0"),
+            ("physical-device-path", "/dev/loop0"),
+            ("hotplug-status", "connected"),
+        );
         assert_eq!(verdict(&[numbers, path, status]), Verdict::Ok);
         assert_eq!(verdict(&[numbers, status]), Verdict::Warning);
         assert_eq!(verdict(&[path, status]), Verdict::Warning);

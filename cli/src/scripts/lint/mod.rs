@@ -59,8 +59,9 @@ pub(crate) struct LintArgs {
     /// For which kind of device it is [default: vif if its name begins with vif, else vbd]
     #[arg(long, value_enum, value_name = "KIND")]
     kind: Option<KindSaid>,
-    /// What it is given: of a disk the target (params), as in dummy:/srv/d.img; of an interface its keys, as in
-    /// ip=192.0.2.9,bridge=br0 [default: a small file for a disk, bridge=xenbr0 for an interface]
+    /// What it is given: of a disk the target (params), in which %f stands for a small file that is made for it, as in
+    /// dummy:%f; of an interface its keys, as in ip=192.0.2.9,bridge=br0 [default: %f for a disk, bridge=xenbr0 for an
+    /// interface]
     #[arg(long, value_name = "PARAMS")]
     target: Option<String>,
     /// Whether the guest may write to the disk
@@ -84,7 +85,8 @@ fn variable(text: &str) -> Result<(String, String), String> {
 impl LintArgs {
     fn subject(&self) -> Subject {
         let is_name = self.script.components().count() == 1 && !self.script.exists();
-        let script = if is_name { Path::new("/etc/xen/scripts").join(&self.script) } else { self.script.clone() };
+        let script =
+            if is_name { Path::new("/etc/xen/scripts").join(&self.script) } else { self.script.clone() };
         let is_of_vif = || script.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vif"));
         let kind = match self.kind {
             Some(KindSaid::Vif) => Kind::Vif,
@@ -114,9 +116,12 @@ pub(crate) async fn run(common: &Common, args: &LintArgs) -> Result<Exit, Proble
     }
     if let Err(stop) = checked? {
         return Err(match stop {
-            Stop::Cancelled => {
-                Problem::new(Code::Cancelled, tried, "cancelled by a signal", "nothing of it is left; check it again")
-            }
+            Stop::Cancelled => Problem::new(
+                Code::Cancelled,
+                tried,
+                "cancelled by a signal",
+                "nothing of it is left; check it again",
+            ),
             Stop::Sandbox(observed) => {
                 let hint = "correct --target and --kind, or see that the tools that are named are installed";
                 Problem::new(Code::Start, tried, observed, hint)
@@ -125,7 +130,7 @@ pub(crate) async fn run(common: &Common, args: &LintArgs) -> Result<Exit, Proble
     }
     let reached = found.iter().map(|finding| finding.check).collect::<Vec<_>>();
     let missing = Check::ALL.into_iter().filter(|check| !reached.contains(check));
-    let why = "nothing more can be said of a script whose add does not do its work";
+    let why = "nothing can be said of it as long as add does not do its work";
     found.extend(missing.filter(|check| applies(*check, kind)).map(|check| Finding::skipped(check, why)));
     let failed = count(&found, Verdict::Failed) > 0;
     if common.json {
@@ -174,17 +179,19 @@ async fn checks(common: &Common, scene: &mut Scene, found: &mut Vec<Finding>) ->
     tell(common, Check::Add);
     let Some(good) = course::good(scene, found).await? else { return Ok(()) };
     tell(common, Check::Vanished);
-    trouble::vanished(scene, found).await?;
+    trouble::vanished(scene, &good, found).await?;
     tell(common, Check::BadTarget);
-    found.push(trouble::bad_target(scene).await?);
+    found.push(trouble::bad_target(scene, &good).await?);
     if !scene.is_vif() {
         tell(common, Check::TargetGone);
-        found.push(trouble::target_gone(scene).await?);
+        found.push(trouble::target_gone(scene, &good).await?);
     }
     tell(common, Check::Killed);
-    trouble::killed(scene, &good, found).await?;
+    if !trouble::killed(scene, &good, found).await? {
+        return Ok(());
+    }
     tell(common, Check::SideBySide);
-    found.push(company::side_by_side(scene).await?);
+    found.push(company::side_by_side(scene, &good).await?);
     if !scene.is_vif() {
         tell(common, Check::Shared);
         found.push(company::shared(scene).await?);
@@ -208,12 +215,14 @@ fn tell(common: &Common, check: Check) {
 
 fn tools() -> Finding {
     let path = env::var_os("PATH").unwrap_or_default();
-    let directories: Vec<PathBuf> =
-        env::split_paths(&path).chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from)).collect();
+    let directories: Vec<PathBuf> = env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from))
+        .collect();
     let is_there = |tool: &str| directories.iter().any(|directory| directory.join(tool).exists());
     let mut finding = Finding::ok(Check::Tools);
     for tool in ["xenstore-read", "xenstore-write"].into_iter().filter(|tool| !is_there(tool)) {
-        let hint = "install them (xenstore-utils in Debian), unless the script speaks to the store by other means";
+        let hint =
+            "install them (xenstore-utils in Debian), unless the script speaks to the store by other means";
         finding.note(Verdict::Warning, format!("{tool} is not installed"), hint);
     }
     finding
@@ -226,7 +235,8 @@ fn count(found: &[Finding], verdict: Verdict) -> usize {
 fn in_words(script: &str, found: &[Finding]) -> String {
     let mut text = format!("{}\n", line(script));
     for finding in found {
-        text += &format!("{:<8} {:<13} {}\n", finding.verdict.word(), finding.check.id(), finding.check.about());
+        text +=
+            &format!("{:<8} {:<13} {}\n", finding.verdict.word(), finding.check.id(), finding.check.about());
         for observed in &finding.observed {
             text += &format!("  observed: {}\n", line(observed));
         }

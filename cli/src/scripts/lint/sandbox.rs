@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
-use rustix::process::{getpid, geteuid, set_child_subreaper};
+use rustix::process::{geteuid, getpid, set_child_subreaper};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
@@ -29,7 +29,8 @@ impl Sandbox {
     /// Moves this thread, and what is started from it, into namespaces of its own.
     pub(super) fn enter(with_network: bool) -> Result<Self, Problem> {
         let tried = "cannot make a place to check a script in";
-        let problem = |error: &dyn std::fmt::Display, hint: &str| Problem::new(Code::Start, tried, error, hint);
+        let problem =
+            |error: &dyn std::fmt::Display, hint: &str| Problem::new(Code::Start, tried, error, hint);
         let place = "see that the directory for temporary files can be written (TMPDIR)";
         // The loop driver shows the path behind a device without links.
         let parent = std::env::temp_dir().canonicalize().map_err(|error| problem(&error, place))?;
@@ -38,13 +39,17 @@ impl Sandbox {
         let root = folder.path().to_owned();
         let is_isolated = geteuid().is_root();
         if with_network && !is_isolated {
-            let observed = "the network of this host is not to be touched, and only root can make another one";
+            let observed =
+                "the network of this host is not to be touched, and only root can make another one";
             return Err(problem(&observed, "run it as root"));
         }
         let sandbox = Self { _folder: folder, root, is_isolated };
         if is_isolated {
             sandbox.isolate(with_network).map_err(|error| {
-                problem(&error, "run it where namespaces can be made: as root, and not in a container without them")
+                problem(
+                    &error,
+                    "run it where namespaces can be made: as root, and not in a container without them",
+                )
             })?;
         }
         // What outlives its script is to be seen here.
@@ -56,7 +61,8 @@ impl Sandbox {
         let network = if with_network { UnshareFlags::NEWNET } else { UnshareFlags::empty() };
         let said = |what: &str, error: rustix::io::Errno| format!("{what}: {error}");
         // SAFETY: no table of descriptors is unshared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS | network) }.map_err(|error| said("namespaces", error))?;
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | network) }
+            .map_err(|error| said("namespaces", error))?;
         let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
         mount_change("/", private).map_err(|error| said("mounts of its own", error))?;
         let tmpfs = |at: &str| {

@@ -11,7 +11,7 @@ use aodevice::{Device as Asked, DeviceId, PlannedWrite, Toolstack, WaitFor, sim,
 use hotplug::native::block::{Saved, detach};
 use hotplug::{Action, Limits, Report, Request, Runner as _, ScriptRunner};
 use tokio::net::UnixListener;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Path};
 use xs_store::Store;
@@ -56,6 +56,9 @@ pub(super) enum Kind {
     Vbd,
     Vif,
 }
+
+/// What stands for a file of ours in a target.
+pub(super) const FILE: &str = "%f";
 
 /// What is checked, and how.
 pub(super) struct Subject {
@@ -159,8 +162,7 @@ impl Scene {
         let runner = Arc::new(runner.lock_dir(sandbox.path("locks")));
         let toolstack = Toolstack::new(client.clone(), runner.clone()).await?;
         let limit = subject.limit;
-        let scene =
-            Self { sandbox, subject, client, toolstack, runner, cancel, serving, limit };
+        let scene = Self { sandbox, subject, client, toolstack, runner, cancel, serving, limit };
         if scene.is_vif() {
             scene.make_network()?;
         }
@@ -173,7 +175,13 @@ impl Scene {
 
     /// Whether the targets are files of ours, of which there can be several, and which can be deleted.
     pub(super) fn has_own_targets(&self) -> bool {
-        self.subject.target.is_none() && !self.is_vif()
+        !self.is_vif() && self.subject.target.as_ref().is_none_or(|target| target.contains(FILE))
+    }
+
+    /// Whether two devices can be there at once: their targets differ, or what is said of interfaces.
+    pub(super) fn has_several(&self) -> bool {
+        let is_plain = |nic: vif::Vif| nic.ip.is_none() && nic.vifname.is_none() && nic.mac.is_none();
+        if self.is_vif() { self.nic().is_ok_and(is_plain) } else { self.has_own_targets() }
     }
 
     /// A bridge, and a link to the world that leads nowhere.
@@ -199,17 +207,27 @@ impl Scene {
         vif::parse(&words).map_err(|error| Stop::Sandbox(error.to_string()))
     }
 
-    /// A file of ours, or the target that was named. A name gives another file each.
+    /// The target that was named, with this file of ours if it is to have one. The file is made unless it is there.
     pub(super) fn target(&self, name: &str) -> Result<String, Stop> {
-        if let Some(target) = &self.subject.target {
-            return Ok(target.clone());
+        let file = self.file(name);
+        if self.has_own_targets() && !file.exists() {
+            let made = fs::File::create(&file).and_then(|made| made.set_len(1 << 20));
+            made.map_err(|error| format!("{}: {error}", file.display()))?;
         }
-        let image = self.sandbox.path(name);
-        if !image.exists() {
-            let made = fs::File::create(&image).and_then(|file| file.set_len(1 << 20));
-            made.map_err(|error| format!("{}: {error}", image.display()))?;
+        Ok(self.target_of(&file))
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.sandbox.path(name)
+    }
+
+    /// The target with a file, which need not be there.
+    pub(super) fn target_of(&self, file: &FsPath) -> String {
+        let file = file.display().to_string();
+        match &self.subject.target {
+            Some(target) => target.replace(FILE, &file),
+            None => file,
         }
-        Ok(image.display().to_string())
     }
 
     /// Makes a device of a guest, up to where the script of its attach would be run.
@@ -242,7 +260,9 @@ impl Scene {
         let preview = preview.map_err(|failure| failure.to_string())?;
         for write in &preview.writes {
             match write {
-                PlannedWrite::Write { path, value } => self.client.write(&Path::new(path.as_str())?, value.clone()).await?,
+                PlannedWrite::Write { path, value } => {
+                    self.client.write(&Path::new(path.as_str())?, value.clone()).await?
+                }
                 PlannedWrite::Mkdir { path } => self.client.mkdir(&Path::new(path.as_str())?).await?,
                 // Whoever runs scripts is domain 0, to whom they are nothing.
                 PlannedWrite::SetPerms { .. } => {}
@@ -331,12 +351,26 @@ impl Scene {
         Ok(Ran { report, keys: self.keys(&device.backend).await? })
     }
 
-    /// Runs the script that adds, and kills its group after this time. Yields how it ended, if it did before.
-    pub(super) async fn add_and_kill(&self, device: &Device, after: Duration) -> Result<Option<Report>, Stop> {
+    /// Runs the script that adds, and kills its group when this comes.
+    pub(super) async fn add_and_kill(
+        &self,
+        device: &Device,
+        when: impl Future<Output = ()>,
+    ) -> Result<(), Stop> {
         let limits = self.limits();
-        let ran = timeout(after, self.runner.run(&device.request, &limits, &self.cancel)).await;
-        self.go_on()?;
-        Ok(ran.ok())
+        tokio::select! {
+            // Its future is dropped if it has not ended by then.
+            _ = self.runner.run(&device.request, &limits, &self.cancel) => {}
+            () = when => {}
+        }
+        self.go_on()
+    }
+
+    /// Comes when something has been made on the host since then.
+    pub(super) async fn made_since(&self, before: &Host) {
+        while self.host().since(before).iter().all(|made| made.starts_with("file ")) {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -362,9 +396,10 @@ impl Scene {
 
     /// What is on the host, of all that counts.
     pub(super) fn host(&self) -> Host {
-        let target = self.subject.target.as_ref().filter(|_| !self.is_vif());
-        let target = target.and_then(|target| fs::canonicalize(target).ok());
-        let is_ours = |file: &FsPath| self.sandbox.holds(file) || target.as_deref() == Some(file);
+        let named = self.subject.target.as_ref().filter(|_| !self.is_vif());
+        // As in dummy:/srv/d.img.
+        let is_named = |file: &str| named.is_some_and(|target| target.contains(file));
+        let is_ours = |file: &FsPath| self.sandbox.holds(file) || is_named(&file.to_string_lossy());
         Host::look(is_ours, self.is_vif())
     }
 

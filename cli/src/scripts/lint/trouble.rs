@@ -2,16 +2,19 @@
 
 use std::fs;
 
+use tokio::time::sleep;
+
 use super::check::{Check, Finding, Verdict};
-use super::course::Good;
+use super::course::{Good, NOT_UNDONE};
 use super::judge;
 use super::scene::{GUEST, Scene, Stop};
 
-/// After which parts of the time of a good add another one is killed, in percent.
-const KILLED_AT: [u32; 9] = [10, 20, 30, 40, 50, 60, 70, 80, 90];
+/// When an add is killed: as soon as it has made something on the host, or after so much of the time of a good one, in percent.
+const KILLED: [Option<u32>; 10] =
+    [None, Some(10), Some(20), Some(30), Some(40), Some(50), Some(60), Some(70), Some(80), Some(90)];
 
 /// The backend's directory vanishes before the script that removes is run: once it is run without, and then in a copy.
-pub(super) async fn vanished(scene: &Scene, found: &mut Vec<Finding>) -> Result<(), Stop> {
+pub(super) async fn vanished(scene: &Scene, good: &Good, found: &mut Vec<Finding>) -> Result<(), Stop> {
     let (mut vanished, mut copy) = (Finding::ok(Check::Vanished), Finding::ok(Check::Copy));
     let before = scene.host();
     let device = scene.make(GUEST, 0, &scene.target("disk.img")?).await?;
@@ -19,7 +22,9 @@ pub(super) async fn vanished(scene: &Scene, found: &mut Vec<Finding>) -> Result<
     if !scene.add(&device).await?.success() {
         scene.clean(&before).await;
         scene.unmake(&device).await?;
-        found.extend([Check::Vanished, Check::Copy].map(|check| Finding::skipped(check, "another add has failed")));
+        found.extend(
+            [Check::Vanished, Check::Copy].map(|check| Finding::skipped(check, "another add has failed")),
+        );
         return Ok(());
     }
     let keys = scene.keys(&device.backend).await?;
@@ -42,14 +47,17 @@ pub(super) async fn vanished(scene: &Scene, found: &mut Vec<Finding>) -> Result<
     }
     scene.clean(&before).await;
     scene.unmake(&device).await?;
+    let copy = if good.undone { copy } else { Finding::skipped(copy.check, NOT_UNDONE) };
     found.extend([vanished, copy]);
     Ok(())
 }
 
 /// A target that does not exist; of an interface, that itself.
-pub(super) async fn bad_target(scene: &Scene) -> Result<Finding, Stop> {
+pub(super) async fn bad_target(scene: &Scene, good: &Good) -> Result<Finding, Stop> {
     let before = scene.host();
-    let missing = scene.sandbox.path("missing.img").display().to_string();
+    let missing = scene.file("missing.img");
+    let missing =
+        if scene.has_own_targets() { scene.target_of(&missing) } else { missing.display().to_string() };
     let device = scene.make(GUEST, 2, &missing).await?;
     if scene.is_vif() {
         super::sandbox::ip(&format!("link delete vif{}.2", device.id.fe))?;
@@ -59,22 +67,29 @@ pub(super) async fn bad_target(scene: &Scene) -> Result<Finding, Stop> {
     scene.take(&device).await?;
     scene.unmake(&device).await?;
     let left = scene.host().without_files().since(&before.clone().without_files());
+    let left = if good.undone { left } else { Vec::new() };
     finding.left("left after a remove: ", &left, "let add undo what it has made before it fails");
     scene.clean(&before).await;
     Ok(finding)
 }
 
 /// The file behind a disk is deleted while that is attached.
-pub(super) async fn target_gone(scene: &Scene) -> Result<Finding, Stop> {
+pub(super) async fn target_gone(scene: &Scene, good: &Good) -> Result<Finding, Stop> {
     let mut finding = Finding::ok(Check::TargetGone);
+    if !good.undone {
+        return Ok(Finding::skipped(finding.check, NOT_UNDONE));
+    }
     if !scene.has_own_targets() {
-        return Ok(Finding::skipped(finding.check, "the target is not a file of ours, which could be deleted"));
+        return Ok(Finding::skipped(
+            finding.check,
+            "the target is not a file of ours, which could be deleted",
+        ));
     }
     let before = scene.host();
     let target = scene.target("deleted.img")?;
     let device = scene.make(GUEST, 0, &target).await?;
     if scene.add(&device).await?.success() {
-        fs::remove_file(&target).map_err(|error| error.to_string())?;
+        fs::remove_file(scene.file("deleted.img")).map_err(|error| error.to_string())?;
         let ran = scene.take(&device).await?;
         let left = scene.host().without_files().since(&before.clone().without_files());
         let hint = "let remove decide by the keys that add has written (node), and not by what the target is now (B-47)";
@@ -87,41 +102,65 @@ pub(super) async fn target_gone(scene: &Scene) -> Result<Finding, Stop> {
     Ok(finding)
 }
 
-/// An add is killed, here and there; remove has to undo it, and another add must go well then.
-pub(super) async fn killed(scene: &Scene, good: &Good, found: &mut Vec<Finding>) -> Result<(), Stop> {
-    const HINT: &str = "let add note what it is about to make before it makes it, or let remove look for it by the target \
-                        (losetup -j); xendev gives back loop devices that a script did not report, and xl does not";
-    let mut finding = Finding::ok(Check::Killed);
+/// An add is killed, here and there; remove has to undo it, and another add must go well then. Yields whether it does.
+pub(super) async fn killed(scene: &Scene, good: &Good, found: &mut Vec<Finding>) -> Result<bool, Stop> {
     let target = scene.target("disk.img")?;
     let before = scene.host();
-    for percent in KILLED_AT {
-        let device = scene.make(GUEST, 0, &target).await?;
-        scene.add_and_kill(&device, good.took * percent / 100).await?;
-        let ran = scene.take(&device).await?;
-        let base = before.clone().without_files();
-        if scene.is_vif() {
-            scene.unmake_backend(&device).await?;
-        }
-        let left = scene.host().without_files().since(&base);
-        finding.left(&format!("killed after {percent} % of its time; remove {}; left: ", ran.told()), &left, HINT);
-        for survivor in scene.survivors() {
-            finding.note(Verdict::Failed, format!("killed after {percent} % of its time; left: {survivor}"), HINT);
-        }
-        scene.clean(&before).await;
-        scene.unmake(&device).await?;
+    let mut killed = Finding::ok(Check::Killed);
+    for when in KILLED {
+        let (when, left) = kill(scene, good, when, &target).await?;
+        killed.left(
+            &when,
+            &left,
+            "let add note in the store what it is about to make before it makes it, and let remove look whether that was \
+             made; xendev gives back loop devices that a script did not report, and xl does not",
+        );
     }
-    found.push(finding);
+    found.push(if good.undone { killed } else { Finding::skipped(killed.check, NOT_UNDONE) });
 
     let mut again = Finding::ok(Check::Again);
     let device = scene.make(GUEST, 0, &target).await?;
     let ran = scene.add(&device).await?;
     if !ran.success() {
-        let hint = "let locks be flock(1)'s, which end with who holds them, and let add begin anew whatever is left of another one";
+        let hint = "let locks be those of flock(1), which end with who holds them, and let add begin anew whatever is left of \
+                    another one";
         again.note(Verdict::Failed, format!("add {}", ran.told()), hint);
     }
     scene.take(&device).await?;
     scene.clean(&before).await;
     scene.unmake(&device).await?;
     found.push(again);
-    Ok(())
+    Ok(ran.success())
+}
+
+/// Kills an add, and runs the script that removes then. Yields what was done, in words, and what is left.
+async fn kill(
+    scene: &Scene,
+    good: &Good,
+    percent: Option<u32>,
+    target: &str,
+) -> Result<(String, Vec<String>), Stop> {
+    let before = scene.host();
+    let device = scene.make(GUEST, 0, target).await?;
+    let base = scene.host();
+    let when = match percent {
+        Some(percent) => {
+            scene.add_and_kill(&device, sleep(good.took * percent / 100)).await?;
+            format!("killed after {percent} % of its time")
+        }
+        None => {
+            scene.add_and_kill(&device, scene.made_since(&base)).await?;
+            "killed when it had made something".to_owned()
+        }
+    };
+    let ran = scene.take(&device).await?;
+    if scene.is_vif() {
+        scene.unmake_backend(&device).await?;
+    }
+    // A file of a lock that nobody holds is harmless.
+    let mut left = scene.host().without_files().since(&before.clone().without_files());
+    left.extend(scene.survivors().iter().map(ToString::to_string));
+    scene.clean(&before).await;
+    scene.unmake(&device).await?;
+    Ok((format!("{when}; remove {}; left: ", ran.told()), left))
 }
