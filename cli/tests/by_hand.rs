@@ -180,6 +180,35 @@ async fn a_script_that_fails_is_told_with_what_it_changed() {
     );
 }
 
+/// A script that fails without a word, or is killed, is spoken for; what it says itself stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_is_told_of_a_script_that_says_nothing() {
+    let (host, script) = with_disk().await;
+    assert_eq!(host.xendev(&["hotplug", "run", "1", "vbd", "xvda", "remove"]).await.code, Some(0));
+    let add = ["hotplug", "run", "1", "vbd", "xvda", "add", "--script-timeout", "1"];
+    let own =
+        r#"xenstore-write "$XENBUS_PATH/hotplug-error" "no LUN" "$XENBUS_PATH/hotplug-status" busy; exit 1"#;
+    for (body, code, error, status) in [
+        ("echo out of memory; exit 7", 1, "exited with status 7: out of memory", "error"),
+        ("sleep 100", 3, "did not finish within 1 s and was killed with its process group", "error"),
+        (own, 1, "no LUN", "busy"),
+    ] {
+        fs::write(&script, format!("#!/bin/sh\n{body}\n")).unwrap();
+        let failed = host.xendev(&add).await;
+        assert_eq!(failed.code, Some(code), "{}", failed.stderr);
+        let read = async |key: &str| {
+            let value = host.client.read(&Path::new(format!("{BACKEND}/{key}")).unwrap()).await.unwrap();
+            String::from_utf8(value.to_vec()).unwrap()
+        };
+        assert_eq!((&*read("hotplug-error").await, &*read("hotplug-status").await), (error, status));
+    }
+    // Without its directory it is not brought back.
+    let gone = format!("xenstore-rm {BACKEND}; exit 1");
+    fs::write(&script, format!("#!/bin/sh\n{gone}\n")).unwrap();
+    assert_eq!(host.xendev(&add).await.code, Some(1));
+    assert!(!host.dump().await.contains(&format!("{BACKEND}/")), "{}", host.dump().await);
+}
+
 /// An interface: both of its words do, and what netback waits for goes back to what the attach wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interface_goes_offline_and_online() {

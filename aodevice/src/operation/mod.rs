@@ -109,6 +109,8 @@ pub(crate) struct Job<'a> {
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
     given_up: Option<Token>,
+    /// What we have said in BE of the failure of a script that did not say it.
+    told: Option<String>,
     /// The device's error texts as they stood before the operation began.
     stood: Texts,
     observed: Observation,
@@ -138,6 +140,7 @@ impl<'a> Job<'a> {
             resumes: false,
             owner_awaited: None,
             given_up: None,
+            told: None,
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
@@ -292,6 +295,10 @@ impl<'a> Job<'a> {
                 self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood)
                     .await
                     .unwrap_or_default();
+                // Those are no words of the script's.
+                if self.told.is_some() && self.observed.hotplug_error == self.told {
+                    (self.observed.hotplug_error, self.observed.hotplug_status) = (None, None);
+                }
                 Event::Observed
             }
             Step::Leave => {

@@ -7,7 +7,15 @@
 
 use bytes::Bytes;
 use hotplug::{LINE_SHOWN, Report, printable};
-use xs_client::{Client, Error, Path, PathError};
+use tokio::time::timeout;
+use tracing::debug;
+use xs_client::{Client, Error, Path, PathError, Request};
+
+use super::record::Token;
+use super::steps::Standing;
+use super::store::{self, Depth};
+use super::{LAST_WORDS, Target};
+use crate::Cause;
 
 /// A value of the store in a form that can be shown; `None` if there is nothing in it.
 pub(crate) fn some_text(value: Option<Bytes>) -> Option<String> {
@@ -56,6 +64,39 @@ impl Said {
     pub(crate) fn into_report(self, report: Report) -> Report {
         let error = self.error.or_else(|| report.hotplug_error.clone());
         report.reported(self.status, error)
+    }
+}
+
+/// Says in BE that the script of an add has failed, as far as it has not said so itself: whoever watches the backend is
+/// told, and a device that stays does not look as if it was being set up. Only as long as the operation has the device, or
+/// a directory that is gone would come back. Yields what it said of the reason.
+pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: &Cause) -> Option<String> {
+    // Of a run that was cancelled nothing is told: what it was for is rolled back at once.
+    let Cause::Script { report, .. } = cause else { return None };
+    let says_so = report.hotplug_status.as_deref().is_some_and(is_failure);
+    let words = report.hotplug_error.is_none().then(|| report.to_string());
+    if says_so && words.is_none() {
+        return None;
+    }
+    let (words, backend) = (&words, &target.paths().backend);
+    let client = client.with_deadline(LAST_WORDS);
+    let told = store::transact(&client, |tx| async move {
+        let seen = store::look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
+        let is_there = tx.read_opt(&backend.join("frontend-id")?).await?.is_some();
+        if !is_there || seen.standing(token) != Standing::Ours {
+            return Ok((false, Vec::new()));
+        }
+        let [status, error] = Said::nodes(backend)?;
+        let write = |path, value: &str| Request::Write { path, value: value.to_owned().into() };
+        let words = words.as_ref().map(|words| write(error, words));
+        Ok((true, words.into_iter().chain((!says_so).then(|| write(status, "error"))).collect()))
+    });
+    match timeout(LAST_WORDS, told).await {
+        Ok(Ok(told)) => words.clone().filter(|_| told),
+        failed => {
+            debug!(?failed, "the failure of a script cannot be told to the backend");
+            None
+        }
     }
 }
 

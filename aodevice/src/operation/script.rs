@@ -9,7 +9,7 @@ use tracing::debug;
 use xs_client::Path;
 
 use super::record::Stage;
-use super::said::Said;
+use super::said::{self, Said};
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs, Seen};
 use super::store::{self, Depth};
@@ -94,7 +94,11 @@ impl Job<'_> {
         };
         match ran {
             Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
-            Err(cause) => Event::Ran(Err(self.in_its_words(cause, &said).await)),
+            Err(cause) => {
+                let cause = self.in_its_words(cause, &said).await;
+                self.told = said::tell(&self.toolstack.client, target, self.record.token, &cause).await;
+                Event::Ran(Err(cause))
+            }
             Ok(report) => Event::Ran(self.reported(target, request, report, &said).await),
         }
     }

@@ -261,7 +261,7 @@ impl Scene {
         for write in &preview.writes {
             match write {
                 PlannedWrite::Write { path, value } => {
-                    self.client.write(&Path::new(path.as_str())?, value.clone()).await?
+                    self.client.write(&Path::new(path.as_str())?, value.clone()).await?;
                 }
                 PlannedWrite::Mkdir { path } => self.client.mkdir(&Path::new(path.as_str())?).await?,
                 // Whoever runs scripts is domain 0, to whom they are nothing.
