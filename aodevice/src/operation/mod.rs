@@ -57,6 +57,7 @@ use xs_client::{DomId, Error};
 use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
 use self::record::{Occupant, Record, Token};
+use self::said::Said;
 use self::steps::Obstacle;
 use self::store::{Depth, Written};
 use self::wait::Cancel;
@@ -110,7 +111,7 @@ pub(crate) struct Job<'a> {
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
     given_up: Option<Token>,
     /// What we have said in BE of the failure of a script that did not say it.
-    told: Option<String>,
+    told: Said,
     /// The device's error texts as they stood before the operation began.
     stood: Texts,
     observed: Observation,
@@ -140,7 +141,7 @@ impl<'a> Job<'a> {
             resumes: false,
             owner_awaited: None,
             given_up: None,
-            told: None,
+            told: Said::default(),
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
@@ -295,10 +296,11 @@ impl<'a> Job<'a> {
                 self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood)
                     .await
                     .unwrap_or_default();
-                // Those are no words of the script's.
-                if self.told.is_some() && self.observed.hotplug_error == self.told {
-                    (self.observed.hotplug_error, self.observed.hotplug_status) = (None, None);
-                }
+                // What we have said is nothing that was observed.
+                let is_own = |text: &String, own: &Option<String>| own.as_ref() == Some(text);
+                let Self { observed, told, .. } = self;
+                observed.hotplug_error.take_if(|error| is_own(error, &told.error));
+                observed.hotplug_status.take_if(|status| is_own(status, &told.status));
                 Event::Observed
             }
             Step::Leave => {

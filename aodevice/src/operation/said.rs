@@ -69,16 +69,19 @@ impl Said {
 
 /// Says in BE that the script of an add has failed, as far as it has not said so itself: whoever watches the backend is
 /// told, and a device that stays does not look as if it was being set up. Only as long as the operation has the device, or
-/// a directory that is gone would come back. Yields what it said of the reason.
-pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: &Cause) -> Option<String> {
+/// a directory that is gone would come back. Yields what was said.
+pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: &Cause) -> Said {
     // Of a run that was cancelled nothing is told: what it was for is rolled back at once.
-    let Cause::Script { report, .. } = cause else { return None };
+    let Cause::Script { report, .. } = cause else { return Said::default() };
     let says_so = report.hotplug_status.as_deref().is_some_and(is_failure);
-    let words = report.hotplug_error.is_none().then(|| report.to_string());
-    if says_so && words.is_none() {
-        return None;
+    let own = Said {
+        status: (!says_so).then(|| "error".to_owned()),
+        error: report.hotplug_error.is_none().then(|| report.to_string()),
+    };
+    if own == Said::default() {
+        return own;
     }
-    let (words, backend) = (&words, &target.paths().backend);
+    let (said, backend) = (&own, &target.paths().backend);
     let client = client.with_deadline(LAST_WORDS);
     let told = store::transact(&client, |tx| async move {
         let seen = store::look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
@@ -86,16 +89,18 @@ pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: 
         if !is_there || seen.standing(token) != Standing::Ours {
             return Ok((false, Vec::new()));
         }
-        let [status, error] = Said::nodes(backend)?;
-        let write = |path, value: &str| Request::Write { path, value: value.to_owned().into() };
-        let words = words.as_ref().map(|words| write(error, words));
-        Ok((true, words.into_iter().chain((!says_so).then(|| write(status, "error"))).collect()))
+        let nodes = Said::nodes(backend)?.into_iter().zip([&said.status, &said.error]);
+        let write = |(path, value): (Path, &Option<String>)| {
+            Some(Request::Write { path, value: value.clone()?.into() })
+        };
+        // The reason first, as the stock scripts do.
+        Ok((true, nodes.rev().filter_map(write).collect()))
     });
     match timeout(LAST_WORDS, told).await {
-        Ok(Ok(told)) => words.clone().filter(|_| told),
+        Ok(Ok(true)) => own,
         failed => {
-            debug!(?failed, "the failure of a script cannot be told to the backend");
-            None
+            debug!(?failed, "the failure of a script is not told to the backend");
+            Said::default()
         }
     }
 }
