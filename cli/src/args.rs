@@ -85,8 +85,8 @@ pub(crate) struct Common {
     /// host do, else by the scripts; always by handlers; or always by the scripts
     #[arg(long, global = true, value_name = "HOW", value_parser = hotplug(), default_value = "auto")]
     pub(crate) hotplug: Hotplug,
-    /// Print what would be attached, as xl -N does, or inserted, and change nothing. With --json also everything that
-    /// would be written and run
+    /// Print what would be attached, as xl -N does, inserted, or run by hand, and change nothing. With --json also everything
+    /// that would be written and run
     #[arg(short = 'N', long, global = true)]
     pub(crate) dry_run: bool,
     /// Tell every step on standard error

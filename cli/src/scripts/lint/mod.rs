@@ -130,8 +130,9 @@ pub(crate) async fn run(common: &Common, args: &LintArgs) -> Result<Exit, Proble
     }
     let reached = found.iter().map(|finding| finding.check).collect::<Vec<_>>();
     let missing = Check::ALL.into_iter().filter(|check| !reached.contains(check));
-    let why = "nothing can be said of it as long as add does not do its work";
-    found.extend(missing.filter(|check| applies(*check, kind)).map(|check| Finding::skipped(check, why)));
+    found.extend(
+        missing.filter(|check| applies(*check, kind)).map(|check| Finding::skipped(check, NOT_REACHED)),
+    );
     let failed = count(&found, Verdict::Failed) > 0;
     if common.json {
         say(format!("{}\n", in_json(&script, kind, &found, !failed)));
@@ -140,6 +141,9 @@ pub(crate) async fn run(common: &Common, args: &LintArgs) -> Result<Exit, Proble
     }
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
+
+/// Why the last checks are not made.
+const NOT_REACHED: &str = "nothing can be said of it as long as add does not do its work";
 
 /// Whether a check says something of such a script.
 fn applies(check: Check, kind: Kind) -> bool {
@@ -243,6 +247,11 @@ fn in_words(script: &str, found: &[Finding]) -> String {
         if !finding.hint.is_empty() {
             text += &format!("  hint: {}\n", line(&finding.hint));
         }
+    }
+    let rest: Vec<&str> =
+        found.iter().filter(|finding| !is_reached(finding)).map(|finding| finding.check.id()).collect();
+    if !rest.is_empty() {
+        text += &format!("skipped, as long as add does not do its work: {}\n", rest.join(", "));
     }
     let of = |verdict: Verdict| format!("{} {}", count(found, verdict), verdict.word());
     text + &[Verdict::Ok, Verdict::Warning, Verdict::Failed, Verdict::Skipped].map(of).join(", ") + "\n"
