@@ -238,7 +238,9 @@ fn count(found: &[Finding], verdict: Verdict) -> usize {
 
 fn in_words(script: &str, found: &[Finding]) -> String {
     let mut text = format!("{}\n", line(script));
-    for finding in found {
+    let (reached, rest): (Vec<_>, Vec<_>) =
+        found.iter().partition(|finding| finding.observed != [NOT_REACHED]);
+    for finding in reached {
         text +=
             &format!("{:<8} {:<13} {}\n", finding.verdict.word(), finding.check.id(), finding.check.about());
         for observed in &finding.observed {
@@ -248,8 +250,7 @@ fn in_words(script: &str, found: &[Finding]) -> String {
             text += &format!("  hint: {}\n", line(&finding.hint));
         }
     }
-    let rest: Vec<&str> =
-        found.iter().filter(|finding| !is_reached(finding)).map(|finding| finding.check.id()).collect();
+    let rest: Vec<&str> = rest.into_iter().map(|finding| finding.check.id()).collect();
     if !rest.is_empty() {
         text += &format!("skipped, as long as add does not do its work: {}\n", rest.join(", "));
     }
