@@ -73,8 +73,8 @@ pub use operation::daemon::Daemons;
 pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
-    HostUsb, Medium, MediumChange, MediumPreview, MonitorError, PciHost, PlannedScript, PlannedWrite,
-    Preview, Target, UsbHost, UsbInterface,
+    ByHand, ByHandPreview, HostUsb, Medium, MediumChange, MediumPreview, MonitorError, PciHost, PlannedRun,
+    PlannedScript, PlannedWrite, Preview, Ran, Rerun, Target, UsbHost, UsbInterface,
 };
 pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};

@@ -14,6 +14,7 @@ use devstate::XenbusState;
 use crate::kinds::OfKind;
 use crate::options::{Attaching, ChangingMedium, Detaching, Others, Recording, letting_go, seconds};
 use crate::output::Role;
+use crate::scripts::OfScripts;
 use crate::world::StoreChoice;
 use crate::{pci, usb};
 
@@ -84,8 +85,8 @@ pub(crate) struct Common {
     /// host do, else by the scripts; always by handlers; or always by the scripts
     #[arg(long, global = true, value_name = "HOW", value_parser = hotplug(), default_value = "auto")]
     pub(crate) hotplug: Hotplug,
-    /// Print what would be attached, as xl -N does, or inserted, and change nothing. With --json also everything that
-    /// would be written and run
+    /// Print what would be attached, as xl -N does, inserted, or run by hand, and change nothing. With --json also everything
+    /// that would be written and run
     #[arg(short = 'N', long, global = true)]
     pub(crate) dry_run: bool,
     /// Tell every step on standard error
@@ -180,6 +181,9 @@ pub(crate) enum Command {
     /// asked to end, and killed if it does not within --timeout. When this is done no process of it has an image open.
     /// With -N it only tells which devices there are.
     DestroyDevices(DestroyArgs),
+    /// Run a device's hotplug script by hand, or check a script against its contract
+    #[command(subcommand)]
+    Hotplug(OfScripts),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
     /// Print the state machines of attaching and detaching as diagrams.
@@ -208,6 +212,7 @@ impl Command {
             | Self::Machine(_)
             | Self::Demo(_) => Role::Purpose,
             Self::OfKind(command) => command.role_of_stdout(),
+            Self::Hotplug(command) => command.role_of_stdout(),
             _ => Role::Report,
         }
     }
@@ -224,6 +229,7 @@ impl Command {
             | Self::PciAttach(_)
             | Self::DestroyDevices(_) => true,
             Self::OfKind(command) => command.has_dry_run(),
+            Self::Hotplug(command) => command.has_dry_run(),
             _ => false,
         }
     }

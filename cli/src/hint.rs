@@ -27,7 +27,7 @@ pub(crate) fn clean_up(domid: DomId) -> String {
 }
 
 /// A path as a word of a shell's command line.
-fn quoted(path: &str) -> String {
+pub(crate) fn quoted(path: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%,".contains(letter);
     if path.chars().all(is_plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
@@ -54,10 +54,10 @@ fn mend(script: &str, fault: SpawnFault) -> String {
 
 /// What to do once a script can be started.
 fn again(failure: &Failure) -> &'static str {
-    if failure.operation == Operation::Attach {
-        "attach the device again"
-    } else {
-        "detach the device again, or detach it with --force, which leaves what the script made"
+    match failure.operation {
+        Operation::Attach => "attach the device again",
+        Operation::Script => "run it again",
+        _ => "detach the device again, or detach it with --force, which leaves what the script made",
     }
 }
 
@@ -213,6 +213,18 @@ pub(crate) fn words(failure: &Failure) -> String {
             .to_owned(),
         Hint::SeeWhoElse => "see what else works on the guest's devices, then try again".to_owned(),
         Hint::Store(hint) => hint.to_owned(),
+        Hint::RemoveOrInsist(kind) => format!(
+            "detach the device, which runs the script when nobody uses it any more ({}), or run it all the same with --force",
+            detach(failure, kind)
+        ),
+        Hint::UndoOrInsist(kind) => {
+            let device = failure.device.devid.map_or_else(|| "DEVID".to_owned(), kind.info().id_name);
+            format!(
+                "undo that first (xendev hotplug run {} {kind} {device} remove), or run it all the same with --force",
+                failure.device.fe
+            )
+        }
+        Hint::RunAgain => "run it again; xendev hotplug run with -N tells what it is given".to_owned(),
         Hint::AddWithoutConfig if matches!(failure.operation, Operation::Insert | Operation::Eject) => {
             "try again once that is mended, or with --no-record; then the guest has the earlier medium when xl reboots, \
              restores or migrates it"
@@ -241,6 +253,7 @@ pub(crate) fn words(failure: &Failure) -> String {
             "see the warnings for what may be left; if the device is still listed, detach it".to_owned()
         }
         _ if failure.operation == Operation::Attach => "attach it again".to_owned(),
+        _ if failure.operation == Operation::Script => "run it again".to_owned(),
         _ => "detach it again".to_owned(),
     }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod printer;
 mod problem;
 mod progress;
+mod scripts;
 mod signals;
 mod store;
 mod table;
@@ -99,7 +100,8 @@ fn start(args: Args) -> Result<Exit, Problem> {
 async fn run(args: Args) -> Result<Exit, Problem> {
     let common = &args.common;
     if common.dry_run && !args.command.has_dry_run() {
-        let observed = "only the commands that attach, cd-insert, cd-eject and destroy-devices have one";
+        let observed =
+            "only the commands that attach, cd-insert, cd-eject, destroy-devices and hotplug run have one";
         return Err(Problem::new(Code::Usage, "cannot make a dry run", observed, "leave out -N (--dry-run)"));
     }
     match args.command {
@@ -120,6 +122,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::PciDetach(args) => pci::detach(common, &args).await,
         Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
+        Command::Hotplug(command) => command.run(common).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::List(args) => devices::list(common, &args, None).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),

@@ -25,7 +25,7 @@ pub(crate) async fn attach(common: &Common, args: &NetworkAttachArgs) -> Result<
 }
 
 /// An interface can be named by its address.
-const ADDRESS: OtherName = OtherName {
+pub(crate) const ADDRESS: OtherName = OtherName {
     key: "mac",
     what: "a MAC address",
     is: |text| text.contains(':'),

@@ -57,6 +57,8 @@
 //! No process is left behind as a zombie.
 //!
 //! Who kills a guard with `SIGKILL` kills the script's own process with it, though not its children.
+//!
+#![doc = include_str!("demands.md")]
 
 mod contract;
 mod lock;

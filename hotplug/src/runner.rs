@@ -100,6 +100,19 @@ pub trait Runner: Send + Sync {
         Ok(())
     }
 
+    /// All variables that the script of a request finds, whoever they come from; those of the request alone if not said.
+    fn environment(&self, request: &Request) -> BTreeMap<OsString, OsString> {
+        request.variables().into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    /// Whether the script's work would be done without running it now. It is not if not said.
+    ///
+    /// It may block, as looking at a file does.
+    fn replaces(&self, request: &Request) -> bool {
+        _ = request;
+        false
+    }
+
     /// Runs a script to its end.
     ///
     /// Everything that can go wrong is in the report's [`Ending`]. After `cancel` is cancelled the run
@@ -228,7 +241,7 @@ impl ScriptRunner {
         cancel: &CancellationToken,
         permit: Permit<'_>,
     ) -> Result<Held, Ending> {
-        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        let variables = Runner::environment(self, request);
         let lock = self.lock_of(request, &variables)?;
         let held = select! {
             biased;
@@ -262,7 +275,7 @@ impl ScriptRunner {
         if let Some(error) = SpawnError::foresee(&request.script) {
             return Report::unstarted(Ending::SpawnFailed(error));
         }
-        let variables = self.environment.variables(std::env::vars_os(), &request.variables());
+        let variables = Runner::environment(self, request);
         let lock = match self.lock_of(request, &variables) {
             Ok(lock) => lock,
             Err(ending) => return Report::unstarted(ending),
@@ -341,6 +354,10 @@ impl Default for ScriptRunner {
 impl Runner for ScriptRunner {
     fn foresee(&self, script: &Path) -> Result<(), SpawnError> {
         SpawnError::foresee(script).map_or(Ok(()), Err)
+    }
+
+    fn environment(&self, request: &Request) -> BTreeMap<OsString, OsString> {
+        self.environment.variables(std::env::vars_os(), &request.variables())
     }
 
     fn run_if<'a>(

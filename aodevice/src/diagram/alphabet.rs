@@ -161,6 +161,9 @@ fn causes() -> Vec<Cause> {
         Cause::Aborted => [Cause::Aborted],
         // Of several operations, and none of a machine.
         Cause::Deadline => [],
+        // Of a script that is run by hand.
+        Cause::InUse { .. } => [],
+        Cause::NoScript(_) => [],
         Cause::Asked(_) => [Cause::Asked(String::new())],
         Cause::Store(_) => [Cause::Store(unanswered)],
         Cause::Config { .. } => [Cause::Config { file: Default::default(), problem: ConfigError::Busy(limit) }],

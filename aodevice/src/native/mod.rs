@@ -12,6 +12,8 @@ mod disk;
 mod disks;
 mod vif;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path as FsPath;
 use std::pin::Pin;
 use std::time::Duration;
@@ -209,6 +211,19 @@ impl Runner for NativeRunner {
             // The script need not even be there.
             Hotplug::Native => Ok(()),
             _ => self.scripts.foresee(script),
+        }
+    }
+
+    fn environment(&self, request: &Request) -> BTreeMap<OsString, OsString> {
+        self.scripts.environment(request)
+    }
+
+    fn replaces(&self, request: &Request) -> bool {
+        let handler = Handler::named(request);
+        match self.hotplug {
+            Hotplug::Script => false,
+            Hotplug::Native => handler.is_some(),
+            Hotplug::Auto => handler.is_some_and(|handler| handler.is_equal_to(&request.script)),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | reading and writing for it, a transaction a step | [`store`], [`cleanup`] |
 //! | waiting, and noticing that the device is lost | [`wait`] |
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
+//! | running a script by hand, as an add or a removal would | [`by_hand`] |
 //! | the guest's device model: its end, its log, and what it cannot take | [`model`], [`qmp`] |
 //! | the daemon that serves file systems | [`daemon`] |
 //! | reading files of `/proc` | [`proc`] |
@@ -18,6 +19,7 @@
 //! | putting a USB device of the host into a port of a controller | [`usbdev`] |
 //! | telling of every transition of a machine | [`trace`] |
 
+mod by_hand;
 mod cleanup;
 pub(crate) mod daemon;
 mod entry;
@@ -55,6 +57,7 @@ use xs_client::{DomId, Error, Watch};
 use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
 use self::record::{Occupant, Record, Token};
+use self::said::Said;
 use self::steps::Obstacle;
 use self::store::{Depth, Written};
 use self::wait::Cancel;
@@ -67,6 +70,7 @@ use crate::{
     Warning, Which,
 };
 
+pub use self::by_hand::{ByHand, ByHandPreview, PlannedRun, Ran, Rerun};
 pub use self::medium::{Medium, MediumChange, MediumPreview};
 pub(crate) use self::model::{Life, Model};
 pub use self::pci::PciHost;
@@ -108,6 +112,8 @@ pub(crate) struct Job<'a> {
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
     given_up: Option<Token>,
+    /// What we have said in BE of the failure of a script that did not say it.
+    told: Said,
     /// The device's error texts as they stood before the operation began.
     stood: Texts,
     observed: Observation,
@@ -138,6 +144,7 @@ impl<'a> Job<'a> {
             record_watch: None,
             owner_awaited: None,
             given_up: None,
+            told: Said::default(),
             stood: Texts::default(),
             observed: Observation::default(),
             model_log: None,
@@ -292,6 +299,11 @@ impl<'a> Job<'a> {
                 self.observed = observe::observe(&client, &*self.toolstack.facts, target, &self.stood)
                     .await
                     .unwrap_or_default();
+                // What we have said is nothing that was observed.
+                let is_own = |text: &String, own: &Option<String>| own.as_ref() == Some(text);
+                let Self { observed, told, .. } = self;
+                observed.hotplug_error.take_if(|error| is_own(error, &told.error));
+                observed.hotplug_status.take_if(|status| is_own(status, &told.status));
                 Event::Observed
             }
             Step::Leave => {

@@ -139,6 +139,7 @@ impl fmt::Display for Record {
             // These leave no record: the device stays as it is.
             Operation::Insert => "insert",
             Operation::Eject => "eject",
+            Operation::Script => "script",
         };
         let Self { token, stage, since, owner, .. } = self;
         write!(f, "{operation}:{token} stage={} since={since}", stage.word())?;

@@ -7,7 +7,15 @@
 
 use bytes::Bytes;
 use hotplug::{LINE_SHOWN, Report, printable};
-use xs_client::{Client, Error, Path, PathError};
+use tokio::time::timeout;
+use tracing::debug;
+use xs_client::{Client, Error, Path, PathError, Request};
+
+use super::record::Token;
+use super::steps::Standing;
+use super::store::{self, Depth};
+use super::{LAST_WORDS, Target};
+use crate::Cause;
 
 use crate::kind::Recorded;
 
@@ -64,6 +72,44 @@ impl Said {
     pub(crate) fn into_report(self, report: Report) -> Report {
         let error = self.error.or_else(|| report.hotplug_error.clone());
         report.reported(self.status, error)
+    }
+}
+
+/// Says in BE that the script of an add has failed, as far as it has not said so itself: whoever watches the backend is
+/// told, and a device that stays does not look as if it was being set up. Only as long as the operation has the device, or
+/// a directory that is gone would come back. Yields what was said.
+pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: &Cause) -> Said {
+    // Of a run that was cancelled nothing is told: what it was for is rolled back at once.
+    let Cause::Script { report, .. } = cause else { return Said::default() };
+    let says_so = report.hotplug_status.as_deref().is_some_and(is_failure);
+    let own = Said {
+        status: (!says_so).then(|| "error".to_owned()),
+        error: report.hotplug_error.is_none().then(|| report.to_string()),
+    };
+    if own == Said::default() {
+        return own;
+    }
+    let (said, backend) = (&own, &target.paths().backend);
+    let client = client.with_deadline(LAST_WORDS);
+    let told = store::transact(&client, |tx| async move {
+        let seen = store::look(&tx, &target.id(), target.paths(), Depth::Standing).await?;
+        let is_there = tx.read_opt(&backend.join("frontend-id")?).await?.is_some();
+        if !is_there || seen.standing(token) != Standing::Ours {
+            return Ok((false, Vec::new()));
+        }
+        let nodes = Said::nodes(backend)?.into_iter().zip([&said.status, &said.error]);
+        let write = |(path, value): (Path, &Option<String>)| {
+            Some(Request::Write { path, value: value.clone()?.into() })
+        };
+        // The reason first, as the stock scripts do.
+        Ok((true, nodes.rev().filter_map(write).collect()))
+    });
+    match timeout(LAST_WORDS, told).await {
+        Ok(Ok(true)) => own,
+        failed => {
+            debug!(?failed, "the failure of a script is not told to the backend");
+            Said::default()
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::debug;
 use xs_client::Path;
 
 use super::record::Stage;
-use super::said::Said;
+use super::said::{self, Said};
 use super::saved::{BEFORE, FILE, SEQUENCE};
 use super::steps::{self, Inputs, Seen};
 use super::store::{self, Depth};
@@ -30,18 +30,18 @@ fn was_not_started(cause: &Cause) -> bool {
 
 /// What the script that removes is given.
 #[derive(Debug, PartialEq, Eq)]
-struct Undo {
+pub(super) struct Undo {
     inputs: Inputs,
-    keys: Recorded,
+    pub(super) keys: Recorded,
     /// Where a copy of the keys is made for it.
-    copy: Option<Path>,
+    pub(super) copy: Option<Path>,
     /// What may be left beside what it undoes.
     surplus: Vec<String>,
 }
 
 /// What there is to do for a script that removes.
 #[derive(Debug, PartialEq, Eq)]
-enum Task {
+pub(super) enum Task {
     Run(Undo),
     /// Nothing is left to undo, as far as that is known.
     Nothing(Option<Unknown>),
@@ -49,7 +49,7 @@ enum Task {
 
 /// It is not known what the script would have to undo.
 #[derive(Debug, PartialEq, Eq)]
-struct Unknown;
+pub(super) struct Unknown;
 
 /// Whether a key of BE says nothing of what a script made.
 fn is_needless(key: &str) -> bool {
@@ -94,7 +94,11 @@ impl Job<'_> {
         };
         match ran {
             Err(cause) if was_not_started(&cause) => Event::NotRun(cause),
-            Err(cause) => Event::Ran(Err(self.in_its_words(cause, &said).await)),
+            Err(cause) => {
+                let cause = self.in_its_words(cause, &said).await;
+                self.told = said::tell(&self.toolstack.client, target, self.record.token, &cause).await;
+                Event::Ran(Err(cause))
+            }
             Ok(report) => Event::Ran(self.reported(target, request, report, &said).await),
         }
     }
@@ -284,11 +288,12 @@ impl Job<'_> {
     /// What there is to do for the script that removes, and what it is to be given for it. `again`: whether this has
     /// been asked before, and the record tells of it.
     async fn task(&self, target: &Target, purpose: Purpose, again: bool) -> Result<Task, Cause> {
-        let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
+        let client = &self.toolstack.client;
+        let outlives_backend = target.id().kind.info().outlives_backend;
         let decide = |seen: &Seen| {
             let token = self.record.token;
             match purpose {
-                Purpose::Undo => Ok(steps::begin_undo(seen, token, info.outlives_backend)),
+                Purpose::Undo => Ok(steps::begin_undo(seen, token, outlives_backend)),
                 _ => steps::begin_remove(seen, token),
             }
         };
@@ -297,7 +302,20 @@ impl Job<'_> {
             Some(inputs) => inputs,
             None => store::step(client, target, &self.record, (None, Depth::Standing), decide).await?,
         };
-        let Some(inputs) = inputs else { return Ok(Task::Nothing(None)) };
+        match inputs {
+            Some(inputs) => self.task_of(target, purpose, inputs).await,
+            None => Ok(Task::Nothing(None)),
+        }
+    }
+
+    /// The same, where it is known where the inputs are.
+    pub(super) async fn task_of(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+        inputs: Inputs,
+    ) -> Result<Task, Cause> {
+        let (client, info, paths) = (&self.toolstack.client, target.id().kind.info(), target.paths());
         let mut keys = target.recorded().clone();
         keys.extend(self.made.clone());
         let backend = if inputs.reads_backend() {

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use hotplug::{Ending, Report, Request, printable};
+use hotplug::{Action, Ending, Report, Request, printable};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 use xs_client::DomId;
 
-use crate::MonitorError;
 use crate::libxl::ConfigError;
 use crate::machine::Node;
 use crate::operation::record::Occupant;
+use crate::{BackendKind, MonitorError};
 
 /// One of the two ends of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,11 +167,11 @@ pub enum Cause {
     #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
-    #[error("{occupant} works on the device, and did not end within {limit:?}")]
+    #[error("{occupant} works on the device{}", waited(*limit))]
     Busy {
         /// Whose.
         occupant: Box<Occupant>,
-        /// How long it was waited for.
+        /// How long it was waited for; zero if it was not.
         limit: Duration,
     },
     /// A node did not hold in time what was waited for.
@@ -222,6 +222,17 @@ pub enum Cause {
         .0.join(", ")
     )]
     Undecided(Vec<String>),
+    /// A script was to be run by hand, which would harm the device as it is now.
+    #[error("the script's {action} is not run: {why}")]
+    InUse {
+        /// What the script was to do.
+        action: Action,
+        /// What it would harm.
+        why: String,
+    },
+    /// No hotplug script is recorded of the device, which has this backend.
+    #[error("no hotplug script is recorded of it: its backend is of the kind {0}")]
+    NoScript(BackendKind),
     /// The runner started a script without having asked whether it may.
     #[error("the runner ran the hotplug script without asking whether it may")]
     NotPermitted,
@@ -254,6 +265,10 @@ pub enum Cause {
     /// It is one of several operations, and the deadline of all came first.
     #[error("the deadline of all the operations came before it was done")]
     Deadline,
+}
+
+fn waited(limit: Duration) -> String {
+    if limit.is_zero() { String::new() } else { format!(", and did not end within {limit:?}") }
 }
 
 /// As in `3, 5 and 7`.
@@ -331,6 +346,8 @@ impl Cause {
             Self::Reported { .. } => "reported",
             Self::Undecided(_) => "undecided",
             Self::NotPermitted => "not_permitted",
+            Self::InUse { .. } => "in_use",
+            Self::NoScript(_) => "no_script",
             Self::Gone { .. } => "gone",
             Self::Taken => "taken",
             Self::Asked(_) => "asked",
@@ -347,7 +364,6 @@ impl Cause {
             Self::TimedOut { .. }
             | Self::Deadline
             | Self::HostSilent(_)
-            | Self::Busy { .. }
             | Self::ModelRefused { locked: Some(_), .. }
             | Self::Monitor { problem: MonitorError::NoAnswer { .. } | MonitorError::Busy(_), .. }
             | Self::Store(xs_client::Error::Timeout { .. })
@@ -357,6 +373,7 @@ impl Cause {
             Self::Script { report, .. } if matches!(report.ending, Ending::TimedOut | Ending::Late) => {
                 FailureKind::TimedOut
             }
+            Self::Busy { limit, .. } if !limit.is_zero() => FailureKind::TimedOut,
             Self::Aborted | Self::Asked(_) => FailureKind::Aborted,
             _ => FailureKind::Failed,
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use devstate::XenbusState;
-use hotplug::{Ending, Report, Request, SpawnFault, printable};
+use hotplug::{Action, Ending, Report, Request, SpawnFault, printable};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
@@ -24,6 +24,8 @@ pub enum Operation {
     Insert,
     /// The medium of a drive was to be taken out.
     Eject,
+    /// The script of a device was to be run by hand.
+    Script,
 }
 
 impl fmt::Display for Operation {
@@ -33,6 +35,7 @@ impl fmt::Display for Operation {
             Self::Detach => "detach",
             Self::Insert => "insert",
             Self::Eject => "eject",
+            Self::Script => "script",
         })
     }
 }
@@ -64,6 +67,7 @@ impl Failure {
             Operation::Detach => ("detach", "from"),
             Operation::Insert => ("insert a medium into", "of"),
             Operation::Eject => ("eject the medium of", "of"),
+            Operation::Script => ("run the hotplug script of", "of"),
         };
         format!("cannot {what} {} {preposition} domain {}", self.device, self.device.fe)
     }
@@ -102,6 +106,9 @@ impl Failure {
             Cause::DomainGone(domid) => Hint::CleanUpById(*domid),
             Cause::NoSuchDevice | Cause::Exists => Hint::ListDevices(kind),
             Cause::Unfinished => Hint::AddAnew(kind),
+            Cause::InUse { action: Action::Remove, .. } => Hint::RemoveOrInsist(kind),
+            Cause::InUse { action: Action::Add, .. } => Hint::UndoOrInsist(kind),
+            Cause::NoScript(_) => Hint::ListDevices(kind),
             Cause::Unrecorded(_) => Hint::RemoveOrAdopt(kind),
             Cause::FrontendInUse(_) => Hint::FreeFrontend,
             Cause::Invalid(_) => Hint::CorrectDevice,
@@ -124,6 +131,7 @@ impl Failure {
             Cause::NoHostDriver(_) => Hint::LoadBackend(kind.info().backend_module),
             Cause::Host(_) | Cause::HostSilent(_) => Hint::ReadKernelLog,
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
+            Cause::Busy { .. } if self.operation == Operation::Script => Hint::SeeWhoElse,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {
                 pid: occupant
                     .record
@@ -184,6 +192,7 @@ impl Failure {
             Operation::Attach => Hint::AddAgain,
             Operation::Detach => Hint::RemoveAgain,
             Operation::Insert | Operation::Eject => Hint::ChangeAgain,
+            Operation::Script => Hint::RunAgain,
         }
     }
 
@@ -198,7 +207,9 @@ impl Failure {
                 let script = printable(run.script.as_os_str().as_encoded_bytes(), usize::MAX);
                 match error.fault() {
                     // Which script removes a device was settled when that was added.
-                    SpawnFault::NotFound | SpawnFault::NotAFile if self.operation == Operation::Detach => {
+                    SpawnFault::NotFound | SpawnFault::NotAFile
+                        if matches!(self.operation, Operation::Detach | Operation::Script) =>
+                    {
                         Hint::RestoreScript(script)
                     }
                     SpawnFault::NotFound | SpawnFault::NotAFile => Hint::NameScript,

@@ -117,4 +117,10 @@ pub enum Hint {
     RemoveAgain,
     /// Nothing is left of it: add it again.
     AddAgain,
+    /// Remove the device, which runs the script when nobody uses it any more, or insist.
+    RemoveOrInsist(Kind),
+    /// Run the script that removes first, or insist.
+    UndoOrInsist(Kind),
+    /// Run the script again.
+    RunAgain,
 }

@@ -305,7 +305,7 @@ impl World {
             Operation::Detach => {
                 Running::Remove(Box::new(Remove::new(WHICH, Removal::from(Force::Never), limits)))
             }
-            Operation::Insert | Operation::Eject => unreachable!("no machine does that"),
+            Operation::Insert | Operation::Eject | Operation::Script => unreachable!("no machine does that"),
         };
         let action = running.on(Event::Begin);
         let actor = &mut self.actors[index];

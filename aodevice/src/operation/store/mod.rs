@@ -26,7 +26,7 @@ use crate::{Cause, Paths};
 pub(crate) use self::creation::{Written, create};
 pub(crate) use self::look::{Depth, keys_of, keys_since, look, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
-pub(crate) use self::removal::{PASSING, close, destroy, identify, probe, remove_frontend};
+pub(crate) use self::removal::{PASSING, Probed, close, destroy, identify, probe, recall, remove_frontend};
 
 pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
     value.and_then(|value| String::from_utf8(value.into()).ok())

@@ -59,6 +59,20 @@ pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<
     Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
 }
 
+/// The same of a device that may be gone but for the copy that was saved of it, and for somebody who wants to know
+/// alone: nothing is forgotten.
+pub(crate) async fn recall(client: &Client, id: DeviceId) -> Result<Probed, Cause> {
+    let paths = id.paths()?;
+    let none = Recorded::new();
+    let (seen, sources) = tokio::try_join!(
+        async { Ok(look(client, &id, &paths, Depth::Made).await?) },
+        Sources::read(client, &id, &paths, &none),
+    )?;
+    let seen = Seen { unfinished: sources.saved.copy.is_some(), ..seen };
+    let recorded = sources.recorded(client, &id, &paths, &seen, true).await?;
+    Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
+}
+
 /// Keys that say nothing of what a device is.
 pub(crate) const PASSING: [&str; 5] = ["op", "frontend", "state", "online", "hotplug-error"];
 
