@@ -84,7 +84,7 @@ pub(super) async fn tell(client: &Client, target: &Target, token: Token, cause: 
     let says_so = report.hotplug_status.as_deref().is_some_and(is_failure);
     let own = Said {
         status: (!says_so).then(|| "error".to_owned()),
-        error: report.hotplug_error.is_none().then(|| report.to_string()),
+        error: report.hotplug_error.is_none().then(|| printable(report.to_string(), LINE_SHOWN)),
     };
     if own == Said::default() {
         return own;
