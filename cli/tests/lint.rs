@@ -133,6 +133,10 @@ disks! {
         (r#""$XENBUS_PATH/physical-device" "$(stat -L -c %t:%T "$node")" \"#, "\\")], [] => ["reports"];
     device: [("-c %t:%T", "-c %t:1%T")], [] => ["device"];
     outside: [(MADE, "xenstore-write /local/domain/0/last-disk \"$params\"")], [] => ["outside"];
+    outside_by_remove: [(REMOVE, "xenstore-write /local/domain/2/data/evil 1; xenstore-rm /local/domain/2/device; xenstore-rm /libxl/1")],
+        [] => ["outside"];
+    outside_that_takes_a_guest: [(MADE, "xenstore-rm /local/domain/2")], [] => ["outside"];
+    without_a_limit: [], ["--script-timeout", "1e300"] => [];
     remove: [(REMOVE, "exit 0")], [] => ["remove"];
     remove_twice: [(DETACH, "*) losetup -d \"$node\" 2>/dev/null ;;")], [] => ["remove-twice"];
     remove_twice_that_fails: [(DETACH, "\"\") exit 1 ;;\n*) losetup -d \"$node\" ;;")], [] => ["remove-twice"];

@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use xs_client::{Client, Path};
 
 use super::{Fault, disks};
+use crate::operation::saved;
 
 impl From<DiskError> for Fault {
     fn from(error: DiskError) -> Self {
@@ -60,6 +61,8 @@ async fn add(
     let mut chosen = begun.choose(&guest, &users).await?;
     let directory = Path::new(request.directory())?;
     let made = loop {
+        // Both before the tool is called: where BE is lost, the copy tells a removal what to undo.
+        note(client, request, &chosen.keys()).await?;
         if !disks::write(client, &directory, &chosen.keys()).await? {
             return Err(gone());
         }
@@ -68,7 +71,7 @@ async fn add(
             Ok(Attempt::Taken(other)) => chosen = other,
             Err(error) => {
                 if !error.is_left() {
-                    forget(client, &directory).await;
+                    forget(client, request, &directory).await;
                 }
                 return Err(error.into());
             }
@@ -76,8 +79,8 @@ async fn add(
     };
     match disks::write(client, &directory, made.keys()).await {
         Ok(true) => Ok(()),
-        Ok(false) => undo(client, &directory, made, gone()).await,
-        Err(fault) => undo(client, &directory, made, fault).await,
+        Ok(false) => undo(client, request, &directory, made, gone()).await,
+        Err(fault) => undo(client, request, &directory, made, fault).await,
     }
 }
 
@@ -85,20 +88,35 @@ fn gone() -> Fault {
     Fault::Store("the backend's directory is gone".to_owned())
 }
 
-async fn undo(client: &Client, directory: &Path, made: Made, fault: Fault) -> Result<(), Fault> {
+async fn undo(
+    client: &Client,
+    request: &Request,
+    directory: &Path,
+    made: Made,
+    fault: Fault,
+) -> Result<(), Fault> {
     match made.undo().await {
-        Ok(()) => forget(client, directory).await,
+        Ok(()) => forget(client, request, directory).await,
         Err(error) => warn!(%error, "what serves the disk is left connected"),
     }
     Err(fault)
 }
 
 /// What was to be made is not there, and may be made by somebody else.
-async fn forget(client: &Client, directory: &Path) {
+async fn forget(client: &Client, request: &Request, directory: &Path) {
     let Ok(node) = directory.join("node") else { return };
     if let Err(error) = client.rm(&node).await {
         debug!(?error, "the backend names a node that is not there");
     }
+    if let Err(error) = note(client, request, &[]).await {
+        debug!(?error, "the copy names a node that is not there");
+    }
+}
+
+/// Notes in the saved copy of the device which node is about to be connected, or that none is.
+async fn note(client: &Client, request: &Request, keys: &[(&'static str, String)]) -> Result<(), Fault> {
+    let node = keys.iter().find(|(key, _)| *key == "node").map(|(_, node)| &**node);
+    Ok(saved::note(client, (request.kind.backend(), request.fe, request.devid), ("node", node)).await?)
 }
 
 async fn remove(
@@ -115,4 +133,30 @@ async fn remove(
         detached => debug!(?detached),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hotplug::Kind;
+    use xs_client::{Config, DomId};
+    use xs_store::Store;
+
+    use super::*;
+
+    /// Where BE is lost, nothing else tells a removal what the tool was about to connect.
+    #[tokio::test]
+    async fn the_copy_tells_what_a_tool_is_about_to_connect() {
+        let client = Client::over(Store::new().connect(DomId::DOM0), Config::default());
+        let request = Request::new(Kind::Vbd, Action::Add, 1, 51712, "block-nbd");
+        let copy = Path::new("/tool/xendev/backend/vbd/1/51712").unwrap();
+        let node = [("node", "/dev/nbd0".to_owned())];
+        note(&client, &request, &node).await.unwrap();
+        assert_eq!(client.read_opt(&copy).await.unwrap(), None, "what was not saved is not begun");
+        client.write(&copy, r#"{"params":"server:10809"}"#.to_owned()).await.unwrap();
+        note(&client, &request, &node).await.unwrap();
+        let noted = r#"{"node":"/dev/nbd0","params":"server:10809"}"#;
+        assert_eq!(client.read(&copy).await.unwrap(), noted);
+        note(&client, &request, &[]).await.unwrap();
+        assert_eq!(client.read(&copy).await.unwrap(), r#"{"params":"server:10809"}"#);
+    }
 }

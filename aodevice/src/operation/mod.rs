@@ -37,7 +37,7 @@ mod proc;
 mod qmp;
 pub(crate) mod record;
 mod said;
-mod saved;
+pub(crate) mod saved;
 mod script;
 pub(crate) mod steps;
 mod store;

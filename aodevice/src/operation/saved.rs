@@ -140,6 +140,23 @@ pub(crate) fn add(copy: &mut Recorded, keys: &Recorded) {
     copy.extend(told.map(|(key, value)| (key.clone(), value.clone())));
 }
 
+/// Sets a key of a copy while the script of the add is at work, or takes it out. Nobody else writes it then.
+pub(crate) async fn note(
+    store: &Requests,
+    (kind, fe, devid): (&str, u32, u32),
+    (key, value): (&str, Option<&str>),
+) -> Result<(), Error> {
+    let Ok(path) = Path::new(format!("{ALL}/{kind}/{fe}/{devid}")) else { return Ok(()) };
+    let Some(mut copy) = read(store, &path).await? else { return Ok(()) };
+    match value {
+        Some(value) => drop(copy.insert(key.to_owned(), value.to_owned())),
+        None => drop(copy.remove(key)),
+    }
+    let value = serde_json::Value::from_iter(copy).to_string();
+    store.all(vec![Request::Write { path, value: value.into() }]).await?;
+    Ok(())
+}
+
 /// Makes a directory of BE's shape for the run of a script.
 pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded) -> Result<(), Cause> {
     if keys.is_empty() {

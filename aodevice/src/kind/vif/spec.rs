@@ -140,6 +140,19 @@ fn interface(value: &str) -> Result<String, &'static str> {
     Ok(value.to_owned())
 }
 
+/// The name of a bridge, or what `vif-openvswitch` takes for one: `BRIDGE.TAG:TRUNK:TRUNK`, either without the other too.
+fn bridge(value: &str) -> Result<String, &'static str> {
+    let (port, trunks) = value.split_once(':').unwrap_or((value, ""));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let has_trunks = port.len() < value.len() && trunks.split(':').all(is_number);
+    let tagged = port.rsplit_once('.').filter(|(_, tag)| is_number(tag));
+    if has_trunks || tagged.is_some() {
+        interface(tagged.map_or(port, |(bridge, _)| bridge))?;
+        return Ok(value.to_owned());
+    }
+    interface(value)
+}
+
 fn parameter(vif: &mut Vif, key: &str, value: &str) -> Result<(), Option<&'static str>> {
     let text = || Some(value.to_owned());
     match key {
@@ -150,7 +163,7 @@ fn parameter(vif: &mut Vif, key: &str, value: &str) -> Result<(), Option<&'stati
                 _ => return Err(Some("a type is vif or ioemu")),
             };
         }
-        "bridge" => vif.bridge = Some(interface(value)?),
+        "bridge" => vif.bridge = Some(bridge(value)?),
         "ip" => vif.ip = text(),
         "script" => vif.script = text(),
         "backend" => vif.backend_name = text(),
@@ -342,5 +355,17 @@ mod tests {
             assert!(parse(&[argument]).is_err(), "{argument}");
         }
         assert!(parse(&["colo_checkpoint_port=9", "forwarddev=x"]).is_ok());
+    }
+
+    /// As the stock `vif-openvswitch` reads them, which are no names of interfaces.
+    #[test]
+    fn a_bridge_may_have_a_tag_and_trunks() {
+        let of = |value: &str| parse(&[&format!("bridge={value}")]).map(|vif| vif.bridge);
+        for good in ["xenbr0", "br0.10", "ovsbr0.10:20:30", "ovsbr0:20", "a-bridge-of-15b.4094", ""] {
+            assert_eq!(of(good).unwrap().as_deref(), Some(good));
+        }
+        for bad in ["a-bridge-of-16-b", "ovsbr0:", "ovsbr0:a", "br0:1:", "a/b", "a-bridge-of-16-b.10"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -7,10 +7,17 @@ use hotplug::Ending;
 use super::check::{Check, Finding, Verdict};
 use super::host::Host;
 use super::judge;
-use super::scene::{Device, GUEST, Ran, Scene, Stop};
+use super::scene::{Device, GUEST, Ran, Scene, Stop, Values};
 
 /// The least time that a run gets once it is known how long a good one takes.
 const LEAST: Duration = Duration::from_secs(5);
+
+/// How many nodes that a script has changed are told one by one.
+const CHANGES_SHOWN: usize = 20;
+
+/// What to do about what a script writes outside of its backend's directory.
+const OUTSIDE: &str =
+    "let it write below XENBUS_PATH alone: what is elsewhere belongs to others, and nobody removes it";
 
 /// Why a check says nothing of a script that does not undo its work.
 pub(super) const NOT_UNDONE: &str = "remove does not undo what add makes, even if nothing goes wrong";
@@ -50,19 +57,46 @@ pub(super) async fn good(scene: &mut Scene, found: &mut Vec<Finding>) -> Result<
     let mtu = device.frontend.join("mtu")?;
     let but: &[&str] = if scene.is_vif() { &[&device.backend, &mtu] } else { &[&device.backend] };
     let mut outside = Finding::ok(Check::Outside);
-    for change in judge::changed(&store, &scene.dump().await?, but) {
-        let hint = "let it write below XENBUS_PATH alone: what is elsewhere belongs to others, and nobody removes it";
-        outside.note(Verdict::Failed, change, hint);
-    }
+    let took_others = outside_of(&mut outside, scene, &store, but).await?;
+    let at = found.len();
     found.push(outside);
     found.push(processes(scene));
     let took = ran.report.duration;
     // From here on one that hangs is known sooner.
     scene.limit = scene.limit.min((took * 10).max(LEAST));
-    let undone = remove(scene, &device, &ran, &host, found).await?;
+    let store = scene.dump().await?;
+    let mut outside = Finding::ok(Check::Outside);
+    let undone = remove(scene, &device, &ran, (&host, &store), &mut outside, found).await?;
+    // Who takes what is not its own is not run again.
+    let goes_on = !took_others && outside.observed.is_empty();
+    for observed in outside.observed {
+        found[at].note(Verdict::Failed, format!("remove: {observed}"), OUTSIDE);
+    }
     scene.clean(&host).await;
     scene.unmake(&device).await?;
-    Ok(Some(Good { took, undone }))
+    Ok(goes_on.then_some(Good { took, undone }))
+}
+
+/// What a run has changed in the store outside of these nodes, which is put back as it was. Whether something was removed
+/// there.
+async fn outside_of(
+    outside: &mut Finding,
+    scene: &Scene,
+    before: &Values,
+    but: &[&str],
+) -> Result<bool, Stop> {
+    let changes = judge::changed(before, &scene.dump().await?, but);
+    if changes.is_empty() {
+        return Ok(false);
+    }
+    for change in changes.iter().take(CHANGES_SHOWN) {
+        outside.note(Verdict::Failed, change.clone(), OUTSIDE);
+    }
+    if let Some(more) = changes.len().checked_sub(CHANGES_SHOWN).filter(|more| *more > 0) {
+        outside.note(Verdict::Failed, format!("and {more} more"), OUTSIDE);
+    }
+    scene.restore(before, but).await?;
+    Ok(changes.iter().any(|change| change.ends_with(judge::GONE)))
 }
 
 fn ends(ran: &Ran, limit: Duration) -> Finding {
@@ -94,12 +128,14 @@ async fn remove(
     scene: &Scene,
     device: &Device,
     added: &Ran,
-    before: &Host,
+    (before, store): (&Host, &Values),
+    outside: &mut Finding,
     found: &mut Vec<Finding>,
 ) -> Result<bool, Stop> {
     const HINT: &str = "let remove undo all that add made, by the keys that add has written";
     let mut finding = Finding::ok(Check::Remove);
     let ran = scene.take(device).await?;
+    outside_of(outside, scene, store, &[&device.backend]).await?;
     if !ran.report.success() {
         finding.note(
             Verdict::Failed,
@@ -133,7 +169,9 @@ async fn remove(
     }
     let is_undone = finding.verdict != Verdict::Failed;
     found.push(finding);
-    if is_undone {
+    if !outside.observed.is_empty() {
+        found.push(Finding::skipped(Check::RemoveTwice, "remove changes what is not its own"));
+    } else if is_undone {
         found.push(again(scene, device).await?);
     } else {
         found.push(Finding::skipped(Check::RemoveTwice, NOT_UNDONE));

@@ -94,6 +94,9 @@ fn parse(numbers: &str) -> Option<(u32, u32)> {
     Some((hex(major)?, hex(minor)?))
 }
 
+/// What is said in place of the value of a node that is not there.
+pub(super) const GONE: &str = "not there";
+
 /// The paths that differ between two looks at a store, but for those below one of these.
 pub(super) fn changed(before: &Values, after: &Values, but: &[&str]) -> Vec<String> {
     let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
@@ -108,9 +111,8 @@ pub(super) fn changed(before: &Values, after: &Values, but: &[&str]) -> Vec<Stri
         .iter()
         .filter(differs)
         .map(|path| {
-            let value = |values: &Values| {
-                values.get(*path).map_or("not there".to_owned(), |value| format!("{value:?}"))
-            };
+            let value =
+                |values: &Values| values.get(*path).map_or(GONE.to_owned(), |value| format!("{value:?}"));
             hotplug::printable(format!("/{path}: {} -> {}", value(before), value(after)), hotplug::LINE_SHOWN)
         })
         .collect()

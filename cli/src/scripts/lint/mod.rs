@@ -143,7 +143,8 @@ pub(crate) async fn run(common: &Common, args: &LintArgs) -> Result<Exit, Proble
 }
 
 /// Why the last checks are not made.
-const NOT_REACHED: &str = "nothing can be said of it as long as add does not do its work";
+const NOT_REACHED: &str =
+    "nothing can be said of it as long as add does not do its work, or remove changes what is not its own";
 
 /// Whether a check says something of such a script.
 fn applies(check: Check, kind: Kind) -> bool {
@@ -162,6 +163,13 @@ async fn check_all(
     if let Err(error) = ScriptRunner::new().foresee(&subject.script) {
         let hint = "name a script that is there, make it executable (chmod +x), and install the interpreter of its first line";
         found.push(executable.with(Verdict::Failed, error.to_string(), hint));
+        return Ok(Ok(()));
+    }
+    if rustix::process::geteuid().is_root()
+        && subject.script.canonicalize().is_ok_and(|script| sandbox::is_hidden(&script))
+    {
+        let observed = "it is in a directory that is hidden while a script is checked (/run, /var/log)";
+        found.push(executable.with(Verdict::Failed, observed, "copy it elsewhere"));
         return Ok(Ok(()));
     }
     found.push(executable);

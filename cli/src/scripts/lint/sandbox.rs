@@ -16,6 +16,14 @@ use tempfile::TempDir;
 
 use crate::problem::{Code, Problem};
 
+/// What a script does not see of this host.
+const HIDDEN: [&str; 2] = ["/run", "/var/log"];
+
+/// Whether what is at this path, which has no links, is not seen where scripts are checked.
+pub(super) fn is_hidden(path: &Path) -> bool {
+    HIDDEN.iter().any(|hidden| path.starts_with(hidden))
+}
+
 /// The namespaces and the folder.
 pub(super) struct Sandbox {
     /// It goes when this is dropped.
@@ -34,6 +42,10 @@ impl Sandbox {
         let place = "see that the directory for temporary files can be written (TMPDIR)";
         // The loop driver shows the path behind a device without links.
         let parent = std::env::temp_dir().canonicalize().map_err(|error| problem(&error, place))?;
+        if geteuid().is_root() && is_hidden(&parent) {
+            let observed = format!("{} is hidden while a script is checked", parent.display());
+            return Err(problem(&observed, "name a directory for temporary files elsewhere (TMPDIR)"));
+        }
         let folder = tempfile::Builder::new().prefix("xendev-lint-").tempdir_in(parent);
         let folder = folder.map_err(|error| problem(&error, place))?;
         let root = folder.path().to_owned();
@@ -68,8 +80,7 @@ impl Sandbox {
         let tmpfs = |at: &str| {
             mount("tmpfs", at, "tmpfs", MountFlags::empty(), c"mode=755").map_err(|error| said(at, error))
         };
-        tmpfs("/run")?;
-        tmpfs("/var/log")?;
+        HIDDEN.into_iter().try_for_each(tmpfs)?;
         if with_network {
             mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None::<&std::ffi::CStr>)
                 .map_err(|error| said("/sys", error))?;

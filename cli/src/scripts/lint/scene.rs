@@ -374,7 +374,7 @@ impl Scene {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default().deadline(self.limit).queue(self.limit + Duration::from_secs(5))
+        Limits::default().deadline(self.limit).queue(self.limit.saturating_add(Duration::from_secs(5)))
     }
 
     fn go_on(&self) -> Result<(), Stop> {
@@ -392,6 +392,23 @@ impl Scene {
     /// All values of the store.
     pub(super) async fn dump(&self) -> Result<Values, Stop> {
         self.keys(&Path::root()).await
+    }
+
+    /// Puts the values of the store back as they were, but for those below these nodes.
+    pub(super) async fn restore(&self, before: &Values, but: &[&str]) -> Result<(), Stop> {
+        let now = self.dump().await?;
+        let paths = before.keys().chain(now.keys().filter(|path| !before.contains_key(*path)));
+        for path in paths.filter(|path| before.get(*path) != now.get(*path)) {
+            let node = Path::new(format!("/{path}"))?;
+            if but.iter().any(|but| node.as_str() == *but || node.as_str().starts_with(&format!("{but}/"))) {
+                continue;
+            }
+            match before.get(path) {
+                Some(value) => self.client.write(&node, value.clone()).await?,
+                None => self.remove(&node).await?,
+            }
+        }
+        Ok(())
     }
 
     /// What is on the host, of all that counts.
