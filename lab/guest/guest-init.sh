@@ -62,9 +62,15 @@ while sleep 1; do
     if grep -q use-devices /proc/cmdline; then
         for disk in $blk; do
             said="the guest wrote to $disk"
-            # Once: a disk that is written to while it goes would keep the guest waiting.
+            # Once: a disk that is written to while it goes would keep the guest waiting. By a node of its own: where the
+            # kernel's has just gone, dd would make a file of that name, and the disk that comes next could have none.
             [ "$(dd if="/dev/$disk" bs=512 skip=1 count=1 iflag=direct 2> /dev/null | tr -d '\0')" = "$said" ] ||
-                printf '%s' "$said" | dd of="/dev/$disk" bs=512 seek=1 conv=sync,fsync 2> /dev/null
+                {
+                    rm -f /disk
+                    # shellcheck disable=SC2046 # two words
+                    mknod /disk b $(tr : ' ' < "/sys/block/$disk/dev") &&
+                        printf '%s' "$said" | dd of=/disk bs=512 seek=1 conv=sync,fsync
+                } 2> /dev/null
         done
         ifconfig eth0 192.168.77.2 2> /dev/null && ping -c 1 -W 1 192.168.77.1 > /dev/null 2>&1 && echo GUEST-PINGS
     fi
