@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod apt;
+mod beside;
 mod cargo;
 mod cc;
 pub mod clients;

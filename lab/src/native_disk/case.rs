@@ -1,5 +1,6 @@
 //! The cases, and what is different in them.
 
+use crate::beside::Difference;
 use hotplug::native::disk::Script;
 use hotplug::{Action, Kind};
 
@@ -40,9 +41,6 @@ pub(super) struct Case {
     /// What is different: the number of the step and the beginning of a place in it, and why.
     pub(super) differences: &'static [Difference],
 }
-
-/// A place, and why it is different there.
-type Difference = (&'static str, &'static str);
 
 const TARGET: &str = "echo iqn.2001-05.com.example:disk1 > /run/lab/targets";
 const SESSION: &str = "iscsiadm -m node --targetname iqn.2001-05.com.example:disk1 -p 10.0.0.1 --login";

@@ -15,12 +15,12 @@
 mod case;
 mod side;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use hotplug::native::disk::Script;
 
+use crate::beside::{Views, faults};
 use crate::xen::debian::Debian;
 use crate::xen::{packages, target_folder};
 use case::{CASES, Case, Step};
@@ -48,9 +48,6 @@ impl NativeDiskArgs {
         Self { debian, ..Self::default() }
     }
 }
-
-/// What a host looks like after each step: values by where they are found.
-type Views = Vec<BTreeMap<String, String>>;
 
 /// Runs the subcommand. The last line is `N passed, N failed`; a case that failed is an error.
 pub fn run(args: &NativeDiskArgs) -> Result<()> {
@@ -81,32 +78,7 @@ fn compare(case: &Case, scripts: &Path, show: bool) -> Result<Vec<String>> {
         serde_json::from_slice(&printed).with_context(|| format!("reading what the {way} side printed"))
     };
     let (script, native) = (views("script")?, views("native")?);
-    ensure!(script.len() == native.len() && !script.is_empty(), "sides of different lengths");
-    let mut faults = Vec::new();
-    let mut unseen: BTreeSet<_> = case.differences.iter().map(|(place, _)| *place).collect();
-    for (number, (script, native)) in script.iter().zip(&native).enumerate() {
-        let keys: BTreeSet<_> = script.keys().chain(native.keys()).collect();
-        for key in keys {
-            let (theirs, ours) = (script.get(key), native.get(key));
-            if theirs == ours {
-                continue;
-            }
-            let place = format!("{number}/{key}");
-            let listed = case.differences.iter().find(|(listed, _)| place.starts_with(listed));
-            let shown = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
-            let text = format!("{place}: {} by the script, {} by the handler", shown(theirs), shown(ours));
-            match listed {
-                Some((listed, why)) => {
-                    unseen.remove(listed);
-                    if show {
-                        eprintln!("lab: {}: {text}: {why}", case.name);
-                    }
-                }
-                None => faults.push(text),
-            }
-        }
-    }
-    faults.extend(unseen.iter().map(|place| format!("{place}: listed as different, and equal")));
+    let mut faults = faults(case.name, (&script, &native), case.differences, show)?;
     for (number, (step, view)) in case.steps.iter().zip(&native).enumerate() {
         let ended = view.get("ended").map(String::as_str);
         let well = match step {

@@ -1,5 +1,6 @@
 //! The cases, and what is different in them.
 
+use crate::beside::Difference;
 use hotplug::native::vif::Script;
 use hotplug::{Action, Kind};
 
@@ -45,9 +46,6 @@ const ETH1: &str =
     "link add eth1 address 02:00:00:00:02:01 type veth peer name port1 address 02:00:00:00:02:03";
 
 const BRIDGE: (&str, &str) = ("bridge", "br0");
-
-/// A place, and why it is different there.
-type Difference = (&'static str, &'static str);
 
 const STRAY: &str = "the script takes the new name for one that says domid and device id";
 const RENAMED: &str = "the script renames the interface before it looks whether the rest can be done";

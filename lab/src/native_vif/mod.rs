@@ -21,7 +21,6 @@ mod side;
 mod switch;
 mod trouble;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +30,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hotplug::native::vif::Script;
 
+use crate::beside::{Views, faults};
 use crate::failure::{Failure, missing};
 use case::{CASES, Case, Step};
 pub use side::SideArgs;
@@ -57,9 +57,6 @@ pub struct NativeVifArgs {
     #[arg(long)]
     show: bool,
 }
-
-/// What a host looks like after each step: values by where they are found.
-type Views = Vec<BTreeMap<String, String>>;
 
 /// Runs the subcommand. The last line is `N passed, N failed`; a case that failed is an error.
 pub fn run(args: &NativeVifArgs) -> Result<()> {
@@ -154,32 +151,7 @@ fn compare(case: &Case, show: bool) -> Result<Vec<String>> {
         (script.join().map_err(|_| anyhow!("a thread panicked")), native)
     });
     let (script, native) = (script?.context("the script's side")?, native.context("the handler's side")?);
-    ensure!(script.len() == native.len() && !script.is_empty(), "sides of different lengths");
-    let mut faults = Vec::new();
-    let mut unseen: BTreeSet<_> = case.differences.iter().map(|(place, _)| *place).collect();
-    for (number, (script, native)) in script.iter().zip(&native).enumerate() {
-        let keys: BTreeSet<_> = script.keys().chain(native.keys()).collect();
-        for key in keys {
-            let (theirs, ours) = (script.get(key), native.get(key));
-            if theirs == ours {
-                continue;
-            }
-            let place = format!("{number}/{key}");
-            let listed = case.differences.iter().find(|(listed, _)| place.starts_with(listed));
-            let shown = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
-            let text = format!("{place}: {} by the script, {} by the handler", shown(theirs), shown(ours));
-            match listed {
-                Some((listed, why)) => {
-                    unseen.remove(listed);
-                    if show {
-                        eprintln!("lab: {}: {text}: {why}", case.name);
-                    }
-                }
-                None => faults.push(text),
-            }
-        }
-    }
-    faults.extend(unseen.iter().map(|place| format!("{place}: listed as different, and equal")));
+    let mut faults = faults(case.name, (&script, &native), case.differences, show)?;
     // A case in which nothing happens would show nothing.
     for (number, (step, view)) in case.steps.iter().zip(&native).enumerate() {
         let ended = view.get("ended").map(String::as_str);
