@@ -47,7 +47,7 @@ async fn add(
     let attached = begun.attach(guest, users).await?;
     let keys = attached.keys();
     if !disks::write(client, &Path::new(request.directory())?, &keys).await? {
-        return Err(Fault::Store("the backend's directory is gone".to_owned()));
+        return Err(Fault::gone());
     }
     attached.keep();
     Ok(keys)

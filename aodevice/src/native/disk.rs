@@ -64,7 +64,8 @@ async fn add(
         // Both before the tool is called: where BE is lost, the copy tells a removal what to undo.
         note(client, request, &chosen.keys()).await?;
         if !disks::write(client, &directory, &chosen.keys()).await? {
-            return Err(gone());
+            forget(client, request, &directory).await;
+            return Err(Fault::gone());
         }
         match chosen.make().await {
             Ok(Attempt::Made(made)) => break made,
@@ -79,13 +80,9 @@ async fn add(
     };
     match disks::write(client, &directory, made.keys()).await {
         Ok(true) => Ok(()),
-        Ok(false) => undo(client, request, &directory, made, gone()).await,
+        Ok(false) => undo(client, request, &directory, made, Fault::gone()).await,
         Err(fault) => undo(client, request, &directory, made, fault).await,
     }
-}
-
-fn gone() -> Fault {
-    Fault::Store("the backend's directory is gone".to_owned())
 }
 
 async fn undo(

@@ -102,6 +102,13 @@ enum Fault {
     Store(String),
 }
 
+impl Fault {
+    /// The device went while it was at work.
+    fn gone() -> Self {
+        Self::Store("the backend's directory is gone".to_owned())
+    }
+}
+
 impl From<xs_client::Error> for Fault {
     fn from(error: xs_client::Error) -> Self {
         Self::Store(error.to_string())

@@ -226,9 +226,7 @@ impl Block {
         let lock = bounds.lock(&self.lock).await?;
         Ok(Begun { target, mode, lock, bounds })
     }
-}
 
-impl Block {
     /// Takes the lock that all of the scripts for disks have in common.
     pub(super) async fn lock(&self, within: Duration, cancel: &CancellationToken) -> Result<Locked, Failure> {
         Bounds::new(within, cancel).lock(&self.lock).await
