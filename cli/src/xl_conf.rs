@@ -64,7 +64,8 @@ impl XlConf {
 pub(crate) fn read_bounded(file: &Path) -> io::Result<String> {
     use std::io::Read;
 
-    let mut text = Vec::new();
+    // Room for most of them, so that they are read at once.
+    let mut text = Vec::with_capacity(16 << 10);
     fs::File::open(file)?.take(LARGEST + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LARGEST {
         return Err(io::Error::other(format!("it has more than {LARGEST} bytes")));

@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod grammar;
 pub mod guest;
 pub mod hostile;
+mod lanes;
 pub mod native;
 pub mod native_disk;
 pub mod native_vif;

@@ -13,8 +13,19 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-static ONE_CPU: LazyLock<bool> =
-    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1));
+static ONE_CPU: LazyLock<bool> = LazyLock::new(|| cpus() == Some(1));
+
+/// How many CPUs this process may run on. Quotas of control groups, for which the standard library reads a dozen files,
+/// do not matter: the other side has its own.
+#[cfg(target_os = "linux")]
+fn cpus() -> Option<usize> {
+    rustix::thread::sched_getaffinity(None).ok().map(|cpus| cpus.count() as usize)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cpus() -> Option<usize> {
+    thread::available_parallelism().ok().map(Into::into)
+}
 
 /// How much longer than what did not pay it is not done again.
 const REST: u32 = 32;

@@ -46,9 +46,7 @@ async fn add(
     let (guest, users) = disks::look(client, request).await?;
     let attached = begun.attach(guest, users).await?;
     let keys = attached.keys();
-    if !disks::write(client, &Path::new(request.directory())?, &keys).await? {
-        return Err(Fault::gone());
-    }
+    disks::write(client, &Path::new(request.directory())?, &keys).await?;
     attached.keep();
     Ok(keys)
 }

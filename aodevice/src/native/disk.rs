@@ -63,9 +63,12 @@ async fn add(
     let made = loop {
         // Both before the tool is called: where BE is lost, the copy tells a removal what to undo.
         note(client, request, &chosen.keys()).await?;
-        if !disks::write(client, &directory, &chosen.keys()).await? {
-            forget(client, request, &directory).await;
-            return Err(Fault::gone());
+        match disks::write(client, &directory, &chosen.keys()).await {
+            Err(Fault::Gone) => {
+                forget(client, request, &directory).await;
+                return Err(Fault::Gone);
+            }
+            written => written?,
         }
         match chosen.make().await {
             Ok(Attempt::Made(made)) => break made,
@@ -79,8 +82,7 @@ async fn add(
         }
     };
     match disks::write(client, &directory, made.keys()).await {
-        Ok(true) => Ok(()),
-        Ok(false) => undo(client, request, &directory, made, Fault::gone()).await,
+        Ok(()) => Ok(()),
         Err(fault) => undo(client, request, &directory, made, fault).await,
     }
 }

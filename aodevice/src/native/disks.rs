@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use hotplug::Request;
 use hotplug::native::block::{Domain, User};
-use xs_client::{Client, Path, PathError, Request as StoreRequest};
+use xs_client::{Client, Path, PathError, Request as StoreRequest, Transaction};
 
 use super::Fault;
 use crate::operation::text;
@@ -29,6 +29,10 @@ pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, 
     let mut domids: Vec<u32> = guests.iter().map(|(_, fe)| *fe).chain([request.fe]).collect();
     domids.sort_unstable();
     domids.dedup();
+    // Whose a disk is matters where there are others.
+    if domids.len() == 1 {
+        domids.clear();
+    }
     let domains = domains(client, &domids);
     let (devids, domains) = tokio::try_join!(async { Ok(devids.await?) }, domains)?;
     let own = request.backend();
@@ -79,24 +83,22 @@ fn writes(directory: &Path, keys: &[(&'static str, String)]) -> Result<Vec<Store
     keys.iter().map(write).collect()
 }
 
-/// Writes keys into a directory, all or none, if it is there still; whether it is.
+/// Writes keys into a directory, all or none, unless it is gone.
 pub(super) async fn write(
     client: &Client,
     directory: &Path,
     keys: &[(&'static str, String)],
-) -> Result<bool, Fault> {
+) -> Result<(), Fault> {
     if keys.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
-    client
-        .transaction(|tx| async move {
-            let is_there = tx.read_opt(directory).await?.is_some();
-            if is_there {
-                tx.all(writes(directory, keys)?).await?;
-            }
-            Ok(is_there)
-        })
-        .await
+    let write = |tx: Transaction| async move {
+        // What is written into one that is gone goes with the transaction.
+        let written = async { Ok::<_, Fault>(tx.all(writes(directory, keys)?).await?) };
+        let (there, _) = tokio::try_join!(async { Ok(tx.read_opt(directory).await?) }, written)?;
+        there.map(drop).ok_or(Fault::Gone)
+    };
+    client.transaction(write).await
 }
 
 /// The same without a transaction, for a directory of the guest's, who could make any conflict.
@@ -161,9 +163,9 @@ mod tests {
         let client = store(&[("/a/b", "")]).await;
         let keys = &[("node", "/dev/loop0".to_owned())];
         let (there, gone) = (Path::new("/a/b").unwrap(), Path::new("/a/c").unwrap());
-        assert!(!write(&client, &gone, keys).await.unwrap());
+        assert!(matches!(write(&client, &gone, keys).await, Err(Fault::Gone)));
         write_beside(&client, &gone, keys).await.unwrap();
-        assert!(write(&client, &there, keys).await.unwrap());
+        write(&client, &there, keys).await.unwrap();
         assert_eq!(client.directory(&Path::new("/a").unwrap()).await.unwrap(), ["b"]);
         assert_eq!(client.read(&Path::new("/a/b/node").unwrap()).await.unwrap(), "/dev/loop0");
     }

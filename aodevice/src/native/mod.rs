@@ -98,15 +98,10 @@ enum Fault {
     Handler(Ending, String, Keys),
     /// It was cancelled.
     Cancelled,
+    /// The device went while it was at work.
+    Gone,
     /// The store failed, or has not got what is needed.
     Store(String),
-}
-
-impl Fault {
-    /// The device went while it was at work.
-    fn gone() -> Self {
-        Self::Store("the backend's directory is gone".to_owned())
-    }
 }
 
 impl From<xs_client::Error> for Fault {
@@ -189,6 +184,7 @@ impl NativeRunner {
                 return report(Ending::Done, duration).wrote(wrote);
             }
             Err(Fault::Cancelled) => return report(Ending::Aborted, duration),
+            Err(Fault::Gone) => (Ending::Failed, "the backend's directory is gone".to_owned(), Vec::new()),
             Err(Fault::Store(why)) => (Ending::Failed, why, Vec::new()),
             Err(Fault::Handler(ending, why, keys)) => (ending, why, keys),
         };
@@ -200,7 +196,7 @@ impl NativeRunner {
     }
 
     async fn tell(&self, request: &Request, keys: Keys) -> Result<(), Fault> {
-        disks::write(&self.client, &Path::new(request.directory())?, &keys).await.map(drop)
+        disks::write(&self.client, &Path::new(request.directory())?, &keys).await
     }
 }
 

@@ -55,8 +55,10 @@ pub(super) async fn run(
     if let Err(fault) = disks::write_beside(client, &frontend, &outcome.frontend).await {
         debug!(?fault, interface = outcome.interface, "the frontend is not told");
     }
-    let is_there = disks::write(client, &Path::new(request.directory())?, &outcome.backend).await?;
-    Ok(if is_there { outcome.backend } else { Keys::new() })
+    match disks::write(client, &Path::new(request.directory())?, &outcome.backend).await {
+        Err(Fault::Gone) => Ok(Keys::new()),
+        written => written.map(|()| outcome.backend),
+    }
 }
 
 /// What the store tells of the virtual machine that has the interface.

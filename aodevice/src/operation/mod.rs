@@ -52,7 +52,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use xs_client::{DomId, Error, Watch};
+use xs_client::{DomId, Error};
 
 use self::observe::Texts;
 use self::owner::{Owner, UnderWay};
@@ -60,7 +60,7 @@ use self::record::{Occupant, Record, Token};
 use self::said::Said;
 use self::steps::Obstacle;
 use self::store::{Depth, Written};
-use self::wait::Cancel;
+use self::wait::{Cancel, Watched};
 use crate::kind::Recorded;
 use crate::libxl::Userdata;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
@@ -106,8 +106,8 @@ pub(crate) struct Job<'a> {
     copy: Recorded,
     /// Whether an operation is on record that did not come to its end.
     resumes: bool,
-    /// The watch of the record, from the first wait on.
-    record_watch: Option<Watch>,
+    /// What is watched from the first wait on.
+    watched: Watched,
     /// Since when other owners have been waited for.
     owner_awaited: Option<Instant>,
     /// The operation of an owner who cannot be seen, and who did not answer when he was asked to cancel it.
@@ -141,7 +141,7 @@ impl<'a> Job<'a> {
             made: Recorded::new(),
             copy: Recorded::new(),
             resumes: false,
-            record_watch: None,
+            watched: Watched::default(),
             owner_awaited: None,
             given_up: None,
             told: Said::default(),
@@ -433,7 +433,7 @@ impl<'a> Job<'a> {
 
     fn know(&mut self, target: &Target) {
         if self.id != Some(target.id()) {
-            self.record_watch = None;
+            self.watched = Watched::default();
         }
         self.id = Some(target.id());
         self.device.devid = Some(target.id().devid);

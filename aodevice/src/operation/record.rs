@@ -24,13 +24,13 @@ use crate::Operation;
 pub enum Stage {
     /// The backend is to take the device up.
     Backend,
-    /// The script that adds runs.
+    /// The same, and then the script that adds runs: the backend's state tells which of the two.
     Script,
     /// The guest is to connect.
     Guest,
-    /// Both ends are to close.
+    /// Both ends are to close, and then the script that removes runs.
     Closing,
-    /// The script that removes runs.
+    /// The script that removes runs, by hand.
     Undoing,
     /// Nobody works on it any more: the operation ended here.
     Left,

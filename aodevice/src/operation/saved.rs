@@ -168,26 +168,25 @@ pub(crate) async fn write_at(store: &Requests, directory: &Path, keys: &Recorded
     Ok(())
 }
 
-/// A copy as it is found, and whether it is of the guest that has the number now, or had it last.
+/// A copy as it is found, and the guest that has the number now.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) copy: Option<Recorded>,
-    is_of_guest: bool,
+    guest: Option<String>,
 }
 
 impl Found {
     pub(crate) async fn read(store: &Requests, paths: &Paths) -> Result<Self, Cause> {
-        let home = async { Ok(store.read_opt(&paths.home).await?) };
         let copy = async { Ok(read(store, &paths.saved).await?) };
-        let (copy, home, guest) = tokio::try_join!(copy, home, guest_of(store, paths))?;
-        let of = copy.as_ref().and_then(|copy| copy.get(GUEST));
-        let is_of_guest = home.is_none() || of == Some(&guest.unwrap_or_default());
-        Ok(Self { copy, is_of_guest })
+        let (copy, guest) = tokio::try_join!(copy, guest_of(store, paths))?;
+        Ok(Self { copy, guest })
     }
 
-    /// What is believed of it: nothing if it is of an earlier guest of the number.
-    pub(crate) fn trusted(self) -> Recorded {
-        self.copy.filter(|_| self.is_of_guest).unwrap_or_default()
+    /// What is believed of it: nothing if it is of an earlier guest of the number. One that has no `home` any more is the
+    /// last that had it.
+    pub(crate) fn trusted(self, home: bool) -> Recorded {
+        let guest = self.guest.unwrap_or_default();
+        self.copy.filter(|copy| !home || copy.get(GUEST) == Some(&guest)).unwrap_or_default()
     }
 }
 

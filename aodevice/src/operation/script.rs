@@ -115,7 +115,12 @@ impl Job<'_> {
             let said = Said { error: None, ..seen.said.clone() };
             Ok((said, steps::begin_add(seen, self.record.token)?))
         };
-        let begun = store::step(client, target, &self.record, (None, Depth::Said), begin);
+        let begun = async {
+            match store::without_change(client, target, Depth::Said, begin).await? {
+                Some(said) => Ok(said),
+                None => store::step(client, target, &self.record, (None, Depth::Said), begin).await,
+            }
+        };
         let (said, guest) = tokio::try_join!(begun, saved::guest_of(client, target.paths()))?;
         if index > 0 {
             return Ok((None, said));
@@ -251,7 +256,7 @@ impl Job<'_> {
             let said = Said::read(&self.toolstack.client, &directory).await.unwrap_or_default();
             // The same again, when nothing else can run for the device any more.
             let permit =
-                async { matches!(self.task(target, purpose, true).await, Ok(Task::Run(now)) if now == undo) };
+                async { matches!(self.task(target, purpose).await, Ok(Task::Run(now)) if now == undo) };
             let ran = match self.run(&request, cancel.unwrap_or(&never), Box::pin(permit)).await {
                 Err(cause) => Err(self.in_its_words(cause, &said).await),
                 ran => ran,
@@ -276,7 +281,7 @@ impl Job<'_> {
     async fn decided_task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
         let begun = Instant::now();
         loop {
-            match self.task(target, purpose, false).await {
+            match self.task(target, purpose).await {
                 Err(Cause::Undecided(_)) if begun.elapsed() < self.toolstack.limits.close => {
                     sleep(LOOK).await;
                 }
@@ -285,22 +290,16 @@ impl Job<'_> {
         }
     }
 
-    /// What there is to do for the script that removes, and what it is to be given for it. `again`: whether this has
-    /// been asked before, and the record tells of it.
-    async fn task(&self, target: &Target, purpose: Purpose, again: bool) -> Result<Task, Cause> {
-        let client = &self.toolstack.client;
-        let outlives_backend = target.id().kind.info().outlives_backend;
-        let decide = |seen: &Seen| {
-            let token = self.record.token;
-            match purpose {
-                Purpose::Undo => Ok(steps::begin_undo(seen, token, outlives_backend)),
-                _ => steps::begin_remove(seen, token),
+    /// What there is to do for the script that removes, and what it is to be given for it.
+    async fn task(&self, target: &Target, purpose: Purpose) -> Result<Task, Cause> {
+        let (client, token) = (&self.toolstack.client, self.record.token);
+        let seen = store::look(client, &target.id(), target.paths(), Depth::Standing).await?;
+        let inputs = match purpose {
+            Purpose::Undo => {
+                let outlives_backend = target.id().kind.info().outlives_backend;
+                steps::begin_undo(&seen, token, outlives_backend)
             }
-        };
-        let known = if again { store::noted(client, target, &self.record, decide).await? } else { None };
-        let inputs = match known {
-            Some(inputs) => inputs,
-            None => store::step(client, target, &self.record, (None, Depth::Standing), decide).await?,
+            _ => steps::begin_remove(&seen, token)?,
         };
         match inputs {
             Some(inputs) => self.task_of(target, purpose, inputs).await,

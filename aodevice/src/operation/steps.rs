@@ -236,12 +236,8 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
 /// when that was waited for.
 pub(crate) fn begin_add(seen: &Seen, token: Token) -> Result<Vec<Change>, Cause> {
     is_ready(seen, token)?;
-    let mut changes = vec![Change::Record(Stage::Script)];
     // The status stays: netback takes its absence for a reason to wait.
-    if seen.said.error.is_some() {
-        changes.push(Change::ForgetError);
-    }
-    Ok(changes)
+    Ok(seen.said.error.as_ref().map(|_| Change::ForgetError).into_iter().collect())
 }
 
 /// Whether the device is ours, and its backend ready.
@@ -256,10 +252,10 @@ pub(crate) fn is_ready(seen: &Seen, token: Token) -> Result<(), Cause> {
 }
 
 /// Where the script that removes a device finds its inputs.
-pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<(Option<Inputs>, Vec<Change>), Cause> {
+pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<Option<Inputs>, Cause> {
     match seen.standing(token) {
         Standing::Ours => Ok(begin_undo(seen, token, true)),
-        Standing::Vanished => Ok((Some(Inputs::Leftover), Vec::new())),
+        Standing::Vanished => Ok(Some(Inputs::Leftover)),
         Standing::Taken => Err(Cause::Taken),
     }
 }
@@ -268,12 +264,12 @@ pub(crate) fn begin_remove(seen: &Seen, token: Token) -> Result<(Option<Inputs>,
 ///
 /// `outlives_backend`: whether what the script of an add made stays when the backend goes, and so is not
 /// that of the device which has its place now.
-pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> (Option<Inputs>, Vec<Change>) {
+pub(crate) fn begin_undo(seen: &Seen, token: Token, outlives_backend: bool) -> Option<Inputs> {
     match seen.standing(token) {
-        Standing::Ours if seen.be => (Some(Inputs::Backend), vec![Change::Record(Stage::Undoing)]),
-        Standing::Ours => (Some(Inputs::Saved), vec![Change::Record(Stage::Undoing)]),
-        Standing::Vanished => (Some(Inputs::Vanished), Vec::new()),
-        Standing::Taken => (outlives_backend.then_some(Inputs::Taken), Vec::new()),
+        Standing::Ours if seen.be => Some(Inputs::Backend),
+        Standing::Ours => Some(Inputs::Saved),
+        Standing::Vanished => Some(Inputs::Vanished),
+        Standing::Taken => outlives_backend.then_some(Inputs::Taken),
     }
 }
 

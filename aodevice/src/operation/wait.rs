@@ -61,14 +61,36 @@ fn cancel_node(target: &Path) -> Result<Path, xs_client::PathError> {
     target.join("cancel")
 }
 
+/// What is watched of a device from wait to wait: to begin anew costs requests, and looks at what has been looked at.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// The operation's record.
+    record: Option<Watch>,
+    /// As far as it was looked at since it last changed.
+    looked: Looked,
+    /// The backend's state. Each wait watches it by itself, and is served by the watch that the store has for this one.
+    state: Option<Watch>,
+}
+
+/// How far the record was looked at, without finding that the operation is to end.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Looked {
+    #[default]
+    Not,
+    /// It is ours.
+    Ours,
+    /// And nobody asks for the device.
+    Unasked,
+}
+
 /// Resolves when the operation is to end early, with the reason. `ready`: what the backend is to go on
-/// holding. `record_watch`: the watch of the operation's record, which is kept from wait to wait.
+/// holding.
 async fn lost(
     client: &Client,
     target: &Target,
     token: Token,
     cancel: Cancel<'_>,
-    (ready, record_watch): (Option<Goal>, &mut Option<Watch>),
+    (ready, kept): (Option<Goal>, &mut Watched),
 ) -> Cause {
     let watched = async {
         let paths = target.paths();
@@ -78,12 +100,14 @@ async fn lost(
         let of_backend = [state.clone(), paths.backend.join("online")?];
         let mut backend = if ready.is_some() { Some(client.watch(&state).await?) } else { None };
         // Each fires once at first, and what is read is read after that.
-        let watch = match record_watch {
+        let Watched { record, looked, .. } = kept;
+        let watch = match record {
             Some(watch) => watch,
             None => {
                 let mut watch = client.watch(&op).await?;
                 watch.changed().await?;
-                record_watch.insert(watch)
+                *looked = Looked::Not;
+                record.insert(watch)
             }
         };
         if let Some(backend) = &mut backend {
@@ -94,9 +118,11 @@ async fn lost(
             None => std::future::pending().await,
         };
         // Only what may have changed is read.
-        let (mut record_changed, mut backend_changed) = (true, ready.is_some());
-        let [mut record, mut asked, mut state, mut online] = [const { None }; 4];
+        let enough = if cancel.is_some() { Looked::Unasked } else { Looked::Ours };
+        let mut backend_changed = ready.is_some();
+        let [mut state, mut online] = [const { None }; 2];
         loop {
+            let record_changed = *looked < enough;
             let changed = (record_changed.then_some(&of_record[..]).into_iter())
                 .chain(backend_changed.then_some(&of_backend[..]))
                 .flatten();
@@ -104,20 +130,20 @@ async fn lost(
             let mut seen = client.read_many(&changed).await?.into_iter().map(store::text);
             let mut next = || seen.next().flatten();
             if record_changed {
-                record = next();
-                asked = cancel.and_then(|_| next());
+                if !Record::is_of(next().as_deref(), token) {
+                    let there = client.read_many(&[paths.toolstack.clone(), paths.home.clone()]).await?;
+                    let gone = Cause::Gone { domain: there[1].is_none() };
+                    return Ok(if there[0].is_some() { Cause::Taken } else { gone });
+                }
+                let asked = cancel.and_then(|_| next());
+                let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
+                if let Some(who) = asked {
+                    return Ok(Cause::Asked(shown(who.as_bytes())));
+                }
+                *looked = enough;
             }
             if backend_changed {
                 (state, online) = (next(), next());
-            }
-            if !Record::is_of(record.as_deref(), token) {
-                let there = client.read_many(&[paths.toolstack.clone(), paths.home.clone()]).await?;
-                let gone = Cause::Gone { domain: there[1].is_none() };
-                return Ok(if there[0].is_some() { Cause::Taken } else { gone });
-            }
-            let asked = asked.as_deref().and_then(|asked| asked.strip_prefix(&format!("{token} ")));
-            if let Some(who) = asked {
-                return Ok(Cause::Asked(shown(who.as_bytes())));
             }
             let state = state.as_deref().map(|state: &str| StateValue::parse(state.as_bytes()));
             let node = Node::BackendState;
@@ -133,9 +159,13 @@ async fn lost(
                 Some((_, Outcome::Vanished)) => return Ok(Cause::Vanished(node)),
                 _ => {}
             }
-            (record_changed, backend_changed) = tokio::select! {
-                changed = watch.changed() => changed.map(|_| (true, false))?,
-                changed = backend_event(&mut backend) => changed.map(|()| (false, true))?,
+            backend_changed = tokio::select! {
+                changed = watch.changed() => {
+                    changed?;
+                    *looked = Looked::Not;
+                    false
+                }
+                changed = backend_event(&mut backend) => changed.map(|()| true)?,
             };
         }
     };
@@ -186,7 +216,15 @@ impl Job<'_> {
     ) -> Result<Reached, Cause> {
         let client = &self.toolstack.client;
         let path = node_path(target, node)?;
-        let mut record = self.record_watch.take();
+        let mut watched = std::mem::take(&mut self.watched);
+        let mut state = watched.state.take();
+        // Asked for beside the wait's own, so that both are one for the store.
+        let keep = async {
+            if state.is_none() && node == Node::BackendState {
+                state = client.watch(&path).await.ok();
+            }
+            std::future::pending::<Result<Reached, Cause>>().await
+        };
         let never = CancellationToken::new();
         let waited = async {
             match until {
@@ -236,9 +274,11 @@ impl Job<'_> {
             biased;
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
-            cause = lost(client, target, self.record.token, cancel, (None, &mut record)) => Err(cause),
+            cause = lost(client, target, self.record.token, cancel, (None, &mut watched)) => Err(cause),
+            never = keep => never,
         };
-        self.record_watch = record;
+        watched.state = state;
+        self.watched = watched;
         ended
     }
 
@@ -309,8 +349,8 @@ impl Job<'_> {
         let stop = CancellationToken::new();
         let client = self.toolstack.client.clone();
         let token = self.record.token;
-        let mut record = self.record_watch.take();
-        let ready = (Some(Goal::BACKEND_READY), &mut record);
+        let mut watched = std::mem::take(&mut self.watched);
+        let ready = (Some(Goal::BACKEND_READY), &mut watched);
         let ran = {
             let mut run = pin!(self.run_add(target, index, &stop));
             let ended = tokio::select! {
@@ -330,7 +370,7 @@ impl Job<'_> {
                 }
             }
         };
-        self.record_watch = record;
+        self.watched = watched;
         ran
     }
 

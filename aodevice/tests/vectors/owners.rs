@@ -347,11 +347,11 @@ async fn b7_the_script_is_read_with_the_claim() {
 #[tokio::test(start_paused = true)]
 async fn b7_the_backends_state_is_looked_at_before_the_script() {
     let world = World::new().await;
-    world.proxy.conflict(2);
+    world.scripts.take_turns(Duration::from_secs(1));
     let (ended, ()) = join!(world.add(disk()), async {
         world.exists(BE).await;
         world.backend_says("2").await;
-        tokio::task::yield_now().await;
+        world.at(0.5).await;
         world.backend_says("6").await;
     });
     let failure = ended.unwrap_err();

@@ -65,13 +65,20 @@ pub struct SocketStream {
     readable: AsyncFd<OwnedFd>,
     /// While there is no room.
     writable: Option<AsyncFd<OwnedFd>>,
+    /// Whether the last look has taken all that there was, and nothing was sent since: there is nothing yet.
+    drained: bool,
     chunk: Box<[u8]>,
 }
 
 impl SocketStream {
     fn new(stream: UnixStream) -> io::Result<Self> {
         let socket = OwnedFd::from(stream.into_std()?);
-        Ok(Self { readable: told(socket, Interest::READABLE)?, writable: None, chunk: vec![0; CHUNK].into() })
+        Ok(Self {
+            readable: told(socket, Interest::READABLE)?,
+            writable: None,
+            drained: false,
+            chunk: vec![0; CHUNK].into(),
+        })
     }
 }
 
@@ -88,21 +95,25 @@ impl AsyncRead for SocketStream {
         context: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { readable, chunk, .. } = &mut *self;
+        let Self { readable, drained, chunk, .. } = &mut *self;
         let room = out.remaining().min(CHUNK);
         loop {
             let told = readable.poll_read_ready(context)?;
             // Something may have come since the runtime has looked. To have it look is slower, but
             // what it has not told of must not keep others from their turn either.
             if told.is_pending() {
+                if std::mem::take(drained) {
+                    return Poll::Pending;
+                }
                 ready!(pin!(consume_budget()).poll(context));
             }
             let received = recv(readable.get_ref(), &mut chunk[..room], RecvFlags::DONTWAIT);
             match (received, told) {
                 (Ok((_, count)), told) => {
                     // All that there was: to look again would be one more system call.
+                    *drained = (1..room).contains(&count);
                     if let Poll::Ready(mut told) = told
-                        && (1..room).contains(&count)
+                        && *drained
                     {
                         told.clear_ready();
                     }
@@ -128,6 +139,7 @@ impl AsyncWrite for SocketStream {
             match send(self.readable.get_ref(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => {
                     self.writable = None;
+                    self.drained = false;
                     return Poll::Ready(Ok(count));
                 }
                 Err(Errno::AGAIN) => {}

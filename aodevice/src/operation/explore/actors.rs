@@ -192,11 +192,8 @@ impl World {
         match (self.actors[index].script, purpose) {
             (None, Purpose::Add) => world.actors[index].script = Some(Script::Queued(None)),
             (None, _) => match begin_to_remove() {
-                Ok((Some(inputs), changes)) => {
-                    world.apply(record, &changes);
-                    world.actors[index].script = Some(Script::Queued(Some(inputs)));
-                }
-                Ok((None, _)) => world.deliver(index, Event::Ran(Ok(None))),
+                Ok(Some(inputs)) => world.actors[index].script = Some(Script::Queued(Some(inputs))),
+                Ok(None) => world.deliver(index, Event::Ran(Ok(None))),
                 Err(cause) => world.deliver(index, Event::Ran(Err(cause))),
             },
             (Some(Script::Queued(_)), _) if !self.lock_is_free() => return,
@@ -212,7 +209,7 @@ impl World {
                 }
             },
             (Some(Script::Queued(Some(inputs))), _) => {
-                let still = matches!(begin_to_remove(), Ok((Some(now), _)) if now == inputs);
+                let still = matches!(begin_to_remove(), Ok(Some(now)) if now == inputs);
                 world.actors[index].script = still.then_some(Script::Runs(Some(inputs)));
             }
             (Some(Script::Runs(None)), _) => {

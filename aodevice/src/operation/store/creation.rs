@@ -8,7 +8,7 @@ use xs_client::{Client, DomId, Request};
 
 use super::{Depth, look, remove_frontend, transact};
 use crate::operation::observe::Texts;
-use crate::operation::record::Record;
+use crate::operation::record::{Record, Stage};
 use crate::operation::steps::{self, Obstacle, Seen};
 use crate::operation::wait::Cancel;
 use crate::operation::{Target, place, saved};
@@ -66,8 +66,10 @@ pub(crate) async fn create(
         let stale = stale.into_iter().filter(|(there, _)| *there);
         let mut requests: Vec<_> = stale.map(|(_, path)| Request::Rm(path.clone())).collect();
         let tree = device.as_spec().tree(&id, guest);
-        requests.extend(tree.requests(&id, &paths, &record.to_string())?);
         let target = Target::new(id, tree.backend.recorded())?;
+        // That a script has begun is not noted later: it would be a transaction for one word.
+        let stage = if target.run_kinds().is_empty() { Stage::Backend } else { Stage::Script };
+        requests.extend(tree.requests(&id, &paths, &record.at(stage).to_string())?);
         set(Some((target.clone(), stood?)));
         Ok((Written::Done(target), requests))
     })

@@ -140,20 +140,16 @@ pub(crate) async fn step_and<T>(
     .await
 }
 
-/// What a step decides, if the record tells already all that it would write.
-pub(crate) async fn noted<T>(
+/// What a step decides, if it would write nothing: then it needs no transaction.
+pub(crate) async fn without_change<T>(
     client: &Client,
     target: &Target,
-    record: &Record,
+    depth: Depth,
     decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
 ) -> Result<Option<T>, Cause> {
-    let seen = look(client, &target.id(), target.paths(), Depth::Standing).await?;
+    let seen = look(client, &target.id(), target.paths(), depth).await?;
     let (outcome, changes) = decide(&seen)?;
-    let is_noted = |change: &Change| match change {
-        Change::Record(stage) => seen.op.as_ref() == Some(&record.at(*stage).to_string()),
-        _ => false,
-    };
-    Ok(changes.iter().all(is_noted).then_some(outcome))
+    Ok(changes.is_empty().then_some(outcome))
 }
 
 /// Adds a key to BE that the backend needs and the script did not write, unless it is there by now. A

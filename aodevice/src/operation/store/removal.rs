@@ -93,8 +93,10 @@ impl Sources {
                 saved: saved::Found::default(),
             });
         }
-        // Their values may have changed.
-        let asked: Vec<&str> = known.keys().map(String::as_str).chain(["backend"]).collect();
+        // Their values may have changed. What the script made never stands there.
+        let made = id.kind.info().made;
+        let of_tree = |key: &&str| !made.contains(key) && !saved::is_own(key);
+        let asked: Vec<&str> = known.keys().map(String::as_str).filter(of_tree).chain(["backend"]).collect();
         let (none, is_needless) = (Recorded::new(), |key: &str| PASSING.contains(&key));
         let toolstack = keys_since(store, &paths.toolstack, &none, &asked, is_needless);
         let (toolstack, saved) = tokio::try_join!(toolstack, saved::Found::read(store, paths))?;
@@ -132,7 +134,7 @@ impl Sources {
                 recorded = keys_of(store, &paths.backend).await?;
             }
         }
-        saved::merge(id, self.saved.trusted(), &mut recorded);
+        saved::merge(id, self.saved.trusted(seen.home), &mut recorded);
         recorded.retain(|key, _| !PASSING.contains(&key.as_str()));
         Ok(recorded)
     }

@@ -40,6 +40,7 @@ pub(crate) struct Scripts {
     lines: Mutex<HashMap<&'static str, Line>>,
     runs: Mutex<Vec<String>>,
     last: Mutex<Option<Request>>,
+    turn: Mutex<Duration>,
 }
 
 impl fmt::Debug for Scripts {
@@ -56,6 +57,7 @@ impl Scripts {
             lines: Mutex::default(),
             runs: Mutex::default(),
             last: Mutex::default(),
+            turn: Mutex::default(),
         }
     }
 
@@ -73,6 +75,11 @@ impl Scripts {
     /// What was asked for last.
     pub(crate) fn last_request(&self) -> Option<Request> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has each run wait so long for its turn, whatever comes in between, before it asks whether it is still wanted.
+    pub(crate) fn take_turns(&self, turn: Duration) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
     }
 
     /// Forgets the runs so far.
@@ -143,6 +150,10 @@ impl Runner for Scripts {
         permit: Permit<'a>,
     ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {
         Box::pin(async move {
+            let turn = *self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if !turn.is_zero() {
+                sleep(turn).await;
+            }
             if !permit.await {
                 return Report::new(Ending::Withdrawn, Output::default(), Duration::ZERO);
             }
