@@ -237,7 +237,9 @@ pub enum Cause {
         fault: DriverDomainFault,
     },
     /// The device's backend is where it cannot be served from here, or of a kind that this version does not know.
-    #[error("its backend is {0}, which cannot be worked on from here")]
+    #[error(
+        "its backend is {0}; only backends of this domain, of kinds that are known here, can be worked on so"
+    )]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
     #[error("{occupant} works on the device{}", waited(*limit))]

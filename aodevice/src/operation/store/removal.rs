@@ -36,7 +36,24 @@ pub(crate) async fn identify(client: &Client, own: DomId, which: Which) -> Resul
         return Ok(id);
     }
     let there = ids.iter().zip(&seen[1..]).find_map(|(id, backend)| backend.as_ref().map(|_| *id));
-    Ok(there.unwrap_or(ids[0]))
+    match there {
+        Some(id) => Ok(id),
+        None if seen[0].is_some() => Ok(ids[0]),
+        None => Ok(in_driver_domains(client, own, which).await?.unwrap_or(ids[0])),
+    }
+}
+
+/// The device by a directory of a backend in another domain, where the toolstack has no record of it any more.
+async fn in_driver_domains(client: &Client, own: DomId, which: Which) -> Result<Option<DeviceId>, Cause> {
+    let domids = client.directory_or_empty(&Path::new("/local/domain")?).await?;
+    let domids = domids.iter().filter_map(|domid| domid.parse().ok()).filter(|domid| *domid != own);
+    let backends = which.kind.info().backends;
+    let ids: Vec<_> = domids
+        .flat_map(|be| backends.iter().map(move |backend| DeviceId::with_backend(which, be, *backend)))
+        .collect();
+    let nodes: Vec<Path> = ids.iter().map(DeviceId::backend).collect::<Result<_, _>>()?;
+    let seen = client.read_many(&nodes).await?;
+    Ok(ids.into_iter().zip(seen).find_map(|(id, backend)| backend.map(|_| id)))
 }
 
 /// Reads what is recorded of a device. Neither the guest nor a backend of another domain is trusted
