@@ -226,7 +226,7 @@ pub enum Cause {
         /// The domain as it was named.
         name: String,
         /// Why it cannot be had.
-        cause: Box<Cause>,
+        cause: Box<Self>,
     },
     /// The driver domain that has the device's backend did not do its part.
     #[error("driver domain {be} {fault}")]
