@@ -350,7 +350,7 @@ pub(crate) trait Spec {
         None
     }
 
-    /// Whether this version can serve it for this guest, by a backend in the toolstack's own domain.
+    /// Whether this version can serve it for this guest.
     fn check(&self, guest: &Guest) -> Result<(), Cause> {
         _ = guest;
         Ok(())

@@ -361,7 +361,7 @@ async fn all_connectors_are_listed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_elsewhere_is_refused_by_name() {
+async fn a_backend_domain_that_is_not_there_is_refused_by_name() {
     for device in [
         Device::Vtpm(vtpm::parse(&["backend=tpms"]).unwrap()),
         Device::Vkb(vkb::parse(&["backend=tpms,backend-type=linux"]).unwrap()),
@@ -371,7 +371,7 @@ async fn a_backend_elsewhere_is_refused_by_name() {
         Device::Virtio(virtio::parse(&["backend=tpms,type=virtio,device,irq=1,base=1"]).unwrap()),
     ] {
         let failure = World::new().await.add(device).await.unwrap_err();
-        assert!(failure.to_string().contains("backend=tpms is not served yet"), "{failure}");
+        assert!(failure.to_string().contains("backend=tpms: the store knows no domain tpms"), "{failure}");
     }
 }
 

@@ -117,7 +117,7 @@ async fn what_cannot_be_served_is_refused() {
     for (words, why) in [
         ("tag=t,path=/proc/self/exe", "the target /proc/self/exe is not a directory"),
         ("tag=t,path=/no/such", "the target /no/such: No such file or directory (os error 2)"),
-        ("tag=t,path=/,backend=dd", "backend=dd is not served yet"),
+        ("tag=t,path=/,backend=dd", "backend=dd: the store knows no domain dd"),
         (
             "path=/,type=xen_9pfsd,security_model=mapped",
             "xen-9pfsd knows the security_model none alone, not mapped",

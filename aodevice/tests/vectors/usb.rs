@@ -86,7 +86,7 @@ async fn what_cannot_be_had_is_refused_by_its_name() {
     let before = world.dump().await;
     for (words, why) in [
         ("type=qusb,version=3", "a paravirtual USB controller has version 1 or 2"),
-        ("type=pv,backend=dd", "backend=dd is not served yet"),
+        ("type=pv,backend=g", "backend=1, of a vusb, is not served yet"),
         (
             "type=devicemodel",
             "a USB controller of type=devicemodel is not supported: it needs the device model's monitor (QMP)",

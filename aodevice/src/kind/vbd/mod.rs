@@ -240,7 +240,7 @@ pub struct Colo {
 /// A disk as it is asked for. `None` is what was not said: whoever adds it fills in the default.
 ///
 /// All that xl's grammar can say is here; what this version serves is a block device, or a file that its
-/// script puts behind one, by the kernel's blkback in the toolstack's own domain, images of all formats by
+/// script puts behind one, by the kernel's blkback in the toolstack's own or a driver domain, images of all formats by
 /// QEMU there, and raw and VHD images by blktap; and for whoever creates a domain, virtio disks. Adding anything else
 /// fails with [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, PartialEq, Eq)]
