@@ -7,9 +7,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hotplug::{LINE_SHOWN, printable};
 use serde::{Deserialize, Serialize};
 
 use crate::kind::Recorded;
+use crate::operation::saved::{BEFORE, FILE, SEQUENCE};
 
 /// How far a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +28,12 @@ pub enum Stage {
     Removing,
 }
 
-/// The longest note, in bytes: with its path it must fit into a message.
-const LONGEST: usize = 3800;
+/// The longest note, in bytes: a node of a domain that is not domain 0 may have 2048, with its permissions and the names of
+/// its children.
+const LONGEST: usize = 1700;
+
+/// The keys that a script needs above all.
+const NEEDED: [&str; 8] = ["script", "type", "node", "params", "vifname", BEFORE, FILE, SEQUENCE];
 
 /// The note of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,16 +72,19 @@ impl Note {
         serde_json::from_slice(value).ok()
     }
 
-    /// Its text. Without the keys if these are too long: a removal has those of the backend then.
+    /// Its text. Without the keys that are least needed, or all of them, if it would be too long: a removal has those of the
+    /// backend then.
     pub(super) fn text(&self) -> String {
         // A map of texts can always be written.
         let text = |note: &Self| serde_json::to_string(note).unwrap_or_default();
-        let whole = text(self);
-        if whole.len() <= LONGEST {
-            return whole;
-        }
-        let error = self.error.as_ref().map(|error| hotplug::printable(error, hotplug::LINE_SHOWN));
-        text(&Self { error, keys: Recorded::new(), ..self.clone() })
+        let error = self.error.as_ref().map(|error| printable(error, LINE_SHOWN));
+        let needed = |(key, _): &(&String, &String)| NEEDED.contains(&key.as_str());
+        let needed =
+            self.keys.iter().filter(needed).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let texts = [self.keys.clone(), needed, Recorded::new()]
+            .map(|keys| text(&Self { error: error.clone(), keys, ..self.clone() }));
+        let last = texts[2].clone();
+        texts.into_iter().find(|text| text.len() <= LONGEST).unwrap_or(last)
     }
 }
 
@@ -89,6 +98,13 @@ mod tests {
         let note = Note::new(Stage::Adding, keys);
         assert_eq!(Note::parse(note.text().as_bytes()), Some(note.clone()));
         assert_ne!(Note::new(Stage::Adding, Recorded::new()).token, note.token);
+
+        let some = Recorded::from([
+            ("ip".to_owned(), "x".repeat(1700)),
+            ("node".to_owned(), "/dev/loop0".to_owned()),
+        ]);
+        let read = Note::parse(Note::new(Stage::Failed, some).text().as_bytes()).unwrap();
+        assert_eq!(read.keys, Recorded::from([("node".to_owned(), "/dev/loop0".to_owned())]));
 
         let long = Recorded::from([("params".to_owned(), "\u{1}".repeat(4000))]);
         let long = Note { error: Some("x".repeat(9000)), ..Note::new(Stage::Failed, long) };

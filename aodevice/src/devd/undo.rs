@@ -183,20 +183,15 @@ impl Worker {
         Ok(around)
     }
 
-    /// Removes the note of this token, and the backend's directory: what a late script has left in its place always, and
-    /// the device itself if `is_over`.
+    /// Removes the note of this token, and the backend's directory if it `is_over`.
     async fn clean(&self, token: Option<&String>, is_over: bool) -> Result<(), Error> {
         let backend = self.place.backend()?;
-        let is_there = self.shared.client.read_opt(&backend).await?.is_some();
         let cleaned = self.step(true, |seen| {
             if seen.note.as_ref().is_some_and(|note| Some(&note.token) != token) {
                 return Ok(None);
             }
-            let goes = match &seen.backend {
-                Some(now) => is_over && now.token.as_ref() == token,
-                None => is_there,
-            };
-            Ok(Some(goes.then(|| StoreRequest::Rm(backend.clone())).into_iter().collect()))
+            let is_ours = seen.backend.as_ref().is_some_and(|now| now.token.as_ref() == token);
+            Ok(Some((is_over && is_ours).then(|| StoreRequest::Rm(backend.clone())).into_iter().collect()))
         });
         if cleaned.await? {
             tidy(&self.shared.client, &self.place).await;
@@ -205,16 +200,13 @@ impl Worker {
     }
 }
 
-/// Removes the parents that a backend has left empty, as far as this domain may: in a driver domain they are the
-/// toolstack's.
+/// Removes what a late script has brought back of a backend's directory, and the parents that are left empty, as far as
+/// this domain may: in a driver domain the parents are the toolstack's.
 async fn tidy(client: &xs_client::Client, place: &Place) {
     let tidied = client.transaction(|tx| async move {
-        let backend = place.backend()?;
-        let empty = cleanup::extent(&tx, &backend, &Path::new(BACKENDS)?).await?;
-        // The toolstack has made it anew.
-        if !empty.contains(&backend) {
-            for path in &empty {
-                tx.rm(path).await?;
+        if look::device(&tx, place).await?.backend.is_none() {
+            for path in cleanup::extent(&tx, &place.backend()?, &Path::new(BACKENDS)?).await? {
+                tx.rm(&path).await?;
             }
         }
         Ok::<_, Error>(())
