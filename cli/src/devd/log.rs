@@ -1,14 +1,25 @@
 //! The daemon's log: a line for each event, with the time where nobody else adds it.
 
+use std::env;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use rustix::fs::fstat;
+use rustix::stdio;
+
 use super::TRIED;
 use crate::printer::stderr;
 use crate::problem::{Code, Problem, line};
+
+/// Whether standard error is systemd's journal, which says itself which file that is: a program that was started from a
+/// service of another kind has the variable too.
+pub(super) fn is_journal() -> bool {
+    let Ok(told) = env::var("JOURNAL_STREAM") else { return false };
+    fstat(stdio::stderr()).is_ok_and(|found| told == format!("{}:{}", found.st_dev, found.st_ino))
+}
 
 /// Where lines go.
 pub(super) struct Log {

@@ -5,7 +5,6 @@ mod lock;
 mod log;
 mod status;
 
-use std::env;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{self, PathBuf};
@@ -102,8 +101,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     if args.status {
         return status::run(common, &args.run_dir, connect(common).await?).await;
     }
-    let is_journal = env::var_os("JOURNAL_STREAM").is_some();
-    if !args.foreground && !args.background && !is_journal {
+    if !args.foreground && !args.background && !log::is_journal() {
         return background::start();
     }
     // First, so that no signal ends it in the midst of a script.
