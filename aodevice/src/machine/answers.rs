@@ -43,7 +43,7 @@ impl Action {
                 (
                     Self::On(_, Step::Await { until, .. }),
                     Event::Waited(Ok(Reached::ImageOpen | Reached::ServerGone | Reached::ServerUnseen)),
-                ) => until.is_reached_by_absence(),
+                ) => until.is_reached_by_absence() && *until != Until::Removed,
                 (Self::On(_, Step::Await { by_guest, .. }), Event::Waited(Ok(Reached::GuestOver))) => {
                     *by_guest
                 }

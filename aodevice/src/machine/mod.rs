@@ -172,7 +172,7 @@ impl fmt::Display for Until {
         match self {
             Self::State(goal) => goal.fmt(f),
             Self::Scripted => f.write_str("connected"),
-            Self::Removed => f.write_str("its end"),
+            Self::Removed => f.write_str("its removal"),
         }
     }
 }

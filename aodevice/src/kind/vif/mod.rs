@@ -94,7 +94,7 @@ impl NicType {
 /// A network interface as it is asked for. `None` is what was not said: whoever adds it fills in the default.
 ///
 /// All that xl understands is here; what this version serves is an interface whose backend is netback in the
-/// toolstack's own domain. One of type `vif_ioemu` is for whoever creates an HVM guest: its device model, which runs by
+/// toolstack's own or a driver domain. One of type `vif_ioemu` is for whoever creates an HVM guest: its device model, which runs by
 /// then, has made the emulated twin. Adding anything else fails with
 /// [`Cause::Unsupported`](crate::Cause::Unsupported).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
