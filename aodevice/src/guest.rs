@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use xs_client::{Client, DomId, Error, Path};
 
-use crate::Cause;
 use crate::facts::is_introduced;
 use crate::operation::text;
+use crate::{Cause, Device, Server};
 
 /// What a tree depends on besides its device.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
     /// `pv`, `pvh` or `hvm`.
     pub(crate) kind: Option<String>,
-    /// The toolstack's own domain, where the backends are.
+    /// The toolstack's own domain.
     pub(crate) own: DomId,
     pub(crate) own_name: Option<String>,
+    /// The domain that is to serve the device: the toolstack's own, or a driver domain.
+    pub(crate) be: DomId,
     pub(crate) script_dir: PathBuf,
 }
 
@@ -30,7 +32,7 @@ impl Guest {
         let nodes = nodes.map(Path::new).into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut seen = client.read_many(&nodes).await?.into_iter().map(text);
         let (kind, own_name) = (seen.next().flatten(), seen.next().flatten());
-        Ok(Self { kind, own, own_name, script_dir })
+        Ok(Self { kind, own, own_name, be: own, script_dir })
     }
 
     /// Whether QEMU emulates a machine for it.
@@ -38,12 +40,32 @@ impl Guest {
         self.kind.as_deref() == Some("hvm")
     }
 
-    /// Refuses a backend in a domain that is not the toolstack's own, by name or number; if none is named it is that.
-    pub(crate) fn must_be_own(&self, backend: Option<&str>) -> Result<(), Cause> {
+    /// Whether the backend is in another domain than the toolstack's.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.be != self.own
+    }
+
+    /// Whether its device model is to serve this device.
+    pub(crate) fn is_served_by_model(&self, device: &Device) -> bool {
+        !self.is_remote() && device.as_spec().backend(self).server() == Server::DeviceModel
+    }
+
+    /// The same guest of a device whose backend is in this domain, by name or number; in the toolstack's own if none
+    /// is named. One that is named must run: the store gives nodes to nobody that are made for a domain that is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::BackendDomain`] if there is no such domain, and those of looking for it.
+    pub(crate) async fn served_by(self, client: &Client, backend: Option<&str>) -> Result<Self, Cause> {
         let named = backend.unwrap_or_default();
-        let is_own =
-            named.is_empty() || named == self.own.to_string() || Some(named) == self.own_name.as_deref();
-        if is_own { Ok(()) } else { Err(Cause::Unsupported(format!("backend={named}"))) }
+        if named.is_empty() || named == self.own.to_string() || Some(named) == self.own_name.as_deref() {
+            return Ok(self);
+        }
+        match find_domain(client, named).await {
+            Ok(be) => Ok(Self { be, ..self }),
+            Err(cause @ Cause::Store(_)) => Err(cause),
+            Err(cause) => Err(Cause::BackendDomain { name: named.to_owned(), cause: Box::new(cause) }),
+        }
     }
 
     /// The ABI that a PV frontend's ring starts with, by libxl's name for it. A frontend of

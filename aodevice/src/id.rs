@@ -83,6 +83,7 @@ impl DeviceId {
     pub fn paths(&self) -> Result<Paths, PathError> {
         Ok(Paths {
             home: Path::new(format!("/local/domain/{}", self.fe))?,
+            backend_home: Path::new(format!("/local/domain/{}", self.be))?,
             frontend: self.frontend()?,
             backend: self.backend()?,
             toolstack: self.toolstack()?,
@@ -129,6 +130,8 @@ pub(crate) fn lx_parent(fe: DomId, kind: Kind) -> Result<Path, PathError> {
 pub struct Paths {
     /// The guest's home.
     pub home: Path,
+    /// The home of the backend's domain.
+    pub backend_home: Path,
     /// FE, in the guest's home.
     pub frontend: Path,
     /// BE, in the home of the backend's domain.

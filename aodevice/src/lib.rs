@@ -74,13 +74,13 @@ pub use operation::owner::Owner;
 pub use operation::record::{Occupant, Record, Stage, Token};
 pub use operation::{
     ByHand, ByHandPreview, HostUsb, Medium, MediumChange, MediumPreview, MonitorError, PciHost, PlannedRun,
-    PlannedScript, PlannedWrite, Preview, Ran, Rerun, Target, UsbHost, UsbInterface,
+    PlannedScript, PlannedWrite, Preview, Ran, Rerun, RunBy, Target, UsbHost, UsbInterface,
 };
 pub use pci::{PciFunction, pci_functions};
 pub use plan::{Ended, ModelEnd, Outcome, Plan, Planned, Progress, Run, Undone};
 pub use report::{
-    Cause, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Part, Step, Success,
-    Warning,
+    Cause, DriverDomainFault, End, Failure, FailureKind, Hint, InDrive, Named, Observation, Operation, Part,
+    Step, Success, Warning,
 };
 pub use toolstack::{Addition, Removal, Toolstack};
 pub use tree::{Keys, Tree};

@@ -10,7 +10,7 @@ use xs_client::{Client, DomId, Error, Path};
 
 use crate::id::lx_parent;
 use crate::operation::observe::shown;
-use crate::{BackendKind, DeviceId, Kind, ListedKey, Parts, Record, Which};
+use crate::{DeviceId, Kind, ListedKey, Parts, Record, Which};
 
 /// A device of a guest, with what both ends say of it.
 ///
@@ -147,14 +147,10 @@ async fn list_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<Liste
     Ok(listed)
 }
 
-/// The devices that [`list`] lists, and what serves them.
-pub(crate) async fn recorded(
-    client: &Client,
-    fe: DomId,
-    kind: Kind,
-) -> Result<Vec<(Which, BackendKind)>, Error> {
+/// The devices that [`list`] lists, and what serves them where.
+pub(crate) async fn recorded(client: &Client, fe: DomId, kind: Kind) -> Result<Vec<DeviceId>, Error> {
     let backends = backends_of(client, fe, &[kind]).await?;
-    Ok(backends.into_iter().map(|(which, backend)| (which, id_of(which, &backend).be_kind)).collect())
+    Ok(backends.into_iter().map(|(which, backend)| id_of(which, &backend)).collect())
 }
 
 async fn backends_of(client: &Client, fe: DomId, kinds: &[Kind]) -> Result<Vec<(Which, Path)>, Error> {

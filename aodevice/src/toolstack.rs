@@ -15,8 +15,8 @@ use crate::operation::Job;
 use crate::operation::daemon::Processes;
 use crate::report::Named;
 use crate::{
-    Daemons, Device, DeviceId, DomainFacts, Failure, Kind, Operation, PciHost, Step, StoreFacts, Success,
-    UsbHost, Which,
+    Daemons, Device, DeviceId, DomainFacts, Failure, Kind, Operation, PciHost, RunBy, Step, StoreFacts,
+    Success, UsbHost, Which,
 };
 
 /// How long a turn is waited for.
@@ -96,6 +96,8 @@ pub struct Toolstack {
     pub(crate) libxl_dir: PathBuf,
     /// Whether devices are entered there, and struck out.
     pub(crate) enters: bool,
+    /// Whether driver domains run a daemon that runs hotplug scripts.
+    pub(crate) devd: bool,
     /// Where device models have their monitors.
     pub(crate) run_dir: PathBuf,
     /// Where device models write their logs.
@@ -157,6 +159,7 @@ impl Toolstack {
             usb_host: None,
             pci_host: None,
             enters: true,
+            devd: true,
             limits: Limits::default(),
             observer: None,
             turn: Arc::default(),
@@ -233,6 +236,24 @@ impl Toolstack {
     pub fn without_libxl_config(mut self) -> Self {
         self.enters = false;
         self
+    }
+
+    /// For driver domains that run no daemon such as `xl devd`: an add is done when the backend has taken the device up
+    /// there, and a removal when it has closed. Whether a hotplug script runs there, and undoes its work, is not
+    /// waited for.
+    #[must_use]
+    pub fn without_devd(mut self) -> Self {
+        self.devd = false;
+        self
+    }
+
+    /// Who runs the hotplug scripts of a device whose backend is in this domain.
+    pub(crate) fn run_by(&self, be: DomId) -> RunBy {
+        match be == self.own {
+            true => RunBy::Toolstack,
+            false if self.devd => RunBy::Daemon,
+            false => RunBy::Nobody,
+        }
     }
 
     /// With someone to be told of every step. It is called from within operations: it must not

@@ -85,6 +85,10 @@ pub(crate) struct Common {
     /// host do, else by the scripts; always by handlers; or always by the scripts
     #[arg(long, global = true, value_name = "HOW", value_parser = hotplug(), default_value = "auto")]
     pub(crate) hotplug: Hotplug,
+    /// The driver domains run no daemon that runs hotplug scripts (xl devd, xendev devd): an attach through one is done
+    /// when its kernel has taken the device up, and a detach when that has closed it, whatever becomes of the script
+    #[arg(long, global = true)]
+    pub(crate) no_devd: bool,
     /// Print what would be attached, as xl -N does, inserted, or run by hand, and change nothing. With --json also everything
     /// that would be written and run
     #[arg(short = 'N', long, global = true)]

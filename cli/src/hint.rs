@@ -154,6 +154,30 @@ pub(crate) fn words(failure: &Failure) -> String {
             "if it is not to be there, take it from there first: xendev usbdev-detach {domid} CONTROLLER PORT; xendev \
              usb-list {domid} shows both"
         ),
+        Hint::NameBackendDomain => "name a domain that runs with backend= (xl list shows them); a driver domain needs \
+                                    its daemon, too (xl devd or xendev devd)"
+            .to_owned(),
+        Hint::CheckDriverDomain(be) => format!(
+            "see that domain {be} runs the daemon that runs hotplug scripts (xl devd or xendev devd); give a slow script \
+             longer with --script-timeout, and say --no-devd if no daemon is to run there"
+        ),
+        Hint::ReadDriverDomainLog(be) => format!(
+            "mend what is reported in domain {be}, and try again; the stock scripts log to \
+             /var/log/xen/xen-hotplug.log there, and xl devd to /var/log/xen/xldevd.log"
+        ),
+        Hint::NameTargetThere(be) => format!(
+            "name a file or block device that is there in domain {be} by its whole path; the daemon's log there \
+             (xl devd: /var/log/xen/xldevd.log) tells how the script ended"
+        ),
+        Hint::StartDriverDomain(be) => format!(
+            "start the driver domain again, and attach the device anew; it has another domid than {be} then, so name it \
+             by its name (backend=NAME)"
+        ),
+        Hint::RemoveAgainOrLeave(be) => format!(
+            "see that domain {be} runs its daemon (xl devd or xendev devd) and detach again: it is left closing; \
+             xl devd does not take up what was closed before it began: then detach with --force, which leaves what the \
+             script made there"
+        ),
         Hint::UseOtherToolstack => "use xl for it, or do without that".to_owned(),
         Hint::WaitOrTakeOver { pid } => {
             let end = pid.map(|pid| format!(", or end process {pid}")).unwrap_or_default();

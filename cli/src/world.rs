@@ -63,6 +63,8 @@ pub(crate) struct World {
     runner: Arc<dyn Runner>,
     /// Tells of the host's domains; or why the store does.
     hypercalls: Result<Arc<Hypercalls>, String>,
+    /// Whether driver domains run a daemon.
+    devd: bool,
     /// The simulated peers of an embedded store; they stop when dropped.
     _drivers: Vec<Drivers>,
 }
@@ -93,7 +95,9 @@ pub(crate) const GUEST: DomId = DomId(1);
 impl World {
     pub(crate) async fn open(common: &Common) -> Result<Self, Problem> {
         let socket = match &common.store {
-            StoreChoice::Embedded => return Self::embedded(Duration::ZERO).await,
+            StoreChoice::Embedded => {
+                return Ok(Self { devd: !common.no_devd, ..Self::embedded(Duration::ZERO).await? });
+            }
             StoreChoice::Socket(path) => path.clone(),
             StoreChoice::Default => default_socket(),
         };
@@ -114,7 +118,7 @@ impl World {
         // The scripts' own xenstore programs are to talk to the same store, wherever they are run.
         let scripts = ScriptRunner::new().env("XENSTORED_PATH", path::absolute(&socket).unwrap_or(socket));
         let runner = NativeRunner::new(client.clone(), scripts, common.hotplug);
-        Ok(Self { client, runner: Arc::new(runner), hypercalls, _drivers: Vec::new() })
+        Ok(Self { client, runner: Arc::new(runner), hypercalls, devd: !common.no_devd, _drivers: Vec::new() })
     }
 
     /// A store of its own with domain 0 and one guest, both with simulated drivers.
@@ -130,7 +134,7 @@ impl World {
         let frontends = Drivers::frontends(connect(GUEST), GUEST, latency).map_err(problem)?;
         let runner = Arc::new(sim::Scripts::new(connect(DomId::DOM0), latency));
         let hypercalls = Err("its domains are simulated".to_owned());
-        Ok(Self { client, runner, hypercalls, _drivers: vec![backends, frontends] })
+        Ok(Self { client, runner, hypercalls, devd: true, _drivers: vec![backends, frontends] })
     }
 
     pub(crate) async fn toolstack(&self, limits: Limits) -> Result<Toolstack, Problem> {
@@ -138,6 +142,7 @@ impl World {
         let toolstack = unless_cancelled(tried, Toolstack::new(self.client.clone(), self.runner.clone()));
         let toolstack = toolstack.await?.map_err(|error| Problem::store(tried, &error))?;
         let toolstack = toolstack.with_limits(limits);
+        let toolstack = if self.devd { toolstack } else { toolstack.without_devd() };
         Ok(match &self.hypercalls {
             Ok(hypercalls) => toolstack.with_facts(hypercalls.clone()),
             Err(_) => toolstack,

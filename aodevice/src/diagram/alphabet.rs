@@ -11,7 +11,7 @@ use xs_client::{DomId, ErrorCode, Op};
 
 use crate::libxl::{ConfigError, Userdata};
 use crate::machine::{Closing, Created, Destroyed, Event, Found, Node, Reached};
-use crate::{BackendKind, Cause, DeviceId, Kind, Occupant, Target, Warning, Which};
+use crate::{BackendKind, Cause, DeviceId, DriverDomainFault, Kind, Occupant, RunBy, Target, Warning, Which};
 
 const WHICH: Which = Which { fe: DomId(1), kind: Kind::Vbd, devid: 51712 };
 
@@ -115,8 +115,8 @@ fn destroyed() -> Vec<Destroyed> {
     every!(Destroyed: Destroyed::Gone => [Destroyed::Gone], Destroyed::Taken => [Destroyed::Taken])
 }
 
-/// Devices with no script run, one and two, with something that a script has made or not, in a domain with a
-/// configuration of libxl and without.
+/// Devices with no script run, one and two, with something that a script has made or not, with backends here and in a
+/// driver domain, in a domain with a configuration of libxl and without.
 fn targets() -> Vec<Target> {
     let script = ("script", "/etc/xen/scripts/script");
     let interface = Which { kind: Kind::Vif, devid: 0, ..WHICH };
@@ -128,12 +128,21 @@ fn targets() -> Vec<Target> {
         (kernel(WHICH), &[]),
         (DeviceId::with_backend(WHICH, DomId::DOM0, BackendKind::Qdisk), &[]),
     ];
+    let driver_domain = DomId(3);
+    let remote: [(DeviceId, &[(&str, &str)]); 3] = [
+        (DeviceId::new(interface, driver_domain), &[script, ("type", "vif_ioemu")]),
+        (DeviceId::new(WHICH, driver_domain), &[script]),
+        (DeviceId::with_backend(WHICH, driver_domain, BackendKind::Qdisk), &[]),
+    ];
     let config = Userdata::new("/var/lib/xen", WHICH.fe, "/vm/00000000-0000-4000-8000-000000000001");
     let target = |(id, keys): (DeviceId, &[(&str, &str)])| {
         let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         Target::new(id, keys).ok()
     };
-    let targets = recorded.into_iter().filter_map(target);
+    let elsewhere = [RunBy::Daemon, RunBy::Nobody];
+    let remote = remote.into_iter().filter_map(target);
+    let remote = remote.flat_map(|target| elsewhere.map(|run_by| target.clone().with_scripts_run_by(run_by)));
+    let targets = recorded.into_iter().filter_map(target).chain(remote);
     targets.flat_map(|target| [target.clone().with_config(config.clone()), target]).collect()
 }
 
@@ -201,6 +210,12 @@ fn causes() -> Vec<Cause> {
         Cause::NoHostDriver(_) => [Cause::NoHostDriver("")],
         Cause::Host(_) => [Cause::Host(String::new())],
         Cause::HostSilent(_) => [Cause::HostSilent(limit)],
+        Cause::BackendDomain { .. } => [Cause::BackendDomain { name: String::new(), cause: Box::new(Cause::Exists) }],
+        Cause::DriverDomain { .. } => [
+            DriverDomainFault::Gone,
+            DriverDomainFault::Silent { limit },
+            DriverDomainFault::NotRemoved { limit },
+        ].map(|fault| Cause::DriverDomain { be: DomId(3), fault }),
         Cause::ForeignBackend(_) => [Cause::ForeignBackend(String::new())],
     )
 }

@@ -133,6 +133,11 @@ impl BackendKind {
         matches!(self, Self::Vbd | Self::Vbd3 | Self::Vif)
     }
 
+    /// Whether the daemon of a driver domain takes care of it there: it runs the scripts, or starts QEMU.
+    pub const fn is_of_devd(self) -> bool {
+        self.is_scripted() || matches!(self, Self::Qdisk)
+    }
+
     /// Who moves its state.
     pub const fn server(self) -> Server {
         match self {

@@ -29,7 +29,8 @@ impl Listing {
             complete: |devid, entry| {
                 if entry.insert("devid".to_owned(), devid.into()).is_none() {
                     // It was not said. libxl has it first, behind the backend's domain.
-                    let place = usize::from(entry.contains_key("backend_domname"));
+                    let of_backend = ["backend_domid", "backend_domname"];
+                    let place = of_backend.iter().filter(|name| entry.contains_key(**name)).count();
                     entry.shift_insert(place, "devid".to_owned(), devid.into());
                 }
             },

@@ -7,6 +7,9 @@
 //! device that it uses. A device that somebody else has by now is left to him, but what the scripts
 //! of this add made is still undone. A roll-back cannot be cancelled.
 //!
+//! The scripts of a device whose backend is in a driver domain are run by that domain's daemon, which is waited for: for
+//! its report, and in a roll-back for the end of the backend's directory, which is the last that it does.
+//!
 //! An operation on the device that is under way is waited for; one that died, or a device that is not alive, is
 //! removed first, by a removal that is a part of the add.
 //!
@@ -22,12 +25,12 @@ use devstate::Goal;
 use xs_client::DomId;
 
 use super::{
-    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Purpose, Remove,
-    Step, await_backend,
+    Action, Awaiting, Claim, Closing, Created, Destroyed, Event, Frontend, Limits, Machine, Node, Purpose,
+    Remove, Step, Until, await_backend, await_removal,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Addition, Cause, Device, Warning, Which};
+use crate::{Addition, Cause, Device, DriverDomainFault, Warning, Which};
 
 /// When an add is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,7 @@ enum State {
 enum Known {
     WaitingForBackend,
     RunningScript(usize),
+    WaitingForDaemon,
     WaitingForGuest,
     Entering,
     Settling,
@@ -68,6 +72,7 @@ enum Known {
     Closing,
     WaitingForClose,
     UndoingScript(usize),
+    WaitingForRemoval,
     Destroying,
     Striking,
     Leaving,
@@ -152,7 +157,7 @@ impl Add {
 
     /// Whether somebody is to have taken the device up when this is done.
     fn is_served(&self, target: &Target) -> bool {
-        self.addition.wait_for != WaitFor::Tree || target.runs() > 0
+        self.addition.wait_for != WaitFor::Tree || target.runs() > 0 || target.runs_of_daemon() > 0
     }
 
     fn recover(&mut self, which: Which) {
@@ -178,7 +183,17 @@ impl Add {
         let next = if index < target.runs() {
             self.begun = index + 1;
             Known::RunningScript(index)
-        } else if self.addition.wait_for == WaitFor::Connected {
+        } else if index == 0 && target.runs_of_daemon() > 0 {
+            Known::WaitingForDaemon
+        } else {
+            return self.scripted(target);
+        };
+        self.on_target(target, next);
+    }
+
+    /// The scripts have run.
+    fn scripted(&mut self, target: Target) {
+        let next = if self.addition.wait_for == WaitFor::Connected {
             Known::WaitingForGuest
         } else {
             return self.enter(target);
@@ -231,6 +246,14 @@ impl Add {
                     self.warnings.push(Warning::Forced { limit: self.limits.close });
                 }
                 self.undo_script(target, self.begun);
+            }
+            (Known::WaitingForRemoval, Event::Waited(waited)) => {
+                if let Err(Cause::DriverDomain { be, fault: DriverDomainFault::NotRemoved { limit } }) =
+                    waited
+                {
+                    self.warnings.push(Warning::DriverDomainLeft { be, limit });
+                }
+                self.on_target(target, Known::Destroying);
             }
             (Known::UndoingScript(index), Event::Ran(ran)) => {
                 match ran {
@@ -287,6 +310,7 @@ impl Add {
         match index.checked_sub(1) {
             Some(last) => self.on_target(target, Known::UndoingScript(last)),
             None => match self.nodes {
+                Nodes::Ours if target.daemon_removes() => self.on_target(target, Known::WaitingForRemoval),
                 Nodes::Ours => self.on_target(target, Known::Destroying),
                 Nodes::Kept => self.on_target(target, Known::Leaving),
                 Nodes::Taken => self.state = State::Done,
@@ -314,6 +338,12 @@ impl Add {
                 let step = match known {
                     Known::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Add, index: *index },
+                    Known::WaitingForDaemon => Step::Await {
+                        node: Node::HotplugStatus,
+                        until: Until::Scripted,
+                        limit: self.limits.scripts_elsewhere(target.runs_of_daemon()),
+                        by_guest: false,
+                    },
                     Known::WaitingForGuest => await_backend(Goal::CONNECTED, self.limits.connect),
                     Known::Entering => Step::Enter(self.device.clone()),
                     Known::Settling => Step::Settle { served: self.is_served(target) },
@@ -321,6 +351,7 @@ impl Add {
                     Known::Closing => Step::Close(Claim::Kept, Frontend::DeleteIfIdle),
                     Known::WaitingForClose => await_backend(Goal::CLOSED, self.limits.close),
                     Known::UndoingScript(index) => Step::Run { purpose: Purpose::Undo, index: *index },
+                    Known::WaitingForRemoval => await_removal(target, &self.limits),
                     Known::Destroying => Step::Destroy,
                     Known::Striking => Step::Strike,
                     Known::Leaving => Step::Leave,
@@ -359,6 +390,10 @@ impl Machine for Add {
                 self.begun = index;
                 self.fail(target, cause);
             }
+            (State::On(target, Known::WaitingForDaemon), Event::Waited(waited)) => match waited {
+                Ok(_) => self.scripted(target),
+                Err(cause) => self.fail(target, cause),
+            },
             (State::On(target, Known::WaitingForGuest), Event::Waited(waited)) => match waited {
                 Ok(_) => self.enter(target),
                 Err(cause) => self.fail(target, cause),
@@ -395,6 +430,7 @@ impl Machine for Add {
             State::On(_, known) => match known {
                 Known::WaitingForBackend => "WaitingForBackend",
                 Known::RunningScript(_) => "RunningScript",
+                Known::WaitingForDaemon => "WaitingForDaemon",
                 Known::WaitingForGuest => "WaitingForGuest",
                 Known::Entering => "Entering",
                 Known::Settling => "Settling",
@@ -402,6 +438,7 @@ impl Machine for Add {
                 Known::Closing => "Closing",
                 Known::WaitingForClose => "WaitingForClose",
                 Known::UndoingScript(_) => "UndoingScript",
+                Known::WaitingForRemoval => "WaitingForRemoval",
                 Known::Destroying => "Destroying",
                 Known::Striking => "Striking",
                 Known::Leaving => "Leaving",
@@ -434,6 +471,9 @@ impl fmt::Display for Add {
             State::On(_, known) => match known {
                 Known::WaitingForBackend => Awaiting(Goal::BACKEND_READY, self.limits.backend).fmt(f),
                 Known::RunningScript(_) => f.write_str("running the hotplug script"),
+                Known::WaitingForDaemon => {
+                    f.write_str("waiting for the driver domain to run the hotplug script")
+                }
                 Known::WaitingForGuest => Awaiting(Goal::CONNECTED, self.limits.connect).fmt(f),
                 Known::Entering => {
                     f.write_str("entering the device into libxl's configuration of the domain")
@@ -445,6 +485,9 @@ impl fmt::Display for Add {
                     write!(f, "rolling back: {}", Awaiting(Goal::CLOSED, self.limits.close))
                 }
                 Known::UndoingScript(_) => f.write_str("rolling back: running the hotplug script"),
+                Known::WaitingForRemoval => f.write_str(
+                    "rolling back: waiting for the driver domain to remove the backend's directory",
+                ),
                 Known::Destroying => f.write_str("rolling back: removing the device's nodes"),
                 Known::Striking => f.write_str(
                     "rolling back: striking the device out of libxl's configuration of the domain",

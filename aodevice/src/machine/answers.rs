@@ -59,14 +59,16 @@ impl Until {
     fn is_reached_by_absence(&self) -> bool {
         match self {
             Self::State(goal) => goal.absent == devstate::Absent::Done,
-            Self::Text { .. } => false,
+            Self::Scripted => false,
+            Self::Removed => true,
         }
     }
 
     fn can_be_refused(&self) -> bool {
         match self {
             Self::State(goal) => goal.fail != devstate::StateSet::EMPTY,
-            Self::Text { fail, .. } => !fail.is_empty(),
+            Self::Scripted => true,
+            Self::Removed => false,
         }
     }
 }

@@ -138,6 +138,8 @@ pub enum Node {
     BackendState,
     /// The backend's `hotplug-status`, by which the scripts of another domain report.
     HotplugStatus,
+    /// The backend's directory.
+    BackendDirectory,
     /// The `state` of the guest's device model.
     DeviceModelState,
 }
@@ -147,6 +149,7 @@ impl fmt::Display for Node {
         f.write_str(match self {
             Self::BackendState => "the backend",
             Self::HotplugStatus => "hotplug-status",
+            Self::BackendDirectory => "the backend's directory",
             Self::DeviceModelState => "the device model",
         })
     }
@@ -158,23 +161,18 @@ impl fmt::Display for Node {
 pub enum Until {
     /// A state.
     State(Goal),
-    /// One of these texts; another set of texts defeats the wait, and so does the absence of the node
-    /// if `absent_fails`.
-    Text {
-        /// The texts that will do.
-        done: &'static [&'static str],
-        /// The texts that defeat it.
-        fail: &'static [&'static str],
-        /// What it means that the node is not there.
-        absent_fails: bool,
-    },
+    /// What tells that the hotplug scripts of a driver domain have run, and made what the backend needs.
+    Scripted,
+    /// Nothing: it is gone.
+    Removed,
 }
 
 impl fmt::Display for Until {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(goal) => goal.fmt(f),
-            Self::Text { done, .. } => f.write_str(&done.join(" or ")),
+            Self::Scripted => f.write_str("connected"),
+            Self::Removed => f.write_str("its end"),
         }
     }
 }
@@ -386,9 +384,39 @@ pub enum Event {
     Left,
 }
 
+/// The wait for a driver domain to remove the backend's directory.
+fn await_removal(target: &Target, limits: &Limits) -> Step {
+    Step::Await {
+        node: Node::BackendDirectory,
+        until: Until::Removed,
+        limit: limits.removal_elsewhere(target.runs_of_daemon()),
+        by_guest: false,
+    }
+}
+
 /// The wait for a backend's state.
 fn await_backend(goal: Goal, limit: Duration) -> Step {
     Step::Await { node: Node::BackendState, until: Until::State(goal), limit, by_guest: false }
+}
+
+/// How much longer than the scripts of an add a driver domain may take to report of them.
+const REPORT: Duration = Duration::from_secs(5);
+
+impl Limits {
+    /// How long a driver domain may take to run so many hotplug scripts of an add, and to report of them.
+    pub fn scripts_elsewhere(&self, runs: usize) -> Duration {
+        self.runs(runs).saturating_add(REPORT)
+    }
+
+    /// How long a driver domain may take to run so many hotplug scripts of a removal, and to remove the backend's
+    /// directory.
+    pub fn removal_elsewhere(&self, runs: usize) -> Duration {
+        self.runs(runs).saturating_add(self.close)
+    }
+
+    fn runs(&self, runs: usize) -> Duration {
+        self.scripts.deadline.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX))
+    }
 }
 
 /// A wait in words: for what, and how long it may take.

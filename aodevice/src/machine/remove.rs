@@ -8,7 +8,8 @@
 //! is forced; if it fails, that is a warning, since the device is gone. A removal that was cancelled
 //! or timed out after the device was told to close leaves it closing, and a later one goes on from
 //! there. Where libxl keeps a configuration of the domain, the device is struck out of it once it is gone;
-//! if that fails, it is a warning. An add that died is undone without the guest where no frontend is at work.
+//! if that fails, it is a warning. Of a device whose backend is in a driver domain that domain's daemon runs the script and
+//! removes the backend's directory, which is waited for; a driver domain that is gone is not. An add that died is undone without the guest where no frontend is at work.
 
 mod facts;
 
@@ -18,11 +19,11 @@ use devstate::Goal;
 
 use super::{
     Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Node, Purpose, Reached,
-    Step, Until,
+    Step, Until, await_removal,
 };
 use crate::operation::Target;
 use crate::operation::record::Occupant;
-use crate::{Cause, Removal, Warning, Which};
+use crate::{Cause, DriverDomainFault, Removal, Warning, Which};
 
 /// Whether a removal needs the guest's consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,7 @@ enum Known {
     WaitingForClose,
     ClosingForServer,
     RunningScript(usize),
+    WaitingForRemoval,
     Destroying,
     Striking,
     Observing,
@@ -128,6 +130,10 @@ impl Remove {
                 self.warnings.push(Warning::Forced { limit: self.limits.close });
                 self.script(target, 0);
             }
+            // Nobody is there to close it.
+            (Err(Cause::DriverDomain { fault: DriverDomainFault::Gone, .. }), _) => {
+                self.on_target(target, Known::Destroying);
+            }
             // Its record is gone: what is left of it is looked at again.
             (Err(Cause::Gone { .. }), _) => self.on_target(target, Known::Closing),
             (Err(cause), _) => self.fail(target, cause),
@@ -174,8 +180,32 @@ impl Remove {
         if target.runs() == 0 && target.has_made() {
             self.warnings.push(Warning::ScriptSkipped);
         }
-        let next = if index < target.runs() { Known::RunningScript(index) } else { Known::Destroying };
+        let next = if index < target.runs() {
+            Known::RunningScript(index)
+        } else if target.daemon_removes() {
+            Known::WaitingForRemoval
+        } else {
+            Known::Destroying
+        };
         self.on_target(target, next);
+    }
+
+    fn waited_for_removal(&mut self, target: Target, waited: Result<Reached, Cause>) {
+        match waited {
+            Ok(_) | Err(Cause::DriverDomain { fault: DriverDomainFault::Gone, .. }) => {
+                self.on_target(target, Known::Destroying);
+            }
+            // Who does without the guest does without the driver domain as well.
+            Err(Cause::DriverDomain { be, fault: DriverDomainFault::NotRemoved { limit } })
+                if self.removal.force != Force::Never =>
+            {
+                self.warnings.push(Warning::DriverDomainLeft { be, limit });
+                self.on_target(target, Known::Destroying);
+            }
+            // Its record is gone: what is left of it is looked at again.
+            Err(Cause::Gone { .. }) => self.on_target(target, Known::Closing),
+            Err(cause) => self.fail(target, cause),
+        }
     }
 
     /// The device is gone, and so is to be its entry.
@@ -212,6 +242,7 @@ impl Remove {
                     },
                     Known::ClosingForServer => Step::CloseForServer,
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Remove, index: *index },
+                    Known::WaitingForRemoval => await_removal(target, &self.limits),
                     Known::Destroying => Step::Destroy,
                     Known::Striking => Step::Strike,
                     Known::Observing => Step::Observe,
@@ -284,6 +315,9 @@ impl Machine for Remove {
                 }
                 cause => self.fail(target, cause),
             },
+            (State::On(target, Known::WaitingForRemoval), Event::Waited(waited)) => {
+                self.waited_for_removal(target, waited);
+            }
             (State::On(target, Known::Destroying), Event::Destroyed(destroyed)) => match destroyed {
                 Ok(Destroyed::Gone) => self.strike(target),
                 Ok(Destroyed::Taken) => self.fail(target, Cause::Taken),
@@ -329,6 +363,7 @@ impl Machine for Remove {
                 Known::WaitingForClose => "WaitingForClose",
                 Known::ClosingForServer => "ClosingForServer",
                 Known::RunningScript(_) => "RunningScript",
+                Known::WaitingForRemoval => "WaitingForRemoval",
                 Known::Destroying => "Destroying",
                 Known::Striking => "Striking",
                 Known::Observing => "Observing",
@@ -358,6 +393,9 @@ impl fmt::Display for Remove {
                 Known::WaitingForClose => Awaiting(Goal::CLOSED, self.limits.close).fmt(f),
                 Known::ClosingForServer => f.write_str("noting that the device model is gone"),
                 Known::RunningScript(_) => f.write_str("running the hotplug script"),
+                Known::WaitingForRemoval => {
+                    f.write_str("waiting for the driver domain to remove the backend's directory")
+                }
                 Known::Destroying => f.write_str("removing the device's nodes"),
                 Known::Striking => {
                     f.write_str("striking the device out of libxl's configuration of the domain")

@@ -351,6 +351,9 @@ impl Toolstack {
         if by_hand.backend.as_ref().is_some_and(|backend| id.backend().ok().as_ref() != Some(backend)) {
             return Err(Cause::ForeignBackend(format!("at {}", id.backend()?)));
         }
+        if id.be != self.own {
+            return Err(Cause::ForeignBackend(format!("in domain {}", id.be)));
+        }
         let probed = store::recall(&self.client, id).await?;
         if probed.target.runs() == 0 {
             return Err(Cause::NoScript(id.be_kind));

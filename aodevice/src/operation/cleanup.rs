@@ -13,14 +13,20 @@ pub(crate) struct CleanupRoots {
 }
 
 impl CleanupRoots {
-    /// Those of a device. `device` directories of a guest that is gone go too.
-    pub(crate) fn new(id: &DeviceId, home: bool) -> Result<Self, PathError> {
+    /// Those of a device. `device` directories of a guest that is gone go too. A driver domain's `backend` goes with the
+    /// last device, as by libxl, since that domain may not remove it; and so does a home that has nothing else: the
+    /// store keeps the parents of nodes that were made for a domain which is gone.
+    pub(crate) fn new(id: &DeviceId, (home, remote): (bool, bool)) -> Result<Self, PathError> {
         let DeviceId { fe, be, .. } = id;
         let of_guest =
             |root: &str| Path::new(if home { format!("{root}/{fe}/device") } else { root.to_owned() });
         Ok(Self {
             frontend: of_guest("/local/domain")?,
-            backend: Path::new(format!("/local/domain/{be}/backend"))?,
+            backend: Path::new(if remote {
+                "/local/domain".to_owned()
+            } else {
+                format!("/local/domain/{be}/backend")
+            })?,
             toolstack: of_guest("/libxl")?,
         })
     }

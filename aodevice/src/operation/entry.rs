@@ -101,6 +101,9 @@ impl Job<'_> {
         let Some(config) = target.config() else { return Ok(()) };
         let id = target.id();
         let mut entry = device.as_spec().libxl();
+        if id.be != DomId::DOM0 {
+            entry.shift_insert(0, "backend_domid".to_owned(), id.be.0.into());
+        }
         (id.kind.info().libxl.complete)(id.devid, &mut entry);
         let wanted = async {
             let seen = self.look_again(target, config).await?;
@@ -120,8 +123,8 @@ impl Job<'_> {
         device: &Device,
         cancel: Cancel<'_>,
     ) -> Result<(), Cause> {
-        let Toolstack { client, own, .. } = self.toolstack;
-        let id = place::identify(client, (fe, *own), device, guest).await?;
+        let client = &self.toolstack.client;
+        let id = place::identify(client, fe, device, guest).await?;
         let Some(target) = self.toolstack.stale_entry(config.clone(), id.which()).await? else {
             return Ok(());
         };

@@ -9,6 +9,7 @@
 //! | running scripts, what they say, and what they need to undo their work | [`script`], [`said`], [`saved`], [`files`] |
 //! | running a script by hand, as an add or a removal would | [`by_hand`] |
 //! | the guest's device model: its end, its log, and what it cannot take | [`model`], [`qmp`] |
+//! | what a driver domain does for a device, and that it is gone | [`elsewhere`] |
 //! | the daemon that serves file systems | [`daemon`] |
 //! | reading files of `/proc` | [`proc`] |
 //! | libxl's configuration of the domain | [`entry`] |
@@ -22,6 +23,7 @@
 mod by_hand;
 mod cleanup;
 pub(crate) mod daemon;
+mod elsewhere;
 mod entry;
 #[cfg(test)]
 mod explore;
@@ -66,8 +68,8 @@ use crate::libxl::Userdata;
 use crate::machine::{Action, Created, Event, Found, Machine, Purpose, Step};
 use crate::report::Named;
 use crate::{
-    BackendKind, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Success, Toolstack,
-    Warning, Which,
+    BackendKind, Cause, Device, DeviceId, DriverDomainFault, Failure, Guest, Observation, Operation, Success,
+    Toolstack, Warning, Which,
 };
 
 pub use self::by_hand::{ByHand, ByHandPreview, PlannedRun, Ran, Rerun};
@@ -77,7 +79,7 @@ pub use self::pci::PciHost;
 pub use self::preview::{PlannedScript, PlannedWrite, Preview};
 pub use self::qmp::MonitorError;
 pub(crate) use self::store::text;
-pub use self::target::Target;
+pub use self::target::{RunBy, Target};
 pub use self::usbdev::{HostUsb, UsbHost, UsbInterface};
 pub(crate) use self::{
     files::sequence,
@@ -202,6 +204,7 @@ impl<'a> Job<'a> {
                 let mut checked = wait::unless_cancelled(checked, cancel).await;
                 if let Ok((guest, _)) = &checked
                     && device.as_spec().backend(guest) == BackendKind::Xen9pfs
+                    && !guest.is_remote()
                     && let Err(cause) = self.run_9pfsd(cancel).await
                 {
                     checked = Err(cause);
@@ -212,10 +215,15 @@ impl<'a> Job<'a> {
             Action::Probe { which, adopt } => {
                 let probed = async {
                     let look = async |id: DeviceId| {
+                        let run_by = self.toolstack.run_by(id.be);
+                        let model = async {
+                            // Of a device model in another domain nothing can be seen.
+                            if run_by == RunBy::Toolstack { Model::of(client, &id).await } else { Ok(None) }
+                        };
                         tokio::join!(
-                            store::probe(client, id, adopt),
+                            store::probe(client, id, run_by, adopt),
                             self.toolstack.config_of(which.fe),
-                            Model::of(client, &id),
+                            model,
                             Texts::read(client, &id),
                         )
                     };
@@ -320,16 +328,16 @@ impl<'a> Job<'a> {
     }
 
     async fn create(&mut self, fe: DomId, device: &Arc<Device>, cancel: Cancel<'_>) -> Created {
-        let Toolstack { client, own, .. } = self.toolstack;
+        let client = &self.toolstack.client;
         let seen = self.guest.take();
         self.made.clear();
         self.copy.clear();
         let ready = async {
             let (guest, config) = match seen {
                 Some(seen) => seen,
-                None => self.toolstack.guest(fe).await?,
+                None => self.toolstack.guest(fe, device).await?,
             };
-            let by_model = device.as_spec().backend(&guest).server() == Server::DeviceModel;
+            let by_model = guest.is_served_by_model(device);
             let log = if by_model { self.toolstack.model_log(fe).await? } else { None };
             if let Some(config) = &config {
                 self.strike_stale(config, (fe, &guest), device, cancel).await?;
@@ -344,7 +352,8 @@ impl<'a> Job<'a> {
         let written = Mutex::new(None);
         let created = async {
             let _turn = self.toolstack.turn().await;
-            store::create(client, (fe, *own), device, &guest, &self.record, &written, cancel).await
+            let run_by = self.toolstack.run_by(guest.be);
+            store::create(client, fe, (device, &guest, run_by), &self.record, &written, cancel).await
         };
         let created = wait::unless_hung(created, cancel).await;
         let mut written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -373,6 +382,10 @@ impl<'a> Job<'a> {
         let Toolstack { client, own, .. } = self.toolstack;
         let cause = match obstacle {
             Obstacle::NoHome => return Created::Failed(Cause::NoSuchDomain(which.fe.to_string()), None),
+            Obstacle::NoBackendHome(be) => {
+                let fault = DriverDomainFault::Gone;
+                return Created::Failed(Cause::DriverDomain { be, fault }, None);
+            }
             Obstacle::Stale => return Created::Stale(which),
             Obstacle::Occupied(text) => {
                 return match self.occupant(text).await {
@@ -389,7 +402,10 @@ impl<'a> Job<'a> {
             Obstacle::Alive(state) => Cause::Unrecorded(state),
         };
         // The device that is there is what the report is about.
-        let probed = async { store::probe(client, store::identify(client, *own, which).await?, true).await };
+        let probed = async {
+            let id = store::identify(client, *own, which).await?;
+            store::probe(client, id, self.toolstack.run_by(id.be), true).await
+        };
         let there = probed.await.ok().map(|probed| probed.target);
         if let Some(there) = &there {
             // Nothing was done to it, so no error there is of this operation.

@@ -19,16 +19,16 @@ use crate::{Cause, Device, DeviceId, Guest, Kind, Paths, Which};
 /// The identity that a device would have now.
 pub(crate) async fn identify(
     store: &Requests,
-    (fe, own): (DomId, DomId),
+    fe: DomId,
     device: &Device,
     guest: &Guest,
 ) -> Result<DeviceId, Cause> {
     let kind = device.kind();
     let devid = match device.devid() {
         Some(devid) => devid,
-        None => free_devid(store, fe, own, kind).await?,
+        None => free_devid(store, fe, guest.be, kind).await?,
     };
-    Ok(DeviceId::with_backend(Which { fe, kind, devid }, own, device.as_spec().backend(guest)))
+    Ok(DeviceId::with_backend(Which { fe, kind, devid }, guest.be, device.as_spec().backend(guest)))
 }
 
 /// Refuses a device whose frontend another backend serves, or whose address or name another device has.
@@ -49,15 +49,15 @@ pub(crate) async fn check(
 
 /// The smallest id that no device of the kind has. Found inside of the transaction, so that two who find the same
 /// one conflict, and the second looks again.
-async fn free_devid(store: &Requests, fe: DomId, own: DomId, kind: Kind) -> Result<u32, Cause> {
-    let taken = taken(store, (fe, own), kind).await?;
+async fn free_devid(store: &Requests, fe: DomId, be: DomId, kind: Kind) -> Result<u32, Cause> {
+    let taken = taken(store, (fe, be), kind).await?;
     smallest_free(kind, &taken).ok_or_else(|| Cause::Invalid("every device id is taken".to_owned()))
 }
 
 /// The ids that devices of the kind have, by the toolstack's record, the guest's directory and the backend's.
-async fn taken(store: &Requests, (fe, own): (DomId, DomId), kind: Kind) -> Result<BTreeSet<u32>, Error> {
+async fn taken(store: &Requests, (fe, be): (DomId, DomId), kind: Kind) -> Result<BTreeSet<u32>, Error> {
     let backends = kind.info().backends.iter();
-    let backends = backends.map(|backend| Path::new(format!("/local/domain/{own}/backend/{backend}/{fe}")));
+    let backends = backends.map(|backend| Path::new(format!("/local/domain/{be}/backend/{backend}/{fe}")));
     let others = [lx_parent(fe, kind), Path::new(format!("/local/domain/{fe}/device/{kind}"))];
     let parents: Vec<Path> = backends.chain(others).collect::<Result<_, _>>()?;
     let names = try_join_all(parents.iter().map(|parent| store.directory_or_empty(parent))).await?;

@@ -14,8 +14,8 @@ use super::{Target, files, place, steps};
 use crate::libxl::Userdata;
 use crate::report::Named;
 use crate::{
-    Addition, Cause, Device, DeviceId, Failure, Guest, Observation, Operation, Server, Toolstack, WaitFor,
-    Which, guest,
+    Addition, Cause, Device, DeviceId, DriverDomainFault, Failure, Guest, Kind, Observation, Operation,
+    Toolstack, WaitFor, Which, guest,
 };
 
 /// How many digits more than the smallest a device id may have.
@@ -121,9 +121,12 @@ impl Toolstack {
         addition: Addition,
     ) -> Result<Preview, Cause> {
         let (guest, _) = self.check(fe, device, addition.wait_for).await?;
-        let id = place::identify(&self.client, (fe, self.own), device, &guest).await?;
+        let id = place::identify(&self.client, fe, device, &guest).await?;
         let seen = store::look(&self.client, &id, &id.paths()?, Depth::Made).await?;
         match steps::create(&seen) {
+            Err(Obstacle::NoBackendHome(be)) => {
+                return Err(Cause::DriverDomain { be, fault: DriverDomainFault::Gone });
+            }
             Err(Obstacle::NoHome) => return Err(Cause::NoSuchDomain(fe.to_string())),
             Err(Obstacle::Exists) => return Err(Cause::Exists),
             Err(Obstacle::Alive(state)) => return Err(Cause::Unrecorded(state)),
@@ -132,7 +135,7 @@ impl Toolstack {
         }
         place::check(&self.client, &id, &id.paths()?, device).await?;
         let tree = device.as_spec().tree(&id, &guest);
-        let target = Target::new(id, tree.backend.recorded())?;
+        let target = Target::new(id, tree.backend.recorded())?.with_scripts_run_by(self.run_by(id.be));
         let record = target.paths().toolstack.join("op")?;
         let requests = tree.requests(&id, target.paths(), "")?;
         let is_record = |request: &Request| matches!(request, Request::Write { path, .. } if *path == record);
@@ -156,9 +159,12 @@ impl Toolstack {
         })
     }
 
-    /// A guest, and libxl's configuration of it, if that is there.
-    pub(super) async fn guest(&self, fe: DomId) -> Result<(Guest, Option<Userdata>), Cause> {
-        let guest = async { Ok(Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?) };
+    /// A guest that is to get a device, and libxl's configuration of it, if that is there.
+    pub(super) async fn guest(&self, fe: DomId, device: &Device) -> Result<(Guest, Option<Userdata>), Cause> {
+        let guest = async {
+            let guest = Guest::look(&self.client, (fe, self.own), self.script_dir.clone()).await?;
+            guest.served_by(&self.client, device.as_spec().backend_name()).await
+        };
         tokio::try_join!(guest, self.config_that_is_there(fe))
     }
 
@@ -170,14 +176,18 @@ impl Toolstack {
         device: &Device,
         wait_for: WaitFor,
     ) -> Result<(Guest, Option<Userdata>), Cause> {
-        let ((), (guest, config)) = tokio::try_join!(guest::must_run(&self.client, fe), self.guest(fe))?;
+        let ((), (guest, config)) =
+            tokio::try_join!(guest::must_run(&self.client, fe), self.guest(fe, device))?;
         if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
             return Err(Cause::NotInDomain0(lack));
         }
-        guest.must_be_own(device.as_spec().backend_name())?;
+        // What these give to a guest is a thing of this host.
+        if guest.is_remote() && matches!(device.kind(), Kind::Vusb | Kind::Pci) {
+            return Err(Cause::Unsupported(format!("backend={}, of a {},", guest.be, device.kind().noun())));
+        }
         device.as_spec().check(&guest)?;
         let backend = device.as_spec().backend(&guest);
-        let by_model = backend.server() == Server::DeviceModel;
+        let by_model = guest.is_served_by_model(device);
         let model_runs = by_model && Model::look(&self.client, (fe, self.own)).await?.is_running(fe);
         if wait_for != WaitFor::Tree && by_model && !model_runs {
             return Err(Cause::NoDeviceModel(fe));
@@ -189,16 +199,9 @@ impl Toolstack {
         if wait_for != WaitFor::Tree || model_runs {
             device.as_spec().check_hot(&guest)?;
         }
-        if let Some(target) = device.as_spec().must_exist() {
-            files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
-        }
-        if let Some(directory) = device.as_spec().must_be_directory() {
-            files::check_directory(directory, self.limits.file).await.map_err(Cause::Target)?;
-        }
-        if let Some(twin) = device.as_spec().emulated_twin(fe)
-            && !files::exists(&self.sys_dir.join("class/net").join(&twin), self.limits.file).await
-        {
-            return Err(Cause::NoEmulatedTwin(twin));
+        // What a backend in another domain serves is there, and cannot be seen from here.
+        if !guest.is_remote() {
+            self.check_files(fe, device).await?;
         }
         place::check_frontends(&self.client, fe, device).await?;
         self.check_writes(fe, device, &guest).await?;
@@ -208,13 +211,31 @@ impl Toolstack {
         Ok((guest, config))
     }
 
+    /// Sees that what a backend of this domain needs of its files and interfaces is there.
+    async fn check_files(&self, fe: DomId, device: &Device) -> Result<(), Cause> {
+        if let Some(target) = device.as_spec().must_exist() {
+            files::check_target(target, self.limits.file).await.map_err(Cause::Target)?;
+        }
+        if let Some(directory) = device.as_spec().must_be_directory() {
+            files::check_directory(directory, self.limits.file).await.map_err(Cause::Target)?;
+        }
+        match device.as_spec().emulated_twin(fe) {
+            Some(twin)
+                if !files::exists(&self.sys_dir.join("class/net").join(&twin), self.limits.file).await =>
+            {
+                Err(Cause::NoEmulatedTwin(twin))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Sees that what is to be written fits into requests, and that the script of an add is there to be run.
     async fn check_writes(&self, fe: DomId, device: &Device, guest: &Guest) -> Result<(), Cause> {
         let (kind, backend) = (device.kind(), device.as_spec().backend(guest));
         let devid = device.devid().unwrap_or(kind.info().first_devid);
-        let id = DeviceId::with_backend(Which { fe, kind, devid }, self.own, backend);
+        let id = DeviceId::with_backend(Which { fe, kind, devid }, guest.be, backend);
         let tree = device.as_spec().tree(&id, guest);
-        let target = Target::new(id, tree.backend.recorded())?;
+        let target = Target::new(id, tree.backend.recorded())?.with_scripts_run_by(self.run_by(id.be));
         // An id that is not known yet may have more digits.
         let room = PAYLOAD_MAX - if device.devid().is_some() { 0 } else { DEVID_DIGITS };
         let paths = target.paths();

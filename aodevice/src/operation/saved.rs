@@ -229,7 +229,7 @@ async fn remove(client: &Client, copy: &Path, unless: &[Path]) -> Result<(), Cau
 /// What is removed with a device of its copy and the parents that it leaves empty, and whether a run that was killed
 /// has left a directory aside, which is to be forgotten then.
 pub(crate) async fn extent(tx: &Requests, target: &Target) -> Result<(Vec<Path>, bool), Error> {
-    if !target.id().be_kind.is_scripted() {
+    if target.is_remote() || !target.id().be_kind.is_scripted() {
         return Ok((Vec::new(), false));
     }
     let (Paths { saved, undo, .. }, root) = (target.paths(), Path::new(ROOT)?);

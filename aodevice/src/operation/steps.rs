@@ -7,6 +7,7 @@
 //! operation leaves can be told from a device that is well.
 
 use devstate::{Goal, StateValue, XenbusState};
+use xs_client::DomId;
 
 use super::record::{Record, Stage, Token};
 use super::said::Said;
@@ -18,6 +19,8 @@ use crate::{Cause, Operation};
 pub(crate) struct Seen {
     /// Whether the guest has a home in the store.
     pub(crate) home: bool,
+    /// The driver domain that has the backend, if that has no home in the store.
+    pub(crate) no_backend_home: Option<DomId>,
     /// Whether LX is there.
     pub(crate) lx: bool,
     /// The text of the operation record in LX.
@@ -112,6 +115,8 @@ fn is_add(record: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     NoHome,
+    /// The driver domain is gone: the store would give the backend's nodes to nobody.
+    NoBackendHome(DomId),
     Exists,
     /// A device whose guest has it, and whose add has this record: it is under way, or died before its end.
     Unfinished(String),
@@ -174,6 +179,9 @@ pub(crate) fn is_alive(state: XenbusState) -> bool {
 pub(crate) fn create(seen: &Seen) -> Result<(), Obstacle> {
     if !seen.home {
         return Err(Obstacle::NoHome);
+    }
+    if let Some(be) = seen.no_backend_home {
+        return Err(Obstacle::NoBackendHome(be));
     }
     match (&seen.op, seen.alive()) {
         // Its guest uses it, so it is not undone.

@@ -9,6 +9,18 @@ use crate::kind::Recorded;
 use crate::libxl::Userdata;
 use crate::{DeviceId, Paths, Server};
 
+/// Who runs the hotplug scripts of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunBy {
+    /// The toolstack: the backend is in its own domain.
+    #[default]
+    Toolstack,
+    /// The daemon of the driver domain that has the backend: `xl devd`, or `xendev devd`.
+    Daemon,
+    /// Nobody that is known here: the backend is in a driver domain that runs no such daemon.
+    Nobody,
+}
+
 /// A device that an operation works on. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target(Arc<Inner>);
@@ -19,6 +31,7 @@ struct Inner {
     paths: Paths,
     recorded: Recorded,
     config: Option<Userdata>,
+    run_by: RunBy,
 }
 
 impl Target {
@@ -29,7 +42,14 @@ impl Target {
         recorded: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, PathError> {
         let paths = id.paths()?;
-        Ok(Self(Arc::new(Inner { id, paths, recorded: recorded.into_iter().collect(), config: None })))
+        let recorded = recorded.into_iter().collect();
+        Ok(Self(Arc::new(Inner { id, paths, recorded, config: None, run_by: RunBy::Toolstack })))
+    }
+
+    /// The same device, whose scripts are run by him: by the toolstack if nobody else is said.
+    #[must_use]
+    pub fn with_scripts_run_by(self, run_by: RunBy) -> Self {
+        Self(Arc::new(Inner { run_by, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// The same device of a domain with this configuration of libxl, in which an add enters it and a removal
@@ -59,8 +79,22 @@ impl Target {
         &self.0.recorded
     }
 
-    /// The kinds of its script runs, in the order in which an add makes them.
+    /// Who runs its scripts.
+    pub(crate) fn run_by(&self) -> RunBy {
+        self.0.run_by
+    }
+
+    /// Whether its backend is in another domain than the toolstack's.
+    pub fn is_remote(&self) -> bool {
+        self.0.run_by != RunBy::Toolstack
+    }
+
+    /// The kinds of the script runs that the toolstack makes, in the order in which an add makes them.
     pub(crate) fn run_kinds(&self) -> &'static [hotplug::Kind] {
+        if self.is_remote() { &[] } else { self.all_run_kinds() }
+    }
+
+    fn all_run_kinds(&self) -> &'static [hotplug::Kind] {
         if self.recorded().contains_key("script") {
             (self.id().kind.info().runs)(self.recorded())
         } else {
@@ -82,18 +116,28 @@ impl Target {
         keys.iter().fold(request, |request, (key, value)| request.recorded(key, value))
     }
 
-    /// Whether a device model serves it.
+    /// Whether a device model of the toolstack's domain serves it.
     pub(crate) fn is_of_model(&self) -> bool {
-        self.id().be_kind.server() == Server::DeviceModel
+        !self.is_remote() && self.id().be_kind.server() == Server::DeviceModel
     }
 
-    /// Whether a script is recorded to have made something for it.
+    /// Whether a script that the toolstack runs is recorded to have made something for it.
     pub(crate) fn has_made(&self) -> bool {
-        self.id().kind.info().made.iter().any(|key| self.recorded().contains_key(*key))
+        !self.is_remote() && self.id().kind.info().made.iter().any(|key| self.recorded().contains_key(*key))
     }
 
-    /// How many script runs it has.
+    /// How many script runs the toolstack makes.
     pub fn runs(&self) -> usize {
         self.run_kinds().len()
+    }
+
+    /// How many script runs the driver domain's daemon makes.
+    pub fn runs_of_daemon(&self) -> usize {
+        if self.0.run_by == RunBy::Daemon { self.all_run_kinds().len() } else { 0 }
+    }
+
+    /// Whether the driver domain's daemon removes the backend's directory once the device is closed.
+    pub fn daemon_removes(&self) -> bool {
+        self.0.run_by == RunBy::Daemon && self.id().be_kind.is_of_devd()
     }
 }

@@ -11,7 +11,7 @@ use xs_client::{Client, Path, Watch};
 
 use super::observe::shown;
 use super::record::{Occupant, Record, Token};
-use super::{Job, Target, model, store};
+use super::{Job, Target, elsewhere, model, store};
 use crate::machine::{Event, Node, Reached, Until};
 use crate::{BackendKind, Cause, Condition, Toolstack, Which, facts};
 
@@ -187,32 +187,11 @@ impl Job<'_> {
         let client = &self.toolstack.client;
         let path = node_path(target, node)?;
         let mut record = self.record_watch.take();
-        let never = CancellationToken::new();
         let waited = async {
             match until {
                 Until::State(goal) => for_state(client, &path, (node, goal), limit).await,
-                Until::Text { done, fail, absent_fails } => {
-                    let decide = |value: Option<&[u8]>| {
-                        let is = |texts: &[&str]| {
-                            value.is_some_and(|value| texts.iter().any(|text| text.as_bytes() == value))
-                        };
-                        match value {
-                            None => absent_fails.then_some(Err(Cause::Vanished(node))),
-                            Some(_) if is(done) => Some(Ok(Reached::Value)),
-                            Some(found) if is(fail) => {
-                                let found = shown(found);
-                                Some(Err(Cause::Refused { node, goal: until.to_string(), found }))
-                            }
-                            Some(_) => None,
-                        }
-                    };
-                    match wait_until(client, &path, limit, &never, decide).await {
-                        Ended::Decided(decided) => decided,
-                        Ended::TimedOut => Err(Cause::TimedOut { node, goal: until.to_string(), limit }),
-                        Ended::Io(error) => Err(Cause::Store(error)),
-                        _ => Err(Cause::Aborted),
-                    }
-                }
+                Until::Scripted => elsewhere::scripted(client, target, limit).await,
+                Until::Removed => elsewhere::removed(client, target, limit).await,
             }
         };
         let closing = matches!(until, Until::State(goal) if goal == Goal::CLOSED);
@@ -237,9 +216,17 @@ impl Job<'_> {
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
             cause = lost(client, target, self.record.token, cancel, (None, &mut record)) => Err(cause),
+            cause = elsewhere::gone(self.toolstack, target) => Err(cause),
         };
         self.record_watch = record;
-        ended
+        match ended {
+            // The store removes the nodes that a domain had with it, and that is seen first.
+            Err(Cause::Vanished(_)) => match elsewhere::is_gone(self.toolstack, target).await {
+                Some(cause) => Err(cause),
+                None => ended,
+            },
+            ended => ended,
+        }
     }
 
     /// Ends a wait in which the guest has a part when it is over.
@@ -264,7 +251,10 @@ impl Job<'_> {
         match &self.image {
             Some(image) if image.closed(limits.close).await => Ok(reached),
             Some(_) => Ok(Reached::ImageOpen),
-            None if target.id().be_kind == BackendKind::Qdisk && reached == Reached::Value => {
+            None if target.is_of_model()
+                && target.id().be_kind == BackendKind::Qdisk
+                && reached == Reached::Value =>
+            {
                 let gone = |value: Option<&[u8]>| value.is_none().then_some(());
                 let never = CancellationToken::new();
                 match wait_until(client, &target.paths().backend, limits.unseen, &never, gone).await {
@@ -278,6 +268,9 @@ impl Job<'_> {
 
     /// Waits until whoever is to move the backend cannot do so any more, or has said that it will not.
     async fn server_ended(&self, target: &Target, closing: bool) -> Result<Reached, Cause> {
+        if target.is_remote() {
+            return std::future::pending().await;
+        }
         if closing {
             let image = self.image.as_ref().map(|image| &image.process);
             return model::let_go(self.toolstack, target, self.ending.as_ref().or(image)).await;
@@ -405,6 +398,7 @@ fn node_path(target: &Target, node: Node) -> Result<Path, Cause> {
     let id = target.id();
     Ok(match node {
         Node::BackendState => target.paths().backend.join("state")?,
+        Node::BackendDirectory => target.paths().backend.clone(),
         Node::HotplugStatus => target.paths().backend.join("hotplug-status")?,
         Node::DeviceModelState => Path::new(format!("/local/domain/{}/device-model/{}/state", id.be, id.fe))?,
     })

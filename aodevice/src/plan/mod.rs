@@ -174,15 +174,14 @@ impl Plan {
     pub async fn destroy(toolstack: &Toolstack, fe: DomId) -> Result<Self, Error> {
         let (devices, left) = devices_of(toolstack, fe).await?;
         // QEMU's older backends do nothing without their guest: their end is the end of QEMU.
-        let closes = |(_, backend): &(Which, BackendKind)| *backend == BackendKind::Qdisk;
+        let own = toolstack.own();
+        let closes = |id: &DeviceId| id.be_kind == BackendKind::Qdisk && id.be == own;
         let of_model = devices.iter().enumerate().filter(|(_, device)| closes(device));
         let of_model = of_model.map(|(index, _)| index).collect();
-        let found =
-            devices.iter().map(|(which, be_kind)| DeviceId::with_backend(*which, toolstack.own(), *be_kind));
-        let goes = Goes { found: found.collect(), of_model };
         let removal = Removal::from(Force::AtOnce).adopt(true);
-        let removals = devices.iter().map(|(which, _)| Planned::Remove(*which, removal));
-        Ok(Self { goes: Some(goes), left, ..Self::new(fe, removals.collect()) })
+        let removals = devices.iter().map(|id| Planned::Remove(id.which(), removal)).collect();
+        let goes = Goes { found: devices, of_model };
+        Ok(Self { goes: Some(goes), left, ..Self::new(fe, removals) })
     }
 
     /// Gives ids to the devices that have none and need one: those that they would get now one after the other, so that
@@ -299,10 +298,7 @@ impl Plan {
 
 /// All devices of a domain, by the toolstack's record or by what is left of their backends in this domain; and what
 /// is of other kinds.
-async fn devices_of(
-    toolstack: &Toolstack,
-    fe: DomId,
-) -> Result<(Vec<(Which, BackendKind)>, Vec<String>), Error> {
+async fn devices_of(toolstack: &Toolstack, fe: DomId) -> Result<(Vec<DeviceId>, Vec<String>), Error> {
     let (client, own) = (toolstack.client(), toolstack.own());
     let root = Path::new(format!("/libxl/{fe}/device"))?;
     let backends = Path::new(format!("/local/domain/{own}/backend"))?;
@@ -346,7 +342,7 @@ async fn devices_of_kind(
     fe: DomId,
     (kind, is_recorded): (Kind, bool),
     there: &[String],
-) -> Result<Vec<(Which, BackendKind)>, Error> {
+) -> Result<Vec<DeviceId>, Error> {
     let (client, own) = (toolstack.client(), toolstack.own());
     let backends =
         kind.info().backends.iter().filter(|backend| there.iter().any(|name| name == backend.name()));
@@ -360,8 +356,8 @@ async fn devices_of_kind(
         let devids = names.iter().filter_map(|name| name.parse().ok());
         for devid in devids.filter(|devid| *devid >= kind.info().first_devid) {
             let which = Which { fe, kind, devid };
-            if devices.iter().all(|(there, _)| *there != which) {
-                devices.push((which, backend));
+            if devices.iter().all(|there| there.which() != which) {
+                devices.push(DeviceId::with_backend(which, own, backend));
             }
         }
     }

@@ -43,6 +43,63 @@ fn in_words(report: &Report) -> String {
     format!("reported a failure (hotplug-status is {status}){words}")
 }
 
+/// What a driver domain did not do for a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DriverDomainFault {
+    /// It is gone, or will not run again.
+    Gone,
+    /// Its hotplug script failed.
+    Script {
+        /// `hotplug-status`, in a form that can be shown.
+        status: String,
+        /// `hotplug-error`, in a form that can be shown.
+        error: Option<String>,
+    },
+    /// Its hotplug script reported success, but did not write what the backend needs.
+    NotReported {
+        /// The key that was not written, or not as the backend reads it.
+        missing: &'static str,
+    },
+    /// No hotplug script reported there in time.
+    Silent {
+        /// How long that had.
+        limit: Duration,
+    },
+    /// The backend's directory was not removed there in time, once the device was closed.
+    NotRemoved {
+        /// How long that had.
+        limit: Duration,
+    },
+}
+
+/// Said of a driver domain.
+impl fmt::Display for DriverDomainFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("is gone, and the backend with it"),
+            Self::Script { status, error } => {
+                write!(f, "reported that its hotplug script failed (hotplug-status is {status})")?;
+                error.iter().try_for_each(|error| write!(f, ": {error}"))
+            }
+            Self::NotReported { missing } => write!(
+                f,
+                "reported that its hotplug script has run (hotplug-status is connected), but that did not write \
+                 {missing}: it found nothing that it could serve"
+            ),
+            Self::Silent { limit } => {
+                write!(
+                    f,
+                    "did not report within {limit:?} that its hotplug script has run (no hotplug-status)"
+                )
+            }
+            Self::NotRemoved { limit } => {
+                write!(f, "closed the device, but did not remove the backend's directory within {limit:?}")
+            }
+        }
+    }
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
@@ -163,8 +220,26 @@ pub enum Cause {
     /// The host's kernel did not answer within this time.
     #[error("the host's kernel did not answer within {0:?}")]
     HostSilent(Duration),
-    /// The device's backend is in another domain, or of a kind that this version does not know.
-    #[error("its backend is {0}; only backends of this domain, of kinds that are known here, are served")]
+    /// There is no such domain to have the device's backend.
+    #[error("backend={}: {cause}", printable(name, TEXT_SHOWN))]
+    BackendDomain {
+        /// The domain as it was named.
+        name: String,
+        /// Why it cannot be had.
+        cause: Box<Cause>,
+    },
+    /// The driver domain that has the device's backend did not do its part.
+    #[error("driver domain {be} {fault}")]
+    DriverDomain {
+        /// The driver domain.
+        be: DomId,
+        /// What it did not do.
+        fault: DriverDomainFault,
+    },
+    /// The device's backend is where it cannot be served from here, or of a kind that this version does not know.
+    #[error(
+        "its backend is {0}; only backends of this domain, of kinds that are known here, can be worked on so"
+    )]
     ForeignBackend(String),
     /// Another operation works on the device, and did not end in time.
     #[error("{occupant} works on the device{}", waited(*limit))]
@@ -337,6 +412,14 @@ impl Cause {
             Self::Assigned { .. } => "assigned",
             Self::NoHostDriver(_) => "no_host_driver",
             Self::Host(_) | Self::HostSilent(_) => "host",
+            Self::BackendDomain { .. } => "no_backend_domain",
+            Self::DriverDomain { fault, .. } => match fault {
+                DriverDomainFault::Gone => "driver_domain_gone",
+                DriverDomainFault::Script { .. } => "driver_domain_script",
+                DriverDomainFault::NotReported { .. } => "driver_domain_not_reported",
+                DriverDomainFault::Silent { .. } => "driver_domain_silent",
+                DriverDomainFault::NotRemoved { .. } => "driver_domain_not_removed",
+            },
             Self::ForeignBackend(_) => "foreign_backend",
             Self::Busy { .. } => "busy",
             Self::TimedOut { .. } => "timed_out",
@@ -361,7 +444,11 @@ impl Cause {
     /// What kind of failure it is.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::TimedOut { .. }
+            Self::DriverDomain {
+                fault: DriverDomainFault::Silent { .. } | DriverDomainFault::NotRemoved { .. },
+                ..
+            }
+            | Self::TimedOut { .. }
             | Self::Deadline
             | Self::HostSilent(_)
             | Self::ModelRefused { locked: Some(_), .. }

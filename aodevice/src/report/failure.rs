@@ -9,7 +9,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use super::{Cause, Hint, Named, Observation, Warning};
+use super::{Cause, DriverDomainFault, Hint, Named, Observation, Warning};
 use crate::{Condition, Kind, MonitorError, Server};
 
 /// What was being done.
@@ -80,7 +80,11 @@ impl Failure {
         match &self.cause {
             Cause::Script { report, .. } if report.hotplug_error.is_some() => observed.hotplug_error = None,
             Cause::Gone { domain: true } => observed.guest = Condition::Unknown,
-            Cause::Reported { .. } => (observed.hotplug_status, observed.hotplug_error) = (None, None),
+            Cause::DriverDomain {
+                fault: DriverDomainFault::Script { .. } | DriverDomainFault::NotReported { .. },
+                ..
+            }
+            | Cause::Reported { .. } => (observed.hotplug_status, observed.hotplug_error) = (None, None),
             _ => {}
         }
         sentences.extend(observed.sentences());
@@ -130,6 +134,14 @@ impl Failure {
             Cause::Assigned { domid, .. } => Hint::DetachElsewhere(*domid),
             Cause::NoHostDriver(_) => Hint::LoadBackend(kind.info().backend_module),
             Cause::Host(_) | Cause::HostSilent(_) => Hint::ReadKernelLog,
+            Cause::BackendDomain { .. } => Hint::NameBackendDomain,
+            Cause::DriverDomain { be, fault } => match fault {
+                DriverDomainFault::Gone => Hint::StartDriverDomain(*be),
+                DriverDomainFault::Script { .. } => Hint::ReadDriverDomainLog(*be),
+                DriverDomainFault::NotReported { .. } => Hint::NameTargetThere(*be),
+                DriverDomainFault::Silent { .. } => Hint::CheckDriverDomain(*be),
+                DriverDomainFault::NotRemoved { .. } => Hint::RemoveAgainOrLeave(*be),
+            },
             Cause::ForeignBackend(_) | Cause::Unsupported(_) => Hint::UseOtherToolstack,
             Cause::Busy { .. } if self.operation == Operation::Script => Hint::SeeWhoElse,
             Cause::Busy { occupant, .. } => Hint::WaitOrTakeOver {

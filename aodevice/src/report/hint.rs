@@ -55,6 +55,18 @@ pub enum Hint {
     ListHostDevices,
     /// Take the device from this domain first.
     DetachElsewhere(#[serde(serialize_with = "domid_number")] DomId),
+    /// Name a domain that runs to have the backend.
+    NameBackendDomain,
+    /// See that this driver domain runs the daemon that runs hotplug scripts there.
+    CheckDriverDomain(#[serde(serialize_with = "domid_number")] DomId),
+    /// The log of the daemon and the stock scripts in this driver domain tells why.
+    ReadDriverDomainLog(#[serde(serialize_with = "domid_number")] DomId),
+    /// Start the driver domain again, and add the device anew.
+    StartDriverDomain(#[serde(serialize_with = "domid_number")] DomId),
+    /// Name a target that is there in this driver domain.
+    NameTargetThere(#[serde(serialize_with = "domid_number")] DomId),
+    /// See that this driver domain runs its daemon and remove the device again, or do without that: it is left closing.
+    RemoveAgainOrLeave(#[serde(serialize_with = "domid_number")] DomId),
     /// Use the toolstack that knows this backend.
     UseOtherToolstack,
     /// Wait longer for the other operation, ask it to cancel, or end its process.

@@ -13,7 +13,7 @@ use hotplug::printable;
 use serde::{Serialize, Serializer};
 use xs_client::DomId;
 
-pub use cause::{Cause, End, FailureKind};
+pub use cause::{Cause, DriverDomainFault, End, FailureKind};
 pub use failure::{Failure, Operation};
 pub use hint::Hint;
 pub use observation::Observation;

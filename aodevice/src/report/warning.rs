@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hotplug::{LINE_SHOWN, Report, Request, printable};
 use serde::{Serialize, Serializer};
+use xs_client::DomId;
 
 use crate::Cause;
 
@@ -34,6 +35,13 @@ pub enum Warning {
     ScriptSkipped,
     /// The backend did not let go; the device was removed without its consent.
     Forced {
+        /// How long it had.
+        limit: Duration,
+    },
+    /// The driver domain that had the backend did not remove it; the toolstack did so.
+    DriverDomainLeft {
+        /// The driver domain.
+        be: DomId,
         /// How long it had.
         limit: Duration,
     },
@@ -119,6 +127,11 @@ impl fmt::Display for Warning {
                  be run; what it was to undo (loop device, bridge port) may be left",
             ),
             Self::Forced { limit } => write!(f, "forced: the backend did not close within {limit:?}"),
+            Self::DriverDomainLeft { be, limit } => write!(
+                f,
+                "driver domain {be} did not clean up within {limit:?}; the backend's directory was removed in its place, \
+                 and what its hotplug script was to undo there (loop device, bridge port) may be left"
+            ),
             Self::ImageOpen { limit } => write!(
                 f,
                 "the device model still has the image open, {limit:?} after it closed the device; it may write to it"

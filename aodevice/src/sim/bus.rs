@@ -7,7 +7,7 @@ use std::time::Duration;
 use devstate::{StateValue, XenbusState};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use xs_client::{Client, DomId, Error, Path};
+use xs_client::{Client, DomId, Error, ErrorCode, Path};
 
 use super::{backend, frontend};
 use crate::{End, Kind, Server};
@@ -182,21 +182,25 @@ impl Device {
 
     /// `None` if the device's own directory is gone.
     async fn look(&self, peer_state: &Path) -> Result<Option<View>, Error> {
+        let other = match self.bus.client.read_opt(peer_state).await {
+            // What a domain may not see of another one is gone to it.
+            Err(Error::Store { code: ErrorCode::EACCES, .. }) => None,
+            other => other?,
+        };
+        let other = other.and_then(|state| StateValue::parse(&state).state());
         let keys = [
             self.directory.join("state")?,
-            peer_state.clone(),
             self.directory.join("physical-device")?,
             self.directory.join("hotplug-status")?,
         ];
         let seen = self.bus.client.read_many(&keys).await?;
-        let state =
-            |index: usize| -> Option<XenbusState> { StateValue::parse(seen[index].as_deref()?).state() };
-        let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[2..]);
+        let own = seen[0].as_deref().and_then(|state| StateValue::parse(state).state());
+        let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[1..]);
         let reported = reported.filter_map(|(key, value)| {
             Some((key.to_owned(), String::from_utf8_lossy(value.as_deref()?).into_owned()))
         });
         let script_done = (self.kind.info().unreported)(&reported.collect()).is_none();
-        Ok(state(0).map(|own| View { kind: self.kind, own, other: state(1), script_done }))
+        Ok(own.map(|own| View { kind: self.kind, own, other, script_done }))
     }
 
     /// Writes, but never into a directory that is gone: that would bring it back.

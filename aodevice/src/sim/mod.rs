@@ -7,12 +7,14 @@
 
 mod backend;
 mod bus;
+mod devd;
 mod frontend;
 mod pci;
 mod scripts;
 mod world;
 
 pub use bus::Drivers;
+pub use devd::Devd;
 pub use pci::PciDriver;
 pub use scripts::Scripts;
 pub use world::{create_domain, create_domain0};

@@ -6,6 +6,7 @@ mod cancel;
 mod console;
 mod defects;
 mod disks;
+mod driver_domain;
 mod facts;
 mod from_file;
 mod front;

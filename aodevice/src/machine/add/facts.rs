@@ -7,7 +7,7 @@ use xs_client::DomId;
 use super::{Add, Known, Nodes, State, WaitFor};
 use crate::machine::{Charted, Created, Event, Limits};
 use crate::vif::Vif;
-use crate::{Addition, Cause, Device};
+use crate::{Addition, Cause, Device, Target};
 
 impl Charted for Add {
     const NAME: &'static str = "add";
@@ -43,6 +43,14 @@ impl Charted for Add {
             match target.is_none_or(|target| self.is_served(target)) {
                 true => "who serves it is waited for",
                 false => "it is left to who serves it",
+            },
+            match target.is_some_and(|target| target.runs_of_daemon() > 0) {
+                true => "a driver domain runs its script",
+                false => "no driver domain runs its script",
+            },
+            match target.is_some_and(Target::daemon_removes) {
+                true => "a driver domain removes its backend",
+                false => "no driver domain removes its backend",
             },
             match (self.created, self.unsure) {
                 (false, _) => "no nodes were written",

@@ -46,6 +46,10 @@ impl Charted for Remove {
                 true => "a script is left",
                 false => "no script is left",
             },
+            match target.is_some_and(Target::daemon_removes) {
+                true => "a driver domain removes its backend",
+                false => "no driver domain removes its backend",
+            },
             match target.is_some_and(Target::is_of_model) {
                 true => "QEMU serves it",
                 false => "the kernel serves it",

@@ -72,7 +72,7 @@ impl Trees {
     pub(crate) async fn look(tx: &Requests, target: &Target, home: bool) -> Result<Self, Cause> {
         let id = target.id();
         let Paths { frontend, backend, toolstack, .. } = target.paths();
-        let roots = CleanupRoots::new(&id, home)?;
+        let roots = CleanupRoots::new(&id, (home, target.is_remote()))?;
         let (frontend, toolstack, backend, (copy, aside)) = try_join4(
             cleanup::extent(tx, frontend, &roots.frontend),
             cleanup::extent(tx, toolstack, &roots.toolstack),

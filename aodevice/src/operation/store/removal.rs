@@ -14,7 +14,7 @@ use crate::operation::record::Record;
 use crate::operation::steps::{self, Change, Seen};
 use crate::operation::wait::Cancel;
 use crate::operation::{Target, cleanup, saved};
-use crate::{Cause, DeviceId, Paths, Which};
+use crate::{Cause, DeviceId, Paths, RunBy, Which};
 
 /// What is known of a device, as a removal needs it.
 pub(crate) struct Probed {
@@ -32,44 +32,64 @@ pub(crate) async fn identify(client: &Client, own: DomId, which: Which) -> Resul
     }
     let seen = client.read_many(&nodes).await?;
     let recorded = seen[0].as_ref().and_then(|backend| Path::new(backend).ok());
-    if let Some(id) =
-        recorded.and_then(|backend| DeviceId::served_at(which, &backend)).filter(|id| id.be == own)
-    {
+    if let Some(id) = recorded.and_then(|backend| DeviceId::served_at(which, &backend)) {
         return Ok(id);
     }
     let there = ids.iter().zip(&seen[1..]).find_map(|(id, backend)| backend.as_ref().map(|_| *id));
-    Ok(there.unwrap_or(ids[0]))
+    match there {
+        Some(id) => Ok(id),
+        None if seen[0].is_some() => Ok(ids[0]),
+        None => Ok(in_driver_domains(client, own, which).await?.unwrap_or(ids[0])),
+    }
+}
+
+/// The device by a directory of a backend in another domain, where the toolstack has no record of it any more.
+async fn in_driver_domains(client: &Client, own: DomId, which: Which) -> Result<Option<DeviceId>, Cause> {
+    let domids = client.directory_or_empty(&Path::new("/local/domain")?).await?;
+    let domids = domids.iter().filter_map(|domid| domid.parse().ok()).filter(|domid| *domid != own);
+    let backends = which.kind.info().backends;
+    let ids: Vec<_> = domids
+        .flat_map(|be| backends.iter().map(move |backend| DeviceId::with_backend(which, be, *backend)))
+        .collect();
+    let nodes: Vec<Path> = ids.iter().map(DeviceId::backend).collect::<Result<_, _>>()?;
+    let seen = client.read_many(&nodes).await?;
+    Ok(ids.into_iter().zip(seen).find_map(|(id, backend)| backend.map(|_| id)))
 }
 
 /// Reads what is recorded of a device. Neither the guest nor a backend of another domain is trusted
 /// with where its directories are and which script is run.
-pub(crate) async fn probe(client: &Client, id: DeviceId, adopt: bool) -> Result<Probed, Cause> {
+pub(crate) async fn probe(
+    client: &Client,
+    id: DeviceId,
+    run_by: RunBy,
+    adopt: bool,
+) -> Result<Probed, Cause> {
     let paths = id.paths()?;
     let none = Recorded::new();
     let (seen, sources) = tokio::try_join!(
         async { Ok(look(client, &id, &paths, Depth::Made).await?) },
-        Sources::read(client, &id, &paths, &none),
+        Sources::read(client, (&id, run_by), &paths, &none),
     )?;
     let seen = Seen { unfinished: sources.is_unfinished(&id), ..seen };
-    if !seen.unfinished && !seen.lx && !seen.be {
+    if run_by == RunBy::Toolstack && !seen.unfinished && !seen.lx && !seen.be {
         // Whoever removed the device knew nothing of the copy.
         saved::forget(client, &id, &paths, None).await?;
     }
-    let recorded = sources.recorded(client, &id, &paths, &seen, adopt).await?;
-    Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
+    let recorded = sources.recorded(client, (&id, run_by), &paths, &seen, adopt).await?;
+    Ok(Probed { target: Target::new(id, recorded)?.with_scripts_run_by(run_by), op: seen.op })
 }
 
 /// The same of a device that may be gone but for the copy that was saved of it, and for somebody who wants to know
 /// alone: nothing is forgotten.
 pub(crate) async fn recall(client: &Client, id: DeviceId) -> Result<Probed, Cause> {
     let paths = id.paths()?;
-    let none = Recorded::new();
+    let (none, run_by) = (Recorded::new(), RunBy::Toolstack);
     let (seen, sources) = tokio::try_join!(
         async { Ok(look(client, &id, &paths, Depth::Made).await?) },
-        Sources::read(client, &id, &paths, &none),
+        Sources::read(client, (&id, run_by), &paths, &none),
     )?;
     let seen = Seen { unfinished: sources.saved.copy.is_some(), ..seen };
-    let recorded = sources.recorded(client, &id, &paths, &seen, true).await?;
+    let recorded = sources.recorded(client, (&id, run_by), &paths, &seen, true).await?;
     Ok(Probed { target: Target::new(id, recorded)?, op: seen.op })
 }
 
@@ -85,7 +105,12 @@ struct Sources {
 impl Sources {
     /// Reads them. Of a device that has no script only what whoever removes it has to know. `known`: what is likely
     /// to be there.
-    async fn read(store: &Requests, id: &DeviceId, paths: &Paths, known: &Recorded) -> Result<Self, Cause> {
+    async fn read(
+        store: &Requests,
+        (id, run_by): (&DeviceId, RunBy),
+        paths: &Paths,
+        known: &Recorded,
+    ) -> Result<Self, Cause> {
         if !id.be_kind.is_scripted() {
             let names = ["backend", "params"].map(str::to_owned).to_vec();
             return Ok(Self {
@@ -97,6 +122,10 @@ impl Sources {
         let asked: Vec<&str> = known.keys().map(String::as_str).chain(["backend"]).collect();
         let (none, is_needless) = (Recorded::new(), |key: &str| PASSING.contains(&key));
         let toolstack = keys_since(store, &paths.toolstack, &none, &asked, is_needless);
+        if run_by != RunBy::Toolstack {
+            // A copy is of a device whose backend is in this domain.
+            return Ok(Self { toolstack: toolstack.await?, saved: saved::Found::default() });
+        }
         let (toolstack, saved) = tokio::try_join!(toolstack, saved::Found::read(store, paths))?;
         Ok(Self { toolstack, saved })
     }
@@ -109,7 +138,7 @@ impl Sources {
     async fn recorded(
         self,
         store: &Requests,
-        id: &DeviceId,
+        (id, run_by): (&DeviceId, RunBy),
         paths: &Paths,
         seen: &Seen,
         adopt: bool,
@@ -129,7 +158,10 @@ impl Sources {
                 if let Some(state) = seen.alive().filter(|_| seen.home && seen.op.is_none() && !adopt) {
                     return Err(Cause::Unrecorded(state));
                 }
-                recorded = keys_of(store, &paths.backend).await?;
+                // What a driver domain has written there is believed of nothing.
+                if run_by == RunBy::Toolstack {
+                    recorded = keys_of(store, &paths.backend).await?;
+                }
             }
         }
         saved::merge(id, self.saved.trusted(), &mut recorded);
@@ -147,7 +179,7 @@ pub(crate) async fn close(
     (claim, frontend, held): (&Claim, Frontend, bool),
     cancel: Cancel<'_>,
 ) -> Result<Closing, Cause> {
-    let (id, paths) = (target.id(), target.paths());
+    let (id, paths, run_by) = (target.id(), target.paths(), target.run_by());
     // Not in the transaction: the guest can write there.
     let of_guest = &[paths.frontend.clone(), paths.frontend.join("state")?];
     let is_first = matches!(claim, Claim::First(_));
@@ -157,7 +189,7 @@ pub(crate) async fn close(
             return Err(Cause::Aborted);
         }
         let sources = async {
-            let read = Sources::read(&tx, &id, paths, target.recorded());
+            let read = Sources::read(&tx, (&id, run_by), paths, target.recorded());
             if is_first { read.await.map(Some) } else { Ok(None) }
         };
         // The first attempt takes the guest's directory with it. A guest that writes there makes it conflict, so the next
@@ -166,8 +198,13 @@ pub(crate) async fn close(
         let taken =
             async { if takes { Ok(tx.read_opt(&paths.frontend).await?.is_some()) } else { Ok(false) } };
         // Who reads the sources knows it from these.
-        let unfinished =
-            async { if is_first { Ok(false) } else { saved::unfinished(client, &id, paths).await } };
+        let unfinished = async {
+            if is_first || target.is_remote() {
+                Ok(false)
+            } else {
+                saved::unfinished(client, &id, paths).await
+            }
+        };
         let (seen, unfinished, of_guest, sources, taken) = tokio::try_join!(
             async { Ok(look(&tx, &id, paths, Depth::Made).await?) },
             unfinished,
@@ -177,12 +214,13 @@ pub(crate) async fn close(
         )?;
         let fe_state = of_guest[1].as_deref().map(StateValue::parse);
         let unfinished = sources.as_ref().map_or(unfinished, |sources| sources.is_unfinished(&id));
-        let seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
+        let mut seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
+        seen.made &= !target.is_remote();
         let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
         if let Some(sources) = sources.filter(|_| !changes.is_empty()) {
             // It was to be removed however it was made, and that was looked at before.
             let adopt = true;
-            match sources.recorded(&tx, &id, paths, &seen, adopt).await {
+            match sources.recorded(&tx, (&id, run_by), paths, &seen, adopt).await {
                 Ok(recorded) if recorded == *target.recorded() => {}
                 Err(cause @ Cause::Store(_)) => return Err(cause),
                 // It may be gone, another backend may serve it, or others have written between these reads: who looks
@@ -200,7 +238,7 @@ pub(crate) async fn close(
         remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
     }
     // What vanished after it was claimed is still to be undone, by what is saved of it.
-    if is_first && closing == Closing::Vanished {
+    if is_first && closing == Closing::Vanished && !target.is_remote() {
         saved::forget(client, &id, paths, target.recorded().get("params")).await?;
     }
     Ok(closing)

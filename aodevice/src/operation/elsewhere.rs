@@ -1,0 +1,184 @@
+//! What a driver domain does for a device: it runs the hotplug scripts, and removes the backend's directory; and that it
+//! is gone.
+//!
+//! The backend's directory is its own, so nothing there is believed beyond this one device: neither which script that
+//! has, nor which guest. Its texts are shown escaped and shortened.
+//!
+//! Evidence that a script has run is what the backend needs of it: a state of 4, or `physical-device` for a disk. The
+//! stock `block` reports `connected` also of an image that is not there, and libxl's daemon reports no failure of a script that
+//! did not do so itself. In which order these nodes are written is not settled, so one without the other is
+//! given some time.
+
+use std::time::Duration;
+
+use devstate::{Ended, Goal, Outcome, StateValue, XenbusState, wait_until};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use xs_client::{Client, Path, Watch};
+
+use super::observe::shown;
+use super::said::is_failure;
+use super::{Target, store};
+use crate::kind::Recorded;
+use crate::machine::{Node, Reached};
+use crate::{Cause, Condition, DriverDomainFault, Toolstack};
+
+/// How long a report may be without what it reports, or the other way round.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often a domain is looked at of whose end the store does not tell.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What stands in the backend's directory of a script's run.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    state: Option<StateValue>,
+    status: Option<String>,
+    error: Option<String>,
+    /// What the script should have written and did not.
+    missing: Option<&'static str>,
+}
+
+/// What that means.
+#[derive(Debug)]
+enum Verdict {
+    /// Nothing yet.
+    Wait,
+    /// This, if nothing else comes.
+    Presumably(Result<(), DriverDomainFault>),
+    /// This.
+    Certainly(Result<(), Cause>),
+}
+
+impl Seen {
+    async fn read(client: &Client, target: &Target) -> Result<Self, xs_client::Error> {
+        let backend = &target.paths().backend;
+        let info = target.id().kind.info();
+        let made: Vec<&str> =
+            info.made.iter().copied().chain(["hotplug-status", "physical-device-path"]).collect();
+        let mut nodes = vec![backend.join("state")?, backend.join("hotplug-error")?];
+        for key in &made {
+            nodes.push(backend.join(key)?);
+        }
+        let mut seen = client.read_many(&nodes).await?.into_iter();
+        let state = seen.next().flatten().as_deref().map(StateValue::parse);
+        let error = seen.next().flatten().filter(|error| !error.is_empty()).map(|error| shown(&error));
+        let written = made.iter().zip(seen);
+        let written = written.filter_map(|(key, value)| Some(((*key).to_owned(), store::text(value)?)));
+        let mut keys: Recorded = target.recorded().clone();
+        keys.remove("hotplug-status");
+        keys.extend(written);
+        let status = keys.get("hotplug-status").filter(|status| !status.is_empty()).cloned();
+        let missing = (info.unreported)(&keys).map(|(missing, _)| missing);
+        Ok(Self { state, status, error, missing })
+    }
+
+    fn verdict(&self, target: &Target) -> Verdict {
+        let be = target.id().be;
+        if let Some(status) = self.status.as_ref().filter(|status| is_failure(status)) {
+            let fault =
+                DriverDomainFault::Script { status: shown(status.as_bytes()), error: self.error.clone() };
+            return Verdict::Certainly(Err(Cause::DriverDomain { be, fault }));
+        }
+        let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
+        match goal.decide(self.state.as_ref()) {
+            Some(Outcome::Reached(XenbusState::Connected)) => return Verdict::Certainly(Ok(())),
+            Some(Outcome::Vanished) => return Verdict::Certainly(Err(Cause::Vanished(node))),
+            Some(Outcome::Failed(found)) => {
+                let found = found.to_string();
+                return Verdict::Certainly(Err(Cause::Refused { node, goal: goal.to_string(), found }));
+            }
+            _ => {}
+        }
+        match (self.status.as_deref(), self.missing) {
+            (Some("connected"), None) => Verdict::Certainly(Ok(())),
+            (Some("connected"), Some(missing)) => {
+                Verdict::Presumably(Err(DriverDomainFault::NotReported { missing }))
+            }
+            (_, None) => Verdict::Presumably(Ok(())),
+            (_, Some(_)) => Verdict::Wait,
+        }
+    }
+}
+
+/// Waits until the driver domain has run the scripts of an add.
+pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) -> Result<Reached, Cause> {
+    let be = target.id().be;
+    let fault = |fault| Cause::DriverDomain { be, fault };
+    let mut watch = client.watch(&target.paths().backend).await?;
+    let mut deadline = std::pin::pin!(devstate::deadline(limit));
+    let mut since = None;
+    loop {
+        let presumed = match Seen::read(client, target).await?.verdict(target) {
+            Verdict::Certainly(decided) => return decided.map(|()| Reached::Value),
+            Verdict::Presumably(presumed) => Some(presumed),
+            Verdict::Wait => None,
+        };
+        since = presumed.as_ref().map(|_| since.unwrap_or_else(Instant::now));
+        let grace = async {
+            match since {
+                Some(since) => tokio::time::sleep_until(since + GRACE).await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_over = tokio::select! {
+            biased;
+            changed = watch.changed() => changed.map(|_| false)?,
+            () = grace => true,
+            () = &mut deadline => true,
+        };
+        if is_over {
+            let presumed = presumed.unwrap_or(Err(DriverDomainFault::Silent { limit }));
+            return presumed.map(|()| Reached::Value).map_err(fault);
+        }
+    }
+}
+
+/// Waits until the driver domain has removed the backend's directory.
+pub(super) async fn removed(client: &Client, target: &Target, limit: Duration) -> Result<Reached, Cause> {
+    let gone = |value: Option<&[u8]>| value.is_none().then_some(());
+    match wait_until(client, &target.paths().backend, limit, &CancellationToken::new(), gone).await {
+        Ended::Decided(()) => Ok(Reached::Gone),
+        Ended::Io(error) => Err(Cause::Store(error)),
+        Ended::TimedOut => {
+            let fault = DriverDomainFault::NotRemoved { limit };
+            Err(Cause::DriverDomain { be: target.id().be, fault })
+        }
+        _ => Err(Cause::Aborted),
+    }
+}
+
+/// Why nothing more is to be expected of the driver domain that has a device's backend, if that is so.
+pub(super) async fn is_gone(toolstack: &Toolstack, target: &Target) -> Option<Cause> {
+    let be = target.id().be;
+    let is_over = target.is_remote() && toolstack.facts.look(be).await.is_ok_and(Condition::is_over);
+    is_over.then_some(Cause::DriverDomain { be, fault: DriverDomainFault::Gone })
+}
+
+/// Resolves when the driver domain that has a device's backend is gone. Where its number has been given to another domain
+/// meanwhile, the backend's directory has gone with it, and that is seen by who waits for something there.
+pub(super) async fn gone(toolstack: &Toolstack, target: &Target) -> Cause {
+    if !target.is_remote() {
+        return std::future::pending().await;
+    }
+    let watched = async { toolstack.client.watch(&Path::new("@releaseDomain")?).await };
+    let mut watch: Option<Watch> = watched.await.ok();
+    loop {
+        if let Some(cause) = is_gone(toolstack, target).await {
+            return cause;
+        }
+        let changed = async {
+            match &mut watch {
+                Some(watch) => watch.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        let is_watched = tokio::select! {
+            changed = changed => changed,
+            () = sleep(LOOK) => true,
+        };
+        if !is_watched {
+            watch = None;
+        }
+    }
+}
