@@ -35,6 +35,7 @@
 //! read for reports and listings, and for one decision: whether a frontend is at work there. Whether anybody runs
 //! there who can answer is told by [`DomainFacts`].
 
+pub mod devd;
 mod device;
 pub mod diagram;
 mod facts;

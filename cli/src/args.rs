@@ -11,6 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use devstate::XenbusState;
 
+use crate::devd::DevdArgs;
 use crate::kinds::OfKind;
 use crate::options::{Attaching, ChangingMedium, Detaching, Others, Recording, letting_go, seconds};
 use crate::output::Role;
@@ -188,6 +189,12 @@ pub(crate) enum Command {
     /// Run a device's hotplug script by hand, or check a script against its contract
     #[command(subcommand)]
     Hotplug(OfScripts),
+    /// Serve the devices of a driver domain, as xl devd does: run their hotplug scripts, and say in the store how they ended.
+    ///
+    /// It goes to the background, and is ready when this returns. A device works, or its backend's hotplug-status and
+    /// hotplug-error say why not; a device that goes is cleaned up after. It can be ended and started again at any time:
+    /// devices stay attached, and what happened meanwhile is caught up on. SIGTERM lets running scripts come to their ends.
+    Devd(DevdArgs),
     /// Wait until a device's end gets to a state
     Wait(WaitArgs),
     /// Print the state machines of attaching and detaching as diagrams.
@@ -215,6 +222,7 @@ impl Command {
             | Self::PciList(_)
             | Self::Machine(_)
             | Self::Demo(_) => Role::Purpose,
+            Self::Devd(args) => args.role_of_stdout(),
             Self::OfKind(command) => command.role_of_stdout(),
             Self::Hotplug(command) => command.role_of_stdout(),
             _ => Role::Report,

@@ -9,6 +9,7 @@ mod block;
 mod cd;
 mod demo;
 mod destroy;
+mod devd;
 mod devices;
 mod hint;
 mod kinds;
@@ -123,6 +124,7 @@ async fn run(args: Args) -> Result<Exit, Problem> {
         Command::PciList(args) => pci::list(common, &args).await,
         Command::DestroyDevices(args) => destroy::run(common, &args).await,
         Command::Hotplug(command) => command.run(common).await,
+        Command::Devd(args) => devd::run(common, &args).await,
         Command::Wait(args) => wait::run(common, &args).await,
         Command::List(args) => devices::list(common, &args, None).await,
         Command::Machine(args) => Ok(machine::run(common, &args)),

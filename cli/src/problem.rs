@@ -24,6 +24,8 @@ pub(crate) enum Exit {
     Usage,
     TimedOut,
     Aborted,
+    /// As a process in the background has ended, which has told why.
+    Background(u8),
 }
 
 impl Exit {
@@ -31,6 +33,7 @@ impl Exit {
     pub(crate) fn status(self, compat: bool) -> u8 {
         match self {
             Self::Done => 0,
+            Self::Background(status) => status,
             Self::Usage => 2,
             Self::TimedOut if !compat => 3,
             Self::Failed | Self::TimedOut => 1,

@@ -21,13 +21,13 @@
 //! | telling of every transition of a machine | [`trace`] |
 
 mod by_hand;
-mod cleanup;
+pub(crate) mod cleanup;
 pub(crate) mod daemon;
 mod elsewhere;
 mod entry;
 #[cfg(test)]
 mod explore;
-mod files;
+pub(crate) mod files;
 pub(crate) mod medium;
 mod model;
 pub(crate) mod observe;
@@ -38,7 +38,7 @@ mod preview;
 mod proc;
 mod qmp;
 pub(crate) mod record;
-mod said;
+pub(crate) mod said;
 pub(crate) mod saved;
 mod script;
 pub(crate) mod steps;

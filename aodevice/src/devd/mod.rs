@@ -1,0 +1,32 @@
+//! Serves devices in a driver domain: what `xl devd` does there, and what it does not.
+//!
+//! A toolstack in another domain writes a device's tree, with its backend in this domain, and asks both ends to close
+//! when it is to go. All that is to be done in between here is this module's: it runs the hotplug scripts, says in the
+//! backend's directory how they ended, and removes that directory in the end, for which the toolstack waits.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | where a device is, and which events are about it | [`place`] |
+//! | what is noted of it | [`note`] |
+//! | what is to be done for it, as a pure decision | [`course`] |
+//! | what the store says of it, and of all devices in one pass | [`look`] |
+//! | carrying out what was decided, for one device | [`worker`], [`undo`] |
+//! | which device has its turn | [`daemon`] |
+//!
+//! Events only say that a device is to be looked at. One worker at a time looks at a device, does what [`course`] says,
+//! and looks again until there is nothing to do: so scripts of one device alternate, whatever toolstacks do to it
+//! meanwhile, and a storm of events costs one look. Nothing is polled.
+
+mod course;
+mod daemon;
+mod event;
+mod look;
+mod note;
+mod place;
+mod undo;
+mod worker;
+
+pub use daemon::{Daemon, DaemonError, Served, Settings, served};
+pub use event::Event;
+pub use note::Stage;
+pub use place::Place;

@@ -1,0 +1,220 @@
+//! Undoing what the script of a device made, and removing the device.
+
+use hotplug::Action as Run;
+use tokio_util::sync::CancellationToken;
+use xs_client::{Error, ErrorCode, Path, Request as StoreRequest};
+
+use super::course::Seen;
+use super::note::{Note, Stage};
+use super::place::{BACKENDS, MARKER, Place};
+use super::worker::Worker;
+use super::{Event, look};
+use crate::Kind;
+use crate::kind::{Recorded, Surroundings};
+use crate::operation::saved::{self, BEFORE, SEQUENCE};
+use crate::operation::{cleanup, files};
+
+/// Where the script that removes finds its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inputs {
+    /// In the backend's directory.
+    Backend,
+    /// In a copy: that directory is gone, or another device's.
+    Copy,
+}
+
+impl Worker {
+    /// Undoes the script's work, and removes the backend's directory and the note.
+    pub(super) async fn remove(&self, seen: &Seen) -> Result<(), Error> {
+        let token = seen.note.as_ref().map(|note| note.token.clone());
+        if let Some(note) = &seen.note
+            && !self.begin_undo(note).await?
+        {
+            return Ok(());
+        }
+        let keys = self.known(seen.note.as_ref()).await?;
+        // netback takes the word of the script away, so an interface is always taken to have had one.
+        let is_known = seen.note.is_some()
+            || self.place.kind() == Some(Kind::Vif)
+            || seen.backend.as_ref().is_some_and(|backend| backend.made || backend.status.is_some());
+        if is_known {
+            self.undo(keys, Inputs::Backend).await?;
+        }
+        self.clean(token.as_ref(), true).await?;
+        self.tell(&Event::Removed(self.place));
+        Ok(())
+    }
+
+    /// Undoes the work of a device whose backend is gone, or was replaced.
+    pub(super) async fn undo_gone(&self, seen: &Seen) -> Result<(), Error> {
+        let Some(note) = &seen.note else { return Ok(()) };
+        self.undo(note.keys.clone(), Inputs::Copy).await?;
+        self.clean(Some(&note.token), false).await?;
+        self.tell(&Event::Undone(self.place));
+        Ok(())
+    }
+
+    /// Undoes the script's work in the backend's directory, which is as new then.
+    pub(super) async fn reset(&self, seen: &Seen) -> Result<(), Error> {
+        let Some(note) = &seen.note else { return Ok(()) };
+        let keys = self.known(Some(note)).await?;
+        self.undo(keys, Inputs::Backend).await?;
+        let made = self.place.kind().map_or(&[] as &[&str], |kind| kind.info().made);
+        let reset = self.step(true, |seen| {
+            let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());
+            if token != Some(&note.token) {
+                return Ok(None);
+            }
+            let backend = self.place.backend()?;
+            let keys = made.iter().copied().chain(["hotplug-error", MARKER]);
+            let mut requests =
+                keys.map(|key| Ok(StoreRequest::Rm(backend.join(key)?))).collect::<Result<Vec<_>, _>>()?;
+            let status = backend.join("hotplug-status")?;
+            requests.push(match self.place.kind() {
+                // netback connects at once if it is not there.
+                Some(Kind::Vif) => StoreRequest::Write { path: status, value: "".into() },
+                _ => StoreRequest::Rm(status),
+            });
+            Ok(Some(requests))
+        });
+        if reset.await? {
+            self.tell(&Event::Undone(self.place));
+        }
+        Ok(())
+    }
+
+    /// What is known of the device: by the backend, and where that says nothing by the note.
+    async fn known(&self, note: Option<&Note>) -> Result<Recorded, Error> {
+        let mut keys = note.map(|note| note.keys.clone()).unwrap_or_default();
+        let counted = keys.get("node").cloned();
+        keys.extend(look::keys(&self.shared.client, &self.place).await?);
+        if keys.get("node") != counted.as_ref() {
+            keys.remove(SEQUENCE);
+        }
+        // The script is the one that has set the device up.
+        if let Some(script) = note.and_then(|note| note.keys.get("script")) {
+            keys.insert("script".to_owned(), script.clone());
+        }
+        Ok(keys)
+    }
+
+    /// Notes that the device is being removed, if it is still the one that was seen.
+    async fn begin_undo(&self, note: &Note) -> Result<bool, Error> {
+        let removing = note.at(Stage::Removing, note.error.clone());
+        self.step(false, |seen| {
+            let is_same = seen.note.as_ref().is_some_and(|now| now.token == note.token);
+            let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());
+            if !is_same || token != Some(&note.token) { Ok(None) } else { self.noted(&removing).map(Some) }
+        })
+        .await
+    }
+
+    /// Runs the script that removes. That it fails is told, and changes nothing: the device goes.
+    async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<(), Error> {
+        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else { return Ok(()) };
+        let info = kind.info();
+        let is_known = keys.contains_key(BEFORE)
+            || info.made.is_empty()
+            || info.made.iter().any(|key| keys.contains_key(*key));
+        if inputs == Inputs::Copy && !is_known {
+            return Ok(());
+        }
+        let searches = keys.contains_key(BEFORE) && !keys.contains_key("node");
+        let _searching = if searches { Some(self.shared.searching.lock().await) } else { None };
+        let around = self.surroundings(kind, &keys).await?;
+        let is_undone = around.node_serves == Some(false);
+        if is_undone && (inputs == Inputs::Copy || keys.contains_key(SEQUENCE)) {
+            return Ok(());
+        }
+        let Some(told) = (info.undo)(&keys, &around) else { return Ok(()) };
+        let aside = inputs == Inputs::Copy || !told.is_empty();
+        keys.extend(told);
+        if !around.surplus.is_empty() {
+            let what = format!("{} may be left of its image", around.surplus.join(", "));
+            self.tell(&Event::Trouble(self.place, what));
+        }
+        let copy = if aside { Some(self.copy(&keys).await?) } else { None };
+        let never = CancellationToken::new();
+        for run in self.runs(kind, &keys).into_iter().rev() {
+            let mut request = self.request(run, Run::Remove, &keys);
+            if let Some(copy) = &copy {
+                request = request.copy(copy.clone());
+            }
+            self.tell(&Event::Begins(self.place, Box::new(request.clone())));
+            let report = self.shared.runner.run(&request, &self.shared.settings.scripts, &never).await;
+            if !report.success() {
+                self.tell(&Event::Trouble(self.place, format!("{request} {report}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory of the backend's shape below the note, and yields its absolute path.
+    async fn copy(&self, keys: &Recorded) -> Result<String, Error> {
+        let note = self.place.note()?;
+        let mut requests = Vec::with_capacity(keys.len());
+        for (key, value) in keys.iter().filter(|(key, _)| !saved::is_own(key)) {
+            requests.push(StoreRequest::Write { path: note.join(key)?, value: value.clone().into() });
+        }
+        self.shared.client.all(requests).await?;
+        Ok(format!("/local/domain/{}/{note}", self.shared.own))
+    }
+
+    async fn surroundings(&self, kind: Kind, keys: &Recorded) -> Result<Surroundings, Error> {
+        let mut around = Surroundings { target_is_file: true, ..Surroundings::default() };
+        // What cannot be looked at is taken to be as it was.
+        let Some(found) = self.target(kind, keys).await else { return Ok(around) };
+        around.target_is_file = found.is_file;
+        match (keys.get("node"), keys.get(BEFORE)) {
+            (Some(node), _) => around.node_serves = files::serves(node, keys.get(SEQUENCE), &found),
+            // Of a script that was killed before it told of a node.
+            (None, Some(before)) => {
+                let mut made = found.made_since(before);
+                if !made.is_empty() {
+                    let others = look::nodes_of_others(&self.shared.client, &self.place).await?;
+                    made.retain(|node| !others.contains(node));
+                }
+                around.made_none = made.is_empty();
+                around.surplus = made.split_off(made.len().min(1));
+                around.unreported = made;
+            }
+            (None, None) => {}
+        }
+        Ok(around)
+    }
+
+    /// Removes the note of this token, and the backend's directory if it `is_over`.
+    async fn clean(&self, token: Option<&String>, is_over: bool) -> Result<(), Error> {
+        let backend = self.place.backend()?;
+        let cleaned = self.step(true, |seen| {
+            if seen.note.as_ref().is_some_and(|note| Some(&note.token) != token) {
+                return Ok(None);
+            }
+            let is_ours = seen.backend.as_ref().is_some_and(|now| now.token.as_ref() == token);
+            Ok(Some((is_over && is_ours).then(|| StoreRequest::Rm(backend.clone())).into_iter().collect()))
+        });
+        if cleaned.await? {
+            tidy(&self.shared.client, &self.place).await;
+        }
+        Ok(())
+    }
+}
+
+/// Removes what a late script has brought back of a backend's directory, and the parents that are left empty, as far as
+/// this domain may: in a driver domain the parents are the toolstack's.
+async fn tidy(client: &xs_client::Client, place: &Place) {
+    let tidied = client.transaction(|tx| async move {
+        if look::device(&tx, place).await?.backend.is_none() {
+            for path in cleanup::extent(&tx, &place.backend()?, &Path::new(BACKENDS)?).await? {
+                tx.rm(&path).await?;
+            }
+        }
+        Ok::<_, Error>(())
+    });
+    match tidied.await {
+        Err(error) if error.code() != Some(&ErrorCode::EACCES) => {
+            tracing::debug!(%place, %error, "parents stay")
+        }
+        _ => {}
+    }
+}

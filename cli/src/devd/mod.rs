@@ -1,0 +1,202 @@
+//! `devd`: serves the devices of a driver domain, as `xl devd` does.
+
+mod background;
+mod lock;
+mod log;
+mod status;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{self, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aodevice::NativeRunner;
+use aodevice::devd::{Daemon, DaemonError, Settings};
+use clap::Args as ClapArgs;
+use hotplug::{Limits, ScriptRunner};
+use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval};
+use xs_client::{Auto, Client, Config, Reconnect, UnixSocket};
+
+use self::lock::Lock;
+use self::log::Log;
+use crate::args::Common;
+use crate::options::seconds;
+use crate::output::Role;
+use crate::problem::{Code, Exit, Problem, unless_cancelled};
+use crate::signals::cancel_on_signal;
+use crate::world::StoreChoice;
+
+/// Where the log is that nobody has chosen another place for.
+const LOG: &str = "/var/log/xen/xendev-devd.log";
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DevdArgs {
+    /// Stay in the foreground, and log to standard error unless --log is said
+    #[arg(short = 'F', long)]
+    foreground: bool,
+    /// Write the process id to this file, which is removed at the end
+    #[arg(short, long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Add the log to this file
+    /// [default: /var/log/xen/xendev-devd.log, and standard error with -F or for systemd's journal]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Tell whether a daemon runs here, and of the devices that it has noted
+    #[arg(long)]
+    status: bool,
+    /// Serve the devices of domain 0 too, whose toolstack runs their scripts itself, if this is domain 0
+    #[arg(long)]
+    serve_domain0: bool,
+    /// How long a hotplug script may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "40")]
+    script_timeout: Duration,
+    /// How many devices are worked on at one time
+    #[arg(long, value_name = "N", default_value = "16")]
+    at_once: NonZeroUsize,
+    /// Where the locks of the daemon and of devices are
+    #[arg(long, value_name = "DIR", default_value = "/run/xendev")]
+    run_dir: PathBuf,
+    /// This is the process in the background.
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+impl DevdArgs {
+    pub(crate) fn role_of_stdout(&self) -> Role {
+        if self.status { Role::Purpose } else { Role::Report }
+    }
+}
+
+const TRIED: &str = "cannot serve the devices of this domain";
+
+/// The pid file, which goes with the daemon.
+struct PidFile(PathBuf);
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        _ = fs::remove_file(&self.0);
+    }
+}
+
+impl PidFile {
+    fn write(file: PathBuf) -> Result<Self, Problem> {
+        let written = fs::write(&file, format!("{}\n", process::id()));
+        let hint = "name a file that you may write to with --pidfile";
+        written.map_err(|error| {
+            Problem::new(Code::Start, TRIED, format!("{}: {error}", file.display()), hint)
+        })?;
+        Ok(Self(file))
+    }
+}
+
+/// A path that means the same in every working directory.
+fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone()))
+}
+
+pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Problem> {
+    if args.status {
+        return status::run(common, &args.run_dir, connect(common).await?).await;
+    }
+    if !args.foreground && !args.background && !log::is_journal() {
+        return background::start();
+    }
+    // First, so that no signal ends it in the midst of a script.
+    let stop = cancel_on_signal();
+    let (log_file, pidfile) = (absolute(&args.log), absolute(&args.pidfile));
+    if args.background {
+        background::leave_session();
+    }
+    let lock = Lock::take(&args.run_dir).await?;
+    let to_file = log_file.or_else(|| args.background.then(|| LOG.into()));
+    let log = Arc::new(Log::open(to_file.as_deref(), common.quiet)?);
+    let client = connect(common).await?;
+    let mut scripts = ScriptRunner::new().lock_dir(&args.run_dir);
+    if let StoreChoice::Socket(socket) = &common.store {
+        // The scripts' own xenstore programs are to talk to the same store.
+        let socket = path::absolute(socket).unwrap_or_else(|_| socket.clone());
+        scripts = scripts.env("XENSTORED_PATH", socket);
+    }
+    let runner = Arc::new(NativeRunner::new(client.clone(), scripts, common.hotplug));
+    let mut settings = Settings::default();
+    settings.at_once = args.at_once.get();
+    settings.scripts = Limits::default().deadline(args.script_timeout);
+    settings.serve_domain0 = args.serve_domain0;
+    let daemon = unless_cancelled(TRIED, Daemon::new(client, runner, settings)).await?.map_err(problem)?;
+    let _pidfile = pidfile.map(PidFile::write).transpose()?;
+    log.line(&format!("serving the devices of domain {}, process {}", daemon.own(), process::id()));
+    let (background, log_of_events, log_of_ready) = (args.background, log.clone(), log.clone());
+    let tell = move |event: &_| log_of_events.line(&format!("{event}"));
+    let ready = move |devices| {
+        let told = format!("ready, {devices} devices are there");
+        log_of_ready.line(&told);
+        // Where nobody waits for it, nobody is told.
+        _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&told)]);
+        if background {
+            background::is_ready(&log_of_ready);
+        }
+    };
+    let serving = daemon.run(stop.clone(), tell, ready);
+    let served = tokio::select! {
+        served = serving => served,
+        () = feed_watchdog() => Ok(()),
+    };
+    log.line(match &served {
+        Ok(()) => "ended by a signal; devices stay attached",
+        Err(_) => "ended: the store is gone",
+    });
+    drop(lock);
+    served.map(|()| Exit::Done).map_err(problem)
+}
+
+/// Tells systemd's watchdog that the daemon goes on, where it is set. Never ends.
+async fn feed_watchdog() {
+    let Some(within) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut ticks = interval((within / 2).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// A driver domain without its store can do nothing but wait for it.
+fn config() -> Config {
+    let reconnect = Reconnect { within: Duration::MAX, ..Reconnect::default() };
+    Config { reconnect: Some(reconnect), ..Config::default() }
+}
+
+async fn connect(common: &Common) -> Result<Client, Problem> {
+    let tried = "cannot reach the store";
+    let client = async {
+        Ok(match &common.store {
+            StoreChoice::Default => Client::connect_with(Auto::default(), config()).await,
+            StoreChoice::Socket(socket) => {
+                Client::connect_with(UnixSocket::new(socket.as_path()), config()).await
+            }
+            StoreChoice::Embedded => {
+                let observed = "an embedded store is this process's own, and nobody attaches devices there";
+                return Err(Problem::new(Code::Usage, tried, observed, "leave out --store"));
+            }
+        })
+    };
+    unless_cancelled(tried, client).await??.map_err(|error| Problem::store(tried, &error))
+}
+
+fn problem(error: DaemonError) -> Problem {
+    let (code, hint) = match &error {
+        DaemonError::Store(error) => return Problem::store(TRIED, error),
+        DaemonError::Domain0 => (
+            "domain0",
+            "run it in a driver domain; --serve-domain0 serves what toolstacks elsewhere attach to domain 0",
+        ),
+        DaemonError::NoNotes => {
+            ("not_a_driver_domain", "create this domain with driver_domain=1 in its configuration")
+        }
+        _ => ("no_domid", "see whether the toolstack has written this domain's nodes"),
+    };
+    Problem::new(Code::Of(code), TRIED, error, hint)
+}
