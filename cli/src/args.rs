@@ -189,9 +189,10 @@ pub(crate) enum Command {
     /// Run a device's hotplug script by hand, or check a script against its contract
     #[command(subcommand)]
     Hotplug(OfScripts),
-    /// Serve the devices of a driver domain, as xl devd does: run their hotplug scripts, and say in the store how they ended.
+    /// Serve the devices of a driver domain, as xl devd does.
     ///
-    /// It goes to the background, and is ready when this returns. A device works, or its backend's hotplug-status and
+    /// It runs their hotplug scripts, and says in the store how they ended. It goes to the background, and is ready when this
+    /// returns. A device works, or its backend's hotplug-status and
     /// hotplug-error say why not; a device that goes is cleaned up after. It can be ended and started again at any time:
     /// devices stay attached, and what happened meanwhile is caught up on. SIGTERM lets running scripts come to their ends.
     Devd(DevdArgs),

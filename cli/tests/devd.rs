@@ -1,6 +1,7 @@
 //! `xendev devd` as a program, on Debian's daemon: in the background and in the foreground, killed, refused, and with real
 //! loop devices. It serves domain 0 here, whose connection a socket is. Needs root, for loop devices.
 
+#[allow(dead_code, reason = "this test attaches as another domain's toolstack does, and not by the command")]
 mod host;
 
 use std::fs;
@@ -61,7 +62,11 @@ impl World {
 
     fn arguments(&self) -> Vec<String> {
         let run = self.run.path().display();
-        ["devd", "--serve-domain0", "--run-dir"].iter().map(ToString::to_string).chain([run.to_string()]).collect()
+        ["devd", "--serve-domain0", "--run-dir"]
+            .iter()
+            .map(ToString::to_string)
+            .chain([run.to_string()])
+            .collect()
     }
 
     async fn devd(&self, more: &[&str]) -> Ran {
@@ -209,7 +214,8 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     world.detach().await;
     second.end(Signal::TERM);
     let home = "/local/domain/0/libxl = ";
-    let after = world.host.dump().await.lines().filter(|line| !line.starts_with(home)).collect::<Vec<_>>().join("\n");
+    let after =
+        world.host.dump().await.lines().filter(|line| !line.starts_with(home)).collect::<Vec<_>>().join("\n");
     assert_eq!(after, before.trim_end());
 }
 
