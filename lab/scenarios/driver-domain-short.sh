@@ -4,7 +4,7 @@
 . lib/driver-domain.sh
 . lib/driver-domain-cases.sh
 DAEMON=xendev
-plan 55
+plan 42
 
 host_with_driver_domain
 daemon_starts "$DAEMON" devd-starts

@@ -1,7 +1,7 @@
 # A driver domain in the hands of xl and `xl devd`: what works, and what each failure leaves. The ground truth.
 . ./common.sh
 . lib/driver-domain.sh
-plan 72
+plan 68
 
 host_with_driver_domain
 DISK_BACKEND=$(dd_backend vbd "$DISK_ID")

@@ -59,7 +59,7 @@ no_daemon_attach() { # NAME: 4 verdicts
     expect_dd_clean "$1-attach"
 }
 
-no_daemon() { # 14 verdicts. Without the daemon: an attach leaves nothing, and a detach can be resumed
+no_daemon() { # DAEMON: 15 verdicts. Without the daemon: an attach leaves nothing, and a detach can be resumed
     daemon_dies no-daemon-dies
     no_daemon_attach no-daemon
     daemon_starts "$1" no-daemon-starts
@@ -74,7 +74,7 @@ no_daemon() { # 14 verdicts. Without the daemon: an attach leaves nothing, and a
     expect_dd_clean no-daemon-detach
 }
 
-attached_across_restart() { # DAEMON: 10 verdicts. Nothing is detached by it
+attached_across_restart() { # DAEMON: 11 verdicts. Nothing is detached by it
     expect_in_dd restart-image "image /srv/dd.img restart"
     dd_attach xendev disk restart-disk-attached
     dd_attach xendev nic restart-nic-attached
@@ -113,7 +113,7 @@ nothing_of_devices() { # in the store, whatever else has gone
         tee "$LAB/left")" ]
 }
 
-domain_dies_under_load() { # DAEMON: 13 verdicts, and those of a round with a new driver domain (19)
+domain_dies_under_load() { # DAEMON: 13 verdicts, and those of a round with a new driver domain (14)
     slow_script destroyed-script
     expect_in_dd destroyed-image "image /srv/dd.img destroyed; cp /srv/dd.img /srv/other.img"
     dd_attach xendev disk destroyed-attached
