@@ -213,7 +213,7 @@ async fn tidy(client: &xs_client::Client, place: &Place) {
     });
     match tidied.await {
         Err(error) if error.code() != Some(&ErrorCode::EACCES) => {
-            tracing::debug!(%place, %error, "parents stay")
+            tracing::debug!(%place, %error, "parents stay");
         }
         _ => {}
     }

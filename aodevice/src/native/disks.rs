@@ -1,9 +1,10 @@
 //! What handlers are told of the store, and tell it.
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use hotplug::Request;
 use hotplug::native::block::{Domain, User};
-use xs_client::{Client, Path, PathError, Request as StoreRequest};
+use xs_client::{Client, Error, ErrorCode, Path, PathError, Reply, Request as StoreRequest};
 
 use super::Fault;
 use crate::operation::text;
@@ -53,18 +54,51 @@ pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, 
     Ok((of(request.fe), users.collect()))
 }
 
+/// A node that this domain may not read, as a driver domain may not read the homes of guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused;
+
+/// The values of nodes, as far as this domain may read them.
+pub(super) async fn read_allowed(
+    client: &Client,
+    paths: &[Path],
+) -> Result<Vec<Result<Option<Bytes>, Refused>>, Error> {
+    let read = client.batch(paths.iter().cloned().map(StoreRequest::Read).collect()).await?;
+    let value = |reply| match reply {
+        Ok(Reply::Value(value)) => Ok(Ok(Some(value))),
+        Ok(_) => Ok(Ok(None)),
+        Err(error) => match error {
+            Error::Store { code: ErrorCode::EACCES, .. } => Ok(Err(Refused)),
+            error if error.is_not_found() => Ok(Ok(None)),
+            error => Err(error),
+        },
+    };
+    read.into_iter().map(value).collect()
+}
+
 /// What the store tells of domains.
 async fn domains(client: &Client, domids: &[u32]) -> Result<Vec<Domain>, Fault> {
     let nodes = domids.iter().flat_map(|domid| {
         ["name", "vm", "target"].map(|key| Path::new(format!("/local/domain/{domid}/{key}")))
     });
-    let seen = client.read_many(&nodes.collect::<Result<Vec<_>, _>>()?).await?;
+    let seen = read_allowed(client, &nodes.collect::<Result<Vec<_>, _>>()?).await?;
     let mut domains = Vec::with_capacity(domids.len());
     for (domid, values) in domids.iter().zip(seen.chunks(3)) {
-        let [name, vm, target] = [0, 1, 2].map(|index| text(values[index].clone()));
+        let known = |index: usize| values[index].clone().ok().flatten().and_then(|value| text(Some(value)));
+        let (name, target) = (known(0), known(2));
+        // Whose virtual machine is not to be seen counts as one of its own: one without any counts as gone, whose image
+        // another guest would get.
+        let vm = match values[1] {
+            Err(Refused) => Some(format!("/local/domain/{domid}")),
+            Ok(_) => known(1),
+        };
         // Of a stub domain.
         let target_vm = match target.and_then(|target| target.parse::<u32>().ok()) {
-            Some(target) => text(client.read_opt(&Path::new(format!("/local/domain/{target}/vm"))?).await?),
+            Some(target) => {
+                let vm = [Path::new(format!("/local/domain/{target}/vm"))?];
+                let vm = read_allowed(client, &vm).await?.into_iter().next();
+                vm.and_then(Result::ok).flatten().and_then(|vm| text(Some(vm)))
+            }
             None => None,
         };
         domains.push(Domain { domid: *domid, name, vm, target_vm });
@@ -114,7 +148,7 @@ pub(super) async fn write_beside(
 #[cfg(test)]
 mod tests {
     use hotplug::{Action, Kind};
-    use xs_client::{Config, DomId};
+    use xs_client::{Access, Config, DomId, Permissions};
     use xs_store::Store;
 
     use super::*;
@@ -154,6 +188,41 @@ mod tests {
         );
         assert_eq!((&*stub.kind, stub.params.as_deref()), ("qdisk", Some("aio:/srv/d.img")));
         assert_eq!(stub.domain.target_vm.as_deref(), Some("/vm/one"));
+    }
+
+    /// In a driver domain, which serves disks of guests whose homes it may not read: no guest is taken to be gone, or to be
+    /// another.
+    #[tokio::test]
+    async fn guests_that_are_not_to_be_seen_are_not_taken_to_be_gone() {
+        let store = Store::new();
+        let dom0 = Client::over(store.connect(DomId::DOM0), Config::default());
+        for domid in [1, 2, 3] {
+            store.introduce(DomId(domid));
+        }
+        let backends = Path::new("/local/domain/1/backend").unwrap();
+        dom0.mkdir(&backends).await.unwrap();
+        dom0.set_perms(&backends, Permissions::owned_by(DomId(1), Access::None)).await.unwrap();
+        for (node, value) in [
+            ("/local/domain/2/vm", "/vm/two"),
+            ("/local/domain/3/vm", "/vm/three"),
+            ("/local/domain/1/backend/vbd/2/51712/params", "/srv/own.img"),
+            ("/local/domain/1/backend/vbd/3/51712/physical-device", "7:1"),
+        ] {
+            dom0.write(&Path::new(node).unwrap(), value).await.unwrap();
+        }
+        for home in ["/local/domain/2", "/local/domain/3"] {
+            let perms = Permissions::owned_by(DomId::DOM0, Access::None);
+            dom0.set_perms(&Path::new(home).unwrap().join("vm").unwrap(), perms).await.unwrap();
+        }
+        let client = Client::over(store.connect(DomId(1)), Config::default());
+        let request = Request::new(Kind::Vbd, Action::Add, 2, 51712, "block").own(1);
+        let (guest, users) = look(&client, &request).await.unwrap();
+        let [other] = &users[..] else { panic!("{users:?}") };
+        assert_eq!((other.domain.domid, other.physical_device.as_deref()), (3, Some("7:1")));
+        assert!(
+            guest.vm.is_some() && other.domain.vm.is_some() && guest.vm != other.domain.vm,
+            "{guest:?} {other:?}"
+        );
     }
 
     #[tokio::test]

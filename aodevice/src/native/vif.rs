@@ -61,10 +61,11 @@ pub(super) async fn run(
 
 /// What the store tells of the virtual machine that has the interface.
 async fn machine(client: &Client, request: &Request) -> Result<Vec<(String, String)>, Fault> {
-    let vm = client.read_opt(&Path::new(format!("/local/domain/{}/vm", request.fe))?).await?;
+    let vm = [Path::new(format!("/local/domain/{}/vm", request.fe))?];
+    let vm = disks::read_allowed(client, &vm).await?.into_iter().next().and_then(Result::ok).flatten();
     // What is no path leads to nothing.
     let Some(vm) = text(vm).and_then(|vm| Path::new(vm).ok()) else { return Ok(Vec::new()) };
-    let values = client.read_many(&[vm.join("name")?, vm.join("uuid")?]).await?;
+    let values = disks::read_allowed(client, &[vm.join("name")?, vm.join("uuid")?]).await?;
     let found = [vif::VM_NAME, vif::VM_UUID].into_iter().zip(values);
-    Ok(found.filter_map(|(key, value)| Some((key.to_owned(), text(value)?))).collect())
+    Ok(found.filter_map(|(key, value)| Some((key.to_owned(), text(value.ok()?)?))).collect())
 }
