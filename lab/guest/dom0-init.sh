@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# First process of dom0: brings up what a Xen host needs before `xl` works, then runs the scenario.
+# First process of dom0: brings up what a Xen host needs before `xl` works, then runs the scenario. A driver domain
+# boots from the same files and needs the same kernel modules, but no daemons; see scenarios/lib/driver-domain.sh.
 
 export PATH=/usr/sbin:/usr/bin:$(echo /usr/lib/xen-*/bin) HOME=/root TERM=dumb
 mount -t proc proc /proc
@@ -24,13 +25,16 @@ for module in xenfs xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xen-blkback x
     modprobe "$module"
 done
 mount -t xenfs xenfs /proc/xen
+ip link set lo up
+ip link add xenbr0 type bridge
+ip link set xenbr0 up
+
+grep -q control_d /proc/xen/capabilities || exec bash /lab/scenarios/lib/driver-domain-init.sh
+
 xenstored --pid-file /run/xenstored.pid
 until [ -S /run/xenstored/socket ]; do sleep 0.1; done
 xen-init-dom0
 xenconsoled --log=all --log-dir=/var/log/xen
-ip link set lo up
-ip link add xenbr0 type bridge
-ip link set xenbr0 up
 
 echo "Xen $(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor), Linux $(uname -r)"
 

@@ -13,6 +13,14 @@ modprobe xen-blkfront
 modprobe xen-netfront
 echo GUEST-UP
 
+arguments=" $(cat /proc/cmdline) "
+has() { # WORD: of the kernel's arguments
+    case $arguments in
+        *" $1 "*) ;;
+        *) return 1 ;;
+    esac
+}
+
 names() { # names of the folder's entries that match the pattern, each between spaces
     list=" "
     for entry in $1; do
@@ -41,7 +49,7 @@ read_cd() {
     done
 }
 
-if grep -q read-cd /proc/cmdline; then
+if has read-cd; then
     modprobe ata_piix
     modprobe sr_mod
     read_cd &
@@ -53,13 +61,13 @@ while sleep 1; do
     names '/sys/class/net/*'
     echo "GUEST-SEES blk=[$blk] net=[$list]"
     # Only where a scenario asks for it, since a disk that is read is in use.
-    if grep -q read-disks /proc/cmdline; then
+    if has read-disks; then
         for disk in $blk; do
             echo "GUEST-READS $disk=[$(dd if="/dev/$disk" bs=16 count=1 iflag=direct 2> /dev/null | tr -d '\0')]"
         done
     fi
     # Likewise: the second sector of each disk, and the host at the other end of eth0.
-    if grep -q use-devices /proc/cmdline; then
+    if has use-devices; then
         for disk in $blk; do
             said="the guest wrote to $disk"
             # Once: a disk that is written to while it goes would keep the guest waiting. By a node of its own: where the

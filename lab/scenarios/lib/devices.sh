@@ -13,9 +13,9 @@ image_of() { # FILE WORD: a disk that begins with the word
     printf '%s' "$2" | dd of="$1" conv=notrunc 2> "$LAB/dd"
 }
 
-both_ends_connected() { # DOMID KIND DEVID
+both_ends_connected() { # DOMID KIND DEVID [BACKEND-DOMID]
     local end
-    for end in "/local/domain/0/backend/$2/$1/$3" "/local/domain/$1/device/$2/$3"; do
+    for end in "/local/domain/${4:-0}/backend/$2/$1/$3" "/local/domain/$1/device/$2/$3"; do
         [ "$(xenstore-read "$end/state" 2> "$ERR")" = 4 ] || return 1
     done
 }

@@ -2,7 +2,7 @@
 
 guest_log() { echo "/var/log/xen/guest-$1.log"; }
 
-guest_start() { # NAME [RAMDISK [EXTRA [LINE]]]: creates a guest and waits until its first process has come up
+guest_start() { # NAME [RAMDISK [EXTRA [LINE [MEMORY]]]]: creates a guest and waits until its first process has come up
     local name=$1
     cat > "$LAB/$name.cfg" << EOT
 name = "$name"
@@ -10,7 +10,7 @@ type = "pv"
 kernel = "/guest/vmlinuz"
 ramdisk = "${2:-/guest/initrd}"
 extra = "console=hvc0 quiet${3:+ $3}"
-memory = 256
+memory = ${5:-256}
 vcpus = 1
 ${4:-}
 EOT
