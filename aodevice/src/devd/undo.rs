@@ -54,11 +54,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Undoes the script's work in the backend's directory, which is as new then.
+    /// Undoes the script's work, and makes the backend's directory as new. Not in that directory: what a script that removes
+    /// says there, the toolstack would take for the outcome of the add that it waits for.
     pub(super) async fn reset(&self, seen: &Seen) -> Result<(), Error> {
         let Some(note) = &seen.note else { return Ok(()) };
         let keys = self.known(Some(note)).await?;
-        self.undo(keys, Inputs::Backend).await?;
+        self.undo(keys, Inputs::Copy).await?;
         let made = self.place.kind().map_or(&[] as &[&str], |kind| kind.info().made);
         let reset = self.step(true, |seen| {
             let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());

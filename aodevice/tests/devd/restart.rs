@@ -83,6 +83,26 @@ async fn b45_a_daemon_that_is_killed_at_any_moment_leaves_nothing_undone() {
     }
 }
 
+/// A script that undoes an add which was killed, and fails, says so where the toolstack does not look: there it would be
+/// the outcome of the add.
+#[tokio::test(start_paused = true)]
+async fn what_undoes_a_killed_add_is_not_heard_by_the_toolstack() {
+    let world = World::new().await;
+    world.scripts.on("add", Line::Hangs);
+    world.scripts.on("remove", Line::Says(&[("hotplug-error", "no node"), ("hotplug-status", "error")], 1));
+    let devd = world.devd().await;
+    world.attach_disk().await;
+    world.noted(NOTE, "adding").await;
+    devd.kill().await;
+    world.scripts.on("add", Line::Hangs);
+    let _devd = world.devd().await;
+    sleep(Duration::from_secs(5)).await;
+    let ended = world.scripts.runs();
+    assert_eq!(ended, ["51712 add was killed", "51712 remove in a copy exited with status 1"]);
+    assert_eq!(world.read(&format!("{BE}/hotplug-status")).await, "not there");
+    assert_eq!(world.read(&format!("{BE}/hotplug-error")).await, "not there");
+}
+
 /// A device that was replaced while no daemon was there: the first one's script is undone, the second one's runs.
 #[tokio::test(start_paused = true)]
 async fn a_device_that_was_replaced_unseen_is_told_from_its_successor() {
