@@ -15,7 +15,7 @@ const KINDS: [&str; 3] = ["vbd", "vbd3", "qdisk"];
 /// What is read of a disk.
 const KEYS: [&str; 4] = ["physical-device", "params", "mode", "dev"];
 
-/// The guest that a request is for, and all disks that this domain serves but for the request's.
+/// The guest that a request is for, and all disks that this domain serves for others: its own it may share.
 pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, Vec<User>), Fault> {
     let kinds: Vec<Path> = KINDS
         .iter()
@@ -25,22 +25,21 @@ pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, 
     let guests = kinds.iter().zip(guests).flat_map(|(kind, guests)| {
         guests.into_iter().filter_map(move |fe| Some((kind.join(&fe).ok()?, fe.parse().ok()?)))
     });
-    let guests: Vec<(Path, u32)> = guests.collect();
+    let guests: Vec<(Path, u32)> = guests.filter(|(_, fe)| *fe != request.fe).collect();
     let devids = try_join_all(guests.iter().map(|(path, _)| client.directory_or_empty(path)));
     let mut domids: Vec<u32> = guests.iter().map(|(_, fe)| *fe).chain([request.fe]).collect();
     domids.sort_unstable();
     domids.dedup();
-    // Whose a disk is matters where there are others.
-    if domids.len() == 1 {
+    // Who the guest is matters where there are others.
+    if guests.is_empty() {
         domids.clear();
     }
     let domains = domains(client, &domids);
     let (devids, domains) = tokio::try_join!(async { Ok(devids.await?) }, domains)?;
-    let own = request.backend();
     let disks = guests.iter().zip(devids).flat_map(|((guest, fe), devids)| {
         devids.into_iter().filter_map(|devid| Some((guest.join(&devid).ok()?, *fe)))
     });
-    let disks: Vec<(Path, u32)> = disks.filter(|(disk, _)| **disk != *own).collect();
+    let disks: Vec<(Path, u32)> = disks.collect();
     let keys = disks.iter().flat_map(|(disk, _)| KEYS.map(|key| disk.join(key)));
     let values = client.read_many(&keys.collect::<Result<Vec<_>, _>>()?).await?;
     let of = |domid: u32| {
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_disks_are_looked_at_but_the_one_to_be_attached() {
+    async fn all_disks_of_other_guests_are_looked_at() {
         let client = store(&[
             ("/local/domain/0/backend/vbd/1/51712/params", "/srv/own.img"),
             ("/local/domain/0/backend/vbd/2/51728/physical-device", "7:1f"),
