@@ -32,7 +32,7 @@ cycles() { # FROM TO
     local number
     for number in $(seq "$1" "$2"); do
         cycle $((number % 5)) || { echo "    cycle $number failed"; show_output; return 1; }
-        [ $((number % 20)) -ne 0 ] || echo "    cycle $number: $(grown)"
+        [ $((number % 5)) -ne 0 ] || echo "    cycle $number: $(grown)"
     done
 }
 
