@@ -181,9 +181,15 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     let before = world.host.dump().await;
     let (log, pidfile) = (world.file("log"), world.file("pid"));
     let files = ["--log", &*log.display().to_string(), "-p", &*pidfile.display().to_string()];
+    // As the lock of an init script, which is not to be held as long as the daemon lives.
+    let passed_on = fs::File::open("/dev/zero").unwrap();
+    rustix::io::fcntl_setfd(&passed_on, rustix::io::FdFlags::empty()).unwrap();
     world.devd(&files).await.quietly();
     let first = Background(fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap());
     assert_ne!(first.0, process::id());
+    for held in fs::read_dir(format!("/proc/{}/fd", first.0)).unwrap() {
+        assert_ne!(fs::read_link(held.unwrap().path()).unwrap(), FsPath::new("/dev/zero"));
+    }
 
     let script = world.host.good_script();
     world.attach(&script, &world.host.image()).await;

@@ -72,7 +72,7 @@ mod spawn;
 
 pub use lock::Held;
 pub use printable::{LINE_SHOWN, printable};
-pub use process::{OUTPUT_MAX, Output};
+pub use process::{OUTPUT_MAX, Output, pass_on_no_descriptors};
 pub use report::{Ending, Report};
 pub use request::{Action, Kind, Request};
 pub use runner::{Limits, Permit, Runner, ScriptRunner};

@@ -6,14 +6,14 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | where a device is, and which events are about it | [`place`] |
-//! | what is noted of it | [`note`] |
-//! | what is to be done for it, as a pure decision | [`course`] |
-//! | what the store says of it, and of all devices in one pass | [`look`] |
-//! | carrying out what was decided, for one device | [`worker`], [`undo`] |
-//! | which device has its turn | [`daemon`] |
+//! | where a device is, and which events are about it | `place` |
+//! | what is noted of it | `note` |
+//! | what is to be done for it, as a pure decision | `course` |
+//! | what the store says of it, and of all devices in one pass | `look` |
+//! | carrying out what was decided, for one device | `worker`, `undo` |
+//! | which device has its turn | `daemon` |
 //!
-//! Events only say that a device is to be looked at. One worker at a time looks at a device, does what [`course`] says,
+//! Events only say that a device is to be looked at. One worker at a time looks at a device, does what `course` says,
 //! and looks again until there is nothing to do: so scripts of one device alternate, whatever toolstacks do to it
 //! meanwhile, and a storm of events costs one look. Nothing is polled.
 

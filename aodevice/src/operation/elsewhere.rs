@@ -134,6 +134,28 @@ pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) 
     }
 }
 
+/// Whether the driver domain has said that it will not serve a device.
+pub(super) async fn is_refused(client: &Client, target: &Target) -> Option<Cause> {
+    let seen = Seen::read(client, target).await.ok()?;
+    match seen.verdict(target) {
+        Verdict::Certainly(Err(cause @ Cause::DriverDomain { .. })) => Some(cause),
+        _ => None,
+    }
+}
+
+/// Resolves when it says so. Its daemon need not wait for the backend's state with that: a device of QEMU's has none
+/// until a QEMU runs.
+pub(super) async fn refused(client: &Client, target: &Target) -> Cause {
+    let watched = async { client.watch(&target.paths().backend.join("hotplug-status")?).await };
+    let Ok(mut watch) = watched.await else { return std::future::pending().await };
+    while watch.changed().await.is_ok() {
+        if let Some(cause) = is_refused(client, target).await {
+            return cause;
+        }
+    }
+    std::future::pending().await
+}
+
 /// Waits until the driver domain has removed the backend's directory.
 pub(super) async fn removed(client: &Client, target: &Target, limit: Duration) -> Result<Reached, Cause> {
     let gone = |value: Option<&[u8]>| value.is_none().then_some(());
@@ -148,10 +170,16 @@ pub(super) async fn removed(client: &Client, target: &Target, limit: Duration) -
     }
 }
 
-/// Why nothing more is to be expected of the driver domain that has a device's backend, if that is so.
+/// Why nothing more is to be expected of the driver domain that has a device's backend, if that is so. `xl destroy`
+/// removes its home before the domain itself.
 pub(super) async fn is_gone(toolstack: &Toolstack, target: &Target) -> Option<Cause> {
     let be = target.id().be;
-    let is_over = target.is_remote() && toolstack.facts.look(be).await.is_ok_and(Condition::is_over);
+    if !target.is_remote() {
+        return None;
+    }
+    let home = async { toolstack.client.read_opt(&Path::new(format!("/local/domain/{be}"))?).await };
+    let (facts, home) = tokio::join!(toolstack.facts.look(be), home);
+    let is_over = facts.is_ok_and(Condition::is_over) || matches!(home, Ok(None));
     is_over.then_some(Cause::DriverDomain { be, fault: DriverDomainFault::Gone })
 }
 

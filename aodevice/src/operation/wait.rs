@@ -249,12 +249,22 @@ impl Job<'_> {
                 waited => waited,
             }
         };
+        // Of a device that is to come up.
+        let may_be_refused = target.is_remote() && until == Until::State(Goal::BACKEND_READY);
+        let refused = async {
+            if may_be_refused {
+                elsewhere::refused(client, target).await
+            } else {
+                std::future::pending().await
+            }
+        };
         let ended = tokio::select! {
             biased;
             waited = waited => waited,
             ended = self.server_ended(target, closing) => ended,
             cause = lost(client, target, self.record.token, cancel, (None, &mut watched)) => Err(cause),
             cause = elsewhere::gone(self.toolstack, target) => Err(cause),
+            cause = refused => Err(cause),
             never = keep => never,
         };
         watched.state = state;
@@ -265,6 +275,9 @@ impl Job<'_> {
                 Some(cause) => Err(cause),
                 None => ended,
             },
+            Ok(reached) if may_be_refused && target.runs_of_daemon() == 0 => {
+                elsewhere::is_refused(client, target).await.map_or(Ok(reached), Err)
+            }
             ended => ended,
         }
     }

@@ -539,3 +539,53 @@ fn who_runs_the_scripts() {
     assert_eq!(target(RunBy::Daemon), (0, 1, true));
     assert_eq!(target(RunBy::Nobody), (0, 0, false));
 }
+
+/// The daemon refuses a device that it has no program for. Its kernel has no driver for it, so the state stays at 1: the
+/// attach does not wait for another, and tells what the daemon has said.
+#[tokio::test(start_paused = true)]
+async fn what_the_daemon_refuses_is_told_whatever_the_state() {
+    for state in ["1", "2"] {
+        let scene = Scene::new().await;
+        let disk = Device::Vbd(vbd::parse(&["/srv/d.img,qcow2,xvda,w,backend=dd"]).unwrap());
+        let (ended, ()) = join!(scene.world.add(disk), async {
+            scene.world.reads(&format!("{QDISK}/state"), |value| value == "1").await;
+            let keys = [("hotplug-error", "no QEMU here"), ("hotplug-status", "error"), ("state", state)];
+            for (key, value) in keys {
+                scene.dd.write(&path(format!("{QDISK}/{key}")), value.to_owned()).await.unwrap();
+            }
+            scene.world.reads(&format!("{QDISK}/online"), |value| value != "1").await;
+            if scene.world.read(QDISK).await != "not there" {
+                scene.dd.write(&path(format!("{QDISK}/state")), "6".to_owned()).await.unwrap();
+                scene.dd.rm(&path(QDISK)).await.unwrap();
+            }
+        });
+        let failure = ended.unwrap_err();
+        let Cause::DriverDomain { fault: DriverDomainFault::Script { error, .. }, .. } = &failure.cause
+        else {
+            panic!("{state}: {failure}")
+        };
+        assert_eq!(error.as_deref(), Some("no QEMU here"));
+        scene.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_does_not_serve_itself() {
+    let scene = Scene::new().await;
+    let failure = scene.world.add(disk_of(&GUEST.to_string())).await.unwrap_err();
+    assert!(matches!(failure.cause, Cause::Invalid(_)), "{failure}");
+    scene.nothing_is_left().await;
+}
+
+/// `xl destroy` removes the nodes of a domain first, and then the domain.
+#[tokio::test(start_paused = true)]
+async fn a_driver_domain_that_is_being_destroyed_is_told_of_as_such() {
+    let scene = Scene::new().await;
+    let (ended, ()) = join!(scene.add(), async {
+        scene.state_is("2").await;
+        scene.world.dom0.rm(&path(HOME)).await.unwrap();
+    });
+    let failure = ended.unwrap_err();
+    let gone = matches!(&failure.cause, Cause::DriverDomain { fault: DriverDomainFault::Gone, .. });
+    assert!(gone, "{failure}");
+}

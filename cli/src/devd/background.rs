@@ -25,6 +25,7 @@ pub(super) fn start() -> Result<Exit, Problem> {
         Problem::new(Code::Start, TRIED, error, "see the limits of this process (ulimit -a), or use -F")
     };
     let program = env::current_exe().map_err(failed)?;
+    hotplug::pass_on_no_descriptors().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(env::args_os().skip(1)).arg("--background");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;

@@ -24,6 +24,16 @@ pub(super) fn close_on_exec() -> io::Result<()> {
     close_range(When::OnExec).or_else(|_| list_and_close(When::OnExec))
 }
 
+/// From now on no program that this process executes inherits a descriptor above 2 which is open now. For daemons, which
+/// must not hold what their starters had open: locks, and pipes that somebody reads to their end.
+///
+/// # Errors
+///
+/// If neither the kernel takes the request nor `/proc` lists the descriptors.
+pub fn pass_on_no_descriptors() -> io::Result<()> {
+    close_on_exec()
+}
+
 /// Every descriptor above 2 is closed now. Whoever calls this must have no use for any of them.
 pub(super) fn close() -> io::Result<()> {
     close_range(When::Now).or_else(|_| list_and_close(When::Now))

@@ -23,6 +23,7 @@ mod guard;
 mod output;
 
 pub(crate) use child::start;
+pub use descriptors::pass_on_no_descriptors;
 pub(crate) use environment::{DIRECTORIES, Environment};
 pub(crate) use group::Group;
 pub use output::{OUTPUT_MAX, Output};
