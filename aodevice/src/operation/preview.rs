@@ -181,12 +181,12 @@ impl Toolstack {
         if let Some(lack) = device.as_spec().domain0_lacks().filter(|_| fe == DomId::DOM0) {
             return Err(Cause::NotInDomain0(lack));
         }
-        if guest.is_remote() && guest.be == fe {
-            return Err(Cause::Invalid("a guest cannot serve a device of its own".to_owned()));
-        }
         // What these give to a guest is a thing of this host.
         if guest.is_remote() && matches!(device.kind(), Kind::Vusb | Kind::Pci) {
             return Err(Cause::Unsupported(format!("backend={}, of a {},", guest.be, device.kind().noun())));
+        }
+        if guest.is_remote() && guest.be == fe {
+            return Err(Cause::Invalid("a guest cannot serve a device of its own".to_owned()));
         }
         device.as_spec().check(&guest)?;
         let backend = device.as_spec().backend(&guest);
