@@ -1,9 +1,9 @@
 //! `hotplug run`: the script of a device is run by hand as its attach and its detach would run it, on Debian's daemon.
 
 mod host;
+mod schema;
 
 use std::fs;
-use std::path::Path as FsPath;
 
 use host::{GUEST, Host};
 use lab::daemon::DaemonKind;
@@ -30,17 +30,6 @@ esac"#,
     let script = host.script("noting", &body);
     host.xendev(&["block-attach", "guest", &host.disk(&script)]).await.quietly();
     (host, script)
-}
-
-/// The value that was printed, which must be one of the schema.
-fn checked(printed: &str) -> Value {
-    let schema = FsPath::new(env!("CARGO_MANIFEST_DIR")).join("../docs/output.schema.json");
-    let schema = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
-    let value = serde_json::from_str(printed).unwrap();
-    if let Err(error) = jsonschema::validator_for(&schema).unwrap().validate(&value) {
-        panic!("{error}: {value}");
-    }
-    value
 }
 
 fn log(host: &Host) -> Vec<String> {
@@ -76,7 +65,7 @@ async fn a_removal_by_hand_undoes_and_an_add_makes_anew() {
     assert!(!host.dump().await.contains("/dev/made"), "neither the backend nor the copy tells of it");
 
     let added = host.xendev(&[&["--json"], &add[..]].concat()).await;
-    let value = checked(&added.stdout);
+    let value = schema::checked(&added.stdout, "hotplug run");
     assert_eq!((added.code, &value["ok"]), (Some(0), &Value::Bool(true)), "{value}");
     assert_eq!(value["changed"]["node"], serde_json::json!([null, "/dev/made"]));
     assert_eq!(value["runs"][0]["report"]["output"], "said by add\n");
@@ -136,7 +125,7 @@ async fn a_dry_run_can_be_pasted() {
     let (host, _) = with_disk().await;
     let before = host.dump().await;
     let dry = ["hotplug", "run", "1", "vbd", "xvda", "remove", "--dry-run"];
-    let value = checked(&host.xendev(&[&dry[..], &["--json"]].concat()).await.stdout);
+    let value = schema::checked(&host.xendev(&[&dry[..], &["--json"]].concat()).await.stdout, "hotplug run");
     assert_eq!((&value["runs"][0]["native"], &value["refused"]), (&Value::Bool(false), &Value::Null));
     let dry = host.xendev(&dry).await;
     assert_eq!((dry.code, host.dump().await), (Some(0), before));
@@ -173,7 +162,8 @@ async fn a_script_that_fails_is_told_with_what_it_changed() {
         &["cannot run the hotplug script of vbd xvda of domain 1", "exited with status 3: no such LUN"],
     );
     assert!(failed.stdout.contains("  half: (not there) -> done\n"), "{}", failed.stdout);
-    let value = checked(&host.xendev(&[&remove[..], &["--json"]].concat()).await.stdout);
+    let value =
+        schema::checked(&host.xendev(&[&remove[..], &["--json"]].concat()).await.stdout, "hotplug run");
     assert_eq!(
         (&value["code"], &value["run"]["runs"][0]["report"]["ending"]["exited"]),
         (&"script".into(), &3.into())

@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "this test attaches as another domain's toolstack does, and not by the command")]
 mod host;
+mod schema;
 
 use std::fs;
 use std::path::{Path as FsPath, PathBuf};
@@ -149,19 +150,8 @@ impl World {
     async fn status(&self) -> Value {
         let ran = self.devd(&["--status", "--json"]).await;
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        checked(&ran.stdout)
+        schema::checked(&ran.stdout, "devd --status")
     }
-}
-
-/// The value that was printed, which must be one of the schema.
-fn checked(printed: &str) -> Value {
-    let schema = FsPath::new(env!("CARGO_MANIFEST_DIR")).join("../docs/output.schema.json");
-    let schema = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
-    let value = serde_json::from_str(printed).unwrap();
-    if let Err(error) = jsonschema::validator_for(&schema).unwrap().validate(&value) {
-        panic!("{error}: {value}");
-    }
-    value
 }
 
 /// The loop devices that serve a file.
@@ -284,6 +274,6 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     let ran = world.host.xendev(&["devd", "--run-dir", &run, "--log", &log]).await;
     ran.failed(1, &["this is domain 0", "--serve-domain0"]);
     let ran = world.host.xendev(&["--json", "devd", "--run-dir", &run, "--log", &log]).await;
-    assert_eq!(checked(&ran.stdout)["code"], "domain0");
+    assert_eq!(schema::checked(&ran.stdout, "devd")["code"], "domain0");
     world.devd(&["--log", "/nonexistent/log"]).await.failed(1, &["/nonexistent/log: No such file"]);
 }

@@ -1,8 +1,8 @@
 //! With `--json`, standard output holds exactly one JSON value whatever the outcome, and it follows the
 //! published schema.
 
-use std::fs;
-use std::path::Path;
+mod schema;
+
 use std::process::Command;
 
 use serde_json::Value;
@@ -12,15 +12,8 @@ use snapbox::{assert_data_eq, file};
 fn run(arguments: &[&str]) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_xendev")).arg("--json").args(arguments).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let value: Value =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text:?}"));
+    let value = schema::checked(&text, &format!("{arguments:?}"));
     assert!(text.ends_with('\n'), "{text:?}");
-    let schema =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/output.schema.json")).unwrap();
-    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
-    if let Err(error) = schema.validate(&value) {
-        panic!("{arguments:?} printed what the schema does not have: {error}: {value}");
-    }
     (output.status.code().unwrap(), value)
 }
 

@@ -97,8 +97,8 @@ impl Worker {
             let seen = look::device(&self.shared.client, &self.place).await?;
             match next(self.place.backend_kind, &seen, Doing::Nothing) {
                 Action::Nothing | Action::Cancel => return Ok(()),
-                Action::Add => self.add().await?,
-                Action::Adopt(stage) => self.adopt(stage).await?,
+                Action::Add => self.add(&seen).await?,
+                Action::Adopt(stage) => self.adopt(stage, seen.note).await?,
                 Action::Refuse => self.refuse().await?,
                 Action::Remove => self.remove(&seen).await?,
                 Action::Reset => self.reset(&seen).await?,
@@ -149,8 +149,10 @@ impl Worker {
     }
 
     /// Sets the device up, and says how that went.
-    async fn add(&self) -> Result<(), Error> {
-        let Some(kind) = self.place.kind() else { return self.adopt(Stage::Attached).await };
+    async fn add(&self, seen: &Seen) -> Result<(), Error> {
+        let Some(kind) = self.place.kind() else {
+            return self.adopt(Stage::Attached, seen.note.clone()).await;
+        };
         let keys = look::keys(&self.shared.client, &self.place).await?;
         let mut noted = keys.clone();
         noted.retain(|key, _| !saved::is_own(key));
@@ -415,11 +417,11 @@ impl Worker {
         }))
     }
 
-    /// Notes a device that another daemon has set up, or this one before it died; or that has no script.
-    async fn adopt(&self, stage: Stage) -> Result<(), Error> {
+    /// Notes a device that another daemon has set up, or this one before it died; or that has no script. `before`: its note
+    /// as it was seen.
+    async fn adopt(&self, stage: Stage, before: Option<Note>) -> Result<(), Error> {
         let keys = look::keys(&self.shared.client, &self.place).await?;
         let said = Said::of(&keys);
-        let before = look::device(&self.shared.client, &self.place).await?.note;
         let mut known = before.as_ref().map(|note| note.keys.clone()).unwrap_or_default();
         known.extend(keys.into_iter().filter(|(key, _)| !saved::is_own(key)));
         let counted = known.get("node").and_then(|node| files::sequence(node));

@@ -27,19 +27,20 @@ pub(super) async fn look(client: &Client, request: &Request) -> Result<(Domain, 
     });
     let guests: Vec<(Path, u32)> = guests.filter(|(_, fe)| *fe != request.fe).collect();
     let devids = try_join_all(guests.iter().map(|(path, _)| client.directory_or_empty(path)));
-    let mut domids: Vec<u32> = guests.iter().map(|(_, fe)| *fe).chain([request.fe]).collect();
+    // Who the guest is matters where there are others.
+    let own = (!guests.is_empty()).then_some(request.fe);
+    let mut domids: Vec<u32> = guests.iter().map(|(_, fe)| *fe).chain(own).collect();
     domids.sort_unstable();
     domids.dedup();
-    // Who the guest is matters where there are others.
-    if guests.is_empty() {
-        domids.clear();
-    }
     let domains = domains(client, &domids);
     let (devids, domains) = tokio::try_join!(async { Ok(devids.await?) }, domains)?;
-    let disks = guests.iter().zip(devids).flat_map(|((guest, fe), devids)| {
-        devids.into_iter().filter_map(|devid| Some((guest.join(&devid).ok()?, *fe)))
-    });
-    let disks: Vec<(Path, u32)> = disks.collect();
+    let disks: Vec<(Path, u32)> = guests
+        .iter()
+        .zip(devids)
+        .flat_map(|((guest, fe), devids)| {
+            devids.into_iter().filter_map(|devid| Some((guest.join(&devid).ok()?, *fe)))
+        })
+        .collect();
     let keys = disks.iter().flat_map(|(disk, _)| KEYS.map(|key| disk.join(key)));
     let values = client.read_many(&keys.collect::<Result<Vec<_>, _>>()?).await?;
     let of = |domid: u32| {
@@ -79,6 +80,12 @@ pub(super) async fn read_allowed(
     read.into_iter().map(value).collect()
 }
 
+/// Which virtual machine a domain is, if this domain may read that.
+pub(super) async fn vm_of(client: &Client, domid: u32) -> Result<Option<String>, Fault> {
+    let read = read_allowed(client, &[Path::new(format!("/local/domain/{domid}/vm"))?]).await?;
+    Ok(text(read.into_iter().next().and_then(Result::ok).flatten()))
+}
+
 /// What the store tells of domains.
 async fn domains(client: &Client, domids: &[u32]) -> Result<Vec<Domain>, Fault> {
     let nodes = domids.iter().flat_map(|domid| {
@@ -97,11 +104,7 @@ async fn domains(client: &Client, domids: &[u32]) -> Result<Vec<Domain>, Fault> 
         };
         // Of a stub domain.
         let target_vm = match target.and_then(|target| target.parse::<u32>().ok()) {
-            Some(target) => {
-                let vm = [Path::new(format!("/local/domain/{target}/vm"))?];
-                let vm = read_allowed(client, &vm).await?.into_iter().next();
-                vm.and_then(Result::ok).flatten().and_then(|vm| text(Some(vm)))
-            }
+            Some(target) => vm_of(client, target).await?,
             None => None,
         };
         domains.push(Domain { domid: *domid, name, vm, target_vm });

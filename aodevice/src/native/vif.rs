@@ -63,10 +63,9 @@ pub(super) async fn run(
 
 /// What the store tells of the virtual machine that has the interface.
 async fn machine(client: &Client, request: &Request) -> Result<Vec<(String, String)>, Fault> {
-    let vm = [Path::new(format!("/local/domain/{}/vm", request.fe))?];
-    let vm = disks::read_allowed(client, &vm).await?.into_iter().next().and_then(Result::ok).flatten();
+    let vm = disks::vm_of(client, request.fe).await?;
     // What is no path leads to nothing.
-    let Some(vm) = text(vm).and_then(|vm| Path::new(vm).ok()) else { return Ok(Vec::new()) };
+    let Some(vm) = vm.and_then(|vm| Path::new(vm).ok()) else { return Ok(Vec::new()) };
     let values = disks::read_allowed(client, &[vm.join("name")?, vm.join("uuid")?]).await?;
     let found = [vif::VM_NAME, vif::VM_UUID].into_iter().zip(values);
     Ok(found.filter_map(|(key, value)| Some((key.to_owned(), text(value.ok()?)?))).collect())
