@@ -14,6 +14,7 @@ use lab::fuzz::{self, FuzzArgs};
 use lab::grammar::{self, GrammarArgs};
 use lab::guest::{self, GuestArgs};
 use lab::hostile::{self, HostileArgs};
+use lab::lives::{self, LivesArgs};
 use lab::native::{self, NativeArgs};
 use lab::native_disk::{self, DiskSideArgs, NativeDiskArgs};
 use lab::native_vif::{self, NativeVifArgs, SideArgs};
@@ -41,6 +42,7 @@ enum Command {
     Xen(XenArgs),
     Guest(GuestArgs),
     Hostile(HostileArgs),
+    Lives(LivesArgs),
     Native(NativeArgs),
     NativeVif(NativeVifArgs),
     NativeDisk(NativeDiskArgs),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Xen(args) => xen::run(&args),
         Command::Guest(args) => guest::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Lives(args) => lives::run(&args),
         Command::Native(args) => native::run(&args),
         Command::NativeDisk(args) => native_disk::run(&args),
         Command::NativeDiskSide(args) => native_disk::side(&args),

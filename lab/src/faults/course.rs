@@ -4,12 +4,9 @@
 //! when nobody can do anything before. So a schedule has the same course each time, and a wait costs
 //! nothing. With the blocking client neither is so: what must hold in the end is waited for.
 
-use std::any::Any;
-use std::cell::Cell;
 use std::future::pending;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -28,23 +25,7 @@ use super::schedule::{
 };
 use super::worker::{Caller, value_of};
 use super::world::{Outcome, World};
-
-thread_local! {
-    /// Panics of this thread, those in tasks that nobody waits for included.
-    static PANICS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Counts panics from now on.
-fn count_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let tell = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            PANICS.set(PANICS.get() + 1);
-            tell(info);
-        }));
-    });
-}
+use crate::seeded::{Caught, catching};
 
 /// Carries a schedule out, with the asynchronous client.
 pub(super) fn run(schedule: &Schedule) -> io::Result<Outcome> {
@@ -61,20 +42,16 @@ pub(super) fn run_blocking(schedule: &Schedule) -> io::Result<Outcome> {
 }
 
 fn run_on<F: Face>(runtime: &Runtime, schedule: &Schedule) -> Outcome {
-    count_panics();
-    let panics = PANICS.get();
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(course::<F>(schedule))));
-    let mut outcome =
-        outcome.unwrap_or_else(|panic| Outcome { violations: vec![said(&*panic)], ..Outcome::default() });
-    if PANICS.get() > panics && outcome.violations.is_empty() {
-        outcome.violations.push("a task panics".to_owned());
+    match catching(|| runtime.block_on(course::<F>(schedule))) {
+        Caught::Calm(outcome) => outcome,
+        Caught::Beside(mut outcome) => {
+            if outcome.violations.is_empty() {
+                outcome.violations.push("a task panics".to_owned());
+            }
+            outcome
+        }
+        Caught::Panicked(said) => Outcome { violations: vec![said], ..Outcome::default() },
     }
-    outcome
-}
-
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    format!("a panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without a word"))
 }
 
 async fn course<F: Face>(schedule: &Schedule) -> Outcome {

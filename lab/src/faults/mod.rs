@@ -39,9 +39,7 @@ mod fault;
 mod follower;
 mod memory;
 mod own;
-mod pool;
 mod schedule;
-mod shrink;
 mod wire;
 mod worker;
 mod world;
@@ -55,13 +53,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::failure::Failure;
+use crate::seeded::{HANG, Pool, shrink};
 use fault::{FIRST_AGAIN, KINDS};
-use pool::Pool;
 use schedule::Schedule;
 use world::Outcome;
-
-/// A schedule takes some milliseconds, or seconds; one that takes this long does not end.
-const HANG: Duration = Duration::from_secs(120);
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -139,7 +134,8 @@ impl Trial {
         let mut done = 0;
         let mut messages = 0;
         let mut kinds: BTreeMap<usize, u64> = BTreeMap::new();
-        let pool = Pool::start(self, args.seed, schedules);
+        let (schedule, run) = (self.schedule, self.run);
+        let pool = Pool::start(self.threads, args.seed, schedules, move |seed| run(&schedule(seed)));
         while done < schedules {
             match pool.results.recv_timeout(PROGRESS) {
                 Ok((seed, outcome)) => {
@@ -192,7 +188,8 @@ impl Trial {
             if again.trace != outcome.trace {
                 eprintln!("lab: it takes another course now, with {} violations", again.violations.len());
             }
-            (schedule, violations) = shrink::shrink(schedule, violations)?;
+            let run = |schedule: &Schedule| Ok::<_, io::Error>((self.run)(schedule)?.violations);
+            (schedule, violations) = shrink(schedule, violations, run)?;
             of = "; the shortest that fails is";
         }
         let client = self.client;

@@ -2,6 +2,7 @@
 //! change, and what goes wrong.
 
 mod losses;
+mod parts;
 mod words;
 
 use std::time::Duration;
