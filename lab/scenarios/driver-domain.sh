@@ -4,7 +4,7 @@
 . lib/driver-domain.sh
 . lib/driver-domain-cases.sh
 DAEMON=xendev
-plan 215
+plan 216
 
 host_with_driver_domain
 

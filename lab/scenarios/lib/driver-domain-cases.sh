@@ -114,7 +114,7 @@ nothing_of_devices() { # in the store, whatever else has gone
         tee "$LAB/left")" ]
 }
 
-domain_dies_under_load() { # DAEMON: 13 verdicts, and those of a round with a new driver domain (14)
+domain_dies_under_load() { # DAEMON: 14 verdicts, and those of a round with a new driver domain (14)
     slow_script destroyed-script
     expect_in_dd destroyed-image "image /srv/dd.img destroyed; cp /srv/dd.img /srv/other.img"
     dd_attach xendev disk destroyed-attached
@@ -125,8 +125,11 @@ domain_dies_under_load() { # DAEMON: 13 verdicts, and those of a round with a ne
     expect_begun 1 destroyed-attach-ends
     expect_stderr "driver domain" destroyed-attach-says-why
     dd_detach xendev disk destroyed-detached
-    guest_lacks g blk xvda destroyed-guest-lacks-disk
-    check destroyed-nothing-left "$(cat "$LAB/left")" wait_until 20 nothing_of_devices
+    wait_until 20 nothing_of_devices || indent < "$LAB/left"
+    check destroyed-nothing-left "see above" test ! -s "$LAB/left"
+    # A read that nobody answers any more is kept by Linux's blkfront for ever, and so are its reader and the disk.
+    expect_exit 0 destroyed-guest xl destroy g
+    guest_of_driver_domain destroyed-guest-again
     check destroyed-new-one "see above" driver_domain_start "${DD_NAME}2"
     dd_store "$BEFORE"
     daemon_starts "$1" destroyed-new-daemon

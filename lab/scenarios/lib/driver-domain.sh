@@ -185,11 +185,15 @@ dd_round() { # ATTACHING-TOOL DETACHING-TOOL NAME: 14 verdicts
     expect_dd_clean "$3"
 }
 
+guest_of_driver_domain() { # VERDICT-NAME: sets DOMID
+    # It is busy all the time: the two domains that it waits for come first.
+    check "$1" "see above" guest_start g /guest/initrd "read-disks use-devices" "cpu_weight = 32"
+    DOMID=$(guest_domid g)
+}
+
 host_with_driver_domain() { # sets DD, DOMID and BEFORE: 2 verdicts
     check driver-domain-started "see above" driver_domain_start dd
-    # The guest is busy all the time: the two domains that it waits for come first.
-    check guest-started "see above" guest_start g /guest/initrd "read-disks use-devices" "cpu_weight = 32"
-    DOMID=$(guest_domid g)
+    guest_of_driver_domain guest-started
     BEFORE=$LAB/before.store
     dd_store "$BEFORE"
 }
