@@ -107,10 +107,11 @@ async fn fall(world: Arc<World>, Strike { at, blow, lasts }: Strike) {
     let lasts = Duration::from_millis(lasts);
     match blow {
         Blow::CutDaemon(bytes) => world.cut_devd(bytes),
-        Blow::KillDaemon | Blow::EndDaemon => {
+        Blow::KillDaemon | Blow::KillDaemonAfter(_) | Blow::EndDaemon => {
             match blow {
-                Blow::KillDaemon => world.kill_devd().await,
-                _ => world.end_devd().await,
+                Blow::KillDaemonAfter(bytes) => world.kill_devd_after(bytes).await,
+                Blow::EndDaemon => world.end_devd().await,
+                _ => world.kill_devd().await,
             }
             sleep(lasts).await;
             world.start_devd().await;

@@ -50,6 +50,8 @@ pub(super) struct Step {
 pub(super) enum Blow {
     /// The daemon is killed.
     KillDaemon,
+    /// It is killed once it has been told so many bytes more: between two requests.
+    KillDaemonAfter(usize),
     /// It is asked to end.
     EndDaemon,
     /// Its connection ends after so many bytes.
@@ -156,14 +158,18 @@ impl Step {
             _ => None,
         };
         let pause = if rng.bool() { rng.u64(0..100) } else { rng.u64(0..10_000) };
-        Self { pause, act, guest: rng.usize(0..GUESTS), device: rng.usize(0..DEVICES), end }
+        // Some more often than others, so that acts meet.
+        let (guest, device) =
+            (rng.usize(0..GUESTS) * rng.usize(0..2), rng.usize(0..DEVICES) * rng.usize(0..2));
+        Self { pause, act, guest, device, end }
     }
 }
 
 impl Strike {
     fn new(rng: &mut Rng) -> Self {
         let blow = match rng.u8(0..20) {
-            0..8 => Blow::KillDaemon,
+            0..3 => Blow::KillDaemon,
+            3..8 => Blow::KillDaemonAfter(rng.usize(0..4000)),
             8..10 => Blow::EndDaemon,
             10..13 => Blow::CutDaemon(rng.usize(0..4000)),
             13 | 14 => Blow::StopKernel,

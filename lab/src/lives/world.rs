@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub(super) const LONG: Duration = Duration::from_secs(1000);
 
 /// A guard kills the script of a daemon that was killed, and keeps the next one of the device waiting meanwhile.
 const GUARD: Duration = Duration::from_millis(10);
+
+/// How long a daemon lives at most that is to be killed between two requests.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Domains get no higher numbers.
 const MOST_DOMAINS: u32 = 24;
@@ -78,16 +82,23 @@ struct Guest {
 /// A daemon that runs.
 #[derive(Debug)]
 struct Devd {
-    proxy: Arc<Mutex<Option<Proxy>>>,
+    way: Arc<Way>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), DaemonError>>,
 }
 
-/// The daemon's way to the store, which can be cut.
+/// The daemon's way to the store.
+#[derive(Debug, Default)]
+struct Way {
+    proxy: Mutex<Option<Proxy>>,
+    /// A connection that ends is the last.
+    is_last: AtomicBool,
+}
+
 struct Dial {
     store: Store,
     domid: DomId,
-    proxy: Arc<Mutex<Option<Proxy>>>,
+    way: Arc<Way>,
 }
 
 impl Connect for Dial {
@@ -98,8 +109,11 @@ impl Connect for Dial {
     }
 
     async fn connect(&mut self) -> io::Result<DuplexStream> {
+        if self.way.is_last.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let (stream, proxy) = Proxy::over(self.store.connect(self.domid));
-        *locked(&self.proxy) = Some(proxy);
+        *locked(&self.way.proxy) = Some(proxy);
         Ok(stream)
     }
 }
@@ -279,7 +293,7 @@ impl World {
     }
 
     /// Starts the daemon, if there is none and there is a domain for it.
-    pub(super) async fn start_devd(self: &Self) {
+    pub(super) async fn start_devd(&self) {
         let _service = self.service.lock().await;
         let domid = match &locked(&self.domains).driver {
             Some(driver) if driver.devd.is_none() => driver.domid,
@@ -301,8 +315,8 @@ impl World {
     }
 
     async fn devd(&self, domid: DomId) -> Result<Devd, DaemonError> {
-        let proxy = Arc::default();
-        let dial = Dial { store: self.store.clone(), domid, proxy: Arc::clone(&proxy) };
+        let way = Arc::<Way>::default();
+        let dial = Dial { store: self.store.clone(), domid, way: way.clone() };
         let reconnect = Reconnect { within: Duration::MAX, ..Reconnect::default() };
         let client =
             Client::connect_with(dial, Config { reconnect: Some(reconnect), ..Config::default() }).await?;
@@ -315,7 +329,7 @@ impl World {
         let stop = CancellationToken::new();
         let daemon = Daemon::new(client, scripts, settings).await?;
         let task = tokio::spawn(daemon.run(stop.clone(), |_| {}, |_| {}));
-        Ok(Devd { proxy, stop, task })
+        Ok(Devd { way, stop, task })
     }
 
     fn take_devd(&self) -> Option<Devd> {
@@ -328,6 +342,16 @@ impl World {
             devd.kill().await;
             sleep(GUARD).await;
         }
+    }
+
+    /// Kills the daemon once it has been told so many bytes more, or soon.
+    pub(super) async fn kill_devd_after(&self, bytes: usize) {
+        if let Some(DriverDomain { devd: Some(devd), .. }) = &locked(&self.domains).driver {
+            devd.way.is_last.store(true, Ordering::Relaxed);
+        }
+        self.cut_devd(bytes);
+        sleep(SOON).await;
+        self.kill_devd().await;
     }
 
     /// Asks the daemon to end, which it does once its scripts have.
@@ -347,7 +371,7 @@ impl World {
 
     pub(super) fn cut_devd(&self, bytes: usize) {
         if let Some(DriverDomain { devd: Some(devd), .. }) = &locked(&self.domains).driver
-            && let Some(proxy) = &*locked(&devd.proxy)
+            && let Some(proxy) = &*locked(&devd.way.proxy)
         {
             proxy.cut_after(bytes);
         }
