@@ -144,3 +144,10 @@ pub struct Paths {
     /// Such a copy for a single run, when the other one belongs to somebody else by now.
     pub undo: Path,
 }
+
+impl Paths {
+    /// Those of the device's directories that others may write to: the guest, and a driver domain.
+    pub(crate) fn theirs(&self, remote: bool) -> Vec<&Path> {
+        [&self.frontend].into_iter().chain(remote.then_some(&self.backend)).collect()
+    }
+}

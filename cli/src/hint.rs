@@ -6,6 +6,9 @@ use xs_client::DomId;
 
 use crate::kinds;
 
+/// Where the daemons of driver domains log.
+const DEVD_LOGS: &str = "/var/log/xen/xldevd.log (xl devd) or /var/log/xen/xendev-devd.log (xendev devd)";
+
 /// The command that lists the devices of a kind, and the one that detaches them.
 pub(crate) fn commands(kind: Kind) -> (String, String) {
     let name = kinds::name(kind);
@@ -163,11 +166,11 @@ pub(crate) fn words(failure: &Failure) -> String {
         ),
         Hint::ReadDriverDomainLog(be) => format!(
             "mend what is reported in domain {be}, and try again; the stock scripts log to \
-             /var/log/xen/xen-hotplug.log there, and xl devd to /var/log/xen/xldevd.log"
+             /var/log/xen/xen-hotplug.log there, and the daemon to {DEVD_LOGS}"
         ),
         Hint::NameTargetThere(be) => format!(
-            "name a file or block device that is there in domain {be} by its whole path; the daemon's log there \
-             (xl devd: /var/log/xen/xldevd.log) tells how the script ended"
+            "name a file or block device that is there in domain {be} by its whole path; the daemon's log there, \
+             {DEVD_LOGS}, tells how the script ended"
         ),
         Hint::StartDriverDomain(be) => format!(
             "start the driver domain again, and attach the device anew; it has another domid than {be} then, so name it \
@@ -192,6 +195,10 @@ pub(crate) fn words(failure: &Failure) -> String {
         }
         Hint::NameGuest => "name a guest".to_owned(),
         Hint::LoadBackend(module) => format!("load the backend driver (modprobe {module}) and try again"),
+        Hint::LoadBackendIn(module, be) => {
+            format!("load the backend driver in domain {be} (modprobe {module} there) and try again")
+        }
+        Hint::ReadKernelLogOf(be) => format!("the kernel log of domain {be} (dmesg there) tells why"),
         Hint::CheckGuest(module) => {
             format!("see that the guest runs and has its driver ({module}), then try again")
         }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use xs_client::Path;
 
@@ -149,8 +149,10 @@ impl World {
 
     async fn status(&self) -> Value {
         let ran = self.devd(&["--status", "--json"]).await;
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        schema::checked(&ran.stdout, "devd --status")
+        let status = schema::checked(&ran.stdout, "devd --status");
+        let runs = status["pid"].is_u64();
+        assert_eq!((&status["ok"], ran.code), (&runs.into(), Some(i32::from(!runs))), "{status}");
+        status
     }
 }
 
@@ -185,7 +187,10 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     world.attach(&script, &world.host.image()).await;
     world.reads(&format!("{BACKEND}/state"), Some("4")).await;
     world.reads(&format!("{BACKEND}/hotplug-status"), Some("connected")).await;
-    world.devd(&["-F"]).await.failed(1, &[&format!("process {} serves them", first.0)]);
+    // Whatever else it is started with.
+    let elsewhere = world.file("elsewhere").display().to_string();
+    let another = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", &elsewhere]).await;
+    another.failed(1, &[&format!("process {} serves them", first.0)]);
     let begun = Instant::now();
     let status = loop {
         let status = world.status().await;
@@ -202,7 +207,10 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     for line in ["ready, 0 devices", "backend/vbd/1/51712: attached", "ended by a signal"] {
         assert!(told.contains(line), "no {line:?} in:\n{told}");
     }
-    assert_eq!(world.status().await["pid"], Value::Null);
+    assert_eq!(world.status().await["code"], "no_daemon");
+    let status = world.devd(&["--status"]).await;
+    status.failed(1, &["no daemon runs here; 1 devices are noted"]);
+    assert!(status.stdout.starts_with("backend/vbd/1/51712 attached for "), "{}", status.stdout);
     assert_eq!(world.read(&format!("{BACKEND}/state")).await.as_deref(), Some("4"));
 
     world.devd(&files).await.quietly();
@@ -276,4 +284,14 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     let ran = world.host.xendev(&["--json", "devd", "--run-dir", &run, "--log", &log]).await;
     assert_eq!(schema::checked(&ran.stdout, "devd")["code"], "domain0");
     world.devd(&["--log", "/nonexistent/log"]).await.failed(1, &["/nonexistent/log: No such file"]);
+    let locks = world.host.image().join("locks").display().to_string();
+    let ran = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", &locks]).await;
+    ran.failed(1, &[&locks, "--run-dir"]);
+    let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_xendev"));
+    elsewhere.args(["--store", "/nonexistent/socket", "devd", "--status", "--json"]);
+    let ran = Ran::from(elsewhere.output().await.unwrap());
+    assert_eq!(
+        (ran.code, &schema::checked(&ran.stdout, "devd --status")["code"]),
+        (Some(1), &"store".into())
+    );
 }

@@ -17,7 +17,7 @@ use xs_client::{Changes, Client, DomId, Error, ErrorCode, Lifecycle, Path, Watch
 use super::course::{Action, Doing, next};
 use super::place::{BACKENDS, Hint, NOTES, Place};
 use super::worker::{Kick, Shared, Worker};
-use super::{Event, Stage, look};
+use super::{Event, Holder, Stage, look, unreadable};
 use crate::operation::text;
 
 /// The pauses before something is tried again that the store has failed.
@@ -73,9 +73,19 @@ pub enum DaemonError {
         "this domain may not write below its node libxl, as a domain that was made with driver_domain=1 may"
     )]
     NoNotes,
+    /// Another process serves this domain.
+    #[error("{0} serves them")]
+    RunsAlready(Holder),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
+}
+
+/// The domain whose connection this is.
+pub(super) async fn own_domain(client: &Client) -> Result<DomId, DaemonError> {
+    let domid = text(client.read_opt(&Path::new("domid").map_err(Error::from)?).await?);
+    let own = domid.as_ref().and_then(|domid| domid.trim().parse().ok()).map(DomId);
+    own.ok_or(DaemonError::NoDomid(domid))
 }
 
 /// Serves the devices of a driver domain.
@@ -121,7 +131,8 @@ fn pause(attempt: u32) -> Duration {
 }
 
 impl Daemon {
-    /// A daemon for the domain whose connection this is. Nothing is done yet.
+    /// A daemon for the domain whose connection this is. Nothing is done yet. That there is no other in this domain is for
+    /// a [`Claim`](super::Claim) to see to.
     ///
     /// # Errors
     ///
@@ -131,9 +142,7 @@ impl Daemon {
         runner: Arc<dyn Runner>,
         settings: Settings,
     ) -> Result<Self, DaemonError> {
-        let domid = text(client.read_opt(&Path::new("domid").map_err(Error::from)?).await?);
-        let own = domid.as_ref().and_then(|domid| domid.trim().parse().ok()).map(DomId);
-        let own = own.ok_or(DaemonError::NoDomid(domid))?;
+        let own = own_domain(&client).await?;
         if own == DomId::DOM0 && !settings.serve_domain0 {
             return Err(DaemonError::Domain0);
         }
@@ -332,6 +341,10 @@ impl Turns {
         for directory in looks.directories.clone() {
             match look::all(&self.shared.client, &directory).await {
                 Ok(seen) => {
+                    if directory.as_str() == BACKENDS {
+                        let noted = seen.iter().filter(|(_, seen)| seen.note.is_some());
+                        self.sweep(&noted.map(|(place, _)| *place).collect()).await;
+                    }
                     let action =
                         |(place, seen): (Place, _)| (place, next(place.backend_kind, &seen, Doing::Nothing));
                     found.extend(seen.into_iter().map(action));
@@ -347,6 +360,17 @@ impl Turns {
         }
         *looks = Looks::default();
         found
+    }
+
+    /// Removes what is among the notes and is none. Nothing depends on it.
+    async fn sweep(&self, noted: &HashSet<Place>) {
+        let tell = &self.shared.tell;
+        match unreadable::sweep(&self.shared.client, noted).await {
+            Ok(swept) => swept.into_iter().for_each(|(path, removed)| {
+                tell(&Event::Unreadable { path: path.to_string(), removed });
+            }),
+            Err(error) => tell(&Event::Store(error.to_string())),
+        }
     }
 
     /// A store may refuse to watch again on another connection; only a connection that is gone for good is the end.

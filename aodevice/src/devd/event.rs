@@ -24,6 +24,13 @@ pub enum Event {
     Removed(Place),
     /// A script that undoes its work, or a look that nothing depends on, has failed; the daemon goes on.
     Trouble(Place, String),
+    /// This node stood among the notes and is none. It is gone if nothing was lost with it.
+    Unreadable {
+        /// Where it is, relative to the domain's home.
+        path: String,
+        /// Whether it was removed.
+        removed: bool,
+    },
     /// The store failed; the daemon tries again.
     Store(String),
 }
@@ -38,6 +45,13 @@ impl fmt::Display for Event {
             Self::Undone(place) => write!(f, "{place}: undone"),
             Self::Removed(place) => write!(f, "{place}: removed"),
             Self::Trouble(place, what) => write!(f, "{place}: {what}"),
+            Self::Unreadable { path, removed: true } => {
+                write!(f, "{path}: is no note, and tells of nothing: removed")
+            }
+            Self::Unreadable { path, removed: false } => write!(
+                f,
+                "{path}: is no note that can be read; it stays, since it may tell of what a script has made"
+            ),
             Self::Store(error) => write!(f, "the store: {error}"),
         }
     }

@@ -10,6 +10,7 @@ use xs_client::{Error, ErrorCode, Path, PathError, Requests};
 use super::course::{Backend, Seen};
 use super::note::Note;
 use super::place::{BACKENDS, MARKER, NOTES, OURS, Place};
+use super::unreadable;
 use crate::BackendKind;
 use crate::kind::Recorded;
 use crate::operation::{said, text};
@@ -88,7 +89,7 @@ async fn names(store: &Requests, directory: &Path) -> Result<Vec<String>, Error>
 }
 
 /// The directories below each of these.
-async fn below(store: &Requests, directories: Vec<Path>) -> Result<Vec<Path>, Error> {
+pub(super) async fn below(store: &Requests, directories: Vec<Path>) -> Result<Vec<Path>, Error> {
     let listed = try_join_all(directories.iter().map(|directory| names(store, directory))).await?;
     let paths = directories.iter().zip(listed).flat_map(|(directory, names)| {
         // A name with which the path would be too long is no device's.
@@ -125,12 +126,7 @@ pub(super) async fn notes(store: &Requests, directory: &Path) -> Result<BTreeSet
         None => below(store, ours).await?,
     };
     let notes = below(store, kinds).await?;
-    let of = |path: &Path| {
-        let names: Vec<&str> = path.names().collect();
-        let [NOTES, fe, OURS, kind, devid] = names[..] else { return None };
-        Place::of(kind, fe, devid)
-    };
-    Ok(notes.iter().filter_map(of).collect())
+    Ok(notes.iter().filter_map(unreadable::device).collect())
 }
 
 /// All devices in or below this directory of backends, and those that notes tell of, as they stand.

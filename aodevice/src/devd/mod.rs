@@ -12,11 +12,14 @@
 //! | what the store says of it, and of all devices in one pass | `look` |
 //! | carrying out what was decided, for one device | `worker`, `undo` |
 //! | which device has its turn | `daemon` |
+//! | that no other daemon serves this domain | `claim` |
+//! | what is among the notes and is none | `unreadable` |
 //!
 //! Events only say that a device is to be looked at. One worker at a time looks at a device, does what `course` says,
 //! and looks again until there is nothing to do: so scripts of one device alternate, whatever toolstacks do to it
 //! meanwhile, and a storm of events costs one look. Nothing is polled.
 
+mod claim;
 mod course;
 mod daemon;
 mod event;
@@ -24,9 +27,12 @@ mod look;
 mod note;
 mod place;
 mod undo;
+mod unreadable;
 mod worker;
 
+pub use claim::{Claim, Holder, holder};
 pub use daemon::{Daemon, DaemonError, Served, Settings, served};
 pub use event::Event;
 pub use note::Stage;
 pub use place::Place;
+pub use unreadable::unreadable;

@@ -107,7 +107,7 @@ pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) 
     let fault = |fault| Cause::DriverDomain { be, fault };
     let mut watch = client.watch(&target.paths().backend).await?;
     let mut deadline = std::pin::pin!(devstate::deadline(limit));
-    let mut since = None;
+    let (mut since, mut is_over) = (None, false);
     loop {
         let presumed = match Seen::read(client, target).await?.verdict(target) {
             Verdict::Certainly(decided) => return decided.map(|()| Reached::Value),
@@ -115,21 +115,22 @@ pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) 
             Verdict::Wait => None,
         };
         since = presumed.as_ref().map(|_| since.unwrap_or_else(Instant::now));
+        if is_over || since.is_some_and(|since| since.elapsed() >= GRACE) {
+            let presumed = presumed.unwrap_or(Err(DriverDomainFault::Silent { limit }));
+            return presumed.map(|()| Reached::Value).map_err(fault);
+        }
         let grace = async {
             match since {
                 Some(since) => tokio::time::sleep_until(since + GRACE).await,
                 None => std::future::pending().await,
             }
         };
-        let is_over = tokio::select! {
+        // The ends come first: who writes there all the time is not to put them off.
+        tokio::select! {
             biased;
-            changed = watch.changed() => changed.map(|_| false)?,
-            () = grace => true,
-            () = &mut deadline => true,
-        };
-        if is_over {
-            let presumed = presumed.unwrap_or(Err(DriverDomainFault::Silent { limit }));
-            return presumed.map(|()| Reached::Value).map_err(fault);
+            () = &mut deadline => is_over = true,
+            () = grace => {}
+            changed = watch.changed() => drop(changed?),
         }
     }
 }

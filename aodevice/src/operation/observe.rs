@@ -98,6 +98,7 @@ pub(crate) async fn observe(
     Ok(Observation {
         guest: facts.look(id.fe).await?,
         served_by: Some(id.be_kind),
+        driver_domain: target.is_remote().then_some(id.be),
         backend,
         frontend,
         hotplug_status: texts.said.status,

@@ -92,8 +92,13 @@ pub(crate) fn life(record: &Record, me: &Owner) -> Life {
     let Some(owner) = record.owner.as_ref().filter(|_| record.stage != Stage::Left) else {
         return Life::Dead;
     };
+    life_of((record.token, owner), me)
+}
+
+/// Whether the owner of what has this token is alive.
+pub(crate) fn life_of((token, owner): (Token, &Owner), me: &Owner) -> Life {
     if owner == me {
-        return if under_way().contains(&record.token.0) { Life::Alive } else { Life::Dead };
+        return if under_way().contains(&token.0) { Life::Alive } else { Life::Dead };
     }
     owner.life(me)
 }

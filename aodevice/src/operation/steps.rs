@@ -44,6 +44,9 @@ pub(crate) struct Seen {
     pub(crate) said: Said,
     /// Whether the device model was seen to have the image open.
     pub(crate) held: bool,
+    /// Whether BE was not read in the transaction, so that it may be otherwise by now: it is in a driver domain that
+    /// writes all the time.
+    pub(crate) passing: bool,
 }
 
 /// Whose a device is.
@@ -64,7 +67,8 @@ pub(crate) enum Change {
     Record(Stage),
     /// Removes the operation record.
     Release,
-    /// Removes FE; once all else is committed if the guest makes that conflict.
+    /// Removes FE; once all else is committed if the guest makes that conflict. What is to be written in BE comes then too,
+    /// if a driver domain does that.
     DeleteFrontend,
     /// Writes `online`=0 in BE.
     Offline,
@@ -216,7 +220,7 @@ pub(crate) fn close(seen: &Seen, token: Token, claim: &Claim, frontend: Frontend
     // or its guest could do that too.
     let initialising = seen.be_state() == Some(XenbusState::Initialising);
     // QEMU opens an image before it says so.
-    let untouched = initialising && !seen.made && !seen.unfinished && !seen.held;
+    let untouched = initialising && !seen.made && !seen.unfinished && !seen.held && !seen.passing;
     if untouched && idle {
         return if seen.fe {
             (Closing::Again, vec![Change::Record(Stage::Closing), Change::DeleteFrontend])

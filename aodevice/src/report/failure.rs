@@ -104,6 +104,9 @@ impl Failure {
 
     /// What to do.
     pub fn hint(&self) -> Hint {
+        if let Some(hint) = self.hint_on_driver_domain() {
+            return hint;
+        }
         let kind = self.device.kind;
         match &self.cause {
             Cause::NoSuchDomain(_) | Cause::AmbiguousName { .. } => Hint::ListDomains,
@@ -186,6 +189,29 @@ impl Failure {
             Cause::Store(error) => Hint::Store(error.hint()),
             Cause::Aborted => self.again(),
             Cause::Deadline => Hint::AllowMoreTime,
+        }
+    }
+
+    /// What to do in the driver domain that has the backend, where it is for that to move the backend's state.
+    fn hint_on_driver_domain(&self) -> Option<Hint> {
+        let (be, observed) = (self.observed.driver_domain?, &self.observed);
+        let (is_attach, module) =
+            (self.operation == Operation::Attach, self.device.kind.info().backend_module);
+        // QEMU is started there by the daemon.
+        let is_kernel = observed.served_by.is_none_or(|backend| backend.server() == Server::Kernel);
+        match &self.cause {
+            Cause::TimedOut { .. } if observed.awaits_guest(self.operation) => None,
+            Cause::TimedOut { .. } if !is_attach => Some(Hint::RemoveAgainOrLeave(be)),
+            Cause::TimedOut { .. } | Cause::Refused { .. } | Cause::Vanished(_) if !is_kernel => {
+                Some(Hint::CheckDriverDomain(be))
+            }
+            Cause::TimedOut { .. } if observed.backend_is(XenbusState::Initialising) => {
+                Some(Hint::LoadBackendIn(module, be))
+            }
+            Cause::TimedOut { .. } | Cause::Refused { .. } | Cause::Vanished(_) => {
+                Some(Hint::ReadKernelLogOf(be))
+            }
+            _ => None,
         }
     }
 

@@ -82,6 +82,8 @@ pub enum Hint {
     StartBackend(BackendKind),
     /// Load this module in the backend's domain.
     LoadBackend(&'static str),
+    /// Load this module in this driver domain.
+    LoadBackendIn(&'static str, #[serde(serialize_with = "domid_number")] DomId),
     /// See that the guest runs and has this driver.
     CheckGuest(&'static str),
     /// Unpause this domain, the guest, and try again; a device that was to be removed is left closing, and can be
@@ -91,6 +93,8 @@ pub enum Hint {
     RemoveAgainOrForce,
     /// The kernel log of the backend's domain tells why.
     ReadKernelLog,
+    /// The kernel log of this driver domain tells why.
+    ReadKernelLogOf(#[serde(serialize_with = "domid_number")] DomId),
     /// Name a script that exists and can be executed.
     NameScript,
     /// Put the script back that is recorded of the device, or remove the device without it.

@@ -1,9 +1,11 @@
 //! What both ends of a device say of themselves.
 
-use devstate::{StateValue, XenbusState};
-use serde::Serialize;
+use devstate::StateValue;
+use devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised};
+use serde::{Serialize, Serializer};
+use xs_client::DomId;
 
-use crate::{BackendKind, Condition, Server};
+use crate::{BackendKind, Condition, Operation, Server};
 
 /// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
@@ -14,6 +16,9 @@ pub struct Observation {
     pub guest: Condition,
     /// What serves the device, where that is known.
     pub served_by: Option<BackendKind>,
+    /// The driver domain that has the backend, if one has.
+    #[serde(serialize_with = "domid_if_any")]
+    pub driver_domain: Option<DomId>,
     /// The backend's state.
     pub backend: Option<StateValue>,
     /// The frontend's state, as the guest wrote it.
@@ -26,6 +31,10 @@ pub struct Observation {
     pub backend_error: Option<String>,
     /// The frontend driver's error text, as the guest wrote it.
     pub frontend_error: Option<String>,
+}
+
+fn domid_if_any<S: Serializer>(domid: &Option<DomId>, to: S) -> Result<S::Ok, S::Error> {
+    domid.map(|domid| domid.0).serialize(to)
 }
 
 impl Observation {
@@ -63,6 +72,19 @@ impl Observation {
     /// Whether a device model is to move the backend.
     pub(crate) fn is_of_model(&self) -> bool {
         self.served_by.is_some_and(|backend| backend.server() == Server::DeviceModel)
+    }
+
+    /// Whether it is for the guest to go on, by the states of both ends.
+    pub(crate) fn awaits_guest(&self, operation: Operation) -> bool {
+        let state = |end: &Option<StateValue>| end.as_ref().and_then(StateValue::state);
+        let (backend, frontend) = (state(&self.backend), state(&self.frontend));
+        match operation {
+            Operation::Attach => {
+                matches!(backend, Some(InitWait | Initialised | Connected))
+                    && !matches!(frontend, Some(Initialised | Connected))
+            }
+            _ => backend == Some(Closing) && !matches!(frontend, None | Some(Closed)),
+        }
     }
 
     pub(crate) fn backend_is(&self, wanted: XenbusState) -> bool {

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId};
 
-use crate::world::{Ended, FE, GUEST, LX, World, path, told, warned};
+use crate::world::{Ended, FE, GUEST, LX, World, path, storm, told, warned};
 
 const DD: DomId = DomId(3);
 const HOME: &str = "/local/domain/3";
@@ -43,6 +43,11 @@ fn nic() -> Device {
     Device::Vif(vif::parse(&["bridge=xenbr0", "backend=dd"]).unwrap())
 }
 
+/// What is told of a backend that the driver domain's daemon did not remove.
+fn left() -> String {
+    Warning::DriverDomainLeft { be: DD, limit: Duration::from_secs(50) }.to_string()
+}
+
 impl Scene {
     async fn new() -> Self {
         let world = World::new().await;
@@ -55,6 +60,11 @@ impl Scene {
         ];
         let before = world.dump().await;
         Self { world, dd, _drivers: drivers, before }
+    }
+
+    /// Both kernels stand still from now on.
+    fn stop_drivers(&mut self) {
+        self._drivers = [0, 1].map(|_| Drivers::backends(self.dd.clone(), DomId(9), LATENCY).unwrap());
     }
 
     fn devd(&self) -> Devd {
@@ -256,8 +266,7 @@ async fn nobody_runs_the_script_of_an_attach() {
     let silent = DriverDomainFault::Silent { limit };
     assert!(matches!(&failure.cause, Cause::DriverDomain { be: DD, fault } if *fault == silent), "{failure}");
     assert_eq!((failure.hint(), failure.cause.kind()), (Hint::CheckDriverDomain(DD), FailureKind::TimedOut));
-    let left = Warning::DriverDomainLeft { be: DD, limit: Duration::from_secs(50) };
-    assert_eq!(failure.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [left.to_string()]);
+    assert_eq!(failure.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(), [left()]);
     scene.nothing_is_left().await;
 }
 
@@ -309,7 +318,7 @@ async fn v29_b27_the_driver_domain_dies_in_mid_attach() {
     for taken_up in [false, true] {
         let mut scene = Scene::new().await;
         if !taken_up {
-            scene._drivers = [0, 1].map(|_| Drivers::backends(scene.dd.clone(), DomId(9), LATENCY).unwrap());
+            scene.stop_drivers();
         }
         let (added, ()) = join!(scene.add(), async {
             scene.state_is(if taken_up { "2" } else { "1" }).await;
@@ -427,6 +436,126 @@ async fn b52_a_driver_domain_writes_what_it_likes() {
     removed.unwrap();
     assert_eq!(scene.world.scripts.runs(), [""; 0]);
     scene.nothing_is_left().await;
+}
+
+/// A driver domain that writes to its backend's directory all the time makes every transaction conflict that looks there.
+/// The device goes all the same: by force, with its domain, and after an attach that failed.
+#[tokio::test(start_paused = true)]
+async fn a_driver_domain_that_writes_all_the_time_cannot_keep_a_device() {
+    for force in [Force::AfterTimeout, Force::AtOnce] {
+        let scene = Scene::new().await;
+        scene.add_connected().await;
+        let storm = storm(scene.dd.clone(), BE);
+        let success = scene.remove(force).await.unwrap();
+        assert!(warned(&success).contains(&left()), "{success:?}");
+        storm.await.unwrap();
+        scene.nothing_is_left().await;
+    }
+
+    let scene = Scene::new().await;
+    scene.add_connected().await;
+    let storms = [storm(scene.dd.clone(), BE), storm(scene.world.guest.clone(), FE)];
+    let plan = Plan::destroy(&scene.world.toolstack, GUEST).await.unwrap();
+    let outcome = plan.run(&scene.world.toolstack, &CancellationToken::new()).finish().await;
+    assert!(outcome.is_done(), "{outcome:?}");
+    for storm in storms {
+        storm.await.unwrap();
+    }
+    scene.nothing_is_left().await;
+}
+
+/// The same from the moment in which it has the device: no script is reported, and the attach ends in its time and is
+/// rolled back.
+#[tokio::test(start_paused = true)]
+async fn a_driver_domain_that_writes_all_the_time_does_not_hold_up_an_attach() {
+    for state in ["1", "2"] {
+        let scene = Scene::new().await;
+        let (added, [storm]) = join!(scene.add(), async {
+            scene.state_is(state).await;
+            [storm(scene.dd.clone(), BE)]
+        });
+        let failure = added.unwrap_err();
+        assert_eq!(failure.cause.kind(), FailureKind::TimedOut, "{failure}");
+        let is_left = failure.warnings.iter().any(|warning| warning.to_string() == left());
+        // What nobody there has taken up goes at once.
+        assert!(is_left || state == "1", "{failure:?}");
+        storm.await.unwrap();
+        scene.nothing_is_left().await;
+    }
+}
+
+/// It serves the device, and writes all the time: that is no reason to take the device away.
+#[tokio::test(start_paused = true)]
+async fn a_driver_domain_that_writes_all_the_time_and_serves_is_served_by() {
+    let scene = Scene::new().await;
+    let devd = scene.devd();
+    let never = CancellationToken::new();
+    let (added, [storm]) = join!(scene.world.add_with(disk(), WaitFor::Connected, &never), async {
+        scene.state_is("4").await;
+        [storm(scene.dd.clone(), BE)]
+    });
+    added.unwrap();
+    assert_eq!(scene.world.read(&format!("{LX}/op")).await, "not there");
+    // What it leaves when it is gone goes before a new device is made in its place.
+    drop(devd);
+    for gone in [LX, FE] {
+        scene.world.dom0.rm(&path(gone)).await.unwrap();
+    }
+    storm.abort();
+    scene.says("state", "6").await;
+    let storm = crate::world::storm(scene.dd.clone(), BE);
+    let failure = scene.add().await.unwrap_err();
+    assert!(!matches!(failure.cause, Cause::Store(_)), "{failure}");
+    storm.await.unwrap();
+    scene.nothing_is_left().await;
+}
+
+/// What is to be done is to be done where it was not: in the driver domain, or in the guest.
+#[tokio::test(start_paused = true)]
+async fn a_hint_names_the_domain_that_is_to_blame() {
+    let never = CancellationToken::new();
+    // The states of both ends once the toolstack has written its part, and what follows.
+    for (backend, frontend, hint) in [
+        (&[][..], "1", Hint::LoadBackendIn("xen-blkback", DD)),
+        (&["nonsense"], "1", Hint::ReadKernelLogOf(DD)),
+        (&["2"], "1", Hint::CheckGuest("xen-blkfront")),
+        (&["2"], "3", Hint::ReadKernelLogOf(DD)),
+        (&["2", "6"], "1", Hint::ReadKernelLogOf(DD)),
+        (&["2", "gone"], "1", Hint::ReadKernelLogOf(DD)),
+    ] {
+        let mut scene = Scene::new().await;
+        scene.stop_drivers();
+        let (added, ()) = join!(scene.world.add_with(disk(), WaitFor::Connected, &never), async {
+            scene.state_is("1").await;
+            for state in backend {
+                sleep(Duration::from_millis(100)).await;
+                if *state == "gone" {
+                    scene.dd.rm(&path(BE)).await.unwrap();
+                    continue;
+                }
+                if *state == "2" {
+                    scene.says("physical-device", "7:0").await;
+                    scene.says("hotplug-status", "connected").await;
+                }
+                scene.says("state", state).await;
+            }
+            if frontend != "1" {
+                scene.world.guest_says(frontend).await;
+            }
+        });
+        let failure = added.unwrap_err();
+        assert_eq!(failure.hint(), hint, "{backend:?} {frontend}: {failure:?}");
+    }
+    for (frontend, hint) in [("6", Hint::RemoveAgainOrLeave(DD)), ("4", Hint::RemoveAgainOrForce)] {
+        let mut scene = Scene::new().await;
+        scene.add_connected().await;
+        scene.stop_drivers();
+        let (removed, ()) = join!(scene.remove(Force::Never), async {
+            scene.state_is("5").await;
+            scene.world.guest_says(frontend).await;
+        });
+        assert_eq!(removed.unwrap_err().hint(), hint, "{frontend}");
+    }
 }
 
 /// A device of `xl`, whose backend is where the record says: it is detached, whatever the guest's directory says.

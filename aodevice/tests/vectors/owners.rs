@@ -7,7 +7,7 @@ use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{BE, Ended, FE, GUEST, LX, Line, World, disk, path, warned};
+use crate::world::{BE, Ended, FE, GUEST, LX, Line, World, disk, path, storm, warned};
 
 const XVDA: (Kind, u32) = (Kind::Vbd, 51712);
 
@@ -305,21 +305,13 @@ async fn b6_a_guest_that_writes_all_the_time_is_removed_by_force() {
     let world = World::new().await;
     let before = world.dump().await;
     world.add_connected().await;
-    let guest = world.guest.clone();
-    let writes = tokio::spawn(async move {
-        // Whatever it may do, as long as there is something.
-        let (state, perms) = (path(format!("{FE}/state")), guest.get_perms(&path(FE)).await.unwrap());
-        while guest.write(&state, "4").await.is_ok() {
-            _ = guest.set_perms(&path(FE), perms.clone()).await;
-            tokio::time::sleep(Duration::from_micros(100)).await;
-        }
-    });
+    let storm = storm(world.guest.clone(), FE);
     let (ended, ()) = join!(world.remove(Force::AtOnce), async {
         world.is_told_to_close().await;
         world.backend_says("6").await;
     });
     ended.unwrap();
-    writes.await.unwrap();
+    storm.await.unwrap();
     assert_eq!(world.dump().await, before);
 }
 

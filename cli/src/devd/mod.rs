@@ -1,26 +1,25 @@
 //! `devd`: serves the devices of a driver domain, as `xl devd` does.
 
 mod background;
-mod lock;
 mod log;
 mod status;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::num::NonZeroUsize;
-use std::path::{self, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{self, Path as FilePath, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aodevice::NativeRunner;
-use aodevice::devd::{Daemon, DaemonError, Settings};
+use aodevice::devd::{Claim, Daemon, DaemonError, Settings};
 use clap::Args as ClapArgs;
 use hotplug::{Limits, ScriptRunner};
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use xs_client::{Auto, Client, Config, Reconnect, UnixSocket};
 
-use self::lock::Lock;
 use self::log::Log;
 use crate::args::Common;
 use crate::options::seconds;
@@ -44,7 +43,7 @@ pub(crate) struct DevdArgs {
     /// [default: /var/log/xen/xendev-devd.log, and standard error with -F or for systemd's journal]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Tell whether a daemon runs here, and of the devices that it has noted
+    /// Tell whether a daemon runs here, and of the devices that it has noted; exit with 1 if none runs
     #[arg(long)]
     status: bool,
     /// Serve the devices of domain 0 too, whose toolstack runs their scripts itself, if this is domain 0
@@ -56,7 +55,7 @@ pub(crate) struct DevdArgs {
     /// How many devices are worked on at one time
     #[arg(long, value_name = "N", default_value = "16")]
     at_once: NonZeroUsize,
-    /// Where the locks of the daemon and of devices are
+    /// Where the locks of devices are
     #[arg(long, value_name = "DIR", default_value = "/run/xendev")]
     run_dir: PathBuf,
     /// This is the process in the background.
@@ -71,6 +70,9 @@ impl DevdArgs {
 }
 
 const TRIED: &str = "cannot serve the devices of this domain";
+
+/// How long to wait for a daemon that ends.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The pid file, which goes with the daemon.
 struct PidFile(PathBuf);
@@ -93,39 +95,49 @@ impl PidFile {
 }
 
 /// A path that means the same in every working directory.
-fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
-    path.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone()))
+fn absolute(path: &FilePath) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Makes the directory of the locks: that it cannot be had is not to be found out by the first script.
+fn make_locks(directory: &FilePath) -> Result<(), Problem> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let hint = "run it as root, or name a folder of yours with --run-dir";
+    made.map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", directory.display()), hint))
 }
 
 pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Problem> {
     if args.status {
-        return status::run(common, &args.run_dir, connect(common).await?).await;
+        return status::run(common, connect(common, Config::default()).await?).await;
     }
     if !args.foreground && !args.background && !log::is_journal() {
         return background::start();
     }
     // First, so that no signal ends it in the midst of a script.
     let stop = cancel_on_signal();
-    let (log_file, pidfile) = (absolute(&args.log), absolute(&args.pidfile));
+    let (log_file, pidfile) = (args.log.as_deref().map(absolute), args.pidfile.as_deref().map(absolute));
+    let run_dir = absolute(&args.run_dir);
     if args.background {
         background::leave_session();
     }
-    let lock = Lock::take(&args.run_dir).await?;
     let to_file = log_file.or_else(|| args.background.then(|| LOG.into()));
     let log = Arc::new(Log::open(to_file.as_deref(), common.quiet)?);
-    let client = connect(common).await?;
-    let mut scripts = ScriptRunner::new().lock_dir(&args.run_dir);
+    make_locks(&run_dir)?;
+    let client = connect(common, config()).await?;
+    let mut scripts = ScriptRunner::new().lock_dir(&run_dir);
     if let StoreChoice::Socket(socket) = &common.store {
         // The scripts' own xenstore programs are to talk to the same store.
-        let socket = path::absolute(socket).unwrap_or_else(|_| socket.clone());
-        scripts = scripts.env("XENSTORED_PATH", socket);
+        scripts = scripts.env("XENSTORED_PATH", absolute(socket));
     }
     let runner = Arc::new(NativeRunner::new(client.clone(), scripts, common.hotplug));
+    let of_claim = client.clone();
     let mut settings = Settings::default();
     settings.at_once = args.at_once.get();
     settings.scripts = Limits::default().deadline(args.script_timeout);
     settings.serve_domain0 = args.serve_domain0;
-    let daemon = unless_cancelled(TRIED, Daemon::new(client, runner, settings)).await?.map_err(problem)?;
+    let daemon =
+        unless_cancelled(TRIED, Daemon::new(client, runner, settings)).await?.map_err(cannot_serve)?;
+    let claim = unless_cancelled(TRIED, Claim::take(&of_claim, PATIENCE)).await?.map_err(cannot_serve)?;
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
     log.line(&format!("serving the devices of domain {}, process {}", daemon.own(), process::id()));
     let (background, log_of_events, log_of_ready) = (args.background, log.clone(), log.clone());
@@ -148,8 +160,11 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
         Ok(()) => "ended by a signal; devices stay attached",
         Err(_) => "ended: the store is gone",
     });
-    drop(lock);
-    served.map(|()| Exit::Done).map_err(problem)
+    if served.is_ok() {
+        // What stays tells of a process that is dead.
+        _ = claim.release().await;
+    }
+    served.map(|()| Exit::Done).map_err(cannot_serve)
 }
 
 /// Tells systemd's watchdog that the daemon goes on, where it is set. Never ends.
@@ -169,13 +184,13 @@ fn config() -> Config {
     Config { reconnect: Some(reconnect), ..Config::default() }
 }
 
-async fn connect(common: &Common) -> Result<Client, Problem> {
+async fn connect(common: &Common, config: Config) -> Result<Client, Problem> {
     let tried = "cannot reach the store";
     let client = async {
         Ok(match &common.store {
-            StoreChoice::Default => Client::connect_with(Auto::default(), config()).await,
+            StoreChoice::Default => Client::connect_with(Auto::default(), config).await,
             StoreChoice::Socket(socket) => {
-                Client::connect_with(UnixSocket::new(socket.as_path()), config()).await
+                Client::connect_with(UnixSocket::new(socket.as_path()), config).await
             }
             StoreChoice::Embedded => {
                 let observed = "an embedded store is this process's own, and nobody attaches devices there";
@@ -186,9 +201,14 @@ async fn connect(common: &Common) -> Result<Client, Problem> {
     unless_cancelled(tried, client).await??.map_err(|error| Problem::store(tried, &error))
 }
 
-fn problem(error: DaemonError) -> Problem {
+fn cannot_serve(error: DaemonError) -> Problem {
+    problem(TRIED, error)
+}
+
+/// Why what was tried cannot be had.
+fn problem(tried: &str, error: DaemonError) -> Problem {
     let (code, hint) = match &error {
-        DaemonError::Store(error) => return Problem::store(TRIED, error),
+        DaemonError::Store(error) => return Problem::store(tried, error),
         DaemonError::Domain0 => (
             "domain0",
             "run it in a driver domain; --serve-domain0 serves what toolstacks elsewhere attach to domain 0",
@@ -196,7 +216,14 @@ fn problem(error: DaemonError) -> Problem {
         DaemonError::NoNotes => {
             ("not_a_driver_domain", "create this domain with driver_domain=1 in its configuration")
         }
+        DaemonError::RunsAlready(holder) if !holder.seen => (
+            "runs_already",
+            "end that one first; if it is gone, remove what names it: xenstore-rm libxl/xendev-devd",
+        ),
+        DaemonError::RunsAlready(_) => {
+            ("runs_already", "end that one first; xendev devd --status tells what it does")
+        }
         _ => ("no_domid", "see whether the toolstack has written this domain's nodes"),
     };
-    Problem::new(Code::Of(code), TRIED, error, hint)
+    Problem::new(Code::Of(code), tried, error, hint)
 }

@@ -1,21 +1,16 @@
-//! `devd --status`: what the daemon of this domain has noted, from the store and its lock alone.
+//! `devd --status`: whether a daemon serves this domain, and what it has noted, from the store alone.
 
-use std::path::Path;
 use std::time::SystemTime;
 
-use aodevice::devd::{Served, Stage, served};
+use aodevice::devd::{DaemonError, Stage, holder, served, unreadable};
 use devstate::XenbusState;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use xs_client::Client;
 
-use super::lock;
+use super::problem;
 use crate::args::Common;
 use crate::output::say;
-use crate::problem::{Exit, Problem, line, unless_cancelled};
-
-fn device(served: &Served) -> Value {
-    json!(served)
-}
+use crate::problem::{Code, Exit, Problem, line, unless_cancelled};
 
 fn stage(stage: Stage) -> String {
     json!(stage).as_str().unwrap_or_default().to_owned()
@@ -27,21 +22,47 @@ fn ago(since: u64) -> u64 {
     now.saturating_sub(since)
 }
 
-pub(super) async fn run(common: &Common, run_dir: &Path, client: Client) -> Result<Exit, Problem> {
+pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem> {
     let tried = "cannot tell of the devices of this domain";
-    let devices = unless_cancelled(tried, served(&client)).await?;
-    let devices = devices.map_err(|error| Problem::store(tried, &error))?;
-    let pid = lock::daemon(run_dir);
+    let looked = async {
+        let (holder, devices) = (holder(&client).await?, served(&client).await?);
+        Ok::<_, DaemonError>((holder, devices, unreadable(&client).await?))
+    };
+    let looked = unless_cancelled(tried, looked).await?;
+    let (holder, devices, unreadable) = looked.map_err(|error| problem(tried, error))?;
     let working =
         devices.iter().filter(|device| matches!(device.stage, Stage::Adding | Stage::Removing)).count();
+    let failed = devices.iter().filter(|device| device.stage == Stage::Failed).count();
+    let none = || {
+        let observed = format!("no daemon runs here; {} devices are noted", devices.len());
+        Problem::new(
+            Code::Of("no_daemon"),
+            "nobody serves the devices of this domain",
+            observed,
+            "start it: xendev devd",
+        )
+    };
     if common.json {
-        let devices: Vec<Value> = devices.iter().map(device).collect();
-        say(format!("{}\n", json!({"ok": true, "pid": pid, "working": working, "devices": devices})));
+        let pid = holder.map(|holder| holder.pid);
+        let told = json!({"pid": pid, "working": working, "devices": devices, "unreadable": unreadable});
+        let Value::Object(told) = told else { return Ok(Exit::Done) };
+        if holder.is_none() {
+            return Err(told
+                .into_iter()
+                .fold(none(), |problem, (name, told)| problem.with_detail(&name, told)));
+        }
+        let told = [("ok".to_owned(), true.into())].into_iter().chain(told).collect::<Map<_, _>>();
+        say(format!("{}\n", Value::Object(told)));
         return Ok(Exit::Done);
     }
-    let mut text = match pid {
-        Some(pid) => format!("process {pid} serves {} devices, and works on {working}\n", devices.len()),
-        None => format!("no daemon runs here; {} devices are noted\n", devices.len()),
+    let mut text = match holder {
+        Some(holder) => {
+            format!(
+                "{holder} serves {} devices, and works on {working}; {failed} have failed\n",
+                devices.len()
+            )
+        }
+        None => String::new(),
     };
     for served in &devices {
         let state = served.state.map(XenbusState::digits).unwrap_or_else(|| "gone".to_owned());
@@ -50,6 +71,12 @@ pub(super) async fn run(common: &Common, run_dir: &Path, client: Client) -> Resu
         let told = format!("{} {} for {seconds} s, state {state}{error}", served.place, stage(served.stage));
         text += &format!("{}\n", line(&told));
     }
+    if !unreadable.is_empty() {
+        text += &format!("{} nodes among the notes cannot be read\n", unreadable.len());
+    }
+    for node in &unreadable {
+        text += &format!("{}\n", line(node));
+    }
     say(text);
-    Ok(Exit::Done)
+    if holder.is_some() { Ok(Exit::Done) } else { Err(none()) }
 }

@@ -16,7 +16,7 @@ use xs_client::{Client, Config, DomId};
 pub(crate) const GUEST: DomId = DomId(1);
 
 pub(crate) struct Host {
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     folder: TempDir,
     pub(crate) client: Client,
     pub(crate) backends: Option<Drivers>,

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use xs_client::{Access, Client, DomId, Path, Permissions, Request, Requests};
 
 use super::course::Change;
-use crate::operation::store::{remove_frontend, text, transact};
+use crate::operation::store::{remove_theirs, text, transact};
 use crate::pcidev::{PciAddress, PciDev};
 use crate::{Cause, DeviceId, Kind, Which};
 
@@ -155,7 +155,8 @@ pub(super) async fn write(client: &Client, fe: DomId, dev: &PciDev) -> Result<Ch
     let (backend, frontend) = (&id.backend()?, &id.frontend()?);
     if client.read_opt(backend).await?.is_none() && client.read_opt(frontend).await?.is_some() {
         // What an earlier bus has left.
-        remove_frontend(client, &id, &id.paths()?, |seen| !seen.be).await?;
+        let paths = id.paths()?;
+        remove_theirs(client, &id, &paths, &[&paths.frontend], |seen| !seen.be).await?;
     }
     transact(client, |tx| async move {
         if let Some(bus) = Bus::read(&tx, backend).await? {

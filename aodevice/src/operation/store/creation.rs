@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Request};
 
-use super::{Depth, look, remove_frontend, transact};
+use super::{Depth, Tries, look_beside, remove_theirs, transact};
 use crate::operation::observe::Texts;
 use crate::operation::record::{Record, Stage};
 use crate::operation::steps::{self, Obstacle, Seen};
@@ -33,7 +33,7 @@ pub(crate) async fn create(
     cancel: Cancel<'_>,
 ) -> Result<Written, Cause> {
     let set = |target| *written.lock().unwrap_or_else(PoisonError::into_inner) = target;
-    let stands = &AtomicBool::new(false);
+    let (stands, tries) = (&AtomicBool::new(false), &Tries::default());
     transact(client, |tx| async move {
         set(None);
         // Between attempts is the one place to stop without a trace.
@@ -41,34 +41,35 @@ pub(crate) async fn create(
             return Err(Cause::Aborted);
         }
         let id = place::identify(&tx, fe, device, guest).await?;
-        let paths = id.paths()?;
+        let (paths, remote) = (id.paths()?, guest.is_remote());
+        // What a script made in a driver domain is for that to undo.
+        let by_record = |seen: Seen| Seen { made: seen.made && !remote, ..seen };
         if stands.load(Ordering::Relaxed) {
-            // Its guest may keep writing to what an earlier device has left.
-            remove_frontend(client, &id, &paths, |seen| steps::create(seen).is_ok()).await?;
+            // Others may keep writing to what an earlier device has left.
+            let is_to_go = |seen: &Seen| steps::create(&by_record(seen.clone())).is_ok();
+            remove_theirs(client, &id, &paths, &paths.theirs(remote), is_to_go).await?;
         }
-        let remote = guest.is_remote();
+        let of_backend = tries.of_backend(client, &tx, remote);
         let backend_home = async {
             if remote { tx.read_opt(&paths.backend_home).await.map(|home| home.is_some()) } else { Ok(true) }
         };
         let (seen, unfinished, checked, fe, stood, backend_home) = tokio::join!(
-            look(&tx, &id, &paths, Depth::Made),
+            look_beside((&tx, of_backend), &id, &paths, Depth::Made),
             saved::unfinished(client, &id, &paths),
-            place::check(&tx, &id, &paths, device),
+            place::check(of_backend, &id, &paths, device),
             tx.read_opt(&paths.frontend),
             // Not in the transaction: the guest can write there.
             Texts::of_drivers(client, &id),
             backend_home,
         );
         let no_backend_home = (!backend_home?).then_some(id.be);
-        let mut seen = Seen { unfinished: unfinished?, no_backend_home, ..seen? };
-        // What a script made in a driver domain is for that to undo.
-        seen.made &= !remote;
+        let seen = Seen { unfinished: unfinished?, no_backend_home, ..by_record(seen?) };
         if let Err(obstacle) = steps::create(&seen) {
             return Ok((Written::Blocked(id.which(), obstacle), Vec::new()));
         }
         checked?;
         let fe = fe?.is_some();
-        stands.store(fe, Ordering::Relaxed);
+        stands.store(fe || (remote && seen.be), Ordering::Relaxed);
         let stale = [(fe, &paths.frontend), (seen.be, &paths.backend)];
         let stale = stale.into_iter().filter(|(there, _)| *there);
         let mut requests: Vec<_> = stale.map(|(_, path)| Request::Rm(path.clone())).collect();

@@ -28,21 +28,34 @@ pub(crate) async fn look(
     paths: &Paths,
     depth: Depth,
 ) -> Result<Seen, Error> {
+    look_beside((store, store), id, paths, depth).await
+}
+
+/// The same, with what is in the backend's directory read by the second: see [`Tries`](super::Tries).
+pub(crate) async fn look_beside(
+    (store, of_backend): (&Requests, &Requests),
+    id: &DeviceId,
+    paths: &Paths,
+    depth: Depth,
+) -> Result<Seen, Error> {
     let Paths { home, backend, toolstack, .. } = paths;
-    let directories = [toolstack, backend].map(Clone::clone);
-    let mut keys = vec![home.clone(), toolstack.join("op")?, backend.join("state")?];
+    let (mut ours, mut theirs) = (vec![home.clone(), toolstack.join("op")?], vec![backend.join("state")?]);
     let scripted = id.be_kind.is_scripted();
     match depth {
         Depth::Standing => {}
-        Depth::Said if scripted => keys.extend(Said::nodes(backend)?),
+        Depth::Said if scripted => theirs.extend(Said::nodes(backend)?),
         Depth::Said => {}
-        Depth::Made => keys.extend(directories.clone()),
+        Depth::Made => {
+            ours.push(toolstack.clone());
+            theirs.push(backend.clone());
+        }
     }
-    let mut values = store.read_many(&keys).await?.into_iter();
-    let mut next = || values.next().flatten();
+    let (ours, theirs) = tokio::try_join!(store.read_many(&ours), of_backend.read_many(&theirs))?;
+    let (mut ours, mut theirs) = (ours.into_iter(), theirs.into_iter());
+    let mut next = || theirs.next().flatten();
     let mut seen = Seen {
-        home: next().is_some(),
-        op: next().map(|op| String::from_utf8_lossy(&op).into_owned()),
+        home: ours.next().flatten().is_some(),
+        op: ours.next().flatten().map(|op| String::from_utf8_lossy(&op).into_owned()),
         be_state: next().as_deref().map(StateValue::parse),
         ..Seen::default()
     };
@@ -51,19 +64,19 @@ pub(crate) async fn look(
     match depth {
         Depth::Said if scripted => seen.said = Said::from_values(next(), next()),
         Depth::Made => {
-            (seen.lx, seen.be) = (next().is_some(), next().is_some());
+            (seen.lx, seen.be) = (ours.next().flatten().is_some(), next().is_some());
             // Of one that is alive this decides nothing.
             if scripted && seen.be && seen.alive().is_none() {
                 let made = id.kind.info().made.iter().map(|key| backend.join(key));
-                let made = store.read_many(&made.collect::<Result<Vec<_>, _>>()?).await?;
+                let made = of_backend.read_many(&made.collect::<Result<Vec<_>, _>>()?).await?;
                 seen.made = made.iter().any(Option::is_some);
             }
         }
         _ => {}
     }
     if depth != Depth::Made && !(seen.lx && seen.be) {
-        let there = store.read_many(&directories).await?;
-        (seen.lx, seen.be) = (there[0].is_some(), there[1].is_some());
+        let (lx, be) = tokio::try_join!(store.read_opt(toolstack), of_backend.read_opt(backend))?;
+        (seen.lx, seen.be) = (lx.is_some(), be.is_some());
     }
     Ok(seen)
 }

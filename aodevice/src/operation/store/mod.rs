@@ -6,11 +6,12 @@ mod look;
 mod others;
 mod removal;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use devstate::XenbusState;
 use futures_util::future::try_join4;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use xs_client::{Client, ErrorCode, Op, Path, Request, Requests, Transaction};
@@ -24,9 +25,9 @@ use crate::kind::Recorded;
 use crate::{Cause, Paths};
 
 pub(crate) use self::creation::{Written, create};
-pub(crate) use self::look::{Depth, keys_of, keys_since, look, named};
+pub(crate) use self::look::{Depth, keys_of, keys_since, look, look_beside, named};
 pub(crate) use self::others::{nodes_of_others, unfinished_others};
-pub(crate) use self::removal::{PASSING, Probed, close, destroy, identify, probe, recall, remove_frontend};
+pub(crate) use self::removal::{PASSING, Probed, close, destroy, identify, probe, recall, remove_theirs};
 
 pub(crate) fn text(value: Option<bytes::Bytes>) -> Option<String> {
     value.and_then(|value| String::from_utf8(value.into()).ok())
@@ -88,6 +89,47 @@ impl Trees {
     }
 }
 
+/// How often, and for how long, a transaction is tried that touches what a guest or a driver domain may write to.
+const TRIES: u32 = 8;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The attempts at a transaction.
+///
+/// A guest owns FE, and a driver domain BE. Who writes there all the time makes every transaction conflict that touches it,
+/// and none of ours may depend on that. So after some attempts a transaction leaves such a directory alone, and it is read
+/// and written beside it: the harm of what comes in between is the writer's own.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    tried: AtomicU32,
+    begun: Instant,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self { tried: AtomicU32::new(0), begun: Instant::now() }
+    }
+}
+
+/// An attempt.
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    is_first: bool,
+    /// It is to leave alone what others may write to.
+    beside: bool,
+}
+
+impl Tries {
+    fn next(&self) -> Try {
+        let tried = self.tried.fetch_add(1, Ordering::Relaxed);
+        Try { is_first: tried == 0, beside: tried >= TRIES || tried > 0 && self.begun.elapsed() >= PATIENCE }
+    }
+
+    /// Where this attempt reads the backend's directory.
+    fn of_backend<'a>(&self, client: &'a Client, tx: &'a Transaction, remote: bool) -> &'a Requests {
+        if self.next().beside && remote { client } else { tx }
+    }
+}
+
 /// Says that the backend has closed, for a device model that has ended.
 pub(crate) async fn close_for_server(
     client: &Client,
@@ -126,12 +168,13 @@ pub(crate) async fn step_and<T>(
     also: Option<Request>,
     decide: impl Fn(&Seen) -> Result<(T, Vec<Change>), Cause>,
 ) -> Result<T, Cause> {
-    let (decide, also) = (&decide, &also);
+    let (decide, also, tries) = (&decide, &also, &Tries::default());
     transact(client, |tx| async move {
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
-        let seen = look(&tx, &target.id(), target.paths(), depth).await?;
+        let of_backend = tries.of_backend(client, &tx, target.is_remote());
+        let seen = look_beside((&tx, of_backend), &target.id(), target.paths(), depth).await?;
         let (result, changes) = decide(&seen)?;
         let mut requests = requests(&tx, target, record, &seen, &changes).await?;
         requests.extend(also.clone());

@@ -1,12 +1,12 @@
 //! Removing a device: finding what is recorded of it, claiming it, and removing its tree.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devstate::StateValue;
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, DomId, Path, Request, Requests};
 
-use super::{Depth, Trees, keys_of, keys_since, look, named, requests, transact};
+use super::{Depth, Trees, Tries, keys_of, keys_since, look, look_beside, named, requests, transact};
 use crate::kind::Recorded;
 use crate::machine::{Claim, Closing, Destroyed, Frontend};
 use crate::operation::observe::shown;
@@ -185,8 +185,8 @@ pub(crate) async fn close(
     // Not in the transaction: the guest can write there.
     let of_guest = &[paths.frontend.clone(), paths.frontend.join("state")?];
     let is_first = matches!(claim, Claim::First(_));
-    let again = &AtomicBool::new(false);
-    let (closing, left) = transact(client, |tx| async move {
+    let tries = &Tries::default();
+    let (closing, left, told): (_, _, Vec<_>) = transact(client, |tx| async move {
         if cancel.is_some_and(CancellationToken::is_cancelled) {
             return Err(Cause::Aborted);
         }
@@ -196,7 +196,10 @@ pub(crate) async fn close(
         };
         // The first attempt takes the guest's directory with it. A guest that writes there makes it conflict, so the next
         // ones leave it for afterwards.
-        let takes = frontend != Frontend::Keep && !again.swap(true, Ordering::Relaxed);
+        let this = tries.next();
+        let takes = frontend != Frontend::Keep && this.is_first;
+        let beside = target.is_remote() && this.beside;
+        let of_backend = if beside { client } else { &*tx };
         let taken =
             async { if takes { Ok(tx.read_opt(&paths.frontend).await?.is_some()) } else { Ok(false) } };
         // Who reads the sources knows it from these.
@@ -208,7 +211,7 @@ pub(crate) async fn close(
             }
         };
         let (seen, unfinished, of_guest, sources, taken) = tokio::try_join!(
-            async { Ok(look(&tx, &id, paths, Depth::Made).await?) },
+            async { Ok(look_beside((&tx, of_backend), &id, paths, Depth::Made).await?) },
             unfinished,
             async { Ok(client.read_many(of_guest).await?) },
             sources,
@@ -216,7 +219,8 @@ pub(crate) async fn close(
         )?;
         let fe_state = of_guest[1].as_deref().map(StateValue::parse);
         let unfinished = sources.as_ref().map_or(unfinished, |sources| sources.is_unfinished(&id));
-        let mut seen = Seen { unfinished, held, fe: of_guest[0].is_some(), fe_state, ..seen };
+        let fe = of_guest[0].is_some();
+        let mut seen = Seen { unfinished, held, fe, fe_state, passing: beside, ..seen };
         seen.made &= !target.is_remote();
         let (closing, changes) = steps::close(&seen, record.token, claim, frontend);
         if let Some(sources) = sources.filter(|_| !changes.is_empty()) {
@@ -227,17 +231,28 @@ pub(crate) async fn close(
                 Err(cause @ Cause::Store(_)) => return Err(cause),
                 // It may be gone, another backend may serve it, or others have written between these reads: who looks
                 // for it anew sees what it is.
-                Ok(_) | Err(_) => return Ok(((Closing::Changed, false), Vec::new())),
+                Ok(_) | Err(_) => return Ok(((Closing::Changed, false, Vec::new()), Vec::new())),
             }
         }
         let mut requests = requests(&tx, target, record, &seen, &changes).await?;
         let deletes = changes.contains(&Change::DeleteFrontend);
         requests.extend((deletes && taken).then(|| Request::Rm(paths.frontend.clone())));
-        Ok(((closing, deletes && !takes), requests))
+        let is_told =
+            |request: &Request| beside && request.path().is_some_and(|path| path.is_within(&paths.backend));
+        let (told, requests) = requests.into_iter().partition(is_told);
+        Ok(((closing, deletes && !takes, told), requests))
     })
     .await?;
+    let is_ours = |seen: &Seen| Record::is_of(seen.op.as_deref(), record.token);
+    if !told.is_empty() {
+        let seen = look(client, &id, paths, Depth::Made).await?;
+        // A write would bring a directory back that is gone.
+        if seen.be && is_ours(&seen) {
+            client.all(told).await?;
+        }
+    }
     if left {
-        remove_frontend(client, &id, paths, |seen| Record::is_of(seen.op.as_deref(), record.token)).await?;
+        remove_theirs(client, &id, paths, &[&paths.frontend], is_ours).await?;
     }
     // What vanished after it was claimed is still to be undone, by what is saved of it.
     if is_first && closing == Closing::Vanished && !target.is_remote() {
@@ -246,40 +261,42 @@ pub(crate) async fn close(
     Ok(closing)
 }
 
-/// How often a transaction is tried that removes what a guest writes to.
-const TRIES: u32 = 8;
-
-/// Removes the guest's directory of a device as long as `is_to_go` says so of what is there.
+/// Removes directories of a device that others may write to, as long as `is_to_go` says so of what is there.
 ///
-/// In a transaction, or another toolstack could put another device in its place in between. A guest that keeps writing
-/// to it makes every transaction conflict; then it is looked at, and removed at once: the harm of what comes in between
-/// is that guest's.
-pub(crate) async fn remove_frontend(
+/// In a transaction, or another toolstack could put another device in its place in between. Who keeps writing to them
+/// makes every transaction conflict; then it is looked at, and each is removed at once, by a request that nothing can
+/// conflict with. Nobody but us can make them again.
+pub(crate) async fn remove_theirs(
     client: &Client,
     id: &DeviceId,
     paths: &Paths,
+    theirs: &[&Path],
     is_to_go: impl Fn(&Seen) -> bool,
 ) -> Result<(), Cause> {
-    let (tries, is_to_go) = (&AtomicU32::new(0), &is_to_go);
+    let (tries, is_to_go) = (&Tries::default(), &is_to_go);
+    let nodes: &Vec<Path> = &theirs.iter().map(|path| (*path).clone()).collect();
     let is_done = transact(client, |tx| async move {
-        if tries.fetch_add(1, Ordering::Relaxed) == TRIES {
+        if tries.next().beside {
             return Ok((false, Vec::new()));
         }
-        let (seen, fe) = tokio::try_join!(look(&tx, id, paths, Depth::Made), tx.read_opt(&paths.frontend))?;
-        let goes = fe.is_some() && is_to_go(&seen);
-        Ok((true, goes.then(|| Request::Rm(paths.frontend.clone())).into_iter().collect()))
+        let (seen, there) = tokio::try_join!(look(&tx, id, paths, Depth::Made), tx.read_many(nodes))?;
+        let goes = is_to_go(&seen);
+        let there = nodes.iter().zip(there).filter(|(_, value)| goes && value.is_some());
+        Ok((true, there.map(|(path, _)| Request::Rm(path.clone())).collect()))
     })
     .await?;
     if !is_done && is_to_go(&look(client, id, paths, Depth::Made).await?) {
-        cleanup::remove_only(client, &paths.frontend).await?;
+        for path in nodes {
+            cleanup::remove_only(client, path).await?;
+        }
     }
     Ok(())
 }
 
 /// Removes the device's tree, if nobody else has it.
 ///
-/// A guest that keeps writing into its directory makes a transaction that removes it conflict. So after a conflict the
-/// directory goes before.
+/// A guest that keeps writing into its directory makes a transaction that removes it conflict, and so does a driver domain
+/// with the backend's. So after a conflict these go before.
 pub(crate) async fn destroy(
     client: &Client,
     target: &Target,
@@ -291,7 +308,7 @@ pub(crate) async fn destroy(
     let destroyed = transact(client, |tx| async move {
         if again.swap(true, Ordering::Relaxed) {
             let is_to_go = |seen: &Seen| steps::destroy(seen, record.token).0 == Destroyed::Gone;
-            remove_frontend(client, &id, paths, is_to_go).await?;
+            remove_theirs(client, &id, paths, &paths.theirs(target.is_remote()), is_to_go).await?;
         }
         // Whether the guest has a home decides how much goes; nearly always it has.
         let (seen, trees) = tokio::try_join!(

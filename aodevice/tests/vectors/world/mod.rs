@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
 use lab_proxy::Proxy;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Client, Config, DomId, Error, Path};
@@ -220,6 +221,26 @@ impl World {
         let (value, perms) = (self.dom0.read(node).await?, self.dom0.get_perms(node).await?);
         Ok(format!("{node} = \"{}\"   ({perms})", value.escape_ascii()))
     }
+}
+
+/// Somebody who writes to this directory of his and makes and removes nodes there all the time, as long as he may: between
+/// any two requests of others. A round takes a tenth of a second.
+pub(crate) fn storm(client: Client, directory: &str) -> JoinHandle<()> {
+    let (directory, noise) = (path(directory), path(format!("{directory}/noise")));
+    let state = path(format!("{directory}/state"));
+    tokio::spawn(async move {
+        let perms = client.get_perms(&directory).await.unwrap();
+        let value = client.read(&state).await.unwrap();
+        let writes = async || while client.write(&state, value.clone()).await.is_ok() {};
+        let rounds = async {
+            while client.write(&noise, "x").await.is_ok() {
+                _ = client.rm(&noise).await;
+                _ = client.set_perms(&directory, perms.clone()).await;
+                tokio::time::advance(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::join!(writes(), writes(), writes(), rounds);
+    })
 }
 
 /// The lines of the second listing that the first does not have.
