@@ -295,3 +295,167 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
         (Some(1), &"store".into())
     );
 }
+
+/// The stand-in for QEMU: it has its words, says that it serves devices, and takes up every disk that has an image.
+const QEMU: &str = r#"fe=$2
+echo "begins as $$ for $fe"
+trap 'echo "ends as $$"; exit 0' TERM
+xenstore-write device-model/$fe/state running
+while :; do
+    for devid in $(xenstore-list backend/qdisk/$fe 2> /dev/null); do
+        device=backend/qdisk/$fe/$devid
+        image=$(xenstore-read $device/params 2> /dev/null)
+        case "$(xenstore-read $device/online 2> /dev/null) $(xenstore-read $device/state 2> /dev/null)" in
+        "1 1")
+            if [ -e "${image#*:}" ]; then
+                xenstore-write $device/hotplug-status connected $device/state 2
+            else
+                echo "qemu: failed to create 'qdisk' device '$devid': Could not open '${image#*:}'"
+            fi;;
+        "1 2") xenstore-write $device/state 4;;
+        "0 5")
+            if [ "$(xenstore-read $device/hotplug-status 2> /dev/null)" = connected ]; then
+                xenstore-write $device/state 6; xenstore-rm $device
+            fi;;
+        esac
+    done
+    sleep 0.05
+done"#;
+
+impl World {
+    /// What a toolstack of another domain writes for a disk of QEMU's.
+    async fn attach_qdisk(&self, devid: u32, image: &str) {
+        let backend = format!("/local/domain/0/backend/qdisk/1/{devid}");
+        let keys =
+            [("params", image), ("type", "qdisk"), ("frontend-id", "1"), ("online", "1"), ("state", "1")];
+        for (key, value) in keys {
+            let path = Path::new(format!("{backend}/{key}")).unwrap();
+            self.host.client.write(&path, value.to_owned()).await.unwrap();
+        }
+    }
+
+    async fn close_qdisk(&self, devid: u32) {
+        let backend = format!("/local/domain/0/backend/qdisk/1/{devid}");
+        for (key, value) in [("online", "0"), ("state", "5")] {
+            self.host.client.write(&Path::new(format!("{backend}/{key}")).unwrap(), value).await.unwrap();
+        }
+        self.reads(&backend, None).await;
+    }
+}
+
+fn is_there(pid: &str) -> bool {
+    test_kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap()).is_ok()
+}
+
+/// B-41, with real processes: one QEMU for two disks; it outlives the daemon, whose successor ends it after the last; one
+/// that is killed is told of, and the next attach starts another.
+#[tokio::test(flavor = "multi_thread")]
+async fn b41_the_qemu_of_a_guest_outlives_the_daemon_and_ends_with_its_last_disk() {
+    let world = World::start().await;
+    let before = world.host.dump().await;
+    let qemu = world.host.script("qemu-stand-in", QEMU);
+    let logs = world.file("qemu").display().to_string();
+    let options = ["--qemu", &qemu, "--qemu-log-dir", &logs];
+    let image = format!("raw:{}", world.host.image().display());
+    let disk = |devid: u32, key: &str| format!("/local/domain/0/backend/qdisk/1/{devid}/{key}");
+    let pid_node = "/local/domain/0/libxl/1/qdisk-backend-pid";
+    let mut first = world.foreground(&options).await;
+    for devid in [51712, 51728] {
+        world.attach_qdisk(devid, &image).await;
+        world.reads(&disk(devid, "state"), Some("4")).await;
+    }
+    let pid = world.read(pid_node).await.unwrap();
+    let status = world.status().await;
+    assert_eq!(
+        status["qemus"],
+        serde_json::json!([{"domid": 1, "pid": pid.parse::<u32>().unwrap(), "running": true}])
+    );
+    let ran = world.devd(&["--status"]).await;
+    assert!(
+        ran.stdout.contains(&format!("the QEMU of domain 1, process {pid}: serves devices")),
+        "{}",
+        ran.stdout
+    );
+    world.attach_qdisk(51744, "raw:/nonexistent.img").await;
+    world.reads(&disk(51744, "hotplug-status"), Some("error")).await;
+    let error = world.read(&disk(51744, "hotplug-error")).await.unwrap();
+    assert!(error.contains("Could not open '/nonexistent.img'"), "{error}");
+    world.close_qdisk(51744).await;
+
+    first.kill().await.unwrap();
+    assert!(is_there(&pid));
+    let mut second = world.foreground(&options).await;
+    world.close_qdisk(51712).await;
+    assert!(is_there(&pid));
+    world.close_qdisk(51728).await;
+    world.reads(pid_node, None).await;
+    // Whoever is its parent by now has still to take note.
+    let begun = Instant::now();
+    while is_there(&pid) {
+        assert!(begun.elapsed() < LONG, "process {pid} is there");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let log = fs::read_to_string(world.file("qemu").join("qdisk-1.log")).unwrap();
+    let lives = |log: &str, word: &str| log.lines().filter(|line| line.starts_with(word)).count();
+    assert_eq!((lives(&log, "begins as"), lives(&log, "ends as")), (1, 1), "{log}");
+
+    // A crash, and the next attach.
+    world.attach_qdisk(51712, &image).await;
+    world.reads(&disk(51712, "state"), Some("4")).await;
+    let pid = world.read(pid_node).await.unwrap();
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    world.reads(&disk(51712, "hotplug-status"), Some("error")).await;
+    let error = world.read(&disk(51712, "hotplug-error")).await.unwrap();
+    assert!(
+        error.starts_with("the QEMU of domain 1 ended by itself (signal: 9 (SIGKILL)), its last words:"),
+        "{error}"
+    );
+    world.reads(pid_node, None).await;
+    world.attach_qdisk(51728, &image).await;
+    world.reads(&disk(51728, "state"), Some("4")).await;
+    let pid = world.read(pid_node).await.unwrap();
+    // And one that nobody saw end.
+    second.kill().await.unwrap();
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let _third = world.foreground(&options).await;
+    world.reads("/local/domain/0/device-model/1/state", Some("running")).await;
+    let begun = Instant::now();
+    while world.read(pid_node).await.is_none_or(|now| now == pid) {
+        assert!(begun.elapsed() < LONG, "no other one is started");
+        sleep(Duration::from_millis(20)).await;
+    }
+    world.reads(&disk(51728, "state"), Some("4")).await;
+    for devid in [51712, 51728] {
+        world.close_qdisk(devid).await;
+    }
+    world.reads(pid_node, None).await;
+    _ = world.host.client.rm(&Path::new("/local/domain/0/backend/qdisk").unwrap()).await;
+    let is_of_daemon = |line: &&str| {
+        line.starts_with("/local/domain/0/libxl = ") || line.starts_with("/local/domain/0/device-model = ")
+    };
+    let after = world.host.dump().await;
+    let after: Vec<&str> = after.lines().filter(|line| !is_of_daemon(line)).collect();
+    assert_eq!(after.join("\n"), before.trim_end());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qemu_that_is_not_there_is_told_to_the_toolstack() {
+    let world = World::start().await;
+    let _devd = world
+        .foreground(&[
+            "--qemu",
+            "/nonexistent/qemu",
+            "--qemu-log-dir",
+            &world.file("qemu").display().to_string(),
+        ])
+        .await;
+    world.attach_qdisk(51712, "raw:/dev/null").await;
+    let backend = "/local/domain/0/backend/qdisk/1/51712";
+    world.reads(&format!("{backend}/hotplug-status"), Some("error")).await;
+    let error = world.read(&format!("{backend}/hotplug-error")).await.unwrap();
+    assert!(
+        error.contains("the QEMU of domain 1 cannot be started: /nonexistent/qemu: No such file"),
+        "{error}"
+    );
+    world.close_qdisk(51712).await;
+}

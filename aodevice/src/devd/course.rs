@@ -54,7 +54,7 @@ impl Backend {
     }
 
     /// Whether it is on its way out.
-    fn leaves(&self) -> bool {
+    pub(super) fn leaves(&self) -> bool {
         !self.online && matches!(self.state, None | Some(Closing | Closed))
     }
 }
@@ -96,7 +96,7 @@ pub(super) enum Action {
 }
 
 /// Whether it takes a program that this daemon does not start.
-fn is_of_model(kind: BackendKind) -> bool {
+fn is_unserved(kind: BackendKind) -> bool {
     kind.server() == Server::DeviceModel && kind != BackendKind::Console
 }
 
@@ -121,16 +121,16 @@ pub(super) fn next(kind: BackendKind, seen: &Seen, doing: Doing) -> Action {
 }
 
 fn known(kind: BackendKind, backend: &Backend, note: &Note) -> Action {
-    let is_unserved = note.stage == Stage::Failed && is_of_model(kind);
+    let is_refused = note.stage == Stage::Failed && is_unserved(kind);
     match (note.stage, backend.state) {
         (Stage::Removing, _) => Action::Remove,
         (_, Some(Closed)) if !backend.online => Action::Remove,
-        (_, Some(Closing)) if !backend.online && is_unserved => Action::Remove,
+        (_, Some(Closing)) if !backend.online && is_refused => Action::Remove,
         (Stage::Adding, _) if !backend.has_reported(kind) => Action::Reset,
         (Stage::Adding, _) => {
             Action::Adopt(if backend.works(kind) { Stage::Attached } else { Stage::Failed })
         }
-        (Stage::Attached | Stage::Failed, Some(Initialising)) if !is_unserved => Action::Reset,
+        (Stage::Attached | Stage::Failed, Some(Initialising)) if !is_refused => Action::Reset,
         _ => Action::Nothing,
     }
 }
@@ -140,7 +140,7 @@ fn unknown(kind: BackendKind, backend: &Backend) -> Action {
     match backend.state {
         Some(Closed) if !backend.online => Action::Remove,
         Some(Closing) if !backend.online && !has_reported => Action::Remove,
-        Some(Initialising | InitWait) if is_of_model(kind) => Action::Refuse,
+        Some(Initialising | InitWait) if is_unserved(kind) => Action::Refuse,
         Some(InitWait) if !has_reported => Action::Add,
         Some(InitWait) => Action::Adopt(if backend.works(kind) { Stage::Attached } else { Stage::Failed }),
         Some(Initialised | Connected) => Action::Adopt(Stage::Attached),
@@ -286,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_would_serve_is_refused_and_removed_without_it() {
+    fn what_no_program_here_serves_is_refused_and_removed() {
         dialogue(
-            BackendKind::Qdisk,
+            BackendKind::Vfb,
             &[
                 ("1", Action::Refuse),
                 ("1 error failed", Action::Nothing),

@@ -16,6 +16,7 @@ use xs_client::{Changes, Client, DomId, Error, ErrorCode, Lifecycle, Path, Watch
 
 use super::course::{Action, Doing, next};
 use super::place::{BACKENDS, Hint, NOTES, Place};
+use super::qemu::{self, QemuProgram, Qemus};
 use super::worker::{Kick, Shared, Worker};
 use super::{Event, Holder, Stage, look, unreadable};
 use crate::operation::text;
@@ -25,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often a worker tries again what the store has refused. What a lost connection ended is tried for ever.
-const REFUSALS: u32 = 5;
+pub(super) const REFUSALS: u32 = 5;
 
 /// What can be chosen for a [`Daemon`].
 #[derive(Clone, Debug)]
@@ -43,6 +44,14 @@ pub struct Settings {
     pub file: Duration,
     /// Whether the devices that domain 0 serves are served too, whose own toolstack does so: not by default.
     pub serve_domain0: bool,
+    /// What starts QEMU for guests with disks or file systems that it serves: by default the program of this system.
+    pub qemus: Arc<dyn Qemus>,
+    /// How long a QEMU may take to start: 60 s by default.
+    pub qemu_start: Duration,
+    /// How long one that runs may take to take up a device: 10 s by default.
+    pub qemu_device: Duration,
+    /// How long one may take to end, before it is killed: 10 s by default.
+    pub qemu_end: Duration,
 }
 
 impl Default for Settings {
@@ -54,6 +63,10 @@ impl Default for Settings {
             interfaces: "/sys/class/net".into(),
             file: Duration::from_secs(5),
             serve_domain0: false,
+            qemus: Arc::new(QemuProgram::default()),
+            qemu_start: Duration::from_secs(60),
+            qemu_device: Duration::from_secs(10),
+            qemu_end: Duration::from_secs(10),
         }
     }
 }
@@ -126,7 +139,7 @@ impl fmt::Debug for Daemon {
 }
 
 /// The pause before the next attempt.
-fn pause(attempt: u32) -> Duration {
+pub(super) fn pause(attempt: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(LAST_PAUSE)
 }
 
@@ -194,6 +207,8 @@ impl Daemon {
             queue: Queue::default(),
             running: HashMap::new(),
             tasks: JoinSet::new(),
+            guests: HashMap::new(),
+            keepers: JoinSet::new(),
         };
         let served = turns.serve(&stop, ready).await;
         turns.finish().await;
@@ -228,6 +243,9 @@ struct Turns {
     queue: Queue,
     running: HashMap<Place, Arc<Kick>>,
     tasks: JoinSet<Place>,
+    /// The guests with a QEMU, or with devices that wait for one.
+    guests: HashMap<DomId, Arc<Kick>>,
+    keepers: JoinSet<DomId>,
 }
 
 /// What is to be looked at as a whole, and when.
@@ -273,6 +291,12 @@ impl Turns {
                         left.remove(&place);
                     }
                 }
+                Some(ended) = self.keepers.join_next() => {
+                    let fe = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    if self.guests.remove(&fe).is_some_and(|kick| kick.is_dirty()) {
+                        self.keep(fe);
+                    }
+                }
                 () = async { sleep_until(not_before.unwrap_or_else(Instant::now)).await },
                     if !looks.directories.is_empty() =>
                 {
@@ -282,7 +306,7 @@ impl Turns {
                         adopting = Some((found.len(), left.map(|(place, _)| *place).collect()));
                     }
                     for (place, action) in found {
-                        if action != Action::Nothing {
+                        if place.is_of_qemu() || action != Action::Nothing {
                             self.mark(place);
                         }
                     }
@@ -314,10 +338,27 @@ impl Turns {
     }
 
     fn mark(&mut self, place: Place) {
+        if place.is_of_qemu() {
+            return self.keep(place.domid);
+        }
         match self.running.get(&place) {
             Some(kick) => kick.kick(),
             None => self.queue.push(place),
         }
+    }
+
+    /// Sees to the QEMU of a guest.
+    fn keep(&mut self, fe: DomId) {
+        if let Some(kick) = self.guests.get(&fe) {
+            return kick.kick();
+        }
+        let kick = Arc::new(Kick::default());
+        self.guests.insert(fe, kick.clone());
+        let shared = self.shared.clone();
+        self.keepers.spawn(async move {
+            qemu::keep(shared, fe, kick).await;
+            fe
+        });
     }
 
     fn take(&mut self, changes: &Changes, root: &Path, looks: &mut Looks) {
@@ -339,14 +380,21 @@ impl Turns {
     async fn look(&mut self, looks: &mut Looks) -> Vec<(Place, Action)> {
         let mut found = Vec::new();
         for directory in looks.directories.clone() {
-            match look::all(&self.shared.client, &directory).await {
-                Ok(seen) => {
-                    if directory.as_str() == BACKENDS {
+            let client = &self.shared.client;
+            let is_root = directory.names().count() == 1;
+            let recorded = async { if is_root { qemu::recorded(client).await } else { Ok(Vec::new()) } };
+            match tokio::try_join!(look::all(client, &directory), recorded) {
+                Ok((seen, guests)) => {
+                    if is_root {
                         let noted = seen.iter().filter(|(_, seen)| seen.note.is_some());
                         self.sweep(&noted.map(|(place, _)| *place).collect()).await;
                     }
-                    let action =
-                        |(place, seen): (Place, _)| (place, next(place.backend_kind, &seen, Doing::Nothing));
+                    guests.into_iter().for_each(|fe| self.keep(fe));
+                    let action = |(place, seen): (Place, _)| {
+                        let is_of_worker = !place.is_of_qemu();
+                        let action = is_of_worker.then(|| next(place.backend_kind, &seen, Doing::Nothing));
+                        (place, action.unwrap_or(Action::Nothing))
+                    };
                     found.extend(seen.into_iter().map(action));
                     looks.directories.remove(&directory);
                 }
@@ -401,6 +449,7 @@ impl Turns {
     /// Waits for the workers, which begin nothing any more.
     async fn finish(&mut self) {
         while self.tasks.join_next().await.is_some() {}
+        while self.keepers.join_next().await.is_some() {}
     }
 }
 

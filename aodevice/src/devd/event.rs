@@ -3,6 +3,7 @@
 use std::fmt;
 
 use hotplug::Request;
+use xs_client::DomId;
 
 use super::Place;
 
@@ -31,6 +32,8 @@ pub enum Event {
         /// Whether it was removed.
         removed: bool,
     },
+    /// Something has happened to the QEMU of this guest.
+    Qemu(DomId, String),
     /// The store failed; the daemon tries again.
     Store(String),
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Event {
                 f,
                 "{path}: is no note that can be read; it stays, since it may tell of what a script has made"
             ),
+            Self::Qemu(domid, what) => write!(f, "the QEMU of domain {domid}: {what}"),
             Self::Store(error) => write!(f, "the store: {error}"),
         }
     }

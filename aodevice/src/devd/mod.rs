@@ -14,6 +14,7 @@
 //! | which device has its turn | `daemon` |
 //! | that no other daemon serves this domain | `claim` |
 //! | what is among the notes and is none | `unreadable` |
+//! | a guest's QEMU, and the devices that it serves | `qemu` |
 //!
 //! Events only say that a device is to be looked at. One worker at a time looks at a device, does what `course` says,
 //! and looks again until there is nothing to do: so scripts of one device alternate, whatever toolstacks do to it
@@ -26,6 +27,7 @@ mod event;
 mod look;
 mod note;
 mod place;
+mod qemu;
 mod undo;
 mod unreadable;
 mod worker;
@@ -35,4 +37,5 @@ pub use daemon::{Daemon, DaemonError, Served, Settings, served};
 pub use event::Event;
 pub use note::Stage;
 pub use place::Place;
+pub use qemu::{Ended, ProcessId, QemuProcess, QemuProgram, Qemus, ServedQemu, qemus};
 pub use unreadable::unreadable;

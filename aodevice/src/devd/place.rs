@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use xs_client::{DomId, Path, PathError};
 
+use super::qemu::SERVED;
 use crate::{BackendKind, Kind};
 
 /// The directory of all backends that this domain serves.
@@ -36,7 +37,7 @@ pub struct Place {
     pub devid: u32,
 }
 
-fn domid<S: Serializer>(domid: &DomId, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn domid<S: Serializer>(domid: &DomId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(domid.0)
 }
 
@@ -68,6 +69,11 @@ impl Place {
             BackendKind::Vif => Some(Kind::Vif),
             _ => None,
         }
+    }
+
+    /// Whether a QEMU of this daemon's serves it, so that it is a matter of the guest's keeper.
+    pub(super) fn is_of_qemu(&self) -> bool {
+        SERVED.contains(&self.backend_kind)
     }
 
     /// Its backend's directory.

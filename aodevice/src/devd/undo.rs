@@ -185,7 +185,7 @@ impl Worker {
     }
 
     /// Removes the note of this token, and the backend's directory if it `is_over`.
-    async fn clean(&self, token: Option<&String>, is_over: bool) -> Result<(), Error> {
+    pub(super) async fn clean(&self, token: Option<&String>, is_over: bool) -> Result<(), Error> {
         let backend = self.place.backend()?;
         let cleaned = self.step(true, |seen| {
             if seen.note.as_ref().is_some_and(|note| Some(&note.token) != token) {

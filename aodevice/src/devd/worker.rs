@@ -14,12 +14,12 @@ use super::course::{Action, Backend, Doing, Seen, next};
 use super::note::{Note, Stage};
 use super::place::{MARKER, NOTES, Place};
 use super::{Event, Settings, look};
+use crate::Kind;
 use crate::kind::Recorded;
 use crate::operation::cleanup;
 use crate::operation::files;
 use crate::operation::said::{self, Said};
 use crate::operation::saved::{self, BEFORE, FILE, SEQUENCE};
-use crate::{Kind, Server};
 
 /// How often one worker does something before it takes its turn behind others.
 const ROUNDS: usize = 16;
@@ -58,7 +58,12 @@ impl Kick {
         self.dirty.load(Ordering::Acquire)
     }
 
-    fn looks(&self) {
+    /// Resolves when it is to be looked again.
+    pub(super) async fn kicked(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(super) fn looks(&self) {
         self.dirty.store(false, Ordering::Release);
     }
 }
@@ -135,7 +140,7 @@ impl Worker {
         self.shared.client.transaction(body).await
     }
 
-    fn write(&self, key: &str, value: impl Into<String>) -> Result<StoreRequest, PathError> {
+    pub(super) fn write(&self, key: &str, value: impl Into<String>) -> Result<StoreRequest, PathError> {
         Ok(StoreRequest::Write { path: self.place.backend()?.join(key)?, value: value.into().into() })
     }
 
@@ -231,7 +236,7 @@ impl Worker {
     /// Gives the add up when the device leaves.
     async fn watch(&self, cancel: &CancellationToken) {
         loop {
-            self.kick.notify.notified().await;
+            self.kick.kicked().await;
             // What cannot be seen now is seen at the next event, or when the script has ended.
             let Ok(seen) = look::device(&self.shared.client, &self.place).await else { continue };
             if next(self.place.backend_kind, &seen, Doing::Adding) == Action::Cancel {
@@ -419,7 +424,7 @@ impl Worker {
 
     /// Notes a device that another daemon has set up, or this one before it died; or that has no script. `before`: its note
     /// as it was seen.
-    async fn adopt(&self, stage: Stage, before: Option<Note>) -> Result<(), Error> {
+    pub(super) async fn adopt(&self, stage: Stage, before: Option<Note>) -> Result<(), Error> {
         let keys = look::keys(&self.shared.client, &self.place).await?;
         let said = Said::of(&keys);
         let mut known = before.as_ref().map(|note| note.keys.clone()).unwrap_or_default();
@@ -472,10 +477,8 @@ impl Worker {
     /// Says that nobody will serve a device.
     async fn refuse(&self) -> Result<(), Error> {
         let kind = self.place.backend_kind;
-        let what = if kind.server() == Server::DeviceModel { "QEMU" } else { "a program of its own" };
         let why = format!(
-            "{kind} is served by {what}, which xendev devd does not start in this domain: use backendtype=phy, or \
-             xl devd"
+            "{kind} is served by QEMU, which xendev devd starts for qdisk and 9pfs alone: keep it in domain 0"
         );
         self.fail(&Note::new(Stage::Failed, Recorded::new()), why, &Said::default()).await
     }

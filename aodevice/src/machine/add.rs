@@ -8,7 +8,8 @@
 //! of this add made is still undone. A roll-back cannot be cancelled.
 //!
 //! The scripts of a device whose backend is in a driver domain are run by that domain's daemon, which is waited for: for
-//! its report, and in a roll-back for the end of the backend's directory, which is the last that it does.
+//! its report, and in a roll-back for the end of the backend's directory, which is the last that it does. Where the daemon
+//! starts a device model for a device, the backend's state is its report, and is given time for that.
 //!
 //! An operation on the device that is under way is waited for; one that died, or a device that is not alive, is
 //! removed first, by a removal that is a part of the add.
@@ -336,7 +337,14 @@ impl Add {
             State::Recovering(remove) => remove.asks(),
             State::On(target, known) => {
                 let step = match known {
-                    Known::WaitingForBackend => await_backend(Goal::BACKEND_READY, self.limits.backend),
+                    Known::WaitingForBackend => {
+                        let limit = if target.is_of_model_elsewhere() {
+                            self.limits.model.saturating_add(self.limits.taken_up_elsewhere())
+                        } else {
+                            self.limits.backend
+                        };
+                        await_backend(Goal::BACKEND_READY, limit)
+                    }
                     Known::RunningScript(index) => Step::Run { purpose: Purpose::Add, index: *index },
                     Known::WaitingForDaemon => Step::Await {
                         node: Node::HotplugStatus,

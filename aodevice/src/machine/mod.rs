@@ -72,6 +72,8 @@ pub(crate) trait Charted: Machine + Clone + fmt::Debug {
 pub struct Limits {
     /// A backend to take up a new device: 10 s by default.
     pub backend: Duration,
+    /// A driver domain to start the device model that takes up a device there: 60 s by default, besides.
+    pub model: Duration,
     /// The guest to connect, where that is waited for: 10 s by default.
     pub connect: Duration,
     /// A backend to close: 10 s by default.
@@ -96,6 +98,7 @@ impl Default for Limits {
         let wait = Duration::from_secs(10);
         Self {
             backend: wait,
+            model: Duration::from_secs(60),
             connect: wait,
             close: wait,
             unseen: Duration::from_secs(2),
@@ -399,10 +402,15 @@ fn await_backend(goal: Goal, limit: Duration) -> Step {
     Step::Await { node: Node::BackendState, until: Until::State(goal), limit, by_guest: false }
 }
 
-/// How much longer than the scripts of an add a driver domain may take to report of them.
+/// How much longer than the scripts of an add, or its device model, a driver domain may take to report of them.
 const REPORT: Duration = Duration::from_secs(5);
 
 impl Limits {
+    /// How long a device model of a driver domain that runs may take to take up a device, or its daemon to say why not.
+    pub fn taken_up_elsewhere(&self) -> Duration {
+        self.backend.saturating_add(REPORT)
+    }
+
     /// How long a driver domain may take to run so many hotplug scripts of an add, and to report of them.
     pub fn scripts_elsewhere(&self, runs: usize) -> Duration {
         self.runs(runs).saturating_add(REPORT)

@@ -1,4 +1,4 @@
-//! What a driver domain does for a device: it runs the hotplug scripts, and removes the backend's directory; and that it
+//! What a driver domain does for a device: it runs the hotplug scripts or starts a device model, and removes the backend's directory; and that it
 //! is gone.
 //!
 //! The backend's directory is its own, so nothing there is believed beyond this one device: neither which script that
@@ -155,6 +155,23 @@ pub(super) async fn refused(client: &Client, target: &Target) -> Cause {
         }
     }
     std::future::pending().await
+}
+
+/// Resolves when a device model of the driver domain's has run for so long: it will not take the device up any more. libxl's
+/// daemon does not say so.
+pub(super) async fn idles(client: &Client, target: &Target, limit: Duration) {
+    if !target.is_of_model_elsewhere() {
+        return std::future::pending().await;
+    }
+    let id = target.id();
+    let runs = |value: Option<&[u8]>| (value == Some(b"running")).then_some(());
+    let Ok(state) = Path::new(format!("/local/domain/{}/device-model/{}/state", id.be, id.fe)) else {
+        return std::future::pending().await;
+    };
+    match wait_until(client, &state, Duration::MAX, &CancellationToken::new(), runs).await {
+        Ended::Decided(()) => sleep(limit).await,
+        _ => std::future::pending().await,
+    }
 }
 
 /// Waits until the driver domain has removed the backend's directory.

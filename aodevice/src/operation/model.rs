@@ -67,14 +67,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The process of this number.
+    pub(crate) fn open(pid: u32) -> std::io::Result<Self> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        Ok(Self { fd: pidfd_open(number, PidfdFlags::empty())?, pid })
+    }
+
     /// The device model of a guest, if the process of this number is that.
-    fn of_model(pid: u32, fe: DomId) -> Option<Self> {
-        let process = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
+    pub(crate) fn of_model(pid: u32, fe: DomId) -> Option<Self> {
+        let process = Self::open(pid).ok()?;
         // Looked at once the number cannot change hands any more. That of a zombie is empty.
         let command = proc::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = command.split(|byte| *byte == 0);
         let domid = words.by_ref().skip_while(|word| *word != b"-xen-domid").nth(1)?;
-        (domid == fe.to_string().as_bytes()).then_some(Self { fd: process, pid })
+        (domid == fe.to_string().as_bytes()).then_some(process)
     }
 
     /// The QEMU that says that it is a guest's.
@@ -260,9 +266,18 @@ impl Log {
         if guest.is_empty() || guest.contains('/') {
             return None;
         }
-        let path = directory.join(format!("qemu-dm-{guest}.log"));
+        Self::at(directory.join(format!("qemu-dm-{guest}.log")))
+    }
+
+    /// At this path.
+    pub(crate) fn at(path: PathBuf) -> Option<Self> {
         let from = fs::metadata(&path).ok()?.len();
         Some(Self { path, from })
+    }
+
+    /// At this path, all of it.
+    pub(crate) fn beginning(path: PathBuf) -> Self {
+        Self { path, from: 0 }
     }
 
     pub(crate) fn path(&self) -> &FilePath {
@@ -272,25 +287,39 @@ impl Log {
     /// Waits until QEMU has said there that it cannot make a device.
     pub(crate) async fn refusal(&self, target: &Target) -> String {
         let id = target.id();
-        let device = format!("'{}' device '{}'", id.be_kind, id.devid);
         loop {
-            if let Some(line) = self.line_of(&device) {
+            if let Some(line) = self.refusal_now(id.be_kind, id.devid) {
                 return line;
             }
             sleep(LOOK).await;
         }
     }
 
-    fn line_of(&self, device: &str) -> Option<String> {
-        use std::os::unix::fs::FileExt;
-        let file = fs::File::open(&self.path).ok()?;
-        let new = file.metadata().ok()?.len().checked_sub(self.from)?.min(LOG_MAX);
-        let mut said = vec![0; new as usize];
-        file.read_exact_at(&mut said, self.from).ok()?;
-        let said = String::from_utf8_lossy(&said);
+    /// What QEMU has said there of a device that it cannot make.
+    pub(crate) fn refusal_now(&self, kind: BackendKind, devid: u32) -> Option<String> {
+        let device = format!("'{kind}' device '{devid}'");
+        let said = self.read()?;
         // One that is not whole yet is read the next time.
         let mut lines = said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        lines.find(|line| line.contains("failed") && line.contains(device)).map(|line| shown(line.as_bytes()))
+        lines
+            .find(|line| line.contains("failed") && line.contains(&device))
+            .map(|line| shown(line.as_bytes()))
+    }
+
+    /// The last that was said there.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.read()?.lines().rfind(|line| !line.trim().is_empty()).map(|line| shown(line.as_bytes()))
+    }
+
+    /// What was said there last.
+    fn read(&self) -> Option<String> {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::open(&self.path).ok()?;
+        let end = file.metadata().ok()?.len();
+        let from = self.from.max(end.saturating_sub(LOG_MAX));
+        let mut said = vec![0; usize::try_from(end.checked_sub(from)?).ok()?];
+        file.read_exact_at(&mut said, from).ok()?;
+        Some(String::from_utf8_lossy(&said).into_owned())
     }
 }
 
@@ -331,7 +360,6 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::{BackendKind, DeviceId, Kind, Which};
 
     const FE: DomId = DomId(7);
 
@@ -381,21 +409,16 @@ mod tests {
         let line = "qemu-system-i386: failed to create 'qdisk' device '51760': failed to create drive: no qcow2\u{1b}";
         fs::write(&path, format!("{line}\n")).unwrap();
         let log = Log::of(directory.path(), "guest").unwrap();
-        let device = |devid| {
-            let id = DeviceId::with_backend(
-                Which { fe: FE, kind: Kind::Vbd, devid },
-                DomId::DOM0,
-                BackendKind::Qdisk,
-            );
-            format!("'{}' device '{}'", id.be_kind, id.devid)
-        };
-        assert_eq!(log.line_of(&device(51760)), None, "what stood there before is of another day");
+        let line_of = |log: &Log, devid| log.refusal_now(BackendKind::Qdisk, devid);
+        assert_eq!(line_of(&log, 51760), None, "what stood there before is of another day");
         let mut file = fs::File::options().append(true).open(&path).unwrap();
         write!(file, "{line}").unwrap();
-        assert_eq!(log.line_of(&device(51760)), None, "half a line");
+        assert_eq!(line_of(&log, 51760), None, "half a line");
         writeln!(file).unwrap();
-        assert_eq!(log.line_of(&device(51760)).as_deref(), Some(&*shown(line.as_bytes())));
-        assert_eq!(log.line_of(&device(5176)), None);
+        assert_eq!(line_of(&log, 51760).as_deref(), Some(&*shown(line.as_bytes())));
+        assert_eq!(line_of(&log, 5176), None);
+        writeln!(file).unwrap();
+        assert_eq!(log.last_words().as_deref(), Some(&*shown(line.as_bytes())));
         assert!(Log::of(directory.path(), "../guest").is_none());
     }
 }

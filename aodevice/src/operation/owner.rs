@@ -126,7 +126,7 @@ impl Drop for UnderWay {
 }
 
 /// When a process started, in clock ticks since the boot; `None` if it is dead or a zombie.
-fn start_time(pid: u32) -> Option<u64> {
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = proc::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // `number (name) state parent ...`: the name may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();

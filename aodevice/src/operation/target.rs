@@ -7,7 +7,7 @@ use xs_client::{DomId, PathError};
 
 use crate::kind::Recorded;
 use crate::libxl::Userdata;
-use crate::{DeviceId, Paths, Server};
+use crate::{BackendKind, DeviceId, Paths, Server};
 
 /// Who runs the hotplug scripts of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +119,11 @@ impl Target {
     /// Whether a device model of the toolstack's domain serves it.
     pub(crate) fn is_of_model(&self) -> bool {
         !self.is_remote() && self.id().be_kind.server() == Server::DeviceModel
+    }
+
+    /// Whether a device model serves it that the daemon of a driver domain starts.
+    pub(crate) fn is_of_model_elsewhere(&self) -> bool {
+        self.0.run_by == RunBy::Daemon && matches!(self.id().be_kind, BackendKind::Qdisk | BackendKind::P9)
     }
 
     /// Whether a script that the toolstack runs is recorded to have made something for it.

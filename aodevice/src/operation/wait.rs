@@ -251,11 +251,16 @@ impl Job<'_> {
         };
         // Of a device that is to come up.
         let may_be_refused = target.is_remote() && until == Until::State(Goal::BACKEND_READY);
+        let within = self.toolstack.limits.taken_up_elsewhere();
         let refused = async {
-            if may_be_refused {
-                elsewhere::refused(client, target).await
-            } else {
-                std::future::pending().await
+            if !may_be_refused {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                cause = elsewhere::refused(client, target) => cause,
+                () = elsewhere::idles(client, target, within) => {
+                    Cause::TimedOut { node, goal: until.to_string(), limit: within }
+                }
             }
         };
         let ended = tokio::select! {

@@ -49,7 +49,7 @@ fn in_words(report: &Report) -> String {
 pub enum DriverDomainFault {
     /// It is gone, or will not run again.
     Gone,
-    /// Its hotplug script failed.
+    /// Its hotplug script, or its device model, failed.
     Script {
         /// `hotplug-status`, in a form that can be shown.
         status: String,
@@ -79,7 +79,7 @@ impl fmt::Display for DriverDomainFault {
         match self {
             Self::Gone => f.write_str("is gone, and the backend with it"),
             Self::Script { status, error } => {
-                write!(f, "reported that its hotplug script failed (hotplug-status is {status})")?;
+                write!(f, "reported that it could not set the device up (hotplug-status is {status})")?;
                 error.iter().try_for_each(|error| write!(f, ": {error}"))
             }
             Self::NotReported { missing } => write!(

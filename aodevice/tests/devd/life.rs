@@ -224,16 +224,19 @@ async fn what_a_late_script_brings_back_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_qemu_would_serve_is_refused_in_words() {
+async fn what_only_the_qemu_of_domain_0_serves_is_refused_in_words() {
     let world = World::new().await;
     let _devd = world.devd().await;
-    world.attach("qdisk", 51712, &[("params", "qcow2:/srv/d.img"), ("type", "qdisk")]).await;
-    let be = "/local/domain/1/backend/qdisk/2/51712";
+    world.attach("vfb", 0, &[("vnc", "1")]).await;
+    let be = "/local/domain/1/backend/vfb/2/0";
     world.reads(&format!("{be}/hotplug-status"), "error").await;
     let error = world.read(&format!("{be}/hotplug-error")).await;
-    assert!(error.starts_with("qdisk is served by QEMU, which xendev devd does not start"), "{error}");
+    assert!(
+        error.starts_with("vfb is served by QEMU, which xendev devd starts for qdisk and 9pfs alone"),
+        "{error}"
+    );
     world.detach(be).await;
-    assert_eq!(world.left().await, [""; 0]);
+    assert_eq!((world.left().await, world.qemus.history()), (vec![], vec![]));
 }
 
 #[tokio::test(start_paused = true)]

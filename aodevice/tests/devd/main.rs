@@ -5,6 +5,8 @@ mod claim;
 mod life;
 mod losses;
 mod many;
+mod qemu;
+mod qemus;
 mod restart;
 mod unreadable;
 mod world;

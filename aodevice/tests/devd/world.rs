@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use xs_client::{Access, Client, Config, Connect, DomId, Path, Permissions, Reconnect};
 use xs_store::Store;
 
+use super::qemus::SimQemus;
+
 pub(crate) const DRIVER: DomId = DomId(1);
 pub(crate) const GUEST: DomId = DomId(2);
 
@@ -210,6 +212,7 @@ pub(crate) struct World {
     /// The toolstack.
     pub(crate) dom0: Client,
     pub(crate) scripts: Arc<Scripts>,
+    pub(crate) qemus: Arc<SimQemus>,
     /// Where the driver domain's interfaces are.
     pub(crate) net: TempDir,
     _drivers: Vec<Drivers>,
@@ -273,7 +276,8 @@ impl World {
         let scripts = Client::over(store.connect(DRIVER), Config::default());
         let net = tempfile::tempdir().unwrap();
         fs::create_dir(net.path().join("vif2.0")).unwrap();
-        Self { store, dom0, scripts: Arc::new(Scripts::new(scripts)), net, _drivers: Vec::new() }
+        let qemus = Arc::new(SimQemus::new(store.clone()));
+        Self { store, dom0, scripts: Arc::new(Scripts::new(scripts)), qemus, net, _drivers: Vec::new() }
     }
 
     pub(crate) fn start_drivers(&mut self) {
@@ -288,6 +292,7 @@ impl World {
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.interfaces = self.net.path().to_owned();
+        settings.qemus = self.qemus.clone();
         settings
     }
 
@@ -391,7 +396,7 @@ impl World {
     }
 
     async fn remove_parents(&self) {
-        for kind in ["vbd", "vif", "qdisk"] {
+        for kind in ["vbd", "vif", "qdisk", "9pfs", "vfb"] {
             let parent = path(format!("/local/domain/{DRIVER}/backend/{kind}"));
             if self.dom0.directory_or_empty(&parent.join("2").unwrap()).await.unwrap().is_empty() {
                 _ = self.dom0.rm(&parent).await;
@@ -450,8 +455,9 @@ impl World {
     /// All nodes of the driver domain's that a device leaves.
     pub(crate) async fn left(&self) -> Vec<String> {
         let mut nodes = Vec::new();
-        let mut waiting: Vec<Path> =
-            ["backend", "libxl"].map(|node| path(format!("/local/domain/{DRIVER}/{node}"))).into();
+        let mut waiting: Vec<Path> = ["backend", "libxl", "device-model"]
+            .map(|node| path(format!("/local/domain/{DRIVER}/{node}")))
+            .into();
         while let Some(node) = waiting.pop() {
             let children = self.dom0.directory_or_empty(&node).await.unwrap();
             waiting.extend(children.iter().map(|child| node.join(child).unwrap()));

@@ -184,7 +184,7 @@ async fn v21_b10_the_script_fails_in_the_driver_domain() {
         told(&failure)[..2],
         [
             "cannot attach vbd xvda to domain 1",
-            "driver domain 3 reported that its hotplug script failed (hotplug-status is error): \
+            "driver domain 3 reported that it could not set the device up (hotplug-status is error): \
              /srv/only-there.img does not exist\\x1b[2J"
         ]
     );
@@ -717,4 +717,37 @@ async fn a_driver_domain_that_is_being_destroyed_is_told_of_as_such() {
     let failure = ended.unwrap_err();
     let gone = matches!(&failure.cause, Cause::DriverDomain { fault: DriverDomainFault::Gone, .. });
     assert!(gone, "{failure}");
+}
+
+/// A disk that the driver domain's QEMU serves: its state is the report, so also that of libxl's daemon, which writes no
+/// other. A QEMU that is being started has its time, one that runs the time of any backend.
+#[tokio::test(start_paused = true)]
+async fn a_disk_of_the_qemu_of_a_driver_domain_has_time_for_its_start() {
+    let disk = || Device::Vbd(vbd::parse(&["/srv/d.img,qcow2,xvda,w,backend=dd"]).unwrap());
+    for state in ["2", "4"] {
+        let scene = Scene::new().await;
+        let (ended, ()) = join!(scene.world.add(disk()), async {
+            scene.world.reads(&format!("{QDISK}/state"), |value| value == "1").await;
+            scene.world.at(50.0).await;
+            scene.dd.write(&path(format!("{QDISK}/state")), state).await.unwrap();
+        });
+        ended.unwrap();
+        assert_eq!(scene.world.clock(), 50.0);
+    }
+    for (running, limit) in [(None, 75), (Some(20.0), 15)] {
+        let scene = Scene::new().await;
+        let (ended, ()) = join!(scene.world.add(disk()), async {
+            scene.world.reads(&format!("{QDISK}/state"), |value| value == "1").await;
+            if let Some(seconds) = running {
+                scene.world.at(seconds).await;
+                scene.world.write(&format!("{HOME}/device-model/1/state"), "running").await;
+            }
+        });
+        let failure = ended.unwrap_err();
+        let is_it =
+            |cause: &Cause| matches!(cause, Cause::TimedOut { limit: had, .. } if had.as_secs() == limit);
+        assert!(is_it(&failure.cause), "{running:?}: {failure}");
+        _ = scene.world.dom0.rm(&path(format!("{HOME}/device-model"))).await;
+        scene.nothing_is_left().await;
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aodevice::NativeRunner;
-use aodevice::devd::{Claim, Daemon, DaemonError, Settings};
+use aodevice::devd::{Claim, Daemon, DaemonError, QemuProgram, Settings};
 use clap::Args as ClapArgs;
 use hotplug::{Limits, ScriptRunner};
 use sd_notify::NotifyState;
@@ -52,6 +52,15 @@ pub(crate) struct DevdArgs {
     /// How long a hotplug script may take
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "40")]
     script_timeout: Duration,
+    /// The QEMU that serves `qdisk` and `9pfs` [default: the one that the system has for Xen]
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+    /// Where the logs of QEMUs are: `qdisk-DOMID.log`
+    #[arg(long, value_name = "DIR", default_value = "/var/log/xen")]
+    qemu_log_dir: PathBuf,
+    /// How long a QEMU may take to start
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true, default_value = "60")]
+    qemu_timeout: Duration,
     /// How many devices are worked on at one time
     #[arg(long, value_name = "N", default_value = "16")]
     at_once: NonZeroUsize,
@@ -117,6 +126,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     let stop = cancel_on_signal();
     let (log_file, pidfile) = (args.log.as_deref().map(absolute), args.pidfile.as_deref().map(absolute));
     let run_dir = absolute(&args.run_dir);
+    let (qemu, qemu_log_dir) = (args.qemu.as_deref().map(absolute), absolute(&args.qemu_log_dir));
     if args.background {
         background::leave_session();
     }
@@ -125,8 +135,13 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     make_locks(&run_dir)?;
     let client = connect(common, config()).await?;
     let mut scripts = ScriptRunner::new().lock_dir(&run_dir);
+    let mut qemus = QemuProgram::default().log_dir(qemu_log_dir);
+    if let Some(program) = qemu {
+        qemus = qemus.program(program);
+    }
     if let StoreChoice::Socket(socket) = &common.store {
-        // The scripts' own xenstore programs are to talk to the same store.
+        // The scripts' own xenstore programs are to talk to the same store, and so is QEMU.
+        qemus = qemus.env("XENSTORED_PATH", absolute(socket));
         scripts = scripts.env("XENSTORED_PATH", absolute(socket));
     }
     let runner = Arc::new(NativeRunner::new(client.clone(), scripts, common.hotplug));
@@ -135,6 +150,8 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     settings.at_once = args.at_once.get();
     settings.scripts = Limits::default().deadline(args.script_timeout);
     settings.serve_domain0 = args.serve_domain0;
+    settings.qemus = Arc::new(qemus);
+    settings.qemu_start = args.qemu_timeout;
     let daemon =
         unless_cancelled(TRIED, Daemon::new(client, runner, settings)).await?.map_err(cannot_serve)?;
     let claim = unless_cancelled(TRIED, Claim::take(&of_claim, PATIENCE)).await?.map_err(cannot_serve)?;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use aodevice::devd::{DaemonError, Stage, holder, served, unreadable};
+use aodevice::devd::{DaemonError, ServedQemu, Stage, holder, qemus, served, unreadable};
 use devstate::XenbusState;
 use serde_json::{Map, Value, json};
 use xs_client::Client;
@@ -26,10 +26,10 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     let tried = "cannot tell of the devices of this domain";
     let looked = async {
         let (holder, devices) = (holder(&client).await?, served(&client).await?);
-        Ok::<_, DaemonError>((holder, devices, unreadable(&client).await?))
+        Ok::<_, DaemonError>((holder, devices, qemus(&client).await?, unreadable(&client).await?))
     };
     let looked = unless_cancelled(tried, looked).await?;
-    let (holder, devices, unreadable) = looked.map_err(|error| problem(tried, error))?;
+    let (holder, devices, qemus, unreadable) = looked.map_err(|error| problem(tried, error))?;
     let working =
         devices.iter().filter(|device| matches!(device.stage, Stage::Adding | Stage::Removing)).count();
     let failed = devices.iter().filter(|device| device.stage == Stage::Failed).count();
@@ -44,7 +44,7 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     };
     if common.json {
         let pid = holder.map(|holder| holder.pid);
-        let told = json!({"pid": pid, "working": working, "devices": devices, "unreadable": unreadable});
+        let told = json!({"pid": pid, "working": working, "devices": devices, "qemus": qemus, "unreadable": unreadable});
         let Value::Object(told) = told else { return Ok(Exit::Done) };
         if holder.is_none() {
             return Err(told
@@ -70,6 +70,11 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
         let seconds = ago(served.since);
         let told = format!("{} {} for {seconds} s, state {state}{error}", served.place, stage(served.stage));
         text += &format!("{}\n", line(&told));
+    }
+    for ServedQemu { domid, pid, running, .. } in &qemus {
+        let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+        let stands = if *running { "serves devices" } else { "starts" };
+        text += &format!("the QEMU of domain {domid}{process}: {stands}\n");
     }
     if !unreadable.is_empty() {
         text += &format!("{} nodes among the notes cannot be read\n", unreadable.len());
