@@ -109,6 +109,82 @@ killed_between_steps() { # DAEMON: 17 verdicts. It is killed while its script ru
     expect_dd_clean killed
 }
 
+### Disks of a QEMU that the driver domain's daemon starts.
+
+qemu_disk() { # [IMAGE [VDEV]]
+    echo "backendtype=qdisk,$(dd_disk "$@")"
+}
+
+qemu_count() { # sets COUNT to the number of QEMUs in the driver domain
+    in_dd "grep -lae '[-]xen-attach' /proc/[0-9]*/cmdline | wc -l"
+    COUNT=$(cat "$OUT")
+}
+
+qemu_count_is() { qemu_count && [ "$COUNT" = "$1" ]; } # NUMBER
+
+expect_qemus() { # NUMBER NAME: so many run, at the latest after a while
+    wait_until 30 qemu_count_is "$1"
+    check "$2" "$COUNT run" test "$COUNT" = "$1"
+}
+
+kill_qemu() { # NAME
+    expect_in_dd "$1" "kill -9 \$(xenstore-read libxl/$DOMID/qdisk-backend-pid)"
+}
+
+qemu_attach() { # NAME [IMAGE [VDEV [STATUS [OPTION...]]]]
+    expect_timed "${4:-0}" "$1" xendev block-attach "${@:5}" g "$(qemu_disk "${2:-/srv/dd.img}" "${3:-xvda}")"
+}
+
+qemu_connected() { node_is "$(dd_backend qdisk "$1")/state" 4; } # DEVID
+
+expect_qemu_connected() { # DEVID NAME
+    check "$2" "$(dd_backend qdisk "$1")/state is $(node "$(dd_backend qdisk "$1")/state")" \
+        wait_until 60 qemu_connected "$1"
+}
+
+qemu_disks() { # DAEMON: 35 verdicts. Disks come and go, an image is missing, daemon and QEMU are killed
+    expect_in_dd qemu-images "image /srv/dd.img qemu-one; image /srv/other.img qemu-two"
+    qemu_attach qemu-first
+    expect_qemu_connected "$DISK_ID" qemu-first-connected
+    guest_reads g xvda qemu-one qemu-first-guest-reads
+    qemu_attach qemu-second /srv/other.img xvdb
+    expect_qemu_connected 51728 qemu-second-connected
+    guest_reads g xvdb qemu-two qemu-second-guest-reads
+    expect_qemus 1 qemu-one-for-both
+    expect_in_dd qemu-status "xendev devd --status"
+    indent < "$OUT"
+
+    # An image that is not there is told of in QEMU's words, and hurts nobody.
+    qemu_attach qemu-no-image /srv/none.img xvdc 1
+    expect_stderr "driver domain $DD reported.*/srv/none.img" qemu-no-image-is-told
+    guest_reads g xvda qemu-one qemu-no-image-others-go-on
+
+    # The daemon is killed; what it has started goes on, and is ended after the last disk.
+    daemon_dies qemu-daemon-dies
+    daemon_starts "$1" qemu-daemon-starts
+    expect_timed 0 qemu-second-detached xendev block-detach g xvdb
+    expect_qemus 1 qemu-stays-for-first
+    guest_reads g xvda qemu-one qemu-first-goes-on
+    expect_timed 0 qemu-first-detached xendev block-detach g xvda
+    expect_qemus 0 qemu-ends-with-last
+    guest_lacks g blk xvda qemu-guest-lacks-disk
+    expect_dd_clean qemu
+
+    # QEMU is killed: told at once, and the next attach starts another.
+    qemu_attach qemu-killed-attached
+    expect_qemu_connected "$DISK_ID" qemu-killed-connected
+    kill_qemu qemu-killed
+    expect_node "$(dd_backend qdisk "$DISK_ID")/hotplug-status" error qemu-killed-is-told
+    expect_timed 0 qemu-killed-detached xendev block-detach --force g xvda
+    guest_lacks g blk xvda qemu-killed-guest-lacks-disk
+    qemu_attach qemu-anew-attached
+    expect_qemu_connected "$DISK_ID" qemu-anew-connected
+    guest_reads g xvda qemu-one qemu-anew-guest-reads
+    expect_timed 0 qemu-anew-detached xl block-detach g xvda
+    expect_qemus 0 qemu-anew-ends
+    expect_dd_clean qemu-anew
+}
+
 nothing_of_devices() { # in the store, whatever else has gone
     [ -z "$(xenstore-ls -f | grep -E "^(/libxl/$DOMID/device/v[bi][df]|/local/domain/$DOMID/device/v[bi][df]|/local/domain/$DD)[/ ]" |
         tee "$LAB/left")" ]
