@@ -431,7 +431,9 @@ async fn b41_the_qemu_of_a_guest_outlives_the_daemon_and_ends_with_its_last_disk
     world.reads(pid_node, None).await;
     _ = world.host.client.rm(&Path::new("/local/domain/0/backend/qdisk").unwrap()).await;
     let is_of_daemon = |line: &&str| {
-        line.starts_with("/local/domain/0/libxl = ") || line.starts_with("/local/domain/0/device-model = ")
+        ["libxl = ", "libxl/xendev-devd = ", "device-model = "]
+            .iter()
+            .any(|node| line.starts_with(&format!("/local/domain/0/{node}")))
     };
     let after = world.host.dump().await;
     let after: Vec<&str> = after.lines().filter(|line| !is_of_daemon(line)).collect();

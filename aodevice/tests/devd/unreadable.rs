@@ -25,7 +25,7 @@ async fn what_is_no_note_goes_if_nothing_is_lost_with_it() {
         ("10/devd/vbd/51728", "with a copy"),
         ("10/devd/vbd/51728/params", "/srv/d.img"),
         ("10/devd/later", "something else"),
-        ("10/qdisk-backend-pid", "4711"),
+        ("10/of-another-program", "4711"),
     ];
     for (node, value) in stay {
         world.write(&format!("{notes}/{node}"), value).await;
