@@ -7,7 +7,7 @@
 DAEMON=xendev
 # It has QEMU too, twice as it boots.
 DD_MEMORY=768
-plan 38
+plan 39
 
 host_with_driver_domain
 daemon_starts "$DAEMON" devd-starts

@@ -142,7 +142,7 @@ expect_qemu_connected() { # DEVID NAME
         wait_until 60 qemu_connected "$1"
 }
 
-qemu_disks() { # DAEMON: 35 verdicts. Disks come and go, an image is missing, daemon and QEMU are killed
+qemu_disks() { # DAEMON: 36 verdicts. Disks come and go, an image is missing, daemon and QEMU are killed
     expect_in_dd qemu-images "image /srv/dd.img qemu-one; image /srv/other.img qemu-two"
     qemu_attach qemu-first
     expect_qemu_connected "$DISK_ID" qemu-first-connected
@@ -156,7 +156,7 @@ qemu_disks() { # DAEMON: 35 verdicts. Disks come and go, an image is missing, da
 
     # An image that is not there is told of in QEMU's words, and hurts nobody.
     qemu_attach qemu-no-image /srv/none.img xvdc 1
-    expect_stderr "driver domain $DD reported.*/srv/none.img" qemu-no-image-is-told
+    expect_stderr "driver domain $DD reported.*No such file or directory" qemu-no-image-is-told
     guest_reads g xvda qemu-one qemu-no-image-others-go-on
 
     # The daemon is killed; what it has started goes on, and is ended after the last disk.
@@ -176,7 +176,10 @@ qemu_disks() { # DAEMON: 35 verdicts. Disks come and go, an image is missing, da
     kill_qemu qemu-killed
     expect_node "$(dd_backend qdisk "$DISK_ID")/hotplug-status" error qemu-killed-is-told
     expect_timed 0 qemu-killed-detached xendev block-detach --force g xvda
-    guest_lacks g blk xvda qemu-killed-guest-lacks-disk
+    # A read that nobody answers any more is kept by Linux's blkfront for ever; see below.
+    expect_exit 0 qemu-killed-guest xl destroy g
+    guest_of_driver_domain qemu-killed-guest-again
+    dd_store "$BEFORE"
     qemu_attach qemu-anew-attached
     expect_qemu_connected "$DISK_ID" qemu-anew-connected
     guest_reads g xvda qemu-one qemu-anew-guest-reads

@@ -119,8 +119,8 @@ expect_nothing_in_dd() { # NAME: of no device, outside of the store
     check "$1" "$(tr '\n' ';' < "$OUT")" test ! -s "$OUT"
 }
 
-dd_store() { # FILE: a dump without what the lab itself writes, and without xendev's copies
-    xenstore-ls -fp | without_copies | grep -v '/data/command = ' > "$1"
+dd_store() { # FILE: a dump without what the lab itself writes, xendev's copies, and the name of the daemon's process
+    xenstore-ls -fp | without_copies | grep -v '/data/command = \|/libxl/xendev-devd = ' > "$1"
 }
 
 dd_store_is_as_before() {
