@@ -41,7 +41,7 @@ pub(super) fn run(schedule: &Schedule) -> Outcome {
 
 async fn course(schedule: &Schedule) -> Outcome {
     let world = World::new(schedule).await.expect("a store without faults");
-    let before = dump(&world.dom0, Path::root()).await;
+    let before = nodes(&world.dom0).await;
     let strikes: Vec<_> =
         schedule.strikes.iter().map(|strike| tokio::spawn(fall(world.clone(), *strike))).collect();
     let actors = schedule.actors.clone().into_iter().enumerate();
@@ -52,39 +52,36 @@ async fn course(schedule: &Schedule) -> Outcome {
     }
     sleep(QUIET).await;
     audit(&world).await;
-    let after = dump(&world.dom0, Path::root()).await;
-    let beyond = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
-        one.difference(other).filter(|line| !is_of_new_domain(line)).cloned().collect::<Vec<_>>()
-    };
-    let left = beyond(&after, &before);
+    let after = nodes(&world.dom0).await;
+    let left: Vec<&str> =
+        after.difference(&before).map(String::as_str).filter(|node| !is_of_domain(node)).collect();
     if !left.is_empty() {
-        world.violation(format!("left in the store: {}", left.join("; ")));
+        world.violation(format!("left in the store: {}", left.join(" ")));
     }
     world.end_devd().await;
     world.outcome()
 }
 
-/// Every node that there is. Those of homes are told without their domains' numbers, which change.
-async fn dump(dom0: &Client, root: Path) -> BTreeSet<String> {
-    let mut lines = BTreeSet::new();
-    let mut waiting = vec![root];
+/// Every node that there is.
+async fn nodes(dom0: &Client) -> BTreeSet<String> {
+    let mut nodes = BTreeSet::new();
+    let mut waiting = vec![Path::root()];
     while let Some(node) = waiting.pop() {
         let children = dom0.directory_or_empty(&node).await.expect("a store without faults");
         waiting.extend(children.iter().map(|child| node.join(child).expect("a node's name")));
-        lines.insert(node.to_string());
+        nodes.insert(node.to_string());
     }
-    lines
+    nodes
 }
 
-/// Whether this is a node that a domain has from its beginning.
-fn is_of_new_domain(line: &str) -> bool {
-    let parts: Vec<&str> = line.split('/').skip(1).collect();
-    let fixed = [
-        "libxl",
-        "device-model",
-        "device",
+/// Whether this is a node that a domain has from its beginning, whatever its number.
+fn is_of_domain(node: &str) -> bool {
+    const HOME: [&str; 11] = [
         "name",
         "domid",
+        "device",
+        "libxl",
+        "device-model",
         "control",
         "data",
         "drivers",
@@ -92,10 +89,10 @@ fn is_of_new_domain(line: &str) -> bool {
         "attr",
         "error",
     ];
-    match &parts[..] {
+    match node.split('/').skip(1).collect::<Vec<_>>()[..] {
         ["local", "domain", _] | ["libxl", _] | ["libxl", _, "device" | "type"] => true,
         ["local", "domain", _, "control", "shutdown"] => true,
-        ["local", "domain", domid, part] => *domid != "0" && fixed.contains(part),
+        ["local", "domain", domid, node] => domid != "0" && HOME.contains(&node),
         _ => false,
     }
 }
