@@ -3,6 +3,8 @@
 //! Every step is run even if one before it failed, so that one run tells all; the cheap ones come
 //! first. No step is left out silently: what cannot run has failed.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -67,6 +69,8 @@ type Step = (&'static str, Box<dyn Fn() -> Result<()>>);
 /// Runs all steps; an error if any failed. The last line is `N passed, N failed`.
 pub fn run(args: &TestArgs) -> Result<()> {
     let may_install = !args.no_install;
+    let release = Arc::<Release>::default();
+    let begins = release.clone();
     let mut steps: Vec<Step> = vec![
         ("peers", Box::new(move || Apt::new(may_install).install_missing(&PEERS))),
         ("format", Box::new(|| run_cargo(&["fmt", "--all", "--check"]))),
@@ -80,6 +84,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
+        ("release begins", Box::new(move || begins.begin())),
         ("grammar", Box::new(move || grammar::run(&GrammarArgs::for_ci(may_install)))),
         ("native", Box::new(move || native::run(&NativeArgs::for_ci(may_install, Debian::Bookworm)))),
         (
@@ -94,7 +99,13 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("benches", Box::new(|| run_cargo(&["test", "--package", "benches", "--benches"]))),
         ("fuzz", Box::new(move || fuzz::run(&FuzzArgs::for_ci(may_install)))),
         ("hostile", Box::new(|| hostile::run(&HostileArgs::for_ci()))),
-        ("demo", Box::new(|| run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"]))),
+        (
+            "demo",
+            Box::new(move || {
+                release.end()?;
+                run_cargo(&["run", "--release", "--package", "xendev", "--", "demo"])
+            }),
+        ),
     ];
     if args.no_xen {
         println!("lab: the real Xen host is left out, as asked");
@@ -126,6 +137,27 @@ pub fn run(args: &TestArgs) -> Result<()> {
     println!("{passed} passed, {failed} failed");
     ensure!(failed == 0, "{failed} steps failed");
     Ok(())
+}
+
+/// The build of the program that is shipped, beside other steps: it keeps one CPU busy for minutes, and they leave one idle.
+#[derive(Default)]
+struct Release(Mutex<Option<JoinHandle<Result<()>>>>);
+
+impl Release {
+    fn building(&self) -> MutexGuard<'_, Option<JoinHandle<Result<()>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Result<()> {
+        let build = || run_cargo(&["build", "--quiet", "--release", "--package", "xendev"]);
+        *self.building() = Some(thread::spawn(build));
+        Ok(())
+    }
+
+    fn end(&self) -> Result<()> {
+        let built = self.building().take().map(JoinHandle::join);
+        built.unwrap_or(Ok(Ok(()))).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 fn run_cargo(args: &[&str]) -> Result<()> {

@@ -119,8 +119,10 @@ expect_nothing_in_dd() { # NAME: of no device, outside of the store
     check "$1" "$(tr '\n' ';' < "$OUT")" test ! -s "$OUT"
 }
 
-dd_store() { # FILE: a dump without what the lab itself writes, xendev's copies, and the name of the daemon's process
-    xenstore-ls -fp | without_copies | grep -v '/data/command = \|/libxl/xendev-devd = ' > "$1"
+dd_store() { # FILE: a dump without what the lab itself writes, xendev's copies, the name of the daemon's process, and
+    # what a guest says of itself when it has come up
+    xenstore-ls -fp | without_copies |
+        grep -v '/data/command = \|/libxl/xendev-devd = \|/control/feature-' > "$1"
 }
 
 dd_store_is_as_before() {
