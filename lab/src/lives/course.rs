@@ -233,6 +233,9 @@ async fn act(world: &World, number: usize, step: Step, guest: DomId) {
         (Act::Attach(_), false) if !was_there && is_there => {
             world.violation(format!("{name} fails and leaves something: {said}"));
         }
+        (Act::Attach(_), false) if !was_there && step.end.is_none() && world.schedule.is_harmless() => {
+            world.violation(format!("{name} fails although nothing is wrong: {said}"));
+        }
         (Act::Detach(_), true) if is_held || is_there => {
             world.violation(format!("{name} succeeds and leaves something"));
         }

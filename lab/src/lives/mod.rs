@@ -10,7 +10,7 @@
 //! - every operation ends, and no task panics;
 //! - no two scripts of a device run at once, and what one has made is not made again;
 //! - an attach that succeeds was set up by a script; one that fails leaves nothing; a detach that succeeds leaves
-//!   nothing (where one toolstack works alone);
+//!   nothing (where one toolstack works alone); an attach succeeds if no more is wrong than that the daemon was away shortly;
 //! - when all is quiet, what scripts have made is that of the devices that there are;
 //! - all of these can be detached then, and after that the store is as it was, and nothing is kept that a script has made.
 //!
