@@ -181,11 +181,13 @@ async fn act(world: &World, number: usize, step: Step, guest: DomId) {
     let done = async {
         match step.act {
             Act::Attach(wait_for) => {
-                told(world, "attach", attach(&toolstack, guest, step.device, wait_for, &cancel).await)
+                let ended = attach(&toolstack, guest, step.device, wait_for, &cancel).await;
+                Some(Ended::of(world, "attach", ended))
             }
             Act::Detach(force) => {
                 let (kind, devid, _) = NAMES[step.device];
-                told(world, "detach", toolstack.remove(guest, (kind, devid), force, &cancel).await)
+                let ended = toolstack.remove(guest, (kind, devid), force, &cancel).await;
+                Some(Ended::of(world, "detach", ended))
             }
             Act::DetachAll => {
                 detach_all(world, &toolstack, guest, "detach all").await;
@@ -214,29 +216,33 @@ async fn act(world: &World, number: usize, step: Step, guest: DomId) {
         world.violation(format!("{name} does not end"));
         return;
     };
-    world.tell(&format!("{name}: {}", done.as_ref().map_or("ended early", |(said, _)| said)));
+    world.tell(&format!("{name}: {done:?}"));
     let is_as_it_was = world.guest(step.guest) == Some(guest)
         && world.driver().map(|(domid, _)| domid) == driver.as_ref().map(|(domid, _)| *domid);
-    let Some((said, succeeded)) =
-        done.filter(|_| world.schedule.is_of_one() && is_as_it_was && cut.is_none())
-    else {
+    let Some(ended) = done.filter(|_| world.schedule.is_of_one() && is_as_it_was && cut.is_none()) else {
         return;
     };
     let Some((_, scripts)) = driver else { return };
     let (kind, devid, _) = NAMES[step.device];
     let is_held = scripts.ledger().held.contains(&(kind == Kind::Vif, guest.0, devid));
     let is_there = there(world, guest, step.device).await;
-    match (step.act, succeeded) {
-        (Act::Attach(_), true) if !is_held => {
+    match (step.act, ended) {
+        (Act::Attach(_), Ended::Done | Ended::Warned) if !is_held => {
             world.violation(format!("{name} succeeds, and no script has set it up"));
         }
-        (Act::Attach(_), false) if !was_there && is_there => {
+        (Act::Attach(_), Ended::Failed(said)) if !was_there && is_there => {
             world.violation(format!("{name} fails and leaves something: {said}"));
         }
-        (Act::Attach(_), false) if !was_there && step.end.is_none() && world.schedule.is_harmless() => {
+        (Act::Attach(_), Ended::Failed(said))
+            if !was_there && step.end.is_none() && world.schedule.is_harmless() =>
+        {
             world.violation(format!("{name} fails although nothing is wrong: {said}"));
         }
-        (Act::Detach(_), true) if is_held || is_there => {
+        // A daemon that is away undoes its work later.
+        (Act::Detach(_), Ended::Warned) if is_there => {
+            world.violation(format!("{name} succeeds and leaves something"));
+        }
+        (Act::Detach(_), Ended::Done) if is_held || is_there => {
             world.violation(format!("{name} succeeds and leaves something"));
         }
         _ => {}
@@ -270,18 +276,25 @@ async fn attach(
     toolstack.add(guest, &device, wait_for, cancel).await
 }
 
-/// Notes how an operation ended, in words, and whether it succeeded.
-fn told(world: &World, what: &str, ended: Result<Success, Box<Failure>>) -> Option<(String, bool)> {
-    Some(match ended {
-        Ok(_) => {
-            world.count(format!("{what}: done"));
-            ("done".to_owned(), true)
-        }
-        Err(failure) => {
-            world.count(format!("{what}: {}", failure.cause.code()));
-            (failure.to_string(), false)
-        }
-    })
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ended {
+    Done,
+    /// It says what it may have left.
+    Warned,
+    Failed(String),
+}
+
+impl Ended {
+    fn of(world: &World, what: &str, ended: Result<Success, Box<Failure>>) -> Self {
+        let (how, ended) = match ended {
+            Ok(success) if success.warnings.is_empty() => ("done", Self::Done),
+            Ok(_) => ("done, with a warning", Self::Warned),
+            Err(failure) => (failure.cause.code(), Self::Failed(failure.to_string())),
+        };
+        world.count(format!("{what}: {how}"));
+        ended
+    }
 }
 
 async fn detach_all(world: &World, toolstack: &Toolstack, guest: DomId, what: &str) {
