@@ -191,6 +191,10 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     let elsewhere = world.file("elsewhere").display().to_string();
     let another = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", &elsewhere]).await;
     another.failed(1, &[&format!("process {} serves them", first.0)]);
+    let claim = "/local/domain/0/libxl/xendev-devd";
+    let named = world.read(claim).await;
+    world.host.client.rm(&Path::new(claim).unwrap()).await.unwrap();
+    world.reads(claim, named.as_deref()).await;
     let begun = Instant::now();
     let status = loop {
         let status = world.status().await;
@@ -216,7 +220,10 @@ async fn it_serves_in_the_background_until_a_signal_ends_it_and_devices_stay() {
     world.devd(&files).await.quietly();
     let second = Background(fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap());
     world.detach().await;
+    // Another process's by now.
+    fs::write(&pidfile, "12345\n").unwrap();
     second.end(Signal::TERM);
+    assert_eq!(fs::read_to_string(&pidfile).unwrap(), "12345\n");
     let home = "/local/domain/0/libxl = ";
     let after =
         world.host.dump().await.lines().filter(|line| !line.starts_with(home)).collect::<Vec<_>>().join("\n");

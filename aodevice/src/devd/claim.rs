@@ -26,6 +26,9 @@ pub(super) const NODE: &str = "libxl/xendev-devd";
 /// How often it is looked whether the process has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The pause before the node is watched again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The process that serves a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -65,7 +68,8 @@ impl Said {
 
 /// The right to serve this domain, which no other process has meanwhile.
 ///
-/// It goes with the process however that ends; [`Claim::release`] also removes the node.
+/// It goes with the process however that ends; [`Claim::release`] also removes the node. A node that is removed, by hand or
+/// with a store that begins anew, is written again as long as [`Claim::lost`] is waited for.
 ///
 /// # Examples
 ///
@@ -112,6 +116,39 @@ impl Claim {
             sleep(LOOK).await;
         }
         Ok(Self { client: client.clone(), node, text, _under_way: under_way })
+    }
+
+    /// Keeps the node there. Resolves once it names another process that is alive: then this one must not serve any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the node is not looked after; it may be asked for again.
+    pub async fn lost(&self) -> Holder {
+        let Self { client, node, .. } = self;
+        loop {
+            let Ok(mut watch) = client.watch(node).await else {
+                sleep(AGAIN).await;
+                continue;
+            };
+            // The first event comes at once.
+            while watch.changed().await.is_ok() {
+                if let Ok(Some(holder)) = self.stands().await {
+                    return holder;
+                }
+            }
+            // A watch ends with its connection.
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Writes the node unless it is there; the process that has it instead.
+    async fn stands(&self) -> Result<Option<Holder>, DaemonError> {
+        let Self { client, node, text: ours, .. } = self;
+        let is_ours = text(client.read_opt(node).await?).as_ref() == Some(ours);
+        if is_ours {
+            return Ok(None);
+        }
+        claim(client, node, ours, &Owner::of_this_process(own_domain(client).await?)).await
     }
 
     /// Gives it up.

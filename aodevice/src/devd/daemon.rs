@@ -390,6 +390,10 @@ impl Turns {
                         self.sweep(&noted.map(|(place, _)| *place).collect()).await;
                     }
                     guests.into_iter().for_each(|fe| self.keep(fe));
+                    // What a store that begins anew does not tell of, their keepers do.
+                    if is_root {
+                        self.guests.values().for_each(|kick| kick.kick());
+                    }
                     let action = |(place, seen): (Place, _)| {
                         let is_of_worker = !place.is_of_qemu();
                         let action = is_of_worker.then(|| next(place.backend_kind, &seen, Doing::Nothing));

@@ -47,7 +47,7 @@ impl Owner {
         };
         Some(Self {
             domid: field("domid")?.parse().ok()?,
-            pid: field("pid")?.parse().ok()?,
+            pid: field("pid")?.parse().ok().filter(|pid| *pid != 0)?,
             start: field("start")?.parse().ok()?,
             boot: field("boot")?.to_owned(),
             ns: field("ns")?.to_owned(),

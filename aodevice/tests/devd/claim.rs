@@ -71,3 +71,26 @@ async fn a_guest_that_is_no_driver_domain_cannot_have_it() {
     let refused = Claim::take(&client, AT_ONCE).await.unwrap_err();
     assert!(matches!(refused, DaemonError::NoNotes), "{refused}");
 }
+
+/// Removed by hand, or with all of the daemon's notes: it is written again. Another process that has it meanwhile keeps it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_removed_is_written_again() {
+    let world = World::new().await;
+    let client = Client::over(world.store.connect(DRIVER), Config::default());
+    let claim = Claim::take(&client, AT_ONCE).await.unwrap();
+    let ours = world.read(NODE).await;
+    let (other, ()) = tokio::join!(claim.lost(), async {
+        for gone in [NODE, "/local/domain/1/libxl/2", NODE] {
+            _ = world.dom0.rm(&path(gone)).await;
+            world.reads(NODE, &ours).await;
+        }
+        world.write(NODE, "junk").await;
+        world.reads(NODE, &ours).await;
+        world.write(NODE, &ours.replacen("pid=", "pid=9", 1).replacen("ns=", "ns=1.", 1)).await;
+    });
+    assert!(!other.seen, "{other:?}");
+    let left = world.read(NODE).await;
+    assert_ne!(left, ours);
+    claim.release().await.unwrap();
+    assert_eq!(world.read(NODE).await, left, "it is the other one's");
+}

@@ -88,6 +88,45 @@ async fn b41_a_start_that_fails_is_told_and_leaves_no_trace() {
     world.is_clean(&["2: exit status: 0"]).await;
 }
 
+/// B-44: a QEMU that an earlier daemon has told to end is none that serves: the next device gets the next one.
+#[tokio::test(start_paused = true)]
+async fn b44_a_daemon_that_is_killed_in_an_end_leaves_an_end() {
+    let world = World::new().await;
+    let devd = world.devd().await;
+    world.qemus.manner(|manner| manner.ends = Some(Duration::from_secs(3)));
+    world.attach_qdisk(51712, "raw:/srv/d.img").await;
+    world.reads(&format!("{QDISK}/state"), "4").await;
+    world.noted("/local/domain/1/libxl/2/devd/qdisk/51712", "attached").await;
+    world.detach(QDISK).await;
+    sleep(Duration::from_secs(1)).await;
+    devd.kill().await;
+    world.attach_qdisk(51728, "raw:/srv/e.img").await;
+    let _devd = world.devd().await;
+    world.reads(&format!("{OTHER}/state"), "4").await;
+    world.reads(&format!("{OTHER}/hotplug-status"), "connected").await;
+    world.detach(OTHER).await;
+    world.is_clean(&["2: exit status: 0", "2: exit status: 0"]).await;
+}
+
+/// What is recorded of a QEMU is removed by hand: the next daemon finds it all the same.
+#[tokio::test(start_paused = true)]
+async fn b45_a_record_that_is_removed_is_written_again() {
+    let world = World::new().await;
+    let devd = world.devd().await;
+    world.attach_qdisk(51712, "raw:/srv/d.img").await;
+    world.reads(&format!("{QDISK}/hotplug-status"), "connected").await;
+    world.dom0.rm(&path("/local/domain/1/libxl/2")).await.unwrap();
+    world.attach_qdisk(51728, "raw:/srv/e.img").await;
+    world.reads(&format!("{OTHER}/hotplug-status"), "connected").await;
+    world.reads(PID, "1000").await;
+    devd.kill().await;
+    let _devd = world.devd().await;
+    for backend in [QDISK, OTHER] {
+        world.detach(backend).await;
+    }
+    world.is_clean(&["2: exit status: 0"]).await;
+}
+
 /// B-41: one that never says that it runs is killed, and its device told so in time for the toolstack.
 #[tokio::test(start_paused = true)]
 async fn b41_a_start_that_hangs_is_given_up() {

@@ -87,14 +87,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 struct PidFile(PathBuf);
 
 impl Drop for PidFile {
+    /// It may be a device or a link by its administrator's will, or the next daemon's by now.
     fn drop(&mut self) {
-        _ = fs::remove_file(&self.0);
+        let is_file = fs::symlink_metadata(&self.0).is_ok_and(|file| file.is_file());
+        if is_file && fs::read(&self.0).is_ok_and(|text| text == Self::text().as_bytes()) {
+            _ = fs::remove_file(&self.0);
+        }
     }
 }
 
 impl PidFile {
+    fn text() -> String {
+        format!("{}\n", process::id())
+    }
+
     fn write(file: PathBuf) -> Result<Self, Problem> {
-        let written = fs::write(&file, format!("{}\n", process::id()));
+        let written = fs::write(&file, Self::text());
         let hint = "name a file that you may write to with --pidfile";
         written.map_err(|error| {
             Problem::new(Code::Start, TRIED, format!("{}: {error}", file.display()), hint)
@@ -168,14 +176,20 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
             background::is_ready(&log_of_ready);
         }
     };
-    let serving = daemon.run(stop.clone(), tell, ready);
+    let mut serving = std::pin::pin!(daemon.run(stop.clone(), tell, ready));
     let served = tokio::select! {
-        served = serving => served,
+        served = &mut serving => served,
+        other = claim.lost() => {
+            // Scripts that run come to their ends; the other daemon's wait for the locks of their devices.
+            stop.cancel();
+            serving.await.and(Err(DaemonError::RunsAlready(other)))
+        }
         () = feed_watchdog() => Ok(()),
     };
-    log.line(match &served {
-        Ok(()) => "ended by a signal; devices stay attached",
-        Err(_) => "ended: the store is gone",
+    log.line(&match &served {
+        Ok(()) => "ended by a signal; devices stay attached".to_owned(),
+        Err(DaemonError::RunsAlready(other)) => format!("ended: {other} serves this domain"),
+        Err(_) => "ended: the store is gone".to_owned(),
     });
     if served.is_ok() {
         // What stays tells of a process that is dead.

@@ -73,7 +73,7 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     }
     for ServedQemu { domid, pid, running, .. } in &qemus {
         let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
-        let stands = if *running { "serves devices" } else { "starts" };
+        let stands = if *running { "serves devices" } else { "has not said that it serves devices" };
         text += &format!("the QEMU of domain {domid}{process}: {stands}\n");
     }
     if !unreadable.is_empty() {

@@ -114,7 +114,21 @@ impl Schedule {
         let mut strikes: Vec<_> = (0..rng.usize(0..6)).map(|_| Strike::new(&mut rng)).collect();
         strikes.sort_by_key(|strike| strike.at);
         let (latency, failing) = (*pick(&mut rng, &[1, 5, 200]), *pick(&mut rng, &[0, 10, 40]));
-        Self { seed, actors, strikes, latency, failing }
+        let mut schedule = Self { seed, actors, strikes, latency, failing };
+        // Rare by itself.
+        if rng.u8(0..6) == 0 {
+            schedule.calm(&mut rng);
+        }
+        schedule
+    }
+
+    /// Leaves nothing to go wrong but that the daemon is away for a while.
+    fn calm(&mut self, rng: &mut Rng) {
+        self.actors.truncate(1);
+        self.failing = 0;
+        let blow =
+            *pick(rng, &[Blow::KillDaemon, Blow::KillDaemonAfter(rng.usize(0..2000)), Blow::EndDaemon]);
+        self.strikes = vec![Strike { at: rng.u64(0..10_000), blow, lasts: rng.u64(1..=5000) }];
     }
 
     /// Whether nobody interferes with what an actor does.

@@ -14,7 +14,7 @@ use xs_client::{DomId, Error, Lifecycle, Path, Request as StoreRequest, Watch};
 
 use super::course::{Action, Device, Qemu, Seen, Why, next};
 use super::record::{self, Record};
-use super::{ProcessId, QemuProcess, SERVED};
+use super::{QemuProcess, SERVED};
 use crate::devd::course::Seen as Stands;
 use crate::devd::daemon::{REFUSALS, pause};
 use crate::devd::note::{Note, Stage};
@@ -62,8 +62,6 @@ struct Keeper {
     logs: HashMap<Place, Log>,
     /// Its word that it serves devices, until that has been heard.
     word: Option<Watch>,
-    /// A process that is not recorded yet.
-    unrecorded: Option<ProcessId>,
     /// Devices with which the store refuses to go on; others are not to wait for them.
     stuck: HashSet<Place>,
     /// How often it has refused something in a row.
@@ -94,7 +92,6 @@ pub(in crate::devd) async fn keep(shared: Arc<Shared>, fe: DomId, kick: Arc<Kick
         log: None,
         logs: HashMap::new(),
         word: None,
-        unrecorded: None,
         stuck: HashSet::new(),
         refusals: 0,
     };
@@ -202,7 +199,6 @@ impl Keeper {
         self.process = None;
         self.deadline = None;
         self.word = None;
-        self.unrecorded = None;
         if std::mem::take(&mut self.is_ending) {
             return self.tell(format!("ended ({how})"));
         }
@@ -227,13 +223,16 @@ impl Keeper {
         for kind in SERVED {
             all.extend(look::all(&client, &Path::new(format!("{BACKENDS}/{kind}/{fe}"))?).await?);
         }
-        if let Some(id) = self.unrecorded {
-            record::runs(&client, fe, id).await?;
-            self.unrecorded = None;
-        }
-        let record = Record::read(&client, fe).await?;
+        let mut record = Record::read(&client, fe).await?;
         if !self.has_searched {
             self.search(&record).await;
+        }
+        // Also where it was removed, by hand or with a store that begins anew: the next daemon finds QEMU by it.
+        if let Some(id) = self.process.as_ref().map(|process| process.id())
+            && (record.process, record.ending) != (Some((id.pid, Some(id.start))), self.is_ending)
+        {
+            record::runs(&client, fe, id, self.is_ending).await?;
+            record.is_there = true;
         }
         let works = |stands: &Stands| {
             stands.note.as_ref().is_some_and(|note| note.stage == Stage::Attached) && stands.backend.is_some()
@@ -290,11 +289,15 @@ impl Keeper {
         };
         if let Some(process) = found {
             let id = process.id();
-            self.tell(format!("taken as it is, process {}", id.pid));
-            self.unrecorded = (record.process != Some((id.pid, Some(id.start)))).then_some(id);
+            let stands = if record.ending { "found as it ends" } else { "taken as it is" };
+            self.tell(format!("{stands}, process {}", id.pid));
             self.log = Log::at(qemus.log(fe));
             self.process = Some(process);
-            self.starts_until(self.shared.settings.qemu_start).await;
+            if record.ending {
+                self.tells_to_end(false);
+            } else {
+                self.starts_until(self.shared.settings.qemu_start).await;
+            }
         }
         self.has_searched = true;
     }
@@ -392,17 +395,13 @@ impl Keeper {
         match action {
             Action::Start => self.start().await,
             Action::End | Action::Kill => {
-                let is_killed = action == Action::Kill;
-                self.is_ending = true;
-                self.word = None;
-                let limit = self.shared.settings.qemu_end;
-                self.deadline = (!is_killed).then(|| Instant::now() + limit);
-                self.tell(if is_killed { "killed" } else { "told to end, for no device is left" });
-                if let Some(process) = &self.process
-                    && let Err(error) = process.end(is_killed)
-                {
-                    self.tell(format!("cannot be told to end: {error}"));
+                if let Some(process) = self.process.clone() {
+                    // Before it: no other daemon is to take one for a QEMU that serves.
+                    record::runs(&self.shared.client, self.fe, process.id(), true).await?;
                 }
+                let is_killed = action == Action::Kill;
+                self.tell(if is_killed { "killed" } else { "told to end, for no device is left" });
+                self.tells_to_end(is_killed);
                 Ok(())
             }
             Action::Clear => {
@@ -412,6 +411,18 @@ impl Keeper {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn tells_to_end(&mut self, is_killed: bool) {
+        self.is_ending = true;
+        self.word = None;
+        let limit = self.shared.settings.qemu_end;
+        self.deadline = (!is_killed).then(|| Instant::now() + limit);
+        if let Some(process) = &self.process
+            && let Err(error) = process.end(is_killed)
+        {
+            self.tell(format!("cannot be told to end: {error}"));
         }
     }
 
@@ -427,7 +438,6 @@ impl Keeper {
                 self.tell(format!("started, process {}", id.pid));
                 self.process = Some(process);
                 self.log = before.or_else(|| Some(Log::beginning(qemus.log(fe))));
-                self.unrecorded = Some(id);
                 self.starts_until(self.shared.settings.qemu_start).await;
                 Ok(())
             }

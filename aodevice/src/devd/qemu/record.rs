@@ -2,7 +2,8 @@
 //!
 //! `libxl/<fe>/qdisk-backend-pid` is libxl's node for it, and `device-model/<fe>/state` QEMU's own word. Beside it
 //! the daemon notes when the process of this number has started, so that no later one is taken for it;
-//! and, before it starts one, that it does so: a daemon that is killed in the next moment leaves a QEMU that is found.
+//! and, before it starts one or tells one to end, that it does so: a daemon that is killed in the next moment leaves a QEMU
+//! that is found, or one whose end is waited for.
 
 use serde::Serialize;
 use xs_client::{Client, DomId, Error, Path, PathError, Request, Requests};
@@ -14,6 +15,9 @@ use crate::operation::{cleanup, text};
 /// What stands there while a QEMU is being started.
 const STARTING: &str = "starting";
 
+/// What stands there besides of one that was told to end.
+const ENDING: &str = " ending";
+
 /// What the store says of a guest's QEMU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
@@ -21,6 +25,8 @@ pub(super) struct Record {
     pub(super) process: Option<(u32, Option<u64>)>,
     /// Whether the daemon was about to start one.
     pub(super) starting: bool,
+    /// Whether it was told to end.
+    pub(super) ending: bool,
     /// Whether it says that it serves devices.
     pub(super) running: bool,
     /// Whether there is anything at all.
@@ -55,12 +61,14 @@ impl Record {
     fn of(pid: Option<String>, own: Option<String>, state: Option<String>) -> Self {
         let is_there = pid.is_some() || own.is_some() || state.is_some();
         let pid: Option<u32> = pid.and_then(|pid| pid.trim().parse().ok());
-        let noted = own.as_deref().and_then(|own| {
+        let ending = own.as_deref().and_then(|own| own.strip_suffix(ENDING));
+        let noted = ending.or(own.as_deref()).and_then(|own| {
             let (noted, start) = own.split_once(' ')?;
             (noted.parse() == Ok(pid?)).then(|| start.parse().ok())?
         });
         Self {
             process: pid.map(|pid| (pid, noted)),
+            ending: ending.is_some() && noted.is_some(),
             starting: own.as_deref() == Some(STARTING),
             running: state.as_deref() == Some("running"),
             is_there,
@@ -73,12 +81,13 @@ pub(super) async fn starts(client: &Client, fe: DomId) -> Result<(), Error> {
     client.write(&own_node(fe)?, STARTING).await
 }
 
-/// Notes a QEMU that has been started, or that was found.
-pub(super) async fn runs(client: &Client, fe: DomId, process: ProcessId) -> Result<(), Error> {
+/// Notes a QEMU that has been started or found, or that is told to end.
+pub(super) async fn runs(client: &Client, fe: DomId, process: ProcessId, ending: bool) -> Result<(), Error> {
     let ProcessId { pid, start } = process;
+    let ending = if ending { ENDING } else { "" };
     let write = |path, value: String| Request::Write { path, value: value.into() };
     let requests =
-        &vec![write(pid_node(fe)?, pid.to_string()), write(own_node(fe)?, format!("{pid} {start}"))];
+        &vec![write(pid_node(fe)?, pid.to_string()), write(own_node(fe)?, format!("{pid} {start}{ending}"))];
     client.transaction(|tx| async move { tx.all(requests.clone()).await.map(drop) }).await
 }
 
@@ -155,6 +164,9 @@ mod tests {
         assert_eq!(record(Some("7"), Some("8 99")), Some((7, None)), "another daemon has started one since");
         assert_eq!(record(Some("7"), Some("7 -")), Some((7, None)));
         assert_eq!(record(Some("-7"), Some("7 99")), None);
+        assert_eq!(record(Some("7"), Some("7 99 ending")), Some((7, Some(99))));
+        let ending = |own: &str| Record::of(Some("7".to_owned()), Some(own.to_owned()), None).ending;
+        assert_eq!(["7 99 ending", "7 99", "8 99 ending"].map(ending), [true, false, false]);
         assert!(Record::of(None, Some(STARTING.to_owned()), None).starting);
     }
 }
