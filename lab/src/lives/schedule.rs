@@ -126,8 +126,8 @@ impl Schedule {
     fn calm(&mut self, rng: &mut Rng) {
         self.actors.truncate(1);
         self.failing = 0;
-        let blow =
-            *pick(rng, &[Blow::KillDaemon, Blow::KillDaemonAfter(rng.usize(0..2000)), Blow::EndDaemon]);
+        let after = Blow::KillDaemonAfter(rng.usize(0..2000));
+        let blow = *pick(rng, &[Blow::KillDaemon, after, Blow::EndDaemon]);
         self.strikes = vec![Strike { at: rng.u64(0..10_000), blow, lasts: rng.u64(1..=5000) }];
     }
 
