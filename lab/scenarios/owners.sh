@@ -45,8 +45,9 @@ expect_begun() { # STATUS NAME: what was begun ends with this status
 
 begin_attach_until() { # PATTERN NAME: begins an attach whose script stops there
     stop_at "$1"
-    begin xendev block-attach g "$DISK"
-    check "$2-stopped" "the script did not stop $1" wait_until 30 has_stopped
+    # A busy machine takes its time to get there.
+    begin xendev block-attach --script-timeout 120 g "$DISK"
+    check "$2-stopped" "the script did not stop $1" wait_until 90 has_stopped
 }
 
 record() { xenstore-read "/libxl/$DOMID/device/vbd/$DISK_ID/op" 2> "$LAB/no-record"; }
