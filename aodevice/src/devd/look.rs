@@ -10,7 +10,6 @@ use xs_client::{Error, ErrorCode, Path, PathError, Requests};
 use super::course::{Backend, Seen};
 use super::note::Note;
 use super::place::{BACKENDS, MARKER, NOTES, OURS, Place};
-use super::unreadable;
 use crate::BackendKind;
 use crate::kind::Recorded;
 use crate::operation::{said, text};
@@ -126,7 +125,7 @@ pub(super) async fn notes(store: &Requests, directory: &Path) -> Result<BTreeSet
         None => below(store, ours).await?,
     };
     let notes = below(store, kinds).await?;
-    Ok(notes.iter().filter_map(unreadable::device).collect())
+    Ok(notes.iter().filter_map(Place::of_note).collect())
 }
 
 /// All devices in or below this directory of backends, and those that notes tell of, as they stand.

@@ -62,6 +62,13 @@ impl Place {
         })
     }
 
+    /// The device that this note is about; `None` if the path is not that of a note.
+    pub(super) fn of_note(path: &Path) -> Option<Self> {
+        let names: Vec<&str> = path.names().collect();
+        let [NOTES, fe, OURS, kind, devid] = names[..] else { return None };
+        Self::of(kind, fe, devid)
+    }
+
     /// The kind of the frontend, where the daemon has work for it.
     pub(super) fn kind(&self) -> Option<Kind> {
         match self.backend_kind {

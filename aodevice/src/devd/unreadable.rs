@@ -15,13 +15,6 @@ use super::note::Note;
 use super::place::{NOTES, OURS, Place};
 use crate::operation::{cleanup, text};
 
-/// The device of a note's path, if it is one's.
-pub(super) fn device(path: &Path) -> Option<Place> {
-    let names: Vec<&str> = path.names().collect();
-    let [NOTES, fe, OURS, kind, devid] = names[..] else { return None };
-    Place::of(kind, fe, devid)
-}
-
 /// What a node holds; `None` if it is not there, or this domain may not read it.
 async fn value(store: &Requests, path: &Path) -> Result<Option<Bytes>, Error> {
     match store.read_opt(path).await {
@@ -33,7 +26,7 @@ async fn value(store: &Requests, path: &Path) -> Result<Option<Bytes>, Error> {
 /// Whether a node is a note.
 async fn is_note(store: &Requests, path: &Path) -> Result<bool, Error> {
     let value = value(store, path).await?;
-    Ok(device(path).is_some() && value.as_deref().and_then(Note::parse).is_some())
+    Ok(Place::of_note(path).is_some() && value.as_deref().and_then(Note::parse).is_some())
 }
 
 /// Where nodes are that cannot be read as notes, and directories without any. `noted`: devices whose notes were read.
@@ -52,7 +45,7 @@ async fn paths(store: &Requests, noted: &HashSet<Place>) -> Result<Vec<Path>, Er
         );
         level = below;
     }
-    level.retain(|path| device(path).is_none_or(|place| !noted.contains(&place)));
+    level.retain(|path| Place::of_note(path).is_none_or(|place| !noted.contains(&place)));
     let notes = try_join_all(level.iter().map(|path| is_note(store, path))).await?;
     found.extend(level.into_iter().zip(notes).filter_map(|(path, is_note)| (!is_note).then_some(path)));
     Ok(found)
@@ -71,7 +64,7 @@ pub async fn unreadable(client: &Client) -> Result<Vec<String>, Error> {
 async fn is_empty(store: &Requests, path: &Path) -> Result<bool, Error> {
     let value = text(store.read_opt(path).await?).unwrap_or_default();
     let is_object = serde_json::from_str::<serde_json::Map<_, _>>(&value).is_ok();
-    let has_backend = match device(path) {
+    let has_backend = match Place::of_note(path) {
         Some(place) => store.read_opt(&place.backend()?).await?.is_some(),
         None => false,
     };
