@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use devstate::{StateValue, XenbusState};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use xs_client::{Client, DomId, Error, ErrorCode, Path};
+use xs_client::{Client, DomId, Error, ErrorCode, Path, PathError};
 
 use super::{backend, frontend};
 use crate::{End, Kind, Server};
@@ -153,23 +154,40 @@ struct Device {
 }
 
 impl Device {
+    /// A directory that is removed and made again before its driver looks is another device with another peer.
     async fn drive(&self) -> Result<(), Error> {
+        let mut served = None;
+        loop {
+            let peer = self.bus.client.read_opt(&self.peer_key()?).await?;
+            if peer == served {
+                return Ok(());
+            }
+            if let Some(peer) = &peer {
+                self.serve(peer).await?;
+            }
+            served = peer;
+        }
+    }
+
+    /// The node that names the directory of the other end.
+    fn peer_key(&self) -> Result<Path, PathError> {
+        self.directory.join(if self.bus.end == End::Backend { "frontend" } else { "backend" })
+    }
+
+    /// Until the device has no such peer any more.
+    async fn serve(&self, peer: &Bytes) -> Result<(), Error> {
         let Bus { client, end, latency, .. } = &self.bus;
-        let peer_key = if *end == End::Backend { "frontend" } else { "backend" };
-        let Some(peer) = client.read_opt(&self.directory.join(peer_key)?).await? else {
-            return Ok(());
-        };
-        let peer_state = Path::new(peer)?.join("state")?;
+        let peer_state = Path::new(peer.clone())?.join("state")?;
         let mut own = client.watch(&self.directory).await?;
         let mut other = client.watch(&peer_state).await?;
-        while let Some(view) = self.look(&peer_state).await? {
+        while let Some(view) = self.look(peer, &peer_state).await? {
             let reaction = match end {
                 End::Backend => backend::react(&view),
                 End::Frontend => frontend::react(&view),
             };
             if let Some(reaction) = reaction {
                 sleep(*latency).await;
-                self.apply(&reaction).await?;
+                self.apply(peer, &reaction).await?;
                 continue;
             }
             tokio::select! {
@@ -180,8 +198,8 @@ impl Device {
         Ok(())
     }
 
-    /// `None` if the device's own directory is gone.
-    async fn look(&self, peer_state: &Path) -> Result<Option<View>, Error> {
+    /// `None` if the device is gone.
+    async fn look(&self, peer: &Bytes, peer_state: &Path) -> Result<Option<View>, Error> {
         let other = match self.bus.client.read_opt(peer_state).await {
             // What a domain may not see of another one is gone to it.
             Err(Error::Store { code: ErrorCode::EACCES, .. }) => None,
@@ -192,10 +210,14 @@ impl Device {
             self.directory.join("state")?,
             self.directory.join("physical-device")?,
             self.directory.join("hotplug-status")?,
+            self.peer_key()?,
         ];
         let seen = self.bus.client.read_many(&keys).await?;
+        if seen[3].as_ref() != Some(peer) {
+            return Ok(None);
+        }
         let own = seen[0].as_deref().and_then(|state| StateValue::parse(state).state());
-        let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[1..]);
+        let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[1..3]);
         let reported = reported.filter_map(|(key, value)| {
             Some((key.to_owned(), String::from_utf8_lossy(value.as_deref()?).into_owned()))
         });
@@ -203,13 +225,14 @@ impl Device {
         Ok(own.map(|own| View { kind: self.kind, own, other, script_done }))
     }
 
-    /// Writes, but never into a directory that is gone: that would bring it back.
-    async fn apply(&self, reaction: &Reaction) -> Result<(), Error> {
-        let state = &self.directory.join("state")?;
+    /// Writes, but never into a directory that is gone, which would bring it back, or is another device's by now.
+    async fn apply(&self, peer: &Bytes, reaction: &Reaction) -> Result<(), Error> {
+        let (state, peer_key) = (&self.directory.join("state")?, &self.peer_key()?);
         self.bus
             .client
             .transaction(|tx| async move {
-                if tx.read_opt(state).await?.is_none() {
+                if tx.read_opt(peer_key).await?.as_ref() != Some(peer) || tx.read_opt(state).await?.is_none()
+                {
                     return Ok(());
                 }
                 for (key, value) in &reaction.keys {
@@ -218,5 +241,63 @@ impl Device {
                 tx.write(state, reaction.state.digits()).await
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+    use xs_client::{Access, Config, Permissions};
+    use xs_store::Store;
+
+    use super::*;
+    use crate::sim::{create_domain, create_domain0};
+
+    const GUEST: DomId = DomId(1);
+    const LATENCY: Duration = Duration::from_millis(200);
+
+    fn path(text: &str) -> Path {
+        Path::new(text).unwrap()
+    }
+
+    async fn device(dom0: &Client, backend: &str) {
+        let (directory, state) =
+            (path("/local/domain/1/device/vbd/51712"), path(&format!("{backend}/state")));
+        dom0.write(&state, "2").await.unwrap();
+        dom0.set_perms(&state, Permissions::owned_by(DomId::DOM0, Access::Read)).await.unwrap();
+        dom0.mkdir(&directory).await.unwrap();
+        dom0.set_perms(&directory, Permissions::owned_by(GUEST, Access::None)).await.unwrap();
+        dom0.write(&directory.join("backend").unwrap(), backend.to_owned()).await.unwrap();
+        dom0.write(&directory.join("state").unwrap(), "1").await.unwrap();
+    }
+
+    async fn frontend_gets_to(dom0: &Client, wanted: &str) {
+        let state = path("/local/domain/1/device/vbd/51712/state");
+        let mut watch = dom0.watch(&state).await.unwrap();
+        let reached = async {
+            while dom0.read_opt(&state).await.unwrap().as_deref() != Some(wanted.as_bytes()) {
+                watch.changed().await.unwrap();
+            }
+        };
+        timeout(10 * LATENCY, reached).await.expect(wanted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_made_again_at_once_follows_its_new_backend() {
+        let store = Store::new();
+        store.introduce(GUEST);
+        let [dom0, guest] =
+            [DomId::DOM0, GUEST].map(|domid| Client::over(store.connect(domid), Config::default()));
+        create_domain0(&dom0).await.unwrap();
+        create_domain(&dom0, GUEST, "g").await.unwrap();
+        let _drivers = Drivers::frontends(guest, GUEST, LATENCY).unwrap();
+        device(&dom0, "/local/domain/0/backend/vbd/1/51712").await;
+        // It has been seen, and is about to be Initialised.
+        sleep(LATENCY / 2).await;
+        dom0.rm(&path("/local/domain/1/device/vbd/51712")).await.unwrap();
+        device(&dom0, "/local/domain/2/backend/vbd/1/51712").await;
+        frontend_gets_to(&dom0, "3").await;
+        dom0.write(&path("/local/domain/2/backend/vbd/1/51712/state"), "4").await.unwrap();
+        frontend_gets_to(&dom0, "4").await;
     }
 }

@@ -60,6 +60,7 @@ pub struct LivesArgs {
 /// The first that fails.
 pub fn run(args: &LivesArgs) -> Result<()> {
     let (begun, mut told) = (Instant::now(), Instant::now());
+    let _made_once = world::interfaces();
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let pool = Pool::start(threads, args.seed, args.schedules, |seed| course::run(&Schedule::new(seed)));
     let mut ended: BTreeMap<String, u64> = BTreeMap::new();

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aodevice::devd::{Daemon, DaemonError, Settings};
@@ -34,6 +34,24 @@ const SOON: Duration = Duration::from_secs(2);
 /// Domains get no higher numbers.
 const MOST_DOMAINS: u32 = 24;
 
+/// The network interfaces that driver domains find, the same for all that run at a time: they are only looked at, and
+/// to make directories costs as much as a course.
+pub(super) fn interfaces() -> Arc<TempDir> {
+    static SHARED: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut shared = locked(&SHARED);
+    shared.upgrade().unwrap_or_else(|| {
+        let made = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        for domid in 1..MOST_DOMAINS {
+            for devid in 0..DEVICES {
+                let interface = made.path().join(format!("vif{domid}.{devid}"));
+                fs::create_dir(interface).expect("a directory in a temporary one");
+            }
+        }
+        *shared = Arc::downgrade(&made);
+        made
+    })
+}
+
 /// What a course comes to.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -49,8 +67,9 @@ pub(super) struct World {
     pub(super) schedule: Arc<Schedule>,
     pub(super) store: Store,
     pub(super) dom0: Client,
-    /// Where the driver domain's interfaces are, and no configuration of libxl's.
+    /// Where libxl's configuration would be.
     pub(super) files: TempDir,
+    interfaces: Arc<TempDir>,
     begun: Instant,
     domains: Mutex<Domains>,
     /// Held while the daemon is started or ended.
@@ -132,18 +151,12 @@ impl World {
         let store = Store::new();
         let dom0 = Client::over(store.connect(DomId::DOM0), Config::default());
         sim::create_domain0(&dom0).await?;
-        let files = tempfile::tempdir().expect("a temporary directory");
-        for domid in 1..MOST_DOMAINS {
-            for devid in 0..DEVICES {
-                let interface = files.path().join(format!("vif{domid}.{devid}"));
-                fs::create_dir(interface).expect("a directory in a temporary one");
-            }
-        }
         let world = Arc::new(Self {
             schedule: Arc::new(schedule.clone()),
             store,
             dom0,
-            files,
+            files: tempfile::tempdir().expect("a temporary directory"),
+            interfaces: interfaces(),
             begun: Instant::now(),
             domains: Mutex::new(Domains { next: 1, driver: None, guests: [const { None }; GUESTS] }),
             service: tokio::sync::Mutex::default(),
@@ -321,7 +334,7 @@ impl World {
         let client =
             Client::connect_with(dial, Config { reconnect: Some(reconnect), ..Config::default() }).await?;
         let mut settings = Settings::default();
-        settings.interfaces = self.files.path().to_owned();
+        settings.interfaces = self.interfaces.path().to_owned();
         let scripts = match &locked(&self.domains).driver {
             Some(driver) => driver.scripts.clone(),
             None => return Err(DaemonError::NoNotes),
