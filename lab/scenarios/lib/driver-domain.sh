@@ -168,7 +168,7 @@ guest_uses_both() { # WORD NAME: the guest works with its disk, which begins wit
     guest_pings "$2-guest-pings"
 }
 
-# `xl devd` gives a script 10 s, which is not always enough under emulation, and xl, which has not waited, says nothing.
+# On a busy host `xl devd` gives up a device that is late, and xl, which has not waited, says nothing.
 xl_devd_attaches() { # disk|nic KIND DEVID: again what xl has attached, if it came to nothing
     local device=xvda command=block words
     words=("$(dd_disk)")
