@@ -24,6 +24,8 @@ pub mod native;
 pub mod native_disk;
 pub mod native_vif;
 pub mod peers;
+#[cfg(doctest)]
+mod readmes;
 mod seeded;
 pub mod suite;
 pub mod xen;
