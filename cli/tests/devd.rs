@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use host::{Host, Ran};
 use lab::daemon::DaemonKind;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -291,9 +292,16 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     let ran = world.host.xendev(&["--json", "devd", "--run-dir", &run, "--log", &log]).await;
     assert_eq!(schema::checked(&ran.stdout, "devd")["code"], "domain0");
     world.devd(&["--log", "/nonexistent/log"]).await.failed(1, &["/nonexistent/log: No such file"]);
+    let fifo = world.file("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let fifo = fifo.display().to_string();
+    world.devd(&["--log", &fifo]).await.failed(1, &[&fifo, "--log"]);
     let locks = world.host.image().join("locks").display().to_string();
     let ran = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", &locks]).await;
     ran.failed(1, &[&locks, "--run-dir"]);
+    // A folder in which no lock can be made.
+    let ran = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", "/proc/self"]).await;
+    ran.failed(1, &["/proc/self", "--run-dir"]);
     let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_xendev"));
     elsewhere.args(["--store", "/nonexistent/socket", "devd", "--status", "--json"]);
     let ran = Ran::from(elsewhere.output().await.unwrap());
@@ -375,7 +383,7 @@ async fn b41_the_qemu_of_a_guest_outlives_the_daemon_and_ends_with_its_last_disk
     let status = world.status().await;
     assert_eq!(
         status["qemus"],
-        serde_json::json!([{"domid": 1, "pid": pid.parse::<u32>().unwrap(), "running": true}])
+        serde_json::json!([{"domid": 1, "pid": pid.parse::<u32>().unwrap(), "ending": false, "running": true}])
     );
     let ran = world.devd(&["--status"]).await;
     assert!(

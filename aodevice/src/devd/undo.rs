@@ -48,9 +48,9 @@ impl Worker {
     /// Undoes the work of a device whose backend is gone, or was replaced.
     pub(super) async fn undo_gone(&self, seen: &Seen) -> Result<(), Error> {
         let Some(note) = &seen.note else { return Ok(()) };
-        self.undo(note.keys.clone(), Inputs::Copy).await?;
+        let undone = self.undo(note.keys.clone(), Inputs::Copy).await?;
         self.clean(Some(&note.token), false).await?;
-        self.tell(&Event::Undone(self.place));
+        self.tell_of_undo(undone);
         Ok(())
     }
 
@@ -59,7 +59,7 @@ impl Worker {
     pub(super) async fn reset(&self, seen: &Seen) -> Result<(), Error> {
         let Some(note) = &seen.note else { return Ok(()) };
         let keys = self.known(Some(note)).await?;
-        self.undo(keys, Inputs::Copy).await?;
+        let undone = self.undo(keys, Inputs::Copy).await?;
         let made = self.place.kind().map_or(&[] as &[&str], |kind| kind.info().made);
         let reset = self.step(true, |seen| {
             let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());
@@ -79,9 +79,21 @@ impl Worker {
             Ok(Some(requests))
         });
         if reset.await? {
-            self.tell(&Event::Undone(self.place));
+            self.tell_of_undo(undone);
         }
         Ok(())
+    }
+
+    /// That it is not done is not called done: nobody is left who would do it.
+    fn tell_of_undo(&self, undone: bool) {
+        self.tell(&if undone {
+            Event::Undone(self.place)
+        } else {
+            Event::Trouble(
+                self.place,
+                "not undone: what its script made may be left, and is to be removed by hand".to_owned(),
+            )
+        });
     }
 
     /// What is known of the device: by the backend, and where that says nothing by the note.
@@ -110,24 +122,25 @@ impl Worker {
         .await
     }
 
-    /// Runs the script that removes. That it fails is told, and changes nothing: the device goes.
-    async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<(), Error> {
-        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else { return Ok(()) };
+    /// Runs the script that removes, and says whether all is undone. That it fails is told, and changes nothing: the device
+    /// goes.
+    async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<bool, Error> {
+        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else { return Ok(true) };
         let info = kind.info();
         let is_known = keys.contains_key(BEFORE)
             || info.made.is_empty()
             || info.made.iter().any(|key| keys.contains_key(*key));
         if inputs == Inputs::Copy && !is_known {
-            return Ok(());
+            return Ok(true);
         }
         let searches = keys.contains_key(BEFORE) && !keys.contains_key("node");
         let _searching = if searches { Some(self.shared.searching.lock().await) } else { None };
         let around = self.surroundings(kind, &keys).await?;
         let is_undone = around.node_serves == Some(false);
         if is_undone && (inputs == Inputs::Copy || keys.contains_key(SEQUENCE)) {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(told) = (info.undo)(&keys, &around) else { return Ok(()) };
+        let Some(told) = (info.undo)(&keys, &around) else { return Ok(true) };
         let aside = inputs == Inputs::Copy || !told.is_empty();
         keys.extend(told);
         if !around.surplus.is_empty() {
@@ -136,6 +149,7 @@ impl Worker {
         }
         let copy = if aside { Some(self.copy(&keys).await?) } else { None };
         let never = CancellationToken::new();
+        let mut undone = true;
         for run in self.runs(kind, &keys).into_iter().rev() {
             let mut request = self.request(run, Run::Remove, &keys);
             if let Some(copy) = &copy {
@@ -144,10 +158,11 @@ impl Worker {
             self.tell(&Event::Begins(self.place, Box::new(request.clone())));
             let report = self.shared.runner.run(&request, &self.shared.settings.scripts, &never).await;
             if !report.success() {
+                undone = false;
                 self.tell(&Event::Trouble(self.place, format!("{request} {report}")));
             }
         }
-        Ok(())
+        Ok(undone)
     }
 
     /// Makes a directory of the backend's shape below the note, and yields its absolute path.

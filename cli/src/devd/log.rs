@@ -3,11 +3,12 @@
 use std::env;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::fstat;
+use rustix::fs::{OFlags, fstat};
 use rustix::stdio;
 
 use super::TRIED;
@@ -33,7 +34,9 @@ impl Log {
     /// One that adds to a file, or to standard error.
     pub(super) fn open(path: Option<&Path>, quiet: bool) -> Result<Self, Problem> {
         let open = |path: &Path| {
-            let file = File::options().append(true).create(true).open(path);
+            // A FIFO that nobody reads is refused, and one whose reader is slow is not waited for.
+            let flags = OFlags::NONBLOCK.bits() as i32;
+            let file = File::options().append(true).create(true).custom_flags(flags).open(path);
             let hint = "name a file that you may write to with --log, or create its folder";
             file.map_err(|error| {
                 Problem::new(Code::Start, TRIED, format!("{}: {error}", path.display()), hint)

@@ -116,9 +116,10 @@ fn absolute(path: &FilePath) -> PathBuf {
     path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Makes the directory of the locks: that it cannot be had is not to be found out by the first script.
+/// Makes the directory of the locks, and a file there: that it cannot be had is not to be found out by the first script.
 fn make_locks(directory: &FilePath) -> Result<(), Problem> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let made = made.and_then(|()| tempfile::tempfile_in(directory).map(drop));
     let hint = "run it as root, or name a folder of yours with --run-dir";
     made.map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", directory.display()), hint))
 }

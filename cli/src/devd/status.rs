@@ -71,9 +71,13 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
         let told = format!("{} {} for {seconds} s, state {state}{error}", served.place, stage(served.stage));
         text += &format!("{}\n", line(&told));
     }
-    for ServedQemu { domid, pid, running, .. } in &qemus {
+    for ServedQemu { domid, pid, ending, running, .. } in &qemus {
         let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
-        let stands = if *running { "serves devices" } else { "has not said that it serves devices" };
+        let stands = match (ending, running) {
+            (true, _) => "was told to end, which is waited for",
+            (false, true) => "serves devices",
+            (false, false) => "has not said that it serves devices",
+        };
         text += &format!("the QEMU of domain {domid}{process}: {stands}\n");
     }
     if !unreadable.is_empty() {

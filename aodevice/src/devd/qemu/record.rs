@@ -130,6 +130,8 @@ pub struct ServedQemu {
     pub domid: DomId,
     /// Its process; `None` if it is being started.
     pub pid: Option<u32>,
+    /// Whether it was told to end, and has not ended yet.
+    pub ending: bool,
     /// Whether it has said that it serves devices.
     pub running: bool,
 }
@@ -142,8 +144,8 @@ pub struct ServedQemu {
 pub async fn qemus(client: &Client) -> Result<Vec<ServedQemu>, Error> {
     let mut all = Vec::new();
     for fe in recorded(client).await? {
-        let Record { process, running, .. } = Record::read(client, fe).await?;
-        all.push(ServedQemu { domid: fe, pid: process.map(|(pid, _)| pid), running });
+        let Record { process, ending, running, .. } = Record::read(client, fe).await?;
+        all.push(ServedQemu { domid: fe, pid: process.map(|(pid, _)| pid), ending, running });
     }
     all.sort_by_key(|qemu| qemu.domid.0);
     Ok(all)
