@@ -6,6 +6,7 @@ mod host;
 mod schema;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path as FsPath, PathBuf};
 use std::process::{self, Stdio};
 use std::time::{Duration, Instant};
@@ -302,6 +303,9 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     // A folder in which no lock can be made.
     let ran = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", "/proc/self"]).await;
     ran.failed(1, &["/proc/self", "--run-dir"]);
+    for (program, told) in [("/nonexistent/qemu", "No such file"), ("/etc/passwd", "it is no program")] {
+        world.devd(&["--log", &log, "--qemu", program]).await.failed(1, &[program, told, "--qemu"]);
+    }
     let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_xendev"));
     elsewhere.args(["--store", "/nonexistent/socket", "devd", "--status", "--json"]);
     let ran = Ran::from(elsewhere.output().await.unwrap());
@@ -456,22 +460,19 @@ async fn b41_the_qemu_of_a_guest_outlives_the_daemon_and_ends_with_its_last_disk
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_qemu_that_is_not_there_is_told_to_the_toolstack() {
+async fn a_qemu_that_is_not_there_any_more_is_told_to_the_toolstack() {
     let world = World::start().await;
-    let _devd = world
-        .foreground(&[
-            "--qemu",
-            "/nonexistent/qemu",
-            "--qemu-log-dir",
-            &world.file("qemu").display().to_string(),
-        ])
-        .await;
+    let program = world.file("qemu-program");
+    symlink("/bin/true", &program).unwrap();
+    let (named, logs) = (program.display().to_string(), world.file("qemu").display().to_string());
+    let _devd = world.foreground(&["--qemu", &named, "--qemu-log-dir", &logs]).await;
+    fs::remove_file(&program).unwrap();
     world.attach_qdisk(51712, "raw:/dev/null").await;
     let backend = "/local/domain/0/backend/qdisk/1/51712";
     world.reads(&format!("{backend}/hotplug-status"), Some("error")).await;
     let error = world.read(&format!("{backend}/hotplug-error")).await.unwrap();
     assert!(
-        error.contains("the QEMU of domain 1 cannot be started: /nonexistent/qemu: No such file"),
+        error.contains(&format!("the QEMU of domain 1 cannot be started: {named}: No such file")),
         "{error}"
     );
     world.close_qdisk(51712).await;

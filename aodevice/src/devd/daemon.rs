@@ -17,7 +17,7 @@ use xs_client::{Changes, Client, DomId, Error, ErrorCode, Lifecycle, Path, Watch
 use super::course::{Action, Doing, next};
 use super::place::{BACKENDS, Hint, NOTES, Place};
 use super::qemu::{self, QemuProgram, Qemus};
-use super::worker::{Kick, Shared, Worker};
+use super::worker::{Kick, Shared, Turn, Worker};
 use super::{Event, Holder, Stage, look, unreadable};
 use crate::operation::text;
 
@@ -25,7 +25,7 @@ use crate::operation::text;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often a worker tries again what the store has refused. What a lost connection ended is tried for ever.
+/// How often a worker tries again what the store has refused, or a script that cannot be started. What a lost connection ended is tried for ever.
 pub(super) const REFUSALS: u32 = 5;
 
 /// What can be chosen for a [`Daemon`].
@@ -457,14 +457,26 @@ impl Turns {
     }
 }
 
-/// One turn of a device. What the store has failed is tried again.
+/// One turn of a device. What the store has failed is tried again, and what could not be begun.
 async fn turn(worker: &Worker) {
     let (mut attempt, mut refusals) = (0, 0);
-    while let Err(error) = worker.work().await {
-        if matches!(error, Error::Store { .. } | Error::Encode(_) | Error::Path(_)) {
-            refusals += 1;
+    loop {
+        match worker.work().await {
+            Ok(Turn::Over) => return,
+            Ok(Turn::Again) => {
+                refusals += 1;
+                if refusals == REFUSALS {
+                    let what = "not undone: it stays noted, and is tried again when the daemon starts anew";
+                    worker.tell(&Event::Trouble(worker.place, what.to_owned()));
+                }
+            }
+            Err(error) => {
+                if matches!(error, Error::Store { .. } | Error::Encode(_) | Error::Path(_)) {
+                    refusals += 1;
+                }
+                worker.tell(&Event::Trouble(worker.place, error.to_string()));
+            }
         }
-        worker.tell(&Event::Trouble(worker.place, error.to_string()));
         if refusals >= REFUSALS || matches!(worker.shared.client.lifecycle().now(), Lifecycle::Ended(_)) {
             return;
         }

@@ -1,6 +1,6 @@
 //! Undoing what the script of a device made, and removing the device.
 
-use hotplug::Action as Run;
+use hotplug::{Action as Run, Ending};
 use tokio_util::sync::CancellationToken;
 use xs_client::{Error, ErrorCode, Path, Request as StoreRequest};
 
@@ -23,8 +23,19 @@ enum Inputs {
     Copy,
 }
 
+/// How far an undo has come, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Undo {
+    Done,
+    /// A script has run, and failed.
+    Failed,
+    /// A script could not be started: nothing says that it cannot be later.
+    NotBegun,
+}
+
 impl Worker {
-    /// Undoes the script's work, and removes the backend's directory and the note.
+    /// Undoes the script's work, and removes the backend's directory and the note. That one stays if the script could not be
+    /// started.
     pub(super) async fn remove(&self, seen: &Seen) -> Result<(), Error> {
         let token = seen.note.as_ref().map(|note| note.token.clone());
         if let Some(note) = &seen.note
@@ -37,21 +48,26 @@ impl Worker {
         let is_known = seen.note.is_some()
             || self.place.kind() == Some(Kind::Vif)
             || seen.backend.as_ref().is_some_and(|backend| backend.made || backend.status.is_some());
-        if is_known {
-            self.undo(keys, Inputs::Backend).await?;
+        if is_known && self.undo(keys.clone(), Inputs::Backend).await? == Undo::NotBegun {
+            return self.postpone(seen, keys).await;
         }
         self.clean(token.as_ref(), true).await?;
         self.tell(&Event::Removed(self.place));
         Ok(())
     }
 
-    /// Undoes the work of a device whose backend is gone, or was replaced.
-    pub(super) async fn undo_gone(&self, seen: &Seen) -> Result<(), Error> {
-        let Some(note) = &seen.note else { return Ok(()) };
-        let undone = self.undo(note.keys.clone(), Inputs::Copy).await?;
+    /// Undoes the work of a device whose backend is gone, or was replaced. Yields whether that is over: what could not be
+    /// begun stays noted as long as there is no other device of this id, which is not to wait for it.
+    pub(super) async fn undo_gone(&self, seen: &Seen) -> Result<bool, Error> {
+        let Some(note) = &seen.note else { return Ok(true) };
+        let undo = self.undo(note.keys.clone(), Inputs::Copy).await?;
+        if undo == Undo::NotBegun && seen.backend.is_none() {
+            self.postpone(seen, note.keys.clone()).await?;
+            return Ok(false);
+        }
         self.clean(Some(&note.token), false).await?;
-        self.tell_of_undo(undone);
-        Ok(())
+        self.tell_of(undo);
+        Ok(true)
     }
 
     /// Undoes the script's work, and makes the backend's directory as new. Not in that directory: what a script that removes
@@ -59,7 +75,7 @@ impl Worker {
     pub(super) async fn reset(&self, seen: &Seen) -> Result<(), Error> {
         let Some(note) = &seen.note else { return Ok(()) };
         let keys = self.known(Some(note)).await?;
-        let undone = self.undo(keys, Inputs::Copy).await?;
+        let undo = self.undo(keys, Inputs::Copy).await?;
         let made = self.place.kind().map_or(&[] as &[&str], |kind| kind.info().made);
         let reset = self.step(true, |seen| {
             let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());
@@ -79,20 +95,19 @@ impl Worker {
             Ok(Some(requests))
         });
         if reset.await? {
-            self.tell_of_undo(undone);
+            self.tell_of(undo);
         }
         Ok(())
     }
 
     /// That it is not done is not called done: nobody is left who would do it.
-    fn tell_of_undo(&self, undone: bool) {
-        self.tell(&if undone {
-            Event::Undone(self.place)
-        } else {
-            Event::Trouble(
+    fn tell_of(&self, undo: Undo) {
+        self.tell(&match undo {
+            Undo::Done => Event::Undone(self.place),
+            Undo::Failed | Undo::NotBegun => Event::Trouble(
                 self.place,
                 "not undone: what its script made may be left, and is to be removed by hand".to_owned(),
-            )
+            ),
         });
     }
 
@@ -122,25 +137,26 @@ impl Worker {
         .await
     }
 
-    /// Runs the script that removes, and says whether all is undone. That it fails is told, and changes nothing: the device
-    /// goes.
-    async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<bool, Error> {
-        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else { return Ok(true) };
+    /// Runs the script that removes. That it fails is told, and changes nothing: the device goes.
+    async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<Undo, Error> {
+        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else {
+            return Ok(Undo::Done);
+        };
         let info = kind.info();
         let is_known = keys.contains_key(BEFORE)
             || info.made.is_empty()
             || info.made.iter().any(|key| keys.contains_key(*key));
         if inputs == Inputs::Copy && !is_known {
-            return Ok(true);
+            return Ok(Undo::Done);
         }
         let searches = keys.contains_key(BEFORE) && !keys.contains_key("node");
         let _searching = if searches { Some(self.shared.searching.lock().await) } else { None };
         let around = self.surroundings(kind, &keys).await?;
         let is_undone = around.node_serves == Some(false);
         if is_undone && (inputs == Inputs::Copy || keys.contains_key(SEQUENCE)) {
-            return Ok(true);
+            return Ok(Undo::Done);
         }
-        let Some(told) = (info.undo)(&keys, &around) else { return Ok(true) };
+        let Some(told) = (info.undo)(&keys, &around) else { return Ok(Undo::Done) };
         let aside = inputs == Inputs::Copy || !told.is_empty();
         keys.extend(told);
         if !around.surplus.is_empty() {
@@ -149,7 +165,7 @@ impl Worker {
         }
         let copy = if aside { Some(self.copy(&keys).await?) } else { None };
         let never = CancellationToken::new();
-        let mut undone = true;
+        let mut undo = Undo::Done;
         for run in self.runs(kind, &keys).into_iter().rev() {
             let mut request = self.request(run, Run::Remove, &keys);
             if let Some(copy) = &copy {
@@ -158,11 +174,14 @@ impl Worker {
             self.tell(&Event::Begins(self.place, Box::new(request.clone())));
             let report = self.shared.runner.run(&request, &self.shared.settings.scripts, &never).await;
             if !report.success() {
-                undone = false;
+                undo = undo.max(match report.ending {
+                    Ending::SpawnFailed(_) | Ending::NotStarted => Undo::NotBegun,
+                    _ => Undo::Failed,
+                });
                 self.tell(&Event::Trouble(self.place, format!("{request} {report}")));
             }
         }
-        Ok(undone)
+        Ok(undo)
     }
 
     /// Makes a directory of the backend's shape below the note, and yields its absolute path.
@@ -197,6 +216,30 @@ impl Worker {
             (None, None) => {}
         }
         Ok(around)
+    }
+
+    /// Removes the backend's directory, if it is of the device that was seen, and notes what a later undo needs.
+    async fn postpone(&self, before: &Seen, keys: Recorded) -> Result<(), Error> {
+        let why = Some("not undone yet: its script could not be started".to_owned());
+        let note = match &before.note {
+            Some(note) => Note { keys, ..note.at(Stage::Removing, why) },
+            None => Note { error: why, ..Note::new(Stage::Removing, keys) },
+        };
+        let token = |seen: &Seen| seen.note.as_ref().map(|note| note.token.clone());
+        let (backend, path) = (self.place.backend()?, self.place.note()?);
+        let postponed = self.step(false, |seen| {
+            if token(seen) != token(before) {
+                return Ok(None);
+            }
+            let is_ours = seen.backend.as_ref().is_some_and(|now| now.token == token(before));
+            let gone = is_ours.then(|| StoreRequest::Rm(backend.clone()));
+            let noted = StoreRequest::Write { path: path.clone(), value: note.text().into() };
+            Ok(Some(gone.into_iter().chain([noted]).collect()))
+        });
+        if postponed.await? {
+            tidy(&self.shared.client, &self.place).await;
+        }
+        Ok(())
     }
 
     /// Removes the note of this token, and the backend's directory if it `is_over`.

@@ -68,6 +68,14 @@ impl Kick {
     }
 }
 
+/// Whether a worker's turn is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Over,
+    /// Something could not be begun, and is to be tried again.
+    Again,
+}
+
 /// Who works on a device. There is no other for the device meanwhile.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -93,26 +101,27 @@ impl Attempt {
 
 impl Worker {
     /// Looks at the device and does what is to be done for it, until that is nothing.
-    pub(super) async fn work(&self) -> Result<(), Error> {
+    pub(super) async fn work(&self) -> Result<Turn, Error> {
         for _ in 0..ROUNDS {
             if self.shared.stop.is_cancelled() {
-                return Ok(());
+                return Ok(Turn::Over);
             }
             self.kick.looks();
             let seen = look::device(&self.shared.client, &self.place).await?;
             match next(self.place.backend_kind, &seen, Doing::Nothing) {
-                Action::Nothing | Action::Cancel => return Ok(()),
+                Action::Nothing | Action::Cancel => return Ok(Turn::Over),
                 Action::Add => self.add(&seen).await?,
                 Action::Adopt(stage) => self.adopt(stage, seen.note).await?,
                 Action::Refuse => self.refuse().await?,
                 Action::Remove => self.remove(&seen).await?,
                 Action::Reset => self.reset(&seen).await?,
-                Action::Undo => self.undo_gone(&seen).await?,
+                Action::Undo if self.undo_gone(&seen).await? => {}
+                Action::Undo => return Ok(Turn::Again),
             }
         }
         // Whoever changes it so often is not to keep others from their turns.
         self.kick.kick();
-        Ok(())
+        Ok(Turn::Over)
     }
 
     pub(super) fn tell(&self, event: &Event) {

@@ -1,14 +1,14 @@
 //! What both sides have in common: finding devices below a directory, and one task per device
 //! that looks at both ends after every hint and moves its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use devstate::{StateValue, XenbusState};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use xs_client::{Client, DomId, Error, ErrorCode, Path, PathError};
+use xs_client::{Client, DomId, Error, ErrorCode, Path, PathError, Watch};
 
 use super::{backend, frontend};
 use crate::{End, Kind, Server};
@@ -100,8 +100,11 @@ impl Bus {
         let mut drivers: HashMap<Path, Driver> = HashMap::new();
         loop {
             watch.changed().await?;
-            drivers.retain(|_, driver| !driver.0.is_finished());
-            for (kind, directory) in self.devices().await? {
+            let devices = self.devices().await?;
+            // A driver goes by this alone: one that ended by itself might miss that its directory is made again.
+            let there: HashSet<&Path> = devices.iter().map(|(_, directory)| directory).collect();
+            drivers.retain(|directory, driver| there.contains(directory) && !driver.0.is_finished());
+            for (kind, directory) in devices {
                 drivers.entry(directory).or_insert_with_key(|directory| {
                     let device = Device { bus: self.clone(), kind, directory: directory.clone() };
                     Driver(tokio::spawn(async move { _ = device.drive().await }))
@@ -147,6 +150,15 @@ impl Bus {
     }
 }
 
+/// What is there of a device.
+enum Look {
+    View(View),
+    /// It is being made, or is gone by half.
+    NoState,
+    /// It is gone, or is another one by now.
+    AnotherPeer,
+}
+
 struct Device {
     bus: Bus,
     kind: Kind,
@@ -154,18 +166,15 @@ struct Device {
 }
 
 impl Device {
-    /// A directory that is removed and made again before its driver looks is another device with another peer.
+    /// Never ends but by an error. A directory that is removed and made again before its driver looks is another device with
+    /// another peer.
     async fn drive(&self) -> Result<(), Error> {
-        let mut served = None;
+        let mut own = self.bus.client.watch(&self.directory).await?;
         loop {
-            let peer = self.bus.client.read_opt(&self.peer_key()?).await?;
-            if peer == served {
-                return Ok(());
+            match self.bus.client.read_opt(&self.peer_key()?).await? {
+                Some(peer) => self.serve(&peer, &mut own).await?,
+                None => _ = own.changed().await?,
             }
-            if let Some(peer) = &peer {
-                self.serve(peer).await?;
-            }
-            served = peer;
         }
     }
 
@@ -175,15 +184,16 @@ impl Device {
     }
 
     /// Until the device has no such peer any more.
-    async fn serve(&self, peer: &Bytes) -> Result<(), Error> {
+    async fn serve(&self, peer: &Bytes, own: &mut Watch) -> Result<(), Error> {
         let Bus { client, end, latency, .. } = &self.bus;
         let peer_state = Path::new(peer.clone())?.join("state")?;
-        let mut own = client.watch(&self.directory).await?;
         let mut other = client.watch(&peer_state).await?;
-        while let Some(view) = self.look(peer, &peer_state).await? {
-            let reaction = match end {
-                End::Backend => backend::react(&view),
-                End::Frontend => frontend::react(&view),
+        loop {
+            let reaction = match (self.look(peer, &peer_state).await?, end) {
+                (Look::AnotherPeer, _) => return Ok(()),
+                (Look::NoState, _) => None,
+                (Look::View(view), End::Backend) => backend::react(&view),
+                (Look::View(view), End::Frontend) => frontend::react(&view),
             };
             if let Some(reaction) = reaction {
                 sleep(*latency).await;
@@ -195,11 +205,9 @@ impl Device {
                 changed = other.changed() => changed?,
             };
         }
-        Ok(())
     }
 
-    /// `None` if the device is gone.
-    async fn look(&self, peer: &Bytes, peer_state: &Path) -> Result<Option<View>, Error> {
+    async fn look(&self, peer: &Bytes, peer_state: &Path) -> Result<Look, Error> {
         let other = match self.bus.client.read_opt(peer_state).await {
             // What a domain may not see of another one is gone to it.
             Err(Error::Store { code: ErrorCode::EACCES, .. }) => None,
@@ -214,15 +222,17 @@ impl Device {
         ];
         let seen = self.bus.client.read_many(&keys).await?;
         if seen[3].as_ref() != Some(peer) {
-            return Ok(None);
+            return Ok(Look::AnotherPeer);
         }
-        let own = seen[0].as_deref().and_then(|state| StateValue::parse(state).state());
+        let Some(own) = seen[0].as_deref().and_then(|state| StateValue::parse(state).state()) else {
+            return Ok(Look::NoState);
+        };
         let reported = ["physical-device", "hotplug-status"].into_iter().zip(&seen[1..3]);
         let reported = reported.filter_map(|(key, value)| {
             Some((key.to_owned(), String::from_utf8_lossy(value.as_deref()?).into_owned()))
         });
         let script_done = (self.kind.info().unreported)(&reported.collect()).is_none();
-        Ok(own.map(|own| View { kind: self.kind, own, other, script_done }))
+        Ok(Look::View(View { kind: self.kind, own, other, script_done }))
     }
 
     /// Writes, but never into a directory that is gone, which would bring it back, or is another device's by now.

@@ -8,5 +8,6 @@ mod many;
 mod qemu;
 mod qemus;
 mod restart;
+mod undo;
 mod unreadable;
 mod world;

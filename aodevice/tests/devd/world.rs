@@ -50,6 +50,8 @@ pub(crate) enum Line {
     Says(&'static [(&'static str, &'static str)], i32),
     /// Nothing, for ever.
     Hangs,
+    /// Nothing: it cannot be started.
+    IsMissing,
 }
 
 /// The scripts of the driver domain.
@@ -122,6 +124,7 @@ impl Scripts {
         let line = locked(&self.lines).iter().find(|(of, _)| *of == action).map(|(_, line)| *line);
         match line {
             Some(Line::Hangs) => std::future::pending().await,
+            Some(Line::IsMissing) => Ending::NotStarted,
             Some(Line::Says(keys, status)) => {
                 for (key, value) in keys {
                     let node = path(format!("{}/{key}", request.directory()));

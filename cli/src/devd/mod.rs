@@ -5,8 +5,9 @@ mod log;
 mod status;
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{self, Path as FilePath, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -124,6 +125,17 @@ fn make_locks(directory: &FilePath) -> Result<(), Problem> {
     made.map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", directory.display()), hint))
 }
 
+/// Looks whether QEMU can be had under this path, before the first disk needs it.
+fn check_qemu(program: &FilePath) -> Result<(), Problem> {
+    let is_program = fs::metadata(program).and_then(|file| {
+        let runs = file.is_file() && file.permissions().mode() & 0o111 != 0;
+        if runs { Ok(()) } else { Err(io::Error::other("it is no program")) }
+    });
+    let hint = "name a QEMU with --qemu, or leave that out for the one that the system has for Xen";
+    is_program
+        .map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", program.display()), hint))
+}
+
 pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Problem> {
     if args.status {
         return status::run(common, connect(common, Config::default()).await?).await;
@@ -142,6 +154,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     let to_file = log_file.or_else(|| args.background.then(|| LOG.into()));
     let log = Arc::new(Log::open(to_file.as_deref(), common.quiet)?);
     make_locks(&run_dir)?;
+    qemu.as_deref().map_or(Ok(()), check_qemu)?;
     let client = connect(common, config()).await?;
     let mut scripts = ScriptRunner::new().lock_dir(&run_dir);
     let mut qemus = QemuProgram::default().log_dir(qemu_log_dir);
