@@ -10,8 +10,8 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
-//! use aodevice::{Device, Toolstack, WaitFor, vbd};
-//! use hotplug::ScriptRunner;
+//! use xen_aodevice::{Device, Toolstack, WaitFor, vbd};
+//! use xen_hotplug::ScriptRunner;
 //! use tokio_util::sync::CancellationToken;
 //! use xs_client::{Client, DomId};
 //!

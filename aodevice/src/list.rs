@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use devstate::StateValue;
 use futures_util::future::try_join_all;
 use serde::Serialize;
+use xen_devstate::StateValue;
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::id::lx_parent;

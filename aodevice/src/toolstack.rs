@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotplug::Runner;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::Runner;
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::machine::{Add, Force, Limits, Remove, WaitFor};

@@ -3,8 +3,8 @@
 //! A controller that the device model emulates has no backend, and its keys in the toolstack's directory alone, so that
 //! [`list`](crate::list()) does not know it.
 
-use devstate::StateValue;
 use serde::Serialize;
+use xen_devstate::StateValue;
 use xs_client::{Client, DomId, Error, Path, Requests};
 
 use crate::id::{domid_number, lx_parent};

@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::{Hotplug, Limits};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use devstate::XenbusState;
+use xen_aodevice::{Hotplug, Limits};
+use xen_devstate::XenbusState;
 
 use crate::devd::DevdArgs;
 use crate::kinds::OfKind;
@@ -422,7 +422,7 @@ pub(crate) enum Language {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct MachineArgs {
     /// Which machine [default: all, one after the other]
-    #[arg(value_parser = PossibleValuesParser::new(aodevice::diagram::NAMES))]
+    #[arg(value_parser = PossibleValuesParser::new(xen_aodevice::diagram::NAMES))]
     pub(crate) machine: Option<String>,
     /// In which language
     #[arg(long, value_enum, default_value = "mermaid", value_name = "LANGUAGE")]

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use aodevice::vif::Defaults;
-use aodevice::xl_cfg::{self, Devices, Entry, Settings};
-use aodevice::{Cause, Ended, Failure, Outcome, Plan, Planned, Preview, Toolstack, Undone};
 use serde_json::{Value, json};
+use xen_aodevice::vif::Defaults;
+use xen_aodevice::xl_cfg::{self, Devices, Entry, Settings};
+use xen_aodevice::{Cause, Ended, Failure, Outcome, Plan, Planned, Preview, Toolstack, Undone};
 
 use crate::args::{AttachAllArgs, Common};
 use crate::plan::{self, Asked};

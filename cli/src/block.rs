@@ -1,7 +1,7 @@
 //! `block-attach` and `block-detach`.
 
-use aodevice::vbd::{self, Vdev};
-use aodevice::{Device, Force, Kind};
+use xen_aodevice::vbd::{self, Vdev};
+use xen_aodevice::{Device, Force, Kind};
 
 use crate::args::{AttachArgs, BlockDetachArgs, Common};
 use crate::devices;

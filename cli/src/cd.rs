@@ -1,8 +1,8 @@
 //! `cd-insert` and `cd-eject`.
 
-use aodevice::vbd::{self, Format, Vdev};
-use aodevice::{Device, Medium, MediumChange, libxl};
 use serde_json::json;
+use xen_aodevice::vbd::{self, Format, Vdev};
+use xen_aodevice::{Device, Medium, MediumChange, libxl};
 
 use crate::args::{CdEjectArgs, CdInsertArgs, Common, ImageFormat};
 use crate::options::ChangingMedium;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use aodevice::vbd::{Vbd, Vdev};
-use aodevice::vif::Vif;
-use aodevice::{Device, Failure, Force, Kind, Limits, Step, Success, Toolstack, WaitFor, multi};
-use devstate::{Goal, StateValue, wait};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::vbd::{Vbd, Vdev};
+use xen_aodevice::vif::Vif;
+use xen_aodevice::{Device, Failure, Force, Kind, Limits, Step, Success, Toolstack, WaitFor, multi};
+use xen_devstate::{Goal, StateValue, wait};
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::args::DemoArgs;
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<Exit, Problem> {
     let outcome = match attached {
         Ok(devices) => {
             for kind in [Kind::Vbd, Kind::Vif] {
-                let devices = aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
+                let devices = xen_aodevice::list(client, GUEST, kind).await.map_err(unreadable)?;
                 say(format!("\n{}{}", table::header(Some(kind)), table::rows(Some(kind), &devices)));
             }
             say("\n");

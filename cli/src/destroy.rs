@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use aodevice::{ModelEnd, Outcome, Plan, Planned, Toolstack};
 use serde_json::json;
+use xen_aodevice::{ModelEnd, Outcome, Plan, Planned, Toolstack};
 use xs_client::DomId;
 
 use crate::args::{Common, DestroyArgs};

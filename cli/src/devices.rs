@@ -1,7 +1,7 @@
 //! What the commands for all kinds of device have in common.
 
-use aodevice::{Attachment, Device, Failure, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use serde_json::{Value, json};
+use xen_aodevice::{Attachment, Device, Failure, Force, Kind, Limits, Listed, Toolstack, find_domain, libxl};
 use xs_client::{Client, DomId};
 
 use crate::args::{Common, ListArgs};
@@ -149,12 +149,12 @@ pub(crate) async fn devices(client: &Client, fe: DomId, kind: Option<Kind>) -> R
     let devices = async {
         match kind {
             Some(Kind::Vbd) => {
-                let mut disks = aodevice::list(client, fe, Kind::Vbd).await?;
-                disks.extend(aodevice::list(client, fe, Kind::VirtioDisk).await?);
+                let mut disks = xen_aodevice::list(client, fe, Kind::Vbd).await?;
+                disks.extend(xen_aodevice::list(client, fe, Kind::VirtioDisk).await?);
                 Ok(disks)
             }
-            Some(kind) => aodevice::list(client, fe, kind).await,
-            None => aodevice::list_all(client, fe).await,
+            Some(kind) => xen_aodevice::list(client, fe, kind).await,
+            None => xen_aodevice::list_all(client, fe).await,
         }
     };
     let devices = unless_cancelled(&*tried, devices).await?;

@@ -1,7 +1,7 @@
 //! What to do about a failure, in this command's words.
 
-use aodevice::{Condition, Failure, Hint, Kind, Operation};
-use hotplug::SpawnFault;
+use xen_aodevice::{Condition, Failure, Hint, Kind, Operation};
+use xen_hotplug::SpawnFault;
 use xs_client::DomId;
 
 use crate::kinds;

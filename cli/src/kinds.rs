@@ -1,10 +1,10 @@
 //! The kinds of device whose commands are alike: `vtpm-attach`, `vtpm-detach`, `vtpm-list`. One more of them is an
 //! entry of [`KINDS`], and a table in `table.rs`.
 
-use aodevice::{
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
+use xen_aodevice::{
     Device, Force, Kind, SpecError, console, p9, pvcalls, usbctrl, vdispl, virtio, vkb, vsnd, vtpm,
 };
-use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, error::ErrorKind};
 
 use crate::args::{Common, ListArgs};
 use crate::devices::{self, OtherName};

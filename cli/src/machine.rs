@@ -1,7 +1,7 @@
 //! `machine`: the state machines as diagrams.
 
-use aodevice::diagram::{self, Diagram};
 use serde_json::json;
+use xen_aodevice::diagram::{self, Diagram};
 
 use crate::args::{Common, Language, MachineArgs};
 use crate::output::{say, say_json};

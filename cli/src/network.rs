@@ -1,7 +1,7 @@
 //! `network-attach` and `network-detach`.
 
-use aodevice::vif::{self, Mac};
-use aodevice::{Device, Force, Kind};
+use xen_aodevice::vif::{self, Mac};
+use xen_aodevice::{Device, Force, Kind};
 
 use crate::args::{Common, NetworkAttachArgs, NetworkDetachArgs};
 use crate::devices::OtherName;

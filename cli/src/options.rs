@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aodevice::{Addition, Force, Limits, MediumChange, Removal, Toolstack, WaitFor};
 use clap::{Args as ClapArgs, ValueEnum};
+use xen_aodevice::{Addition, Force, Limits, MediumChange, Removal, Toolstack, WaitFor};
 
 use crate::problem::{Problem, unless_cancelled};
 use crate::xl_conf::XlConf;

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use aodevice::{Failure, Listed, Success};
 use serde_json::{Value, json};
+use xen_aodevice::{Failure, Listed, Success};
 
 use crate::args::Common;
 use crate::printer::{stderr, stdout};

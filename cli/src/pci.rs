@@ -1,9 +1,9 @@
 //! `pci-attach`, `pci-detach` and `pci-list`.
 
-use aodevice::pcidev::{self, PciDev};
-use aodevice::{Attachment, Limits, PciFunction, pci_functions};
 use clap::Args;
 use serde_json::json;
+use xen_aodevice::pcidev::{self, PciDev};
+use xen_aodevice::{Attachment, Limits, PciFunction, pci_functions};
 
 use crate::args::{Common, GuestArgs};
 use crate::devices;

@@ -1,7 +1,7 @@
 //! Operations on several devices as one: their progress, and their outcome.
 
-use aodevice::{Ended, FailureKind, Named, Outcome, Progress, Run, Undone};
 use serde_json::{Value, json};
+use xen_aodevice::{Ended, FailureKind, Named, Outcome, Progress, Run, Undone};
 
 use crate::args::Common;
 use crate::problem::{Code, Exit, Problem};

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::future::Future;
 use std::time::Duration;
 
-use aodevice::{Cause, Failure, FailureKind};
 use serde_json::{Map, Value, json};
+use xen_aodevice::{Cause, Failure, FailureKind};
 use xs_client::Error;
 
 use crate::hint;
@@ -195,7 +195,7 @@ impl Problem {
 
 /// A text as a line of a terminal: it may name what others have called files, domains and devices.
 pub(crate) fn line(text: &str) -> String {
-    hotplug::printable(text, LINE_MAX)
+    xen_hotplug::printable(text, LINE_MAX)
 }
 
 impl From<Box<Failure>> for Problem {
@@ -225,7 +225,7 @@ pub(crate) async fn within<T>(
     tokio::select! {
         biased;
         done = call => done,
-        () = devstate::deadline(deadline) => {
+        () = xen_devstate::deadline(deadline) => {
             let observed = format!("the deadline of {deadline:?} came before anything was begun");
             let hint = "nothing was changed; give it longer with --deadline";
             Err(Problem::new(Code::Of("deadline"), tried, observed, hint).with_exit(Exit::TimedOut))

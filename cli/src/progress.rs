@@ -1,8 +1,8 @@
 //! What is told while an operation goes on: every step if asked, else a line on a terminal that
 //! goes away again.
 
-use aodevice::Step;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use xen_aodevice::Step;
 
 use crate::args::Common;
 use crate::printer::stderr;

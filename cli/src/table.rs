@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-use aodevice::vkb::VkbBackend;
-use aodevice::{DeviceId, Kind, Listed, ListedValue, ListedValues};
-use devstate::StateValue;
+use xen_aodevice::vkb::VkbBackend;
+use xen_aodevice::{DeviceId, Kind, Listed, ListedValue, ListedValues};
+use xen_devstate::StateValue;
 
 /// A line of the table of all kinds.
 fn line_of_all(cells: [&str; 10]) -> String {
@@ -291,7 +291,7 @@ fn sound(values: &ListedValues) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aodevice::{BackendKind, Which};
+    use xen_aodevice::{BackendKind, Which};
     use xs_client::DomId;
 
     use super::*;

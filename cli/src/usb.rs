@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use aodevice::usbdev::{self, Port};
-use aodevice::{Attachment, Limits, UsbController, usb_controllers};
 use clap::Args;
-use devstate::StateValue;
 use serde_json::json;
+use xen_aodevice::usbdev::{self, Port};
+use xen_aodevice::{Attachment, Limits, UsbController, usb_controllers};
+use xen_devstate::StateValue;
 
 use crate::args::{Common, GuestArgs};
 use crate::devices;
@@ -132,11 +132,11 @@ fn bus_and_device(host: &Path, bus_id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aodevice::{Toolstack, WaitFor, sim};
+    use xen_aodevice::{Toolstack, WaitFor, sim};
     use xs_client::{Client, Config, DomId, Path as Node};
     use xs_store::Store;
 
-    use aodevice::{Device, usbctrl};
+    use xen_aodevice::{Device, usbctrl};
 
     use super::*;
 
@@ -148,7 +148,7 @@ mod tests {
         sim::create_domain0(&client).await.unwrap();
         store.introduce(DomId(1));
         sim::create_domain(&client, DomId(1), "g").await.unwrap();
-        let runner = std::sync::Arc::new(hotplug::ScriptRunner::new());
+        let runner = std::sync::Arc::new(xen_hotplug::ScriptRunner::new());
         let toolstack = Toolstack::new(client.clone(), runner).await.unwrap();
         let ctrl = Device::UsbCtrl(usbctrl::parse(&["type=qusb,ports=3"]).unwrap());
         let never = tokio_util::sync::CancellationToken::new();

@@ -1,7 +1,7 @@
 //! `wait`: until a device's end gets to a state.
 
-use devstate::{Absent, Goal, Outcome, StateSet};
 use serde_json::{Value, json};
+use xen_devstate::{Absent, Goal, Outcome, StateSet};
 use xs_client::Path;
 
 use crate::args::{Common, WaitArgs};
@@ -21,7 +21,7 @@ pub(crate) async fn run(common: &Common, args: &WaitArgs) -> Result<Exit, Proble
     }
     let cancel = cancel_on_signal();
     let world = World::open(common).await?;
-    let outcome = devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
+    let outcome = xen_devstate::wait(&world.client, &path, goal, args.timeout, &cancel).await;
     let failed = |code, observed: String, hint: &str| {
         let problem = Problem::new(code, tried.clone(), observed, hint);
         problem.with_detail("path", path.as_str()).with_detail("state", Value::Null)

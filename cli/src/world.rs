@@ -8,9 +8,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::sim::{self, Drivers};
-use aodevice::{Hypercalls, Limits, NativeRunner, Toolstack};
-use hotplug::{Runner, ScriptRunner};
+use xen_aodevice::sim::{self, Drivers};
+use xen_aodevice::{Hypercalls, Limits, NativeRunner, Toolstack};
+use xen_hotplug::{Runner, ScriptRunner};
 use xs_client::{Client, Config, DomId, Error, default_socket};
 use xs_store::Store;
 

@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::{fs, io};
 
-use aodevice::vif::Defaults;
-use aodevice::xl_cfg::{Settings, Value};
+use xen_aodevice::vif::Defaults;
+use xen_aodevice::xl_cfg::{Settings, Value};
 
 use crate::problem::{Code, Problem};
 

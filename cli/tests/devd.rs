@@ -17,7 +17,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use xs_client::Path;
@@ -283,6 +284,25 @@ esac"#,
     assert_eq!(loops_of(&image), [""; 0]);
 }
 
+/// An init script that has waited for too long ends what it has started: the daemon is not to go on in the background.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_who_starts_it_until_it_is_ready() {
+    let run = tempfile::tempdir().unwrap();
+    let file = |name: &str| run.path().join(name).display().to_string();
+    // A store that takes the connection and answers nothing.
+    let listener = UnixListener::bind(file("socket")).unwrap();
+    let mut starter = Command::new(env!("CARGO_BIN_EXE_xendev"))
+        .args(["--store", &file("socket"), "devd", "--serve-domain0"])
+        .args(["--log", &file("log"), "--run-dir", &file("locks")])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut daemon, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    starter.kill().await.unwrap();
+    let mut asked = Vec::new();
+    timeout(LONG, daemon.read_to_end(&mut asked)).await.expect("the daemon goes on").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     let world = World::start().await;
@@ -303,6 +323,7 @@ async fn what_keeps_it_from_serving_is_told_before_it_goes_to_the_background() {
     // A folder in which no lock can be made.
     let ran = world.host.xendev(&["devd", "--serve-domain0", "-F", "--run-dir", "/proc/self"]).await;
     ran.failed(1, &["/proc/self", "--run-dir"]);
+    world.devd(&["--log", &log, "--pidfile", &fifo]).await.failed(1, &[&fifo, "--pidfile"]);
     for (program, told) in [("/nonexistent/qemu", "No such file"), ("/etc/passwd", "it is no program")] {
         world.devd(&["--log", &log, "--qemu", program]).await.failed(1, &[program, told, "--qemu"]);
     }

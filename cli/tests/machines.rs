@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aodevice::diagram::{self, Diagram};
+use xen_aodevice::diagram::{self, Diagram};
 
 fn file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/machines.md")

@@ -163,8 +163,9 @@ async fn an_interrupt_rolls_back() {
     // Once the backend is ready the script runs; interrupted then or a little earlier, it ends alike.
     let state = xs_client::Path::new(format!("/local/domain/0/backend/vbd/{GUEST}/51712/state")).unwrap();
     let cancel = tokio_util::sync::CancellationToken::new();
-    let ready = devstate::Goal { absent: devstate::Absent::Ignore, ..devstate::Goal::BACKEND_READY };
-    devstate::wait(&host.client, &state, ready, Duration::from_secs(20), &cancel).await;
+    let ready =
+        xen_devstate::Goal { absent: xen_devstate::Absent::Ignore, ..xen_devstate::Goal::BACKEND_READY };
+    xen_devstate::wait(&host.client, &state, ready, Duration::from_secs(20), &cancel).await;
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 
     let ran = host::Ran::from(child.wait_with_output().await.unwrap());

@@ -6,10 +6,10 @@ mod host;
 
 use std::time::Duration;
 
-use aodevice::sim::{self, Drivers};
 use host::Host;
 use lab::daemon::DaemonKind;
 use tokio::task::JoinHandle;
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Client, Config, DomId, Path, Request};
 
 const DD: DomId = DomId(3);

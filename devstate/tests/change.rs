@@ -1,6 +1,6 @@
 //! Moving a state: F8.
 
-use devstate::{Goal, Outcome, StateError, StateValue, XenbusState, move_state};
+use xen_devstate::{Goal, Outcome, StateError, StateValue, XenbusState, move_state};
 use xs_client::{Client, Config, DomId, Path};
 use xs_store::Store;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use devstate::{Absent, Goal, Outcome, StateValue, XenbusState, wait};
 use lab_proxy::Proxy;
 use tokio::join;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_devstate::{Absent, Goal, Outcome, StateValue, XenbusState, wait};
 use xs_client::{Client, Config, DomId, Error, Op, Path};
 use xs_store::Store;
 
@@ -140,7 +140,7 @@ async fn the_node_is_gone() {
         };
         assert!(gone(&scene.waits(goal).await), "never there");
         scene.says("4").await;
-        let (outcome, ()) = join!(scene.waits(Goal { done: devstate::StateSet::EMPTY, ..goal }), async {
+        let (outcome, ()) = join!(scene.waits(Goal { done: xen_devstate::StateSet::EMPTY, ..goal }), async {
             scene.at(3).await;
             scene.goes().await;
         });

@@ -8,7 +8,7 @@
 //! anything.
 //!
 //! ```
-//! use hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
+//! use xen_hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -25,8 +25,8 @@ const GAP: &str = " [...] ";
 /// # Examples
 ///
 /// ```
-/// assert_eq!(hotplug::printable("\x1b[2Jno disk", 300), r"\x1b[2Jno disk");
-/// assert_eq!(hotplug::printable("losetup: /srv/a-long-name.img: busy", 30), "losetup: /srv/a- [...] g: busy");
+/// assert_eq!(xen_hotplug::printable("\x1b[2Jno disk", 300), r"\x1b[2Jno disk");
+/// assert_eq!(xen_hotplug::printable("losetup: /srv/a-long-name.img: busy", 30), "losetup: /srv/a- [...] g: busy");
 /// ```
 pub fn printable(text: impl AsRef<[u8]>, max: usize) -> String {
     let (shown, ends) = escape(text.as_ref());

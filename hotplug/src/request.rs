@@ -70,7 +70,7 @@ impl Kind {
 /// # Examples
 ///
 /// ```
-/// use hotplug::{Action, Kind, Request};
+/// use xen_hotplug::{Action, Kind, Request};
 ///
 /// let request = Request::new(Kind::Vif, Action::Add, 7, 0, "/etc/xen/scripts/vif-route")
 ///     .recorded("gatewaydev", "eth0");

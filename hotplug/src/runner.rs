@@ -34,7 +34,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// ```
 /// use std::time::Duration;
 ///
-/// let limits = hotplug::Limits::default().deadline(Duration::from_secs(120));
+/// let limits = xen_hotplug::Limits::default().deadline(Duration::from_secs(120));
 /// assert_eq!(limits.grace, Duration::from_secs(2));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 
 /// A log in memory.
 #[derive(Clone, Default)]
@@ -47,7 +47,7 @@ async fn lines_go_to_the_log() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let messages: Vec<&str> = log
         .lines()
-        .filter_map(|line| line.split_once("hotplug::process::output: ").map(|(_, text)| text))
+        .filter_map(|line| line.split_once("xen_hotplug::process::output: ").map(|(_, text)| text))
         .collect();
     assert_eq!(messages, ["one", "half and half", "unfinished"], "{log}");
     assert!(log.contains("/script add"), "no name of the script in {log}");

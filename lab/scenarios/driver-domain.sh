@@ -1,5 +1,6 @@
 # Everything of driver domains, about half an hour: both tools with both daemons, failures, deaths, a hundred cycles.
 # needs xendev
+# limit 7200
 . ./common.sh
 . lib/driver-domain.sh
 . lib/driver-domain-cases.sh

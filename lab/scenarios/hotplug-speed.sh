@@ -1,5 +1,6 @@
 # How long devices take with xl, with the stock scripts, and with native handlers: one table, by turns in one boot.
 # needs xendev
+# limit 7200
 . ./common.sh
 plan 11
 hotplug_programs

@@ -1,5 +1,6 @@
 # Five hundred disks and a hundred interfaces come and go by native handlers: nothing is left, and nothing grows.
 # needs xendev
+# limit 7200
 . ./common.sh
 plan 15
 hotplug_programs

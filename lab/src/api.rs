@@ -20,9 +20,9 @@ const CRATES: [(&str, &str); 6] = [
     ("xs-proto", "map"),
     ("xs-client", ""),
     ("xs-store", ""),
-    ("devstate", ""),
-    ("hotplug", ""),
-    ("aodevice", "sim"),
+    ("xen-devstate", ""),
+    ("xen-hotplug", ""),
+    ("xen-aodevice", "sim"),
 ];
 
 /// The format that `public_api` reads: that of Rust 1.94 and 1.95.

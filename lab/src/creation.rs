@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use aodevice::{Addition, Device, Plan, Toolstack, WaitFor, vbd, vfb, vkb};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Addition, Device, Plan, Toolstack, WaitFor, vbd, vfb, vkb};
 use xs_client::{Client, DomId};
 
 /// Add devices to a domain whose device model has not been started
@@ -41,7 +41,7 @@ pub fn run(args: &CreationArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = Client::connect().await?;
-        let toolstack = Toolstack::new(client, Arc::new(hotplug::ScriptRunner::new())).await?;
+        let toolstack = Toolstack::new(client, Arc::new(xen_hotplug::ScriptRunner::new())).await?;
         let mut run = plan.run(&toolstack, &CancellationToken::new());
         while let Some(progress) = run.next().await {
             println!("{progress}");

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aodevice::sim::{self, Drivers};
 use tokio::signal::ctrl_c;
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Client, Config, DomId};
 
 use crate::daemon::{Daemon, DaemonKind};

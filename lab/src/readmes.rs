@@ -8,3 +8,12 @@ struct XsClient;
 
 #[doc = include_str!("../../xs-store/README.md")]
 struct XsStore;
+
+#[doc = include_str!("../../devstate/README.md")]
+struct Devstate;
+
+#[doc = include_str!("../../hotplug/README.md")]
+struct Hotplug;
+
+#[doc = include_str!("../../aodevice/README.md")]
+struct Aodevice;

@@ -81,6 +81,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("docs", Box::new(docs)),
         ("public items", Box::new(|| api::run(&ApiArgs { write: false }))),
         ("licences", Box::new(move || licences(may_install))),
+        ("packages", Box::new(packages)),
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),
@@ -162,6 +163,16 @@ impl Release {
 
 fn run_cargo(args: &[&str]) -> Result<()> {
     succeed(cargo().args(args))
+}
+
+/// Each crate as it would be published, built from its package and those of the others.
+fn packages() -> Result<()> {
+    let mut command = cargo();
+    command.args(["package", "--quiet", "--workspace", "--allow-dirty"]);
+    for name in ["lab", "lab-proxy", "peer-program", "benches"] {
+        command.args(["--exclude", name]);
+    }
+    succeed(&mut command)
 }
 
 fn no_std() -> Result<()> {

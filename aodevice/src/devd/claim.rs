@@ -77,7 +77,7 @@ impl Said {
 /// # async fn example(client: xs_client::Client) -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 ///
-/// use aodevice::devd::Claim;
+/// use xen_aodevice::devd::Claim;
 ///
 /// let claim = Claim::take(&client, Duration::from_secs(3)).await?;
 /// // Serve.
@@ -132,8 +132,13 @@ impl Claim {
             };
             // The first event comes at once.
             while watch.changed().await.is_ok() {
-                if let Ok(Some(holder)) = self.stands().await {
-                    return holder;
+                // A store that begins anew may say only later which domain this is.
+                loop {
+                    match self.stands().await {
+                        Ok(Some(holder)) => return holder,
+                        Ok(None) => break,
+                        Err(_) => sleep(AGAIN).await,
+                    }
                 }
             }
             // A watch ends with its connection.

@@ -12,10 +12,10 @@
 //! | any | adding, and the script has reported | the daemon died behind it: attached, or failed |
 //! | any | adding, and nothing is reported | the daemon died before: undone, and begun anew |
 //! | at 1 | attached or failed | the toolstack begins anew: undone |
-//! | any | removing | the daemon died in a removal: removed |
+//! | any | removing, postponed | the daemon died in a removal, or could not begin it: removed |
 //! | gone, or without the note's token | any | undone by what the note tells, which goes |
 
-use devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised, Initialising};
+use xen_devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
 use super::note::{Note, Stage};
 use crate::operation::said;
@@ -123,7 +123,7 @@ pub(super) fn next(kind: BackendKind, seen: &Seen, doing: Doing) -> Action {
 fn known(kind: BackendKind, backend: &Backend, note: &Note) -> Action {
     let is_refused = note.stage == Stage::Failed && is_unserved(kind);
     match (note.stage, backend.state) {
-        (Stage::Removing, _) => Action::Remove,
+        (Stage::Removing | Stage::Postponed, _) => Action::Remove,
         (_, Some(Closed)) if !backend.online => Action::Remove,
         (_, Some(Closing)) if !backend.online && is_refused => Action::Remove,
         (Stage::Adding, _) if !backend.has_reported(kind) => Action::Reset,

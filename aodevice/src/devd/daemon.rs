@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotplug::{Limits, Runner};
 use serde::Serialize;
 use thiserror::Error as ThisError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Limits, Runner};
 use xs_client::{Changes, Client, DomId, Error, ErrorCode, Lifecycle, Path, Watch};
 
 use super::course::{Action, Doing, next};
@@ -109,8 +109,8 @@ pub(super) async fn own_domain(client: &Client) -> Result<DomId, DaemonError> {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
 ///
-/// use aodevice::devd::{Daemon, Settings};
-/// use hotplug::ScriptRunner;
+/// use xen_aodevice::devd::{Daemon, Settings};
+/// use xen_hotplug::ScriptRunner;
 /// use tokio_util::sync::CancellationToken;
 /// use xs_client::Client;
 ///
@@ -463,11 +463,10 @@ async fn turn(worker: &Worker) {
     loop {
         match worker.work().await {
             Ok(Turn::Over) => return,
-            Ok(Turn::Again) => {
+            Ok(Turn::Again(otherwise)) => {
                 refusals += 1;
                 if refusals == REFUSALS {
-                    let what = "not undone: it stays noted, and is tried again when the daemon starts anew";
-                    worker.tell(&Event::Trouble(worker.place, what.to_owned()));
+                    worker.tell(&Event::Trouble(worker.place, otherwise.to_owned()));
                 }
             }
             Err(error) => {
@@ -501,7 +500,7 @@ pub struct Served {
     /// Why it failed.
     pub error: Option<String>,
     /// The state of its backend; `None` if that is gone.
-    pub state: Option<devstate::XenbusState>,
+    pub state: Option<xen_devstate::XenbusState>,
     /// Whether the toolstack wants it.
     pub online: bool,
     /// What its script has reported last.
@@ -521,7 +520,7 @@ pub async fn served(client: &Client) -> Result<Vec<Served>, Error> {
             place,
             stage: note.stage,
             since: note.since,
-            error: note.error.map(|error| hotplug::printable(error, hotplug::LINE_SHOWN)),
+            error: note.error.map(|error| xen_hotplug::printable(error, xen_hotplug::LINE_SHOWN)),
             state: backend.as_ref().and_then(|backend| backend.state),
             online: backend.as_ref().is_some_and(|backend| backend.online),
             hotplug_status: backend.and_then(|backend| backend.status),

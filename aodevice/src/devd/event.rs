@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hotplug::Request;
+use xen_hotplug::Request;
 use xs_client::DomId;
 
 use super::Place;

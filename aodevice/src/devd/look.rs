@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use devstate::StateValue;
 use futures_util::future::try_join_all;
+use xen_devstate::StateValue;
 use xs_client::{Error, ErrorCode, Path, PathError, Requests};
 
 use super::course::{Backend, Seen};
@@ -40,14 +40,15 @@ fn seen(place: &Place, values: &[Option<Bytes>]) -> Seen {
         BackendKind::Vbd3 => path.is_some(),
         _ => device.is_some() || path.is_some(),
     };
+    let note = note.as_deref().and_then(Note::parse);
     let backend = Backend {
         state: state.as_deref().and_then(|state| StateValue::parse(state).state()),
         online: online.as_deref() != Some(b"0"),
         status: said::some_text(status.clone()),
         made,
-        token: text(token.clone()),
+        // Without a note it tells of nothing: another daemon, or a store that begins anew, has removed that.
+        token: text(token.clone()).filter(|_| note.is_some()),
     };
-    let note = note.as_deref().and_then(Note::parse);
     Seen { backend: frontend.is_some().then_some(backend), note }
 }
 

@@ -7,8 +7,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hotplug::{LINE_SHOWN, printable};
 use serde::{Deserialize, Serialize};
+use xen_hotplug::{LINE_SHOWN, printable};
 
 use crate::kind::Recorded;
 use crate::operation::saved::{BEFORE, FILE, SEQUENCE};
@@ -26,6 +26,8 @@ pub enum Stage {
     Failed,
     /// Its script is undoing its work, or was when the daemon died.
     Removing,
+    /// Its script could not be started to undo its work: the next daemon tries again.
+    Postponed,
 }
 
 /// The longest note, in bytes: a node of a domain that is not domain 0 may have 2048, with its permissions and the names of

@@ -1,13 +1,13 @@
 //! Undoing what the script of a device made, and removing the device.
 
-use hotplug::{Action as Run, Ending};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action as Run, Ending};
 use xs_client::{Error, ErrorCode, Path, Request as StoreRequest};
 
 use super::course::Seen;
 use super::note::{Note, Stage};
 use super::place::{BACKENDS, MARKER, Place};
-use super::worker::Worker;
+use super::worker::{Worker, script};
 use super::{Event, look};
 use crate::Kind;
 use crate::kind::{Recorded, Surroundings};
@@ -62,7 +62,9 @@ impl Worker {
         let Some(note) = &seen.note else { return Ok(true) };
         let undo = self.undo(note.keys.clone(), Inputs::Copy).await?;
         if undo == Undo::NotBegun && seen.backend.is_none() {
-            self.postpone(seen, note.keys.clone()).await?;
+            if note.stage != Stage::Postponed {
+                self.postpone(seen, note.keys.clone()).await?;
+            }
             return Ok(false);
         }
         self.clean(Some(&note.token), false).await?;
@@ -139,16 +141,15 @@ impl Worker {
 
     /// Runs the script that removes. That it fails is told, and changes nothing: the device goes.
     async fn undo(&self, mut keys: Recorded, inputs: Inputs) -> Result<Undo, Error> {
-        let Some(kind) = self.place.kind().filter(|_| keys.contains_key("script")) else {
-            return Ok(Undo::Done);
-        };
-        let info = kind.info();
-        let is_known = keys.contains_key(BEFORE)
-            || info.made.is_empty()
-            || info.made.iter().any(|key| keys.contains_key(*key));
-        if inputs == Inputs::Copy && !is_known {
+        let Some(kind) = self.place.kind() else { return Ok(Undo::Done) };
+        if keys.is_empty() {
+            // A note that had no room for them.
+            return Ok(Undo::Failed);
+        }
+        if script(&keys).is_none() {
             return Ok(Undo::Done);
         }
+        let info = kind.info();
         let searches = keys.contains_key(BEFORE) && !keys.contains_key("node");
         let _searching = if searches { Some(self.shared.searching.lock().await) } else { None };
         let around = self.surroundings(kind, &keys).await?;
@@ -222,8 +223,8 @@ impl Worker {
     async fn postpone(&self, before: &Seen, keys: Recorded) -> Result<(), Error> {
         let why = Some("not undone yet: its script could not be started".to_owned());
         let note = match &before.note {
-            Some(note) => Note { keys, ..note.at(Stage::Removing, why) },
-            None => Note { error: why, ..Note::new(Stage::Removing, keys) },
+            Some(note) => Note { keys, ..note.at(Stage::Postponed, why) },
+            None => Note { error: why, ..Note::new(Stage::Postponed, keys) },
         };
         let token = |seen: &Seen| seen.note.as_ref().map(|note| note.token.clone());
         let (backend, path) = (self.place.backend()?, self.place.note()?);

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hotplug::{Action as Run, Ending, LINE_SHOWN, Report, Request, Runner, printable};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action as Run, Ending, LINE_SHOWN, Report, Request, Runner, printable};
 use xs_client::{Client, DomId, Error, Path, PathError, Request as StoreRequest};
 
 use super::course::{Action, Backend, Doing, Seen, next};
@@ -72,8 +72,8 @@ impl Kick {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Over,
-    /// Something could not be begun, and is to be tried again.
-    Again,
+    /// It is to be tried again after a pause, though not for ever; what becomes of it otherwise.
+    Again(&'static str),
 }
 
 /// Who works on a device. There is no other for the device meanwhile.
@@ -81,6 +81,11 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) place: Place,
     pub(super) kick: Arc<Kick>,
+}
+
+/// The script that a backend names. One that is relative would be another in each working directory.
+pub(super) fn script(keys: &Recorded) -> Option<&String> {
+    keys.get("script").filter(|script| script.starts_with('/'))
 }
 
 /// How an attempt to set a device up went.
@@ -116,12 +121,14 @@ impl Worker {
                 Action::Remove => self.remove(&seen).await?,
                 Action::Reset => self.reset(&seen).await?,
                 Action::Undo if self.undo_gone(&seen).await? => {}
-                Action::Undo => return Ok(Turn::Again),
+                Action::Undo => {
+                    let what = "not undone: it stays noted, and is tried again when the daemon starts anew";
+                    return Ok(Turn::Again(what));
+                }
             }
         }
         // Whoever changes it so often is not to keep others from their turns.
-        self.kick.kick();
-        Ok(Turn::Over)
+        Ok(Turn::Again("comes to no rest, and is looked at again when it changes"))
     }
 
     pub(super) fn tell(&self, event: &Event) {
@@ -263,8 +270,13 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Attempt, Error> {
         let Shared { runner, settings, stop, .. } = &*self.shared;
-        if !keys.contains_key("script") {
-            return Ok(Attempt::failed("the backend's directory names no script"));
+        if script(keys).is_none() {
+            let found =
+                keys.get("script").map_or("is not there".to_owned(), |found| format!("holds {found:?}"));
+            let why = format!(
+                "the backend's node script {found}, and must hold the path of a script, from the root"
+            );
+            return Ok(Attempt::failed(printable(why, LINE_SHOWN)));
         }
         let mut known = note.keys.clone();
         for (index, run) in self.runs(kind, keys).into_iter().enumerate() {
@@ -324,15 +336,15 @@ impl Worker {
     }
 
     /// The runs of a device's script. The twin that QEMU emulates has one only where QEMU runs (B-20).
-    pub(super) fn runs(&self, kind: Kind, keys: &Recorded) -> Vec<hotplug::Kind> {
+    pub(super) fn runs(&self, kind: Kind, keys: &Recorded) -> Vec<xen_hotplug::Kind> {
         let twin = format!("vif{}.{}-emu", self.place.domid, self.place.devid);
-        let is_here = |run: &hotplug::Kind| {
-            *run != hotplug::Kind::Tap || self.shared.settings.interfaces.join(&twin).exists()
+        let is_here = |run: &xen_hotplug::Kind| {
+            *run != xen_hotplug::Kind::Tap || self.shared.settings.interfaces.join(&twin).exists()
         };
         (kind.info().runs)(keys).iter().copied().filter(is_here).collect()
     }
 
-    pub(super) fn request(&self, run: hotplug::Kind, action: Run, keys: &Recorded) -> Request {
+    pub(super) fn request(&self, run: xen_hotplug::Kind, action: Run, keys: &Recorded) -> Request {
         let script = keys.get("script").cloned().unwrap_or_default();
         let request = Request::new(run, action, self.place.domid.0, self.place.devid, script);
         keys.iter().fold(request.own(self.shared.own.0), |request, (key, value)| request.recorded(key, value))

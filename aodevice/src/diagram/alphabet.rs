@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use devstate::XenbusState;
-use hotplug::{Ending, Output, Report, Request};
+use xen_devstate::XenbusState;
+use xen_hotplug::{Ending, Output, Report, Request};
 use xs_client::{DomId, ErrorCode, Op};
 
 use crate::libxl::{ConfigError, Userdata};
@@ -147,7 +147,8 @@ fn targets() -> Vec<Target> {
 }
 
 fn script() -> (Box<Request>, Box<Report>) {
-    let run = Request::new(hotplug::Kind::Vbd, hotplug::Action::Add, WHICH.fe.0, WHICH.devid, "script");
+    let run =
+        Request::new(xen_hotplug::Kind::Vbd, xen_hotplug::Action::Add, WHICH.fe.0, WHICH.devid, "script");
     (Box::new(run), Box::new(Report::new(Ending::Exited(1), Output::default(), Duration::ZERO)))
 }
 

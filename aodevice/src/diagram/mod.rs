@@ -6,7 +6,7 @@
 //! to a machine is in its diagram, and in docs/machines.md once that was written anew.
 //!
 //! ```
-//! let remove = aodevice::diagram::of("remove").unwrap();
+//! let remove = xen_aodevice::diagram::of("remove").unwrap();
 //! assert!(remove.arcs.iter().any(|arc| (arc.from, arc.to) == ("Closing", "WaitingForClose")));
 //! println!("{}", remove.to_mermaid());
 //! ```

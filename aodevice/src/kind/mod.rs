@@ -185,7 +185,7 @@ pub struct KindInfo {
     /// Where libxl's configuration of a domain has devices of the kind.
     pub(crate) libxl: Listing,
     /// The script runs of a device with these keys, in the order in which an add makes them.
-    pub(crate) runs: fn(&Recorded) -> &'static [hotplug::Kind],
+    pub(crate) runs: fn(&Recorded) -> &'static [xen_hotplug::Kind],
     /// What a script which exited with 0 should have written and did not, and what it wrote instead.
     pub(crate) unreported: fn(&Recorded) -> Option<Unreported>,
     /// The key by which a script names a block device, and the one for that device's numbers, which the

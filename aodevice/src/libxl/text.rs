@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 /// ```
 /// let value = serde_json::json!({"vdev": "xvda", "readwrite": 1, "colo": {}});
 /// let text = "{\n    \"vdev\": \"xvda\",\n    \"readwrite\": 1,\n    \"colo\": {\n\n    }\n}\n";
-/// assert_eq!(aodevice::libxl::pretty(&value), text);
+/// assert_eq!(xen_aodevice::libxl::pretty(&value), text);
 /// ```
 pub fn pretty(value: &Value) -> String {
     let mut out = String::new();

@@ -22,7 +22,7 @@ mod facts;
 use std::fmt;
 use std::sync::Arc;
 
-use devstate::Goal;
+use xen_devstate::Goal;
 use xs_client::DomId;
 
 use super::{

@@ -58,7 +58,7 @@ impl Action {
 impl Until {
     fn is_reached_by_absence(&self) -> bool {
         match self {
-            Self::State(goal) => goal.absent == devstate::Absent::Done,
+            Self::State(goal) => goal.absent == xen_devstate::Absent::Done,
             Self::Scripted => false,
             Self::Removed => true,
         }
@@ -66,7 +66,7 @@ impl Until {
 
     fn can_be_refused(&self) -> bool {
         match self {
-            Self::State(goal) => goal.fail != devstate::StateSet::EMPTY,
+            Self::State(goal) => goal.fail != xen_devstate::StateSet::EMPTY,
             Self::Scripted => true,
             Self::Removed => false,
         }

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devstate::Goal;
+use xen_devstate::Goal;
 
 pub use add::{Add, WaitFor};
 pub use remove::{Force, Remove};
@@ -90,7 +90,7 @@ pub struct Limits {
     /// Another program to give back the lock of libxl's configuration of the guest: 10 s by default.
     pub config: Duration,
     /// Hotplug scripts: 40 s each by default.
-    pub scripts: hotplug::Limits,
+    pub scripts: xen_hotplug::Limits,
 }
 
 impl Default for Limits {
@@ -106,7 +106,7 @@ impl Default for Limits {
             file: wait,
             medium: wait,
             config: wait,
-            scripts: hotplug::Limits::default(),
+            scripts: xen_hotplug::Limits::default(),
         }
     }
 }

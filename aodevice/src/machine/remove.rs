@@ -15,7 +15,7 @@ mod facts;
 
 use std::fmt;
 
-use devstate::Goal;
+use xen_devstate::Goal;
 
 use super::{
     Action, Awaiting, Claim, Closing, Destroyed, Event, Frontend, Limits, Machine, Node, Purpose, Reached,

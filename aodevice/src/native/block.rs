@@ -1,9 +1,9 @@
 //! Disks whose script is `block`.
 
-use hotplug::native::block::{Block, Detached, Disk, Failure, FileId, Saved, detach};
-use hotplug::{Action, Ending, Limits, Request};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use xen_hotplug::native::block::{Block, Detached, Disk, Failure, FileId, Saved, detach};
+use xen_hotplug::{Action, Ending, Limits, Request};
 use xs_client::{Client, Path};
 
 use super::{Fault, Keys, disks};

@@ -1,10 +1,10 @@
 //! Disks that a tool connects: their script is `block-iscsi`, `block-nbd` or `block-tap`.
 
-use hotplug::native::Tools;
-use hotplug::native::disk::{Attempt, Detached, DiskError, Made, Script, begin, detach};
-use hotplug::{Action, Ending, Limits, Request};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use xen_hotplug::native::Tools;
+use xen_hotplug::native::disk::{Attempt, Detached, DiskError, Made, Script, begin, detach};
+use xen_hotplug::{Action, Ending, Limits, Request};
 use xs_client::{Client, Path};
 
 use super::{Fault, disks};
@@ -136,7 +136,7 @@ async fn remove(
 
 #[cfg(test)]
 mod tests {
-    use hotplug::Kind;
+    use xen_hotplug::Kind;
     use xs_client::{Config, DomId};
     use xs_store::Store;
 

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use hotplug::Request;
-use hotplug::native::block::{Domain, User};
+use xen_hotplug::Request;
+use xen_hotplug::native::block::{Domain, User};
 use xs_client::{Client, Error, ErrorCode, Path, PathError, Reply, Request as StoreRequest, Transaction};
 
 use super::Fault;
@@ -151,7 +151,7 @@ pub(super) async fn write_beside(
 
 #[cfg(test)]
 mod tests {
-    use hotplug::{Action, Kind};
+    use xen_hotplug::{Action, Kind};
     use xs_client::{Access, Config, DomId, Permissions};
     use xs_store::Store;
 

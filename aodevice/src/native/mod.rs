@@ -1,7 +1,7 @@
 //! Doing the work of the stock hotplug scripts without a shell.
 //!
 //! Most of an attach on a real host is a shell: the stock `block` and `vif-bridge` start dozens of programs, and every
-//! disk of a host waits for one lock meanwhile. The handlers of [`hotplug::native`] do the same in one process. They know
+//! disk of a host waits for one lock meanwhile. The handlers of [`xen_hotplug::native`] do the same in one process. They know
 //! no store; [`NativeRunner`] reads for them what the scripts would have read, and writes what they would have written.
 //!
 //! A handler takes the place of a script only if the script's text is one that the handler was proven equal to, so that
@@ -18,15 +18,15 @@ use std::path::Path as FsPath;
 use std::pin::Pin;
 use std::time::Duration;
 
-use hotplug::native::Tools;
-use hotplug::native::block::{self as block_handler, Block};
-use hotplug::native::disk::Script as DiskScript;
-use hotplug::native::vif::Script;
-use hotplug::{Ending, Held, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span};
+use xen_hotplug::native::Tools;
+use xen_hotplug::native::block::{self as block_handler, Block};
+use xen_hotplug::native::disk::Script as DiskScript;
+use xen_hotplug::native::vif::Script;
+use xen_hotplug::{Ending, Held, Limits, Output, Permit, Report, Request, Runner, ScriptRunner, SpawnError};
 use xs_client::{Client, Path};
 
 /// How the work of hotplug scripts is done.
@@ -65,13 +65,13 @@ impl Handler {
     fn named(request: &Request) -> Option<Self> {
         let name = request.script.file_name()?.to_str()?;
         match request.kind {
-            hotplug::Kind::Vbd if name == "block" => Some(Self::Block),
-            hotplug::Kind::Vbd => DiskScript::named(name).map(Self::Disk),
+            xen_hotplug::Kind::Vbd if name == "block" => Some(Self::Block),
+            xen_hotplug::Kind::Vbd => DiskScript::named(name).map(Self::Disk),
             // Only a tapdisk serves such a disk.
-            hotplug::Kind::Vbd3 => {
+            xen_hotplug::Kind::Vbd3 => {
                 DiskScript::named(name).filter(|script| *script == DiskScript::Tap).map(Self::Disk)
             }
-            hotplug::Kind::Vif | hotplug::Kind::VifIoemu | hotplug::Kind::Tap => {
+            xen_hotplug::Kind::Vif | xen_hotplug::Kind::VifIoemu | xen_hotplug::Kind::Tap => {
                 Script::named(name).map(Self::Vif)
             }
             _ => None,

@@ -1,11 +1,11 @@
 //! Interfaces whose script is `vif-bridge`, `vif-route`, `vif-nat` or `vif-openvswitch`.
 
-use hotplug::native::vif::{self, Script, VifError};
-use hotplug::native::{ToolError, Tools};
-use hotplug::{Action, Ending, Limits, Request};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use xen_hotplug::native::vif::{self, Script, VifError};
+use xen_hotplug::native::{ToolError, Tools};
+use xen_hotplug::{Action, Ending, Limits, Request};
 use xs_client::{Client, Path};
 
 use super::{Fault, Keys, disks};

@@ -13,11 +13,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use devstate::XenbusState;
-use hotplug::{Action, Limits, Permit, Report, Request, Runner, SpawnError};
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use xen_devstate::XenbusState;
+use xen_hotplug::{Action, Limits, Permit, Report, Request, Runner, SpawnError};
 use xs_client::{Path, Request as StoreRequest};
 
 use super::record::{Occupant, Record, Stage};
@@ -193,7 +193,7 @@ fn harm(target: &Target, action: Action, state: Option<XenbusState>, backend: &R
             let (key, value) = told.or(status.map(|status| ("hotplug-status", &**status)))?;
             Some(format!(
                 "it has been run already ({key} is {}), and what it made would be left",
-                hotplug::printable(value, hotplug::LINE_SHOWN)
+                xen_hotplug::printable(value, xen_hotplug::LINE_SHOWN)
             ))
         }
         (Action::Remove, _) => None,
@@ -252,7 +252,7 @@ impl Toolstack {
                 native: native.unwrap_or(false),
             });
         }
-        let state = seen.be_state.as_ref().and_then(devstate::StateValue::state);
+        let state = seen.be_state.as_ref().and_then(xen_devstate::StateValue::state);
         let refused = harm(&target, by_hand.action, state, &backend);
         Ok(ByHandPreview { device: target.id(), action: by_hand.action, runs, refused })
     }
@@ -394,7 +394,7 @@ fn indices(target: &Target, action: Action) -> Vec<usize> {
     }
 }
 
-fn in_order(target: &Target, action: Action) -> Vec<hotplug::Kind> {
+fn in_order(target: &Target, action: Action) -> Vec<xen_hotplug::Kind> {
     indices(target, action).into_iter().map(|index| target.run_kinds()[index]).collect()
 }
 
@@ -426,7 +426,7 @@ impl Job<'_> {
             if seen.op.as_ref() != op {
                 return Err(Cause::Taken);
             }
-            let state = seen.be_state.as_ref().and_then(devstate::StateValue::state);
+            let state = seen.be_state.as_ref().and_then(xen_devstate::StateValue::state);
             let stage = match by_hand.action {
                 Action::Add => {
                     must_be_there(&seen)?;

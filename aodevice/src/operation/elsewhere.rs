@@ -11,9 +11,9 @@
 
 use std::time::Duration;
 
-use devstate::{Ended, Goal, Outcome, StateValue, XenbusState, wait_until};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_devstate::{Ended, Goal, Outcome, StateValue, XenbusState, wait_until};
 use xs_client::{Client, Path, Watch};
 
 use super::observe::shown;
@@ -106,7 +106,7 @@ pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) 
     let be = target.id().be;
     let fault = |fault| Cause::DriverDomain { be, fault };
     let mut watch = client.watch(&target.paths().backend).await?;
-    let mut deadline = std::pin::pin!(devstate::deadline(limit));
+    let mut deadline = std::pin::pin!(xen_devstate::deadline(limit));
     let (mut since, mut is_over) = (None, false);
     loop {
         let presumed = match Seen::read(client, target).await?.verdict(target) {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use devstate::deadline;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
+use xen_devstate::deadline;
 use xs_client::{DomId, Path};
 
 use super::files::blocking;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs};
 
-use devstate::deadline;
+use xen_devstate::deadline;
 
 /// Where the kernel tells of block devices.
 const SYS_BLOCK: &str = "/sys/block";

@@ -4,8 +4,8 @@
 //! is not told as its result.
 
 use bytes::Bytes;
-use devstate::StateValue;
-use hotplug::printable;
+use xen_devstate::StateValue;
+use xen_hotplug::printable;
 use xs_client::{Client, Error, Path, Requests};
 
 use super::Target;

@@ -6,8 +6,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use devstate::{StateValue, XenbusState};
 use futures_util::future::try_join_all;
+use xen_devstate::{StateValue, XenbusState};
 use xs_client::{DomId, Error, Path, Requests};
 
 use super::steps;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hotplug::{Action, Ending, Output, Report};
 use serde::Serialize;
+use xen_hotplug::{Action, Ending, Output, Report};
 use xs_client::{DomId, PAYLOAD_MAX, Request};
 
 use super::model::Model;

@@ -6,9 +6,9 @@
 //! is not told as its result.
 
 use bytes::Bytes;
-use hotplug::{LINE_SHOWN, Report, printable};
 use tokio::time::timeout;
 use tracing::debug;
+use xen_hotplug::{LINE_SHOWN, Report, printable};
 use xs_client::{Client, Error, Path, PathError, Request};
 
 use super::record::Token;

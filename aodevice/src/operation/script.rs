@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hotplug::{Action, Ending, Permit, Report, Request};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use xen_hotplug::{Action, Ending, Permit, Report, Request};
 use xs_client::Path;
 
 use super::record::Stage;
@@ -236,7 +236,7 @@ impl Job<'_> {
     async fn undo(
         &mut self,
         target: &Target,
-        kind: hotplug::Kind,
+        kind: xen_hotplug::Kind,
         purpose: Purpose,
         cancel: Cancel<'_>,
     ) -> Result<Option<Warning>, Cause> {

@@ -6,7 +6,7 @@
 //! taken over, nor a new device that took the place of its own; and what a crashed or timed-out
 //! operation leaves can be told from a device that is well.
 
-use devstate::{Goal, StateValue, XenbusState};
+use xen_devstate::{Goal, StateValue, XenbusState};
 use xs_client::DomId;
 
 use super::record::{Record, Stage, Token};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hotplug::{Action, Request};
+use xen_hotplug::{Action, Request};
 use xs_client::{DomId, PathError};
 
 use crate::kind::Recorded;
@@ -90,11 +90,11 @@ impl Target {
     }
 
     /// The kinds of the script runs that the toolstack makes, in the order in which an add makes them.
-    pub(crate) fn run_kinds(&self) -> &'static [hotplug::Kind] {
+    pub(crate) fn run_kinds(&self) -> &'static [xen_hotplug::Kind] {
         if self.is_remote() { &[] } else { self.all_run_kinds() }
     }
 
-    fn all_run_kinds(&self) -> &'static [hotplug::Kind] {
+    fn all_run_kinds(&self) -> &'static [xen_hotplug::Kind] {
         if self.recorded().contains_key("script") {
             (self.id().kind.info().runs)(self.recorded())
         } else {
@@ -106,7 +106,7 @@ impl Target {
     pub(crate) fn request(
         &self,
         own: DomId,
-        kind: hotplug::Kind,
+        kind: xen_hotplug::Kind,
         action: Action,
         keys: &Recorded,
     ) -> Request {

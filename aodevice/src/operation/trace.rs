@@ -1,4 +1,4 @@
-//! The transitions of the machines as `tracing` events, one for each, of the target `aodevice::machine`: the old
+//! The transitions of the machines as `tracing` events, one for each, of the target `xen_aodevice::machine`: the old
 //! state, what came of what it asked for, the new state, and how long the old one lasted. The names are those
 //! of the diagrams ([`crate::diagram`]).
 
@@ -8,7 +8,7 @@ use tracing::{Level, debug, enabled};
 use super::Job;
 use crate::machine::{Action, Event, Machine};
 
-const TARGET: &str = "aodevice::machine";
+const TARGET: &str = "xen_aodevice::machine";
 
 impl Job<'_> {
     /// Gives a machine its event. `entered`: when it came to the state that it is in.

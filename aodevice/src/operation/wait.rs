@@ -4,9 +4,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use devstate::{Ended, Goal, Outcome, StateValue, deadline, wait, wait_until};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_devstate::{Ended, Goal, Outcome, StateValue, deadline, wait, wait_until};
 use xs_client::{Client, Path, Watch};
 
 use super::observe::shown;

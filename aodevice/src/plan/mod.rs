@@ -1,8 +1,8 @@
 //! The devices of a domain as one: all that a new domain gets, or all of one that goes.
 //!
 //! ```no_run
-//! # async fn example(toolstack: aodevice::Toolstack) -> Result<(), Box<dyn std::error::Error>> {
-//! use aodevice::Plan;
+//! # async fn example(toolstack: xen_aodevice::Toolstack) -> Result<(), Box<dyn std::error::Error>> {
+//! use xen_aodevice::Plan;
 //! use tokio_util::sync::CancellationToken;
 //! use xs_client::DomId;
 //!

@@ -169,7 +169,7 @@ struct Tally {
 impl Worker {
     async fn work(self, cancel: CancellationToken) -> Outcome {
         let late = async {
-            devstate::deadline(self.plan.deadline).await;
+            xen_devstate::deadline(self.plan.deadline).await;
             if !cancel.is_cancelled() {
                 self.late.cancel();
                 cancel.cancel();

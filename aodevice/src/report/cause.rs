@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use devstate::XenbusState;
-use hotplug::{Action, Ending, Report, Request, printable};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
+use xen_devstate::XenbusState;
+use xen_hotplug::{Action, Ending, Report, Request, printable};
 use xs_client::DomId;
 
 use crate::libxl::ConfigError;

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use devstate::XenbusState;
-use hotplug::{Action, Ending, Report, Request, SpawnFault, printable};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
+use xen_devstate::XenbusState;
+use xen_hotplug::{Action, Ending, Report, Request, SpawnFault, printable};
 
 use super::{Cause, DriverDomainFault, Hint, Named, Observation, Warning};
 use crate::{Condition, Kind, MonitorError, Server};

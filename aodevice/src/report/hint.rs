@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hotplug::SpawnFault;
 use serde::Serialize;
+use xen_hotplug::SpawnFault;
 
 use crate::id::domid_number;
 use crate::{BackendKind, Kind};

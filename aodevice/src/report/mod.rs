@@ -9,8 +9,8 @@ mod warning;
 
 use std::time::Duration;
 
-use hotplug::printable;
 use serde::{Serialize, Serializer};
+use xen_hotplug::printable;
 use xs_client::DomId;
 
 pub use cause::{Cause, DriverDomainFault, End, FailureKind};

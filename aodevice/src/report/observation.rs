@@ -1,13 +1,13 @@
 //! What both ends of a device say of themselves.
 
-use devstate::StateValue;
-use devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised};
 use serde::{Serialize, Serializer};
+use xen_devstate::StateValue;
+use xen_devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised};
 use xs_client::DomId;
 
 use crate::{BackendKind, Condition, Operation, Server};
 
-/// What the two ends of a device say of themselves. Texts are escaped and shortened ([`hotplug::printable`]).
+/// What the two ends of a device say of themselves. Texts are escaped and shortened ([`xen_hotplug::printable`]).
 /// Error texts that stood in the store before the operation began are left out: they are not its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

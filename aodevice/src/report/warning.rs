@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use hotplug::{LINE_SHOWN, Report, Request, printable};
 use serde::{Serialize, Serializer};
+use xen_hotplug::{LINE_SHOWN, Report, Request, printable};
 use xs_client::DomId;
 
 use crate::Cause;

@@ -1,6 +1,6 @@
 //! How a kernel's backend moves: blkback and netback.
 
-use devstate::XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
+use xen_devstate::XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
 use super::bus::{Reaction, View};
 use crate::Kind;

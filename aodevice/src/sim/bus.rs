@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use devstate::{StateValue, XenbusState};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use xen_devstate::{StateValue, XenbusState};
 use xs_client::{Client, DomId, Error, ErrorCode, Path, PathError, Watch};
 
 use super::{backend, frontend};

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use devstate::{StateValue, XenbusState};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use xen_devstate::{StateValue, XenbusState};
 use xs_client::{Client, DomId, Error, Path};
 
 use crate::BackendKind;

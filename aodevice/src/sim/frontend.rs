@@ -1,6 +1,6 @@
 //! How a guest's frontend moves: blkfront and netfront.
 
-use devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised, Initialising};
+use xen_devstate::XenbusState::{self, Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
 use super::bus::{Reaction, View};
 use crate::Kind;

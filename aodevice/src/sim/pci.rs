@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use devstate::StateValue;
-use devstate::XenbusState::{
-    self, Closed, Closing, Connected, Initialised, Initialising, Reconfigured, Reconfiguring,
-};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use xen_devstate::StateValue;
+use xen_devstate::XenbusState::{
+    self, Closed, Closing, Connected, Initialised, Initialising, Reconfigured, Reconfiguring,
+};
 use xs_client::{Client, DomId, Error, Path};
 
 /// One end of a guest's PCI bus. Dropping it is as if its kernel had stopped.

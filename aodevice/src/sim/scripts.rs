@@ -3,9 +3,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use xs_client::{Client, Error, Path};
 
 /// Plays the `block` and `vif-bridge` scripts.

@@ -1,7 +1,7 @@
 //! `xl`'s configuration files: their [`Settings`], and the devices that a domain's file lists ([`devices()`]).
 //!
 //! ```
-//! use aodevice::xl_cfg::{Settings, devices};
+//! use xen_aodevice::xl_cfg::{Settings, devices};
 //!
 //! let settings = Settings::parse("name = 'vm'\ndisk = ['/srv/d.img,raw,xvda,w']\nvif = ['']\n")?;
 //! let devices = devices(&settings, &Default::default()).map_err(|refusals| format!("{refusals:?}"))?;

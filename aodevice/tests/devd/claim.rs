@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aodevice::devd::{Claim, DaemonError, holder};
+use xen_aodevice::devd::{Claim, DaemonError, holder};
 use xs_client::{Client, Config};
 
 use super::world::*;
@@ -34,6 +34,23 @@ async fn a_domain_has_one_daemon_whatever_that_is_started_with() {
     assert_eq!(holder(&first).await.unwrap(), None);
     Claim::take(&first, AT_ONCE).await.unwrap().release().await.unwrap();
     assert_eq!(world.left().await, [""; 0]);
+}
+
+/// A store that begins anew says only later which domain this is.
+#[tokio::test(start_paused = true)]
+async fn it_is_claimed_again_as_soon_as_the_store_says_which_domain_this_is() {
+    let world = World::new().await;
+    let client = Client::over(world.store.connect(DRIVER), Config::default());
+    let claim = Claim::take(&client, AT_ONCE).await.unwrap();
+    let claimed = world.read(NODE).await;
+    let _kept = tokio::spawn(async move { claim.lost().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.dom0.rm(&path("/local/domain/1/domid")).await.unwrap();
+    world.dom0.rm(&path(NODE)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.read(NODE).await, "not there");
+    world.write("/local/domain/1/domid", "1").await;
+    world.reads(NODE, &claimed).await;
 }
 
 /// A process that was killed leaves the node; so may one of which nothing can be seen from here.

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use aodevice::devd::{self, Daemon, DaemonError, Settings, Stage};
 use tokio::time::sleep;
+use xen_aodevice::devd::{self, Daemon, DaemonError, Settings, Stage};
 use xs_client::{Client, Config, DomId};
 
 use super::world::*;
@@ -91,6 +91,21 @@ async fn the_outcome_is_always_written() {
         );
         world.detach(BE).await;
         assert_eq!(world.left().await, [""; 0]);
+    }
+}
+
+/// In whose working directory would it be?
+#[tokio::test(start_paused = true)]
+async fn a_script_that_is_no_path_from_the_root_is_refused_by_its_value() {
+    for script in ["", "block", "../scripts/block"] {
+        let world = World::new().await;
+        let _devd = world.devd().await;
+        world.attach("vbd", 51712, &[("params", "/srv/d.img"), ("script", script), ("type", "phy")]).await;
+        world.reads(&format!("{BE}/hotplug-status"), "error").await;
+        let error = world.read(&format!("{BE}/hotplug-error")).await;
+        assert!(error.contains("node script holds") && error.contains(script), "{error}");
+        world.detach(BE).await;
+        assert_eq!((world.left().await, world.scripts.runs()), (vec![], vec![]));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use aodevice::devd;
 use tokio::time::{Instant, sleep};
+use xen_aodevice::devd;
 
 use super::world::*;
 

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::devd::{Ended, ProcessId, QemuProcess, Qemus};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use xen_aodevice::devd::{Ended, ProcessId, QemuProcess, Qemus};
 use xs_client::{Client, Config, DomId, Error, Path};
 use xs_store::Store;
 

@@ -52,6 +52,44 @@ async fn v23_b42_a_daemon_takes_up_what_it_finds() {
     assert_eq!(world.left().await, [""; 0]);
 }
 
+/// The note of a device is lost, as `xl devd` loses it with the guest's directory, or cannot be read: its mark in the backend
+/// tells of nothing then, and the backend decides.
+#[tokio::test(start_paused = true)]
+async fn a_backend_whose_note_is_lost_is_taken_as_any_other() {
+    for note in [None, Some("garbage"), Some(r#"{"stage":"of a later version","token":"x"}"#)] {
+        let lose = async |world: &World| match note {
+            Some(note) => world.write(NOTE, note).await,
+            None => world.dom0.rm(&path("/local/domain/1/libxl/2")).await.unwrap(),
+        };
+        // While the daemon runs: the device goes, and its script is run once.
+        let world = World::new().await;
+        let devd = world.devd().await;
+        world.attach_disk().await;
+        world.reads(&format!("{BE}/state"), "4").await;
+        world.noted(NOTE, "attached").await;
+        lose(&world).await;
+        world.detach(BE).await;
+        assert_eq!(world.scripts.runs().len(), 2, "{note:?}: {:?}", world.scripts.runs());
+        assert_eq!(locked(&world.scripts.held).len(), 0);
+        devd.stop().await;
+
+        // While none runs: it is taken as it is, and noted again.
+        let world = World::new().await;
+        let devd = world.devd().await;
+        world.attach_disk().await;
+        world.reads(&format!("{BE}/state"), "4").await;
+        world.noted(NOTE, "attached").await;
+        devd.stop().await;
+        lose(&world).await;
+        let devd = world.devd().await;
+        world.noted(NOTE, "attached").await;
+        sleep(LONG).await;
+        assert!(devd.events().len() < 5, "it comes to rest: {:?}", devd.events());
+        world.detach(BE).await;
+        assert_eq!((world.left().await, world.scripts.runs().len()), (vec![], 2));
+    }
+}
+
 /// B-45: whatever the daemon holds is its own, so it may end at any moment; another goes on from what is noted.
 #[tokio::test(start_paused = true)]
 async fn b45_a_daemon_that_is_killed_at_any_moment_leaves_nothing_undone() {

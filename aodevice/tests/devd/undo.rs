@@ -39,13 +39,13 @@ async fn an_undo_that_could_not_begin_stays_noted_and_a_later_daemon_does_it() {
             world.detach(BE).await;
         }
         sleep(LONG).await;
-        world.noted(NOTE, "removing").await;
+        world.noted(NOTE, "postponed").await;
         assert_eq!(world.read(BE).await, "not there");
         let tries = world.scripts.runs().len() - 1;
         assert!((2..10).contains(&tries), "not for ever: {:?}", world.scripts.runs());
         assert!(has(&devd, "not undone: it stays noted"), "{:?}", devd.events());
         assert!(!has(&devd, ": undone") && !has(&devd, ": removed"), "{:?}", devd.events());
-        let served = aodevice::devd::served(&devd.client).await.unwrap();
+        let served = xen_aodevice::devd::served(&devd.client).await.unwrap();
         assert!(served[0].error.as_ref().is_some_and(|error| error.contains("not undone")), "{served:?}");
         devd.stop().await;
 
@@ -58,6 +58,42 @@ async fn an_undo_that_could_not_begin_stays_noted_and_a_later_daemon_does_it() {
     }
 }
 
+/// A script that was killed may have made what it has not told of, whatever its image is: only it knows how that goes.
+#[tokio::test(start_paused = true)]
+async fn the_work_of_a_script_that_was_killed_before_it_told_of_anything_is_undone() {
+    let keys = [("params", "rbd:pool/image"), ("script", "/etc/xen/scripts/block-rbd"), ("type", "phy")];
+    for vanishes in [true, false] {
+        let world = World::new().await;
+        let first = world.devd().await;
+        world.scripts.on("add", Line::Hangs);
+        world.attach("vbd", 51712, &keys).await;
+        world.noted(NOTE, "adding").await;
+        sleep(Duration::from_secs(1)).await;
+        if vanishes {
+            world.dom0.rm(&path("/local/domain/1/backend")).await.unwrap();
+            world.is_gone(NOTE).await;
+            assert_eq!(
+                world.scripts.runs(),
+                ["51712 add was cancelled", "51712 remove in a copy exited with status 0"]
+            );
+            assert!(has(&first, ": undone"), "{:?}", first.events());
+        } else {
+            first.kill().await;
+            world.scripts.on("add", Line::Takes(0.0));
+            let _second = world.devd().await;
+            world.noted(NOTE, "attached").await;
+            assert_eq!(
+                world.scripts.runs(),
+                [
+                    "51712 add was killed",
+                    "51712 remove in a copy exited with status 0",
+                    "51712 add exited with status 0"
+                ]
+            );
+        }
+    }
+}
+
 /// A device is not kept waiting by the remains of another that had its id.
 #[tokio::test(start_paused = true)]
 async fn a_device_is_set_up_though_the_one_before_could_not_be_undone() {
@@ -67,7 +103,7 @@ async fn a_device_is_set_up_though_the_one_before_could_not_be_undone() {
     world.noted(NOTE, "attached").await;
     world.scripts.on("remove", Line::IsMissing);
     world.detach(BE).await;
-    world.noted(NOTE, "removing").await;
+    world.noted(NOTE, "postponed").await;
     world.attach_disk().await;
     world.reads(&format!("{BE}/state"), "4").await;
     world.noted(NOTE, "attached").await;

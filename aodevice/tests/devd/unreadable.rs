@@ -1,6 +1,6 @@
 //! Nodes among the notes that are none.
 
-use aodevice::devd::unreadable;
+use xen_aodevice::devd::unreadable;
 use xs_client::{Client, Config};
 
 use super::world::*;

@@ -6,15 +6,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aodevice::devd::{Daemon, DaemonError, Settings};
-use aodevice::sim::{self, Drivers};
-use hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use lab_proxy::Proxy;
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::devd::{Daemon, DaemonError, Settings};
+use xen_aodevice::sim::{self, Drivers};
+use xen_hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use xs_client::{Access, Client, Config, Connect, DomId, Path, Permissions, Reconnect};
 use xs_store::Store;
 

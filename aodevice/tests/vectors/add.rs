@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use aodevice::{Cause, Device, FailureKind, Force, Hint, Kind, Step, Toolstack, WaitFor, sim, vbd, vif};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Device, FailureKind, Force, Hint, Kind, Step, Toolstack, WaitFor, sim, vbd, vif};
 use xs_client::{DomId, ErrorCode, Op};
 
 use crate::world::{BE, FE, GUEST, LX, Line, SAVED, World, added, disk, nic, path, tenths, told, warned};

@@ -1,9 +1,9 @@
 //! Cancelling: vector 27. An add is rolled back, whenever it is cancelled; a removal leaves no trace
 //! before the device is told to close, and a device that is closing after it.
 
-use aodevice::{Failure, FailureKind, Force, Hint, WaitFor};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Failure, FailureKind, Force, Hint, WaitFor};
 
 use crate::world::{BE, FE, LX, Line, World, disk, tenths, told};
 

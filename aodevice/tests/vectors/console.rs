@@ -1,7 +1,7 @@
 //! Channels: what is written for them before the device model runs, and that the first console is left alone.
 
-use aodevice::{Cause, Device, Force, Kind, Plan, WaitFor, console, list};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Device, Force, Kind, Plan, WaitFor, console, list};
 use xs_client::Path;
 
 use crate::world::{GUEST, World, added};

@@ -1,9 +1,9 @@
 //! Disks of blktap, and virtio disks. Xen 4.17 of Debian serves neither: their keys are those of libxl's later versions,
 //! those of blktap as `xl` of 4.20 was seen to write them (`cargo lab xen --debian 13 later`).
 
-use aodevice::{BackendKind, Cause, Device, Force, Kind, WaitFor, list, vbd};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{BackendKind, Cause, Device, Force, Kind, WaitFor, list, vbd};
 
 use crate::world::{GUEST, Line, World, path};
 
@@ -66,7 +66,10 @@ async fn without_tapback_nothing_is_left() {
     let world = World::new().await;
     let before = world.dump().await;
     let failure = world.add(tap()).await.unwrap_err();
-    assert_eq!((failure.cause.code(), failure.hint()), ("timed_out", aodevice::Hint::CheckDaemon("tapback")));
+    assert_eq!(
+        (failure.cause.code(), failure.hint()),
+        ("timed_out", xen_aodevice::Hint::CheckDaemon("tapback"))
+    );
     assert_eq!(world.dump().await, before);
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use aodevice::{
-    Cause, Condition, Device, DomainFacts, Force, Hint, Looking, Reason, StoreFacts, WaitFor, vbd,
-};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{
+    Cause, Condition, Device, DomainFacts, Force, Hint, Looking, Reason, StoreFacts, WaitFor, vbd,
+};
 use xs_client::{Client, Config, DomId};
 
 use crate::world::{BE, Ended, FE, GUEST, LX, World, path, tenths, warned};
@@ -26,7 +26,7 @@ impl Scripted {
 
     async fn remove(&self, world: &World, force: Force) -> Ended {
         let toolstack = world.toolstack.clone().with_facts(Arc::new(self.clone()));
-        toolstack.remove(GUEST, (aodevice::Kind::Vbd, 51712), force, &CancellationToken::new()).await
+        toolstack.remove(GUEST, (xen_aodevice::Kind::Vbd, 51712), force, &CancellationToken::new()).await
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use aodevice::xl_cfg::{Settings, devices};
-use aodevice::{Addition, Attachment, Ended, Kind, Listed, Plan, list_all, sim};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::xl_cfg::{Settings, devices};
+use xen_aodevice::{Addition, Attachment, Ended, Kind, Listed, Plan, list_all, sim};
 use xs_client::DomId;
 
 use crate::world::{GUEST, Line, World, path};
@@ -243,7 +243,7 @@ async fn a_listing_of_all_kinds() {
     let all = list_all(&world.dom0, GUEST).await.unwrap();
     let mut of_kinds = Vec::new();
     for kind in Kind::ALL {
-        of_kinds.extend(aodevice::list(&world.dom0, GUEST, kind).await.unwrap());
+        of_kinds.extend(xen_aodevice::list(&world.dom0, GUEST, kind).await.unwrap());
     }
     assert_eq!((all.len(), &all), (4, &of_kinds));
     world.dom0.rm(&path("/libxl/1")).await.unwrap();

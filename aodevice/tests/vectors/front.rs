@@ -1,8 +1,8 @@
 //! Which domain is meant, and which devices it can have.
 
-use aodevice::{Cause, Device, Force, Kind, find_domain, sim, vbd, vif};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Device, Force, Kind, find_domain, sim, vbd, vif};
 use xs_client::DomId;
 
 use crate::world::{GUEST, World, told};
@@ -20,7 +20,7 @@ async fn add_nic(world: &World, fe: DomId, arguments: &[&str], devid: u32) -> cr
         world.write(&format!("{backend}/state"), "2").await;
     };
     tokio::select! {
-        added = world.toolstack.add(fe, &device, aodevice::WaitFor::Script, &never) => added,
+        added = world.toolstack.add(fe, &device, xen_aodevice::WaitFor::Script, &never) => added,
         () = async { ready.await; std::future::pending().await } => unreachable!(),
     }
 }
@@ -65,7 +65,7 @@ async fn a_dead_domain_gets_no_device_and_is_cleaned_up() {
     assert_eq!(told(&failure)[2], "CleanUpById(DomId(1))");
     world.backend_says("6").await;
     world.remove(Force::AtOnce).await.unwrap();
-    assert_eq!(aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap(), []);
+    assert_eq!(xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap(), []);
 }
 
 /// What is understood and cannot be served is refused by its name, and nothing is written.

@@ -1,8 +1,8 @@
 //! A guest that writes what it likes where it may, and other visitors of the store.
 
-use aodevice::{Force, Hint, Kind, vbd};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Force, Hint, Kind, vbd};
 use xs_client::{Client, Config, DomId, Path};
 
 use crate::world::{BE, FE, GUEST, LX, World, disk, path, told, warned};
@@ -44,7 +44,7 @@ async fn the_guest_writes_garbage() {
     world.guest.write(&path(format!("{FE}/state")), junk()).await.unwrap();
     world.guest.write(&errors, junk()).await.unwrap();
     world.guest.write(&path(format!("{FE}/event-channel")), junk()).await.unwrap();
-    let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
+    let listed = xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
     assert_eq!(listed[0].number("event_channel"), None);
     assert_printable(&[listed[0].frontend_state.as_ref().unwrap().to_string()]);
     assert_printable(&told(&world.remove(Force::Never).await.unwrap_err()));
@@ -61,9 +61,9 @@ async fn the_guest_points_at_the_backend_of_another() {
     let before = world.dump().await;
     let victim = DomId(2);
     world.store.introduce(victim);
-    aodevice::sim::create_domain(&world.dom0, victim, "victim").await.unwrap();
+    xen_aodevice::sim::create_domain(&world.dom0, victim, "victim").await.unwrap();
     let (theirs, never) = (disk(), CancellationToken::new());
-    let adding = world.toolstack.add(victim, &theirs, aodevice::WaitFor::Script, &never);
+    let adding = world.toolstack.add(victim, &theirs, xen_aodevice::WaitFor::Script, &never);
     let (ended, ()) = join!(adding, async {
         world.exists("/local/domain/0/backend/vbd/2/51712").await;
         world.write("/local/domain/0/backend/vbd/2/51712/state", "4").await;
@@ -190,7 +190,7 @@ async fn leftovers_in_the_toolstacks_directory() {
         world.write(node, value).await;
     }
     let before = world.dump().await;
-    assert!(aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap().is_empty());
+    assert!(xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap().is_empty());
     let never = CancellationToken::new();
     for devid in [51712, 51728] {
         let removing = world.toolstack.remove(GUEST, (Kind::Vbd, devid), Force::AtOnce, &never);
@@ -207,9 +207,9 @@ async fn a_guest_is_no_toolstack() {
     let world = World::new().await;
     let before = world.dump().await;
     let client = Client::over(world.store.connect(GUEST), Config::default());
-    let toolstack = aodevice::Toolstack::new(client, world.scripts.clone()).await.unwrap();
+    let toolstack = xen_aodevice::Toolstack::new(client, world.scripts.clone()).await.unwrap();
     let (device, never) = (disk(), CancellationToken::new());
-    let failure = toolstack.add(GUEST, &device, aodevice::WaitFor::Script, &never).await.unwrap_err();
+    let failure = toolstack.add(GUEST, &device, xen_aodevice::WaitFor::Script, &never).await.unwrap_err();
     assert!(failure.to_string().contains("EACCES"), "{failure}");
     assert_eq!(failure.hint(), Hint::Store("run it in the domain that may do this, usually domain 0"));
     assert_eq!(world.dump().await, before);
@@ -223,7 +223,7 @@ async fn a_strange_target() {
     let device = || {
         let mut disk = vbd::Vbd::new(target, vbd::Vdev::new("xvda").unwrap());
         disk.script = Some("block".to_owned());
-        aodevice::Device::Vbd(disk)
+        xen_aodevice::Device::Vbd(disk)
     };
     let (ended, ()) = join!(world.add(device()), async {
         world.exists(BE).await;
@@ -236,7 +236,7 @@ async fn a_strange_target() {
 
     let before = world.dump().await;
     let long = format!("vdev=xvda,script=block,target=/{}", "x".repeat(5000));
-    let device = aodevice::Device::Vbd(vbd::parse(&[long]).unwrap());
+    let device = xen_aodevice::Device::Vbd(vbd::parse(&[long]).unwrap());
     let failure = world.add(device).await.unwrap_err();
     assert!(
         failure.to_string().contains("its params has 5001 bytes, and the store takes at most 4096"),

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use aodevice::{
+use tokio::join;
+use tokio_util::sync::CancellationToken;
+use xen_aodevice::{
     BackendKind, Cause, Device, Force, Hint, Kind, Listed, ListedValue, Plan, Server, WaitFor, list, pvcalls,
     sim, vdispl, virtio, vkb, vsnd, vtpm,
 };
-use tokio::join;
-use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
 use crate::tree::written;
@@ -304,8 +304,8 @@ async fn domain_0_has_what_it_can_use() {
     let never = CancellationToken::new();
     let add =
         async |device: Device, wait_for| world.toolstack.add(DomId::DOM0, &device, wait_for, &never).await;
-    let channel = aodevice::console::parse(&["name=c,connection=pty"]).unwrap();
-    let framebuffer = aodevice::vfb::parse("vnc=1").unwrap();
+    let channel = xen_aodevice::console::parse(&["name=c,connection=pty"]).unwrap();
+    let framebuffer = xen_aodevice::vfb::parse("vnc=1").unwrap();
     for device in [keyboard(), display(), i2c(), Device::Channel(channel), Device::Vfb(framebuffer)] {
         for wait_for in [WaitFor::Script, WaitFor::Tree] {
             let failure = add(device.clone(), wait_for).await.unwrap_err();

@@ -5,15 +5,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::libxl::{ConfigError, Locked, Userdata};
-use aodevice::{
-    Cause, Device, FailureKind, Force, Hint, Kind, Limits, Step, Toolstack, WaitFor, Warning, vif,
-};
 use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::libxl::{ConfigError, Locked, Userdata};
+use xen_aodevice::{
+    Cause, Device, FailureKind, Force, Hint, Kind, Limits, Step, Toolstack, WaitFor, Warning, vif,
+};
 
 use crate::world::{BE, Ended, GUEST, LX, World, disk, path, tenths, warned};
 

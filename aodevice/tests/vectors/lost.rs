@@ -1,9 +1,9 @@
 //! The store goes away, or falls silent, in the middle of an operation: it ends, and says what may
 //! be left. A later operation over a new connection cleans up.
 
-use aodevice::{Failure, FailureKind, Force, Hint, Kind};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Failure, FailureKind, Force, Hint, Kind};
 use xs_client::Op;
 
 use crate::world::{BE, GUEST, LX, Line, World, disk};

@@ -5,15 +5,15 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::libxl::{ConfigError, Userdata};
-use aodevice::machine::{
+use xen_aodevice::libxl::{ConfigError, Userdata};
+use xen_aodevice::machine::{
     Action, Add, Claim, Closing, Created, Destroyed, Event, Found, Frontend, Machine, Node, Purpose, Reached,
     Remove, Step,
 };
-use aodevice::{
+use xen_aodevice::{
     Addition, Cause, DeviceId, Force, Kind, Limits, Occupant, Removal, Target, WaitFor, Warning, Which,
 };
-use hotplug::{Ending, Output, Report, Request};
+use xen_hotplug::{Ending, Output, Report, Request};
 use xs_client::{DomId, ErrorCode, Op};
 
 use crate::world::{GUEST, disk};
@@ -42,7 +42,7 @@ fn locked() -> Cause {
 }
 
 fn script_failed() -> Cause {
-    let run = Box::new(Request::new(hotplug::Kind::Vbd, hotplug::Action::Add, 1, 51712, "block"));
+    let run = Box::new(Request::new(xen_hotplug::Kind::Vbd, xen_hotplug::Action::Add, 1, 51712, "block"));
     let report = Report::new(Ending::Exited(1), Output::default(), Duration::from_secs(1));
     Cause::Script { run, report: Box::new(report) }
 }

@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use aodevice::libxl::Userdata;
-use aodevice::{
-    Cause, Failure, FailureKind, Hint, Kind, Limits, Medium, MediumChange, MonitorError, Success, Toolstack,
-    vbd,
-};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::libxl::Userdata;
+use xen_aodevice::{
+    Cause, Failure, FailureKind, Hint, Kind, Limits, Medium, MediumChange, MonitorError, Success, Toolstack,
+    vbd,
+};
 
 use crate::world::{GUEST, World, told};
 

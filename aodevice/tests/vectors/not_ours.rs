@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use aodevice::{Cause, Force, Hint, Kind, Removal, WaitFor};
 use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Force, Hint, Kind, Removal, WaitFor};
 
 use crate::owners::remove;
 use crate::world::{BE, FE, GUEST, LX, Line, World, disk, path, warned};

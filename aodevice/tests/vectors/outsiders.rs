@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::{Cause, Force, Kind, Limits, Record, Removal, Toolstack, WaitFor, multi, sim};
-use hotplug::{Permit, Report, Request, Runner};
 use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Force, Kind, Limits, Record, Removal, Toolstack, WaitFor, multi, sim};
+use xen_hotplug::{Permit, Report, Request, Runner};
 use xs_client::{DomId, ErrorCode, Op};
 
 use crate::world::{BE, FE, GUEST, LX, Line, SAVED, World, disk, disk_named, path, warned};
@@ -274,7 +274,7 @@ async fn a_runner_that_does_not_ask_is_found_out() {
         fn run_if<'a>(
             &'a self,
             request: &'a Request,
-            limits: &'a hotplug::Limits,
+            limits: &'a xen_hotplug::Limits,
             cancel: &'a CancellationToken,
             _: Permit<'a>,
         ) -> Pin<Box<dyn Future<Output = Report> + Send + 'a>> {

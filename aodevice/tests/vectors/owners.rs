@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use aodevice::{Addition, Cause, FailureKind, Force, Hint, Kind, Limits, Removal, Toolstack, WaitFor};
 use tokio::join;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Addition, Cause, FailureKind, Force, Hint, Kind, Limits, Removal, Toolstack, WaitFor};
 
 use crate::world::{BE, Ended, FE, GUEST, LX, Line, World, disk, path, storm, warned};
 
@@ -276,7 +276,7 @@ async fn what_is_left_is_nobodys() {
     world.remove(Force::Never).await.unwrap_err();
     let record = world.read(&format!("{LX}/op")).await;
     assert!(record.starts_with("remove:") && record.contains(" stage=left "), "{record}");
-    let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
+    let listed = xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
     assert_eq!(listed[0].record().unwrap().owner.unwrap().pid, std::process::id());
 }
 

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use aodevice::{BackendKind, Cause, Daemons, Device, Force, Kind, WaitFor, list, p9};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{BackendKind, Cause, Daemons, Device, Force, Kind, WaitFor, list, p9};
 
 use crate::world::{Ended, GUEST, World, added, told};
 
@@ -210,7 +210,7 @@ async fn a_daemon_that_does_not_come_up_leaves_nothing() {
     world.write(&format!("{NODES}/state"), "running").await;
     let (never, device) = (CancellationToken::new(), of_daemon("a"));
     let failure = toolstack.add(GUEST, &device, WaitFor::Script, &never).await.unwrap_err();
-    assert_eq!(failure.hint(), aodevice::Hint::CheckDaemon("xen-9pfsd"));
+    assert_eq!(failure.hint(), xen_aodevice::Hint::CheckDaemon("xen-9pfsd"));
     world.dom0.rm(&crate::world::path("/local/domain/0/libxl")).await.unwrap();
     let fails = |ended: Ended| {
         let failure = ended.unwrap_err();

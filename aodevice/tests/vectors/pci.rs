@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::pcidev::{self, PciAddress};
-use aodevice::sim::PciDriver;
-use aodevice::{Cause, Failure, FailureKind, Hint, PciHost, Success, Toolstack, pci_functions};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::pcidev::{self, PciAddress};
+use xen_aodevice::sim::PciDriver;
+use xen_aodevice::{Cause, Failure, FailureKind, Hint, PciHost, Success, Toolstack, pci_functions};
 use xs_client::{Client, Config, DomId};
 
 use crate::world::{GUEST, World, added, told, warned};
@@ -462,7 +462,7 @@ async fn what_cannot_be_had_is_refused_and_nothing_is_changed() {
     host.world.write(&format!("{NOTES}/0000-0a-00-0/domid"), "8").await;
     let before = host.world.dump().await;
     for (text, code, hint) in [
-        ("3:0.0", "exists", Hint::ListDevices(aodevice::Kind::Pci)),
+        ("3:0.0", "exists", Hint::ListDevices(xen_aodevice::Kind::Pci)),
         ("9:0.0", "assigned", Hint::DetachElsewhere(DomId(7))),
         ("a:0.0", "assigned", Hint::DetachElsewhere(DomId(8))),
         ("ff:0.0", "no_host_device", Hint::ListHostDevices),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use aodevice::{
+use tokio_util::sync::CancellationToken;
+use xen_aodevice::{
     Addition, Device, Ended, FailureKind, Kind, ModelEnd, Outcome, Plan, Planned, Progress, Undone, sim, vbd,
 };
-use tokio_util::sync::CancellationToken;
 use xs_client::DomId;
 
 use crate::qemu::{Model, connected};
@@ -252,13 +252,13 @@ async fn a_device_model_ends_as_soon_as_its_devices_were_told_to_close() {
 }
 
 /// Three disks of a device model, and a toolstack that does not wait long for what it tells to close.
-async fn three_disks() -> (World, aodevice::Toolstack) {
+async fn three_disks() -> (World, xen_aodevice::Toolstack) {
     let world = connected().await;
     for name in ["xvdb", "xvdc"] {
         let image = Device::Vbd(vbd::parse(&[format!("/proc/self/exe,qcow2,{name}")]).unwrap());
-        world.add_with(image, aodevice::WaitFor::Tree, &CancellationToken::new()).await.unwrap();
+        world.add_with(image, xen_aodevice::WaitFor::Tree, &CancellationToken::new()).await.unwrap();
     }
-    let mut limits = aodevice::Limits::default();
+    let mut limits = xen_aodevice::Limits::default();
     limits.close = Duration::from_millis(100);
     let toolstack = world.toolstack.clone().with_limits(limits);
     (world, toolstack)
@@ -368,7 +368,7 @@ async fn a_device_that_is_gone_by_then_is_done() {
     let adding = Plan::add(GUEST, additions(["xvda", "xvdb"].map(disk_named)));
     assert!(run(&world, adding).await.is_done());
     let plan = Plan::destroy(&world.toolstack, GUEST).await.unwrap();
-    world.remove(aodevice::Force::AtOnce).await.unwrap();
+    world.remove(xen_aodevice::Force::AtOnce).await.unwrap();
     let outcome = run(&world, plan).await;
     assert_eq!((words(&outcome.devices), outcome.is_done()), (vec!["done".to_owned(); 2], true));
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, WaitFor, list, vbd, vfb, vkb};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{BackendKind, Cause, Device, Force, Hint, Kind, Limits, WaitFor, list, vbd, vfb, vkb};
 use xs_client::DomId;
 
 use crate::world::{FE, GUEST, LX, World, added, path, tenths, warned};
@@ -200,7 +200,7 @@ async fn b11_why_an_image_is_not_opened_is_told_by_the_log_of_the_device_model()
     let before = world.dump().await;
     let toolstack = world.toolstack.clone().with_log_dir(logs.path());
     let (cancel, image) = (CancellationToken::new(), image());
-    let (ended, ()) = join!(toolstack.add(GUEST, &image, aodevice::WaitFor::Script, &cancel), async {
+    let (ended, ()) = join!(toolstack.add(GUEST, &image, xen_aodevice::WaitFor::Script, &cancel), async {
         world.exists(BE).await;
         let mut log = fs::File::options().append(true).open(&log).unwrap();
         writeln!(log, "qemu: failed to create 'qdisk' device '51712': Image is not in qcow2 format").unwrap();
@@ -347,7 +347,7 @@ async fn a_device_model_that_ends_is_not_waited_for() {
     limits.backend = Duration::MAX;
     let toolstack = world.toolstack.clone().with_limits(limits);
     let (cancel, image) = (CancellationToken::new(), image());
-    let (ended, ()) = join!(toolstack.add(GUEST, &image, aodevice::WaitFor::Script, &cancel), async {
+    let (ended, ()) = join!(toolstack.add(GUEST, &image, xen_aodevice::WaitFor::Script, &cancel), async {
         world.exists(BE).await;
         model.kill();
     });

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use aodevice::{Cause, Force, Hint, WaitFor, multi, vif};
 use tokio::join;
+use xen_aodevice::{Cause, Force, Hint, WaitFor, multi, vif};
 
 use tokio_util::sync::CancellationToken;
 
@@ -117,7 +117,7 @@ async fn an_automatic_id_is_the_smallest_that_is_free() {
 #[tokio::test(start_paused = true)]
 async fn two_add_interfaces_with_one_address() {
     let world = World::new().await;
-    let device = || aodevice::Device::Vif(vif::parse(&["mac=00:16:3e:01:02:03"]).unwrap());
+    let device = || xen_aodevice::Device::Vif(vif::parse(&["mac=00:16:3e:01:02:03"]).unwrap());
     let (other, never) = (world.another_toolstack().await, CancellationToken::new());
     let same = device();
     let (first, second, ()) =

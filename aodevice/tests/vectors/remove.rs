@@ -1,9 +1,9 @@
 //! Removing a device: vectors 11 to 17.
 
-use aodevice::{Cause, FailureKind, Force, Kind, sim};
-use devstate::XenbusState;
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, FailureKind, Force, Kind, sim};
+use xen_devstate::XenbusState;
 use xs_client::{DomId, Op};
 
 use crate::world::{BE, FE, GUEST, LX, Line, World, disk, nic, path, tenths, told, warned};
@@ -118,7 +118,7 @@ async fn the_guest_does_not_let_go() {
     );
     assert_eq!(failure.cause.kind(), FailureKind::TimedOut);
     assert_eq!(world.scripts.runs(), [""; 0]);
-    let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
+    let listed = xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
     assert!(listed[0].operation.as_ref().unwrap().starts_with("remove:"), "{listed:?}");
     assert_eq!(listed[0].backend_state.as_ref().unwrap().state(), Some(XenbusState::Closing));
 
@@ -263,7 +263,7 @@ async fn another_backend_serves_the_device_by_now() {
         world.write(&format!("{QDISK}/state"), "6").await;
         world.write(&format!("{LX}/backend"), QDISK).await;
     });
-    assert_eq!(removed.unwrap().id.be_kind, aodevice::BackendKind::Qdisk);
+    assert_eq!(removed.unwrap().id.be_kind, xen_aodevice::BackendKind::Qdisk);
     for directory in [FE, LX, QDISK] {
         assert_eq!(world.read(directory).await, "not there", "{directory}");
     }
@@ -311,7 +311,7 @@ async fn the_removal_of_a_directory_is_refused() {
     let _frontends = sim::Drivers::frontends(world.guest.clone(), GUEST, latency).unwrap();
     let never = CancellationToken::new();
     for directory in [FE, LX, BE] {
-        world.add_with(disk(), aodevice::WaitFor::Connected, &never).await.unwrap();
+        world.add_with(disk(), xen_aodevice::WaitFor::Connected, &never).await.unwrap();
         world.proxy.refuse(Op::RM, directory, xs_client::ErrorCode::EACCES);
         let failure = world.remove(Force::Never).await.unwrap_err();
         assert!(failure.to_string().contains(&format!("RM of {directory} was refused: EACCES")), "{failure}");
@@ -334,7 +334,8 @@ async fn devices_come_and_go_with_drivers_on_both_sides() {
     let never = CancellationToken::new();
     for _ in 0..3 {
         for device in [disk(), nic()] {
-            let success = world.add_with(device.clone(), aodevice::WaitFor::Connected, &never).await.unwrap();
+            let success =
+                world.add_with(device.clone(), xen_aodevice::WaitFor::Connected, &never).await.unwrap();
             assert_eq!(warned(&success), [""; 0]);
         }
         for device in [(Kind::Vif, 0), (Kind::Vbd, 51712)] {

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use aodevice::{Force, Kind, Removal, Step, WaitFor};
 use serde_json::{Value, json};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Force, Kind, Removal, Step, WaitFor};
 
 use crate::world::{BE, GUEST, Line, World, disk};
 
@@ -33,7 +33,7 @@ async fn f6_steps_and_outcomes_carry_the_identity_of_the_device() {
             "seconds": 0.0,
         })
     );
-    let listed = aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
+    let listed = xen_aodevice::list(&world.dom0, GUEST, Kind::Vbd).await.unwrap();
     let listed = serde_json::to_value(&listed).unwrap();
     assert_eq!((&listed[0]["id"]["devid"], &listed[0]["vdev"]), (&json!(51712), &json!("xvda")));
 

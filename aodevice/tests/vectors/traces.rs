@@ -46,7 +46,7 @@ impl Visit for Line {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "aodevice::machine"
+        metadata.target() == "xen_aodevice::machine"
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

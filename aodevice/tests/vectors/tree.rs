@@ -2,9 +2,9 @@
 //! 4.17 left on a real host, as `xenstore-ls -fp` showed it, with `state` and `hotplug-status` as they
 //! were created and without what drivers and scripts wrote.
 
-use aodevice::{Device, Force, Kind, WaitFor, vbd, vif};
 use tokio::join;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Device, Force, Kind, WaitFor, vbd, vif};
 
 use crate::world::{World, added};
 
@@ -234,5 +234,5 @@ async fn nothing_is_left() {
     assert!(tree.iter().all(|line| !line.contains("/op = ")), "{tree:#?}");
     world.remove(Force::AtOnce).await.unwrap();
     assert_eq!(world.dump().await, before);
-    assert!(aodevice::list(&world.dom0, crate::world::GUEST, Kind::Vbd).await.unwrap().is_empty());
+    assert!(xen_aodevice::list(&world.dom0, crate::world::GUEST, Kind::Vbd).await.unwrap().is_empty());
 }

@@ -1,7 +1,7 @@
 //! USB controllers: what is written for them, and what of them cannot be had.
 
-use aodevice::{Cause, Device, Force, Kind, WaitFor, usb_controllers, usbctrl};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Cause, Device, Force, Kind, WaitFor, usb_controllers, usbctrl};
 
 use crate::world::{GUEST, World, added};
 
@@ -75,7 +75,7 @@ async fn without_usbback_nothing_is_left() {
     let failure = world.add(ctrl("type=pv")).await.unwrap_err();
     assert_eq!(
         (failure.cause.code(), failure.hint()),
-        ("timed_out", aodevice::Hint::LoadBackend("xen-usbback"))
+        ("timed_out", xen_aodevice::Hint::LoadBackend("xen-usbback"))
     );
     assert_eq!(world.dump().await, before);
 }

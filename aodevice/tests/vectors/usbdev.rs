@@ -5,14 +5,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aodevice::libxl::Userdata;
-use aodevice::usbdev::{self, HostAddress, Port};
-use aodevice::{
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use xen_aodevice::libxl::Userdata;
+use xen_aodevice::usbdev::{self, HostAddress, Port};
+use xen_aodevice::{
     Cause, Device, Ended, Failure, Force, Hint, HostUsb, Kind, Limits, Part, Plan, Success, Toolstack,
     UsbHost, UsbInterface, WaitFor, usb_controllers, usbctrl, vsnd,
 };
-use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use crate::world::{GUEST, World, added, path, told};
 

@@ -3,8 +3,8 @@
 
 use std::os::unix::fs::FileTypeExt;
 
-use aodevice::{Cause, Device, Force, Hint};
 use tokio::join;
+use xen_aodevice::{Cause, Device, Force, Hint};
 
 use crate::world::{BE, Ended, LX, Line, World, disk, nic, path, told, warned};
 
@@ -23,7 +23,7 @@ async fn add(world: &World, device: Device) -> Ended {
 }
 
 /// The same for a failure: its texts, and the store is as it was.
-async fn fails(world: &World, device: Device) -> Box<aodevice::Failure> {
+async fn fails(world: &World, device: Device) -> Box<xen_aodevice::Failure> {
     let before = world.dump().await;
     let failure = add(world, device).await.unwrap_err();
     assert_eq!(world.dump().await, before);
@@ -43,7 +43,7 @@ async fn c1_a_reported_failure_is_one_whatever_the_exit_status() {
     assert!(matches!(failure.cause, Cause::Reported { .. }), "{failure}");
     assert_eq!(told(&failure)[1], format!("the hotplug script `/etc/xen/scripts/block add` {words}"));
     assert_eq!(failure.hint(), Hint::ReadScriptLog);
-    assert_eq!(failure.cause.kind(), aodevice::FailureKind::Failed);
+    assert_eq!(failure.cause.kind(), xen_aodevice::FailureKind::Failed);
     let runs = world.scripts.runs();
     assert!(runs.last().unwrap().contains("block remove exited with status 0"), "{runs:?}");
 
@@ -172,7 +172,7 @@ async fn a_script_of_an_interface_that_reports_nothing_is_told() {
             ([warned], Some(end)) => assert!(warned.ends_with(&format!("{forgotten}{end}")), "{warned}"),
             _ => panic!("{line:?}: {warned:?}"),
         }
-        let which = (aodevice::Kind::Vif, success.id.devid);
+        let which = (xen_aodevice::Kind::Vif, success.id.devid);
         let never = tokio_util::sync::CancellationToken::new();
         world.toolstack.remove(success.id.fe, which, Force::AtOnce, &never).await.unwrap();
     }

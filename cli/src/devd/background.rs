@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use rustix::process::setsid;
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 
 use super::TRIED;
@@ -25,7 +25,7 @@ pub(super) fn start() -> Result<Exit, Problem> {
         Problem::new(Code::Start, TRIED, error, "see the limits of this process (ulimit -a), or use -F")
     };
     let program = env::current_exe().map_err(failed)?;
-    hotplug::pass_on_no_descriptors().map_err(failed)?;
+    xen_hotplug::pass_on_no_descriptors().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(env::args_os().skip(1)).arg("--background");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
@@ -51,14 +51,20 @@ pub(super) fn leave_session() {
     _ = env::set_current_dir("/");
 }
 
-/// Tells the process that waits, and lets go of what it has in common with that.
-pub(super) fn is_ready(log: &Log) {
+/// Until it is ready this process ends with the one that has started it: who ended that wants no daemon.
+pub(super) fn end_with_starter() {
+    _ = set_parent_process_death_signal(Some(Signal::TERM));
+}
+
+/// Tells the process that waits, and lets go of what it has in common with that; whether it did wait.
+pub(super) fn is_ready(log: &Log) -> bool {
+    _ = set_parent_process_death_signal(None);
     let mut output = io::stdout();
-    // Who waited may have been ended meanwhile.
-    _ = output.write_all(READY.as_bytes()).and_then(|()| output.flush());
+    let waited = output.write_all(READY.as_bytes()).and_then(|()| output.flush()).is_ok();
     let rest = log.file().map_or_else(|| File::options().write(true).open("/dev/null"), File::try_clone);
     if let Ok(rest) = rest {
         _ = dup2_stdout(&rest);
         _ = dup2_stderr(&rest);
     }
+    waited
 }

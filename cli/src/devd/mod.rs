@@ -4,21 +4,22 @@ mod background;
 mod log;
 mod status;
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{self, Path as FilePath, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::NativeRunner;
-use aodevice::devd::{Claim, Daemon, DaemonError, QemuProgram, Settings};
 use clap::Args as ClapArgs;
-use hotplug::{Limits, ScriptRunner};
+use rustix::fs::OFlags;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
+use xen_aodevice::NativeRunner;
+use xen_aodevice::devd::{Claim, Daemon, DaemonError, QemuProgram, Settings};
+use xen_hotplug::{Limits, ScriptRunner};
 use xs_client::{Auto, Client, Config, Reconnect, UnixSocket};
 
 use self::log::Log;
@@ -102,13 +103,22 @@ impl PidFile {
         format!("{}\n", process::id())
     }
 
-    fn write(file: PathBuf) -> Result<Self, Problem> {
-        let written = fs::write(&file, Self::text());
+    fn write(path: PathBuf) -> Result<Self, Problem> {
+        // A FIFO that nobody reads is refused.
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let open = || File::options().write(true).create(true).truncate(true).custom_flags(flags).open(&path);
+        let written = open().and_then(|mut file| {
+            // Not a link that leads there: it is the file that tells of this process.
+            let written = Self(fs::canonicalize(&path)?);
+            let put = file.write_all(Self::text().as_bytes());
+            if put.is_err() && file.metadata().is_ok_and(|file| file.is_file()) {
+                _ = fs::remove_file(&written.0);
+            }
+            put.map(|()| written)
+        });
         let hint = "name a file that you may write to with --pidfile";
-        written.map_err(|error| {
-            Problem::new(Code::Start, TRIED, format!("{}: {error}", file.display()), hint)
-        })?;
-        Ok(Self(file))
+        written
+            .map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", path.display()), hint))
     }
 }
 
@@ -150,6 +160,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     let (qemu, qemu_log_dir) = (args.qemu.as_deref().map(absolute), absolute(&args.qemu_log_dir));
     if args.background {
         background::leave_session();
+        background::end_with_starter();
     }
     let to_file = log_file.or_else(|| args.background.then(|| LOG.into()));
     let log = Arc::new(Log::open(to_file.as_deref(), common.quiet)?);
@@ -180,14 +191,15 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
     log.line(&format!("serving the devices of domain {}, process {}", daemon.own(), process::id()));
     let (background, log_of_events, log_of_ready) = (args.background, log.clone(), log.clone());
+    let stop_of_ready = stop.clone();
     let tell = move |event: &_| log_of_events.line(&format!("{event}"));
     let ready = move |devices| {
         let told = format!("ready, {devices} devices are there");
         log_of_ready.line(&told);
         // Where nobody waits for it, nobody is told.
         _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&told)]);
-        if background {
-            background::is_ready(&log_of_ready);
+        if background && !background::is_ready(&log_of_ready) {
+            stop_of_ready.cancel();
         }
     };
     let mut serving = std::pin::pin!(daemon.run(stop.clone(), tell, ready));

@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use aodevice::devd::{DaemonError, ServedQemu, Stage, holder, qemus, served, unreadable};
-use devstate::XenbusState;
 use serde_json::{Map, Value, json};
+use xen_aodevice::devd::{DaemonError, ServedQemu, Stage, holder, qemus, served, unreadable};
+use xen_devstate::XenbusState;
 use xs_client::Client;
 
 use super::problem;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use aodevice::vbd::Vdev;
-use aodevice::{ByHand, ByHandPreview, DeviceId, Kind, Limits, PlannedRun, Rerun, Which};
 use clap::Args;
-use hotplug::Action;
 use serde_json::json;
+use xen_aodevice::vbd::Vdev;
+use xen_aodevice::{ByHand, ByHandPreview, DeviceId, Kind, Limits, PlannedRun, Rerun, Which};
+use xen_hotplug::Action;
 use xs_client::{DomId, Path};
 
 use crate::args::Common;

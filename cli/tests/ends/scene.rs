@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use aodevice::sim::{self, Drivers};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Client, Config, DomId, Path};
 use xs_store::Store;
 

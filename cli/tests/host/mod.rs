@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
-use aodevice::sim::{self, Drivers};
 use lab::daemon::{Daemon, DaemonKind};
 use tempfile::TempDir;
 use tokio::process::Command;
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Client, Config, DomId};
 
 pub(crate) const GUEST: DomId = DomId(1);

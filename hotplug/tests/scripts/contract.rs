@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 
-use hotplug::{Action, Kind, Request};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::io::{FdFlags, fcntl_setfd};
+use xen_hotplug::{Action, Kind, Request};
 
 use crate::support::{Scripts, request, run, run_with, runner, stat};
 

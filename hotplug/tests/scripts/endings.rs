@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotplug::{Ending, Limits, Report, Request, Runner};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Ending, Limits, Report, Request, Runner};
 
 use crate::support::{Daemon, Scripts, eventually, exists, lives, living_members, run, runner, soon, stat};
 

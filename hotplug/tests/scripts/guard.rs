@@ -3,9 +3,9 @@
 use std::process::Child;
 use std::time::Duration;
 
-use hotplug::{Ending, Limits, Runner};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Ending, Limits, Runner};
 
 use crate::program::{End, start, start_ignoring_child_deaths};
 use crate::support::{Daemon, Scripts, eventually, exists, lives, living_members, run, runner, soon, stat};

@@ -5,15 +5,15 @@ use std::future::ready;
 use std::path::Path;
 use std::time::Duration;
 
-use hotplug::{Action, Ending, Kind, Limits, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action, Ending, Kind, Limits, Request, Runner, ScriptRunner};
 
 use crate::program::{End, start};
 use crate::support::{Scripts, eventually, exists, soon};
 
 const RECORD: &str = "echo begin >> $DIR/record; sleep 0.2; echo end >> $DIR/record";
 
-async fn run(locks: &Path, request: &Request, limits: Limits) -> hotplug::Report {
+async fn run(locks: &Path, request: &Request, limits: Limits) -> xen_hotplug::Report {
     let runner = ScriptRunner::new().lock_dir(locks);
     soon(runner.run(request, &limits, &CancellationToken::new())).await
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotplug::OUTPUT_MAX;
+use xen_hotplug::OUTPUT_MAX;
 
 use crate::support::{Scripts, run, stat};
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action, Kind, Limits, Request, Runner, ScriptRunner};
 
 /// What the variable says: how the program ends, the script, the directory of the locks.
 const VARIABLE: &str = "HOTPLUG_TEST_PROGRAM";

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hotplug::{Ending, Limits, Report, Request, Runner, ScriptRunner};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Ending, Limits, Report, Request, Runner, ScriptRunner};
 
 use crate::support::{Scripts, request, runner, soon};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hotplug::{Action, Ending, Kind, Request, SpawnFault};
+use xen_hotplug::{Action, Ending, Kind, Request, SpawnFault};
 
 use crate::support::{Scripts, request, run, run_with, runner};
 

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use hotplug::{Action, Kind, Limits, Report, Request, Runner, ScriptRunner};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Action, Kind, Limits, Report, Request, Runner, ScriptRunner};
 
 /// A directory with scripts, which find it in `$DIR`.
 pub(crate) struct Scripts(TempDir);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aodevice::sim::{self, Drivers};
 use tokio::time::{Instant, sleep};
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Client, Config, DomId, Path};
 
 use super::Setting;

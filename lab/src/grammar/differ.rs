@@ -1,6 +1,6 @@
 //! The differences from libxlutil that are intended, each as narrow as it can be said.
 
-use aodevice::vbd::Vdev;
+use xen_aodevice::vbd::Vdev;
 
 use super::file;
 use super::oracle::Question;

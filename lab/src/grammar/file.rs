@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use aodevice::xl_cfg::{Settings, Value};
 use fastrand::Rng;
+use xen_aodevice::xl_cfg::{Settings, Value};
 
 use super::oracle::{NAMES, Question};
 

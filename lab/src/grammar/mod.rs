@@ -12,9 +12,9 @@ mod oracle;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use aodevice::vbd;
-use aodevice::vif::Rate;
 use fastrand::Rng;
+use xen_aodevice::vbd;
+use xen_aodevice::vif::Rate;
 
 use crate::apt::Apt;
 use oracle::Question;
@@ -63,7 +63,7 @@ fn ours(question: &Question) -> Result<String, String> {
     match question {
         Question::Disk(arguments) => {
             let disk = vbd::parse(arguments).map_err(|error| error.to_string())?;
-            Ok(serde_json::Value::from(aodevice::Device::Vbd(disk).libxl()).to_string())
+            Ok(serde_json::Value::from(xen_aodevice::Device::Vbd(disk).libxl()).to_string())
         }
         Question::Rate(rate) => {
             rate.parse::<Rate>().map(|rate| rate.to_string()).map_err(|error| error.to_string())

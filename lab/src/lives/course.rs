@@ -5,11 +5,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::{Device, Failure, Force, Kind, Plan, Success, Toolstack, WaitFor, list_all, sim, vbd, vif};
 use lab_proxy::Proxy;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{
+    Device, Failure, Force, Kind, Plan, Success, Toolstack, WaitFor, list_all, sim, vbd, vif,
+};
 use xs_client::{Client, Config, DomId, Error, Path};
 
 use super::schedule::{Act, Blow, DEVICES, End, GUESTS, Schedule, Step, Strike};

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use aodevice::{Force, WaitFor};
 use fastrand::Rng;
+use xen_aodevice::{Force, WaitFor};
 
 use crate::seeded::Parts;
 

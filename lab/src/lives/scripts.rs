@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aodevice::sim;
-use hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::sim;
+use xen_hotplug::{Action, Ending, Kind, Limits, Output, Permit, Report, Request, Runner};
 use xs_client::{Client, Path};
 
 use super::schedule::{Schedule, Script};

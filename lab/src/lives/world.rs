@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use aodevice::devd::{Daemon, DaemonError, Settings};
-use aodevice::sim::{self, Drivers};
 use lab_proxy::Proxy;
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::devd::{Daemon, DaemonError, Settings};
+use xen_aodevice::sim::{self, Drivers};
 use xs_client::{Access, Client, Config, Connect, DomId, Error, Path, Permissions, Reconnect};
 use xs_store::Store;
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use hotplug::Action;
-use hotplug::native::block::Block;
+use xen_hotplug::Action;
+use xen_hotplug::native::block::Block;
 
 use super::observe::Observed;
 use super::world::{GUEST, OTHER, World};

@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use hotplug::Action;
-use hotplug::native::block::{Attached, Block, Detached, Disk, Domain, Failure, Mode, Saved, detach};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::Action;
+use xen_hotplug::native::block::{Attached, Block, Detached, Disk, Domain, Failure, Mode, Saved, detach};
 
 use super::observe::loops_of;
 use super::world::{GUEST, LIMIT, OTHER, World, losetup, must};

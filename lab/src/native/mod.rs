@@ -3,7 +3,7 @@
 //! Each case is gone through twice, on Debian's xenstored and on real loop devices: with the script, as xendev runs it, and
 //! with the handler. What both leave is compared: the keys in the backend's directory with their values, in their order, the
 //! loop device with its file and flags, and what is there after the removal. A case that is meant to differ must
-//! differ, and says why; the list of these is in the documentation of `hotplug::native::block`.
+//! differ, and says why; the list of these is in the documentation of `xen_hotplug::native::block`.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -22,7 +22,7 @@ mod world;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use hotplug::native::block;
+use xen_hotplug::native::block;
 
 use crate::xen::debian::Debian;
 use crate::xen::{packages, target_folder};

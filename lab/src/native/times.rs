@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use hotplug::Action;
-use hotplug::native::block::{Block, Disk, Domain, Mode, detach};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::Action;
+use xen_hotplug::native::block::{Block, Disk, Domain, Mode, detach};
 
 use super::world::{GUEST, LIMIT, World};
 

@@ -8,11 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aodevice::sim;
-use hotplug::native::block::{Block, Disk, Domain, Failure, Saved, User, detach};
-use hotplug::{Action, Held, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::sim;
+use xen_hotplug::native::block::{Block, Disk, Domain, Failure, Saved, User, detach};
+use xen_hotplug::{Action, Held, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use xs_client::{Client, Config, DomId, Path};
 
 use super::observe::loops_of;
@@ -204,7 +204,7 @@ impl World {
         for (key, value) in keys {
             self.write(&format!("{}/{key}", Self::directory(domid)), &value).await?;
         }
-        Ok(attached.map(hotplug::native::block::Attached::keep))
+        Ok(attached.map(xen_hotplug::native::block::Attached::keep))
     }
 
     /// Detaches a guest's disk by the handler, from what the store holds of it.

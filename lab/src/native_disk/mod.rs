@@ -18,7 +18,7 @@ mod side;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use hotplug::native::disk::Script;
+use xen_hotplug::native::disk::Script;
 
 use crate::beside::{Views, faults};
 use crate::xen::debian::Debian;

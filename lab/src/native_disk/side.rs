@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aodevice::{Hotplug, NativeRunner, sim};
 use clap::Args;
-use hotplug::native::disk::Script;
-use hotplug::{Action, Ending, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Hotplug, NativeRunner, sim};
+use xen_hotplug::native::disk::Script;
+use xen_hotplug::{Action, Ending, Kind, Limits, Report, Request, Runner as _, ScriptRunner};
 use xs_client::{Client, Config, DomId, Path};
 
 use super::Views;

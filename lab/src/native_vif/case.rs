@@ -1,8 +1,8 @@
 //! The cases, and what is different in them.
 
 use crate::beside::Difference;
-use hotplug::native::vif::Script;
-use hotplug::{Action, Kind};
+use xen_hotplug::native::vif::Script;
+use xen_hotplug::{Action, Kind};
 
 /// A step of a course.
 #[derive(Clone, Copy, Debug)]

@@ -8,8 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use aodevice::sim;
 use serde_json::Value;
+use xen_aodevice::sim;
 use xs_client::{Client, Config, DomId, Path};
 
 use super::switch::Switch;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use hotplug::native::vif::Script;
-use hotplug::{Action, Kind, Request};
+use xen_hotplug::native::vif::Script;
+use xen_hotplug::{Action, Kind, Request};
 
 use super::SCRIPTS;
 use super::host::Host;

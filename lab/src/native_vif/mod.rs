@@ -28,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hotplug::native::vif::Script;
+use xen_hotplug::native::vif::Script;
 
 use crate::beside::{Views, faults};
 use crate::failure::{Failure, missing};

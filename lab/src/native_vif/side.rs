@@ -4,11 +4,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use hotplug::native::Tools;
-use hotplug::native::vif::{self, Outcome, VifError};
-use hotplug::{Limits, Request, Runner, ScriptRunner};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::native::Tools;
+use xen_hotplug::native::vif::{self, Outcome, VifError};
+use xen_hotplug::{Limits, Request, Runner, ScriptRunner};
 use xs_client::{Client, Path};
 
 use super::case::{CASES, Case, Step};

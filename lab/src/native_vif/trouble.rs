@@ -9,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hotplug::native::vif::{self, Outcome, Script, VifError};
-use hotplug::native::{ToolError, Tools};
-use hotplug::{Action, Kind, Limits, Request};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::native::vif::{self, Outcome, Script, VifError};
+use xen_hotplug::native::{ToolError, Tools};
+use xen_hotplug::{Action, Kind, Limits, Request};
 use xs_client::Path as StorePath;
 
 use super::SCRIPTS;

@@ -63,9 +63,9 @@ pub struct XenArgs {
     /// Test this command instead of building xendev
     #[arg(long, value_name = "PATH")]
     xendev: Option<PathBuf>,
-    /// Give up after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT)]
-    timeout: u64,
+    /// Give up after this time [default: 1200, or what the scenario says]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// Give up when the console says nothing for this time
     #[arg(long, value_name = "SECONDS", default_value_t = SILENCE)]
     silence: u64,
@@ -85,7 +85,7 @@ impl XenArgs {
             debian: Debian::HOST,
             list: false,
             xendev: None,
-            timeout: TIMEOUT,
+            timeout: None,
             silence: SILENCE,
             quiet: true,
             no_install: !may_install,
@@ -132,8 +132,8 @@ pub fn run(args: &XenArgs) -> Result<()> {
     };
     image::assemble(&packages, &cache.join("images"), &overlay, &image)?;
 
-    let limits =
-        Limits { overall: Duration::from_secs(args.timeout), silence: Duration::from_secs(args.silence) };
+    let overall = args.timeout.or(scenario.limit).unwrap_or(TIMEOUT);
+    let limits = Limits { overall: Duration::from_secs(overall), silence: Duration::from_secs(args.silence) };
     let started = Instant::now();
     let log = folder.join("console.log");
     println!("lab: booting the scenario {}; console in {}", scenario.name, log.display());

@@ -2,7 +2,7 @@
 //!
 //! The first line of a script that is a comment says what it shows. A line `# needs xendev` asks for the
 //! command under test to be built and put into the image, a line `# needs lab` for the lab itself, a line
-//! `# needs qemu` for a host with QEMU as a backend and as a device model.
+//! `# needs qemu` for a host with QEMU as a backend and as a device model. A line `# limit SECONDS` is for one that takes long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct Scenario {
     pub needs_lab: bool,
     /// Whether its host runs QEMU, and PVH and HVM guests.
     pub needs_qemu: bool,
+    /// The seconds that it may take, if that is more than most.
+    pub limit: Option<u64>,
 }
 
 impl Scenario {
@@ -75,13 +77,16 @@ pub fn find(name: &str) -> Result<Scenario> {
 fn parse(name: &str, text: &str) -> Scenario {
     let mut comments = text.lines().filter_map(|line| line.strip_prefix("# "));
     let description = comments.next().unwrap_or_default().to_owned();
-    let needs: Vec<&str> = comments.filter_map(|comment| comment.strip_prefix("needs ")).collect();
+    let comments: Vec<&str> = comments.collect();
+    let needs: Vec<&str> = comments.iter().filter_map(|comment| comment.strip_prefix("needs ")).collect();
+    let limit = comments.iter().find_map(|comment| comment.strip_prefix("limit ")?.parse().ok());
     Scenario {
         name: name.to_owned(),
         description,
         needs_xendev: needs.contains(&"xendev"),
         needs_lab: needs.contains(&"lab"),
         needs_qemu: needs.contains(&"qemu"),
+        limit,
     }
 }
 
@@ -91,8 +96,10 @@ mod tests {
 
     #[test]
     fn the_shebang_is_no_description() {
-        let scenario = parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\nplan 1\n");
+        let scenario =
+            parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\n# limit 7200\nplan 1\n");
         assert_eq!(scenario.description, "Shows a thing.");
+        assert_eq!(scenario.limit, Some(7200));
         assert!(scenario.needs_xendev && !scenario.needs_lab && !scenario.needs_qemu);
     }
 

@@ -16,7 +16,7 @@
 //! A QEMU takes up devices at 1 alone, and one that has ended leaves their states as they were. So a device that waits
 //! anew goes back to 1, and no state that was written by one QEMU is taken for the word of the next.
 
-use devstate::XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
+use xen_devstate::XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
 use crate::BackendKind;
 use crate::devd::Place;
@@ -215,7 +215,7 @@ fn known(place: Place, (backend, note): (&Backend, &Note), device: &Device, seen
 
 #[cfg(test)]
 mod tests {
-    use devstate::XenbusState;
+    use xen_devstate::XenbusState;
     use xs_client::DomId;
 
     use super::*;

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use devstate::XenbusState::Initialising;
-use hotplug::{LINE_SHOWN, printable};
 use tokio::time::{Instant, sleep_until};
+use xen_devstate::XenbusState::Initialising;
+use xen_hotplug::{LINE_SHOWN, printable};
 use xs_client::{DomId, Error, Lifecycle, Path, Request as StoreRequest, Watch};
 
 use super::course::{Action, Device, Qemu, Seen, Why, next};

@@ -18,7 +18,7 @@ use xs_client::DomId;
 pub use spec::{DiskSpecError, parse};
 pub use vdev::{Vdev, VdevError};
 
-use hotplug::{LINE_SHOWN, printable};
+use xen_hotplug::{LINE_SHOWN, printable};
 
 use super::members::Members;
 use super::{BackendKind, KindInfo, ListedKey, Recorded, Spec, Surroundings};
@@ -48,7 +48,7 @@ pub(crate) const INFO: KindInfo = KindInfo {
         devid: |entry| Some(Vdev::new(entry.get("vdev")?.as_str()?).ok()?.devid()),
         complete: |_, _| {},
     },
-    runs: |keys| if is_of_tap(keys) { &[hotplug::Kind::Vbd3] } else { &[hotplug::Kind::Vbd] },
+    runs: |keys| if is_of_tap(keys) { &[xen_hotplug::Kind::Vbd3] } else { &[xen_hotplug::Kind::Vbd] },
     unreported: |keys| {
         if is_of_tap(keys) {
             // Of a socket, which has no numbers.

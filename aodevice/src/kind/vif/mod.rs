@@ -19,7 +19,7 @@ pub use mac::{Mac, MacError};
 pub use rate::{Rate, RateError};
 pub use spec::{Defaults, NicSpecError, Notice, notices, parse};
 
-use hotplug::{LINE_SHOWN, printable};
+use xen_hotplug::{LINE_SHOWN, printable};
 
 use super::members::Members;
 use super::{Among, BackendKind, KindInfo, ListedKey, Recorded, Spec, Unique};
@@ -56,8 +56,8 @@ pub(crate) const INFO: KindInfo = KindInfo {
         ..BY_DEVID
     },
     runs: |keys| match keys.get("type").map(String::as_str) {
-        Some("vif_ioemu") => &[hotplug::Kind::VifIoemu, hotplug::Kind::Tap],
-        _ => &[hotplug::Kind::Vif],
+        Some("vif_ioemu") => &[xen_hotplug::Kind::VifIoemu, xen_hotplug::Kind::Tap],
+        _ => &[xen_hotplug::Kind::Vif],
     },
     unreported: |keys| {
         let status = keys.get("hotplug-status").map(String::as_str);

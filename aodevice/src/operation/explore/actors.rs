@@ -1,6 +1,6 @@
 //! What an actor does: it carries out what its machine asks for, by the decisions of `steps.rs`.
 
-use devstate::{Goal, StateValue, XenbusState};
+use xen_devstate::{Goal, StateValue, XenbusState};
 use xs_client::DomId;
 
 use super::super::owner::Owner;
@@ -81,8 +81,10 @@ impl World {
                     let value = self.be.flatten().map(StateValue::State);
                     let node = Node::BackendState;
                     match goal.decide(value.as_ref()) {
-                        Some(devstate::Outcome::Reached(_)) => event(&|_| Event::Waited(Ok(Reached::Value))),
-                        Some(devstate::Outcome::Gone) => event(&|_| Event::Waited(Ok(Reached::Gone))),
+                        Some(xen_devstate::Outcome::Reached(_)) => {
+                            event(&|_| Event::Waited(Ok(Reached::Value)));
+                        }
+                        Some(xen_devstate::Outcome::Gone) => event(&|_| Event::Waited(Ok(Reached::Gone))),
                         Some(_) => event(&|_| Event::Waited(Err(Cause::Vanished(node)))),
                         None if self.is_without_mover() && goal == Goal::CLOSED => {
                             event(&|_| Event::Waited(Ok(Reached::ServerGone)));

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use devstate::{StateValue, XenbusState};
+use xen_devstate::{StateValue, XenbusState};
 use xs_client::DomId;
 
 use super::super::Target;

@@ -3,8 +3,8 @@
 //! What is to be written is decided by plain values ([`Bus`]), and written in the transaction that has read them. A
 //! function is found by its address each time: whoever removes one before it gives it another number.
 
-use devstate::{StateValue, XenbusState};
 use futures_util::future::try_join_all;
+use xen_devstate::{StateValue, XenbusState};
 use xs_client::{Access, Client, DomId, Path, Permissions, Request, Requests};
 
 use super::course::Change;

@@ -10,9 +10,9 @@ mod host;
 
 use std::sync::Arc;
 
-use devstate::{Absent, Ended, Goal, StateSet, StateValue, XenbusState, wait_until};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use xen_devstate::{Absent, Ended, Goal, StateSet, StateValue, XenbusState, wait_until};
 use xs_client::DomId;
 
 pub use self::host::PciHost;

@@ -1,7 +1,7 @@
 //! Reading what there is of a device, with no more requests than the decision needs: where many devices of a domain
 //! go at once, or the store is slow, they are what takes the time.
 
-use devstate::StateValue;
+use xen_devstate::StateValue;
 use xs_client::{Error, Path, Requests};
 
 use super::text;

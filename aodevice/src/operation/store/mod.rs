@@ -9,11 +9,11 @@ mod removal;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use devstate::XenbusState;
 use futures_util::future::try_join4;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use xen_devstate::XenbusState;
 use xs_client::{Client, ErrorCode, Op, Path, Request, Requests, Transaction};
 
 use super::cleanup::{self, CleanupRoots};

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devstate::StateValue;
 use tokio_util::sync::CancellationToken;
+use xen_devstate::StateValue;
 use xs_client::{Client, DomId, Path, Request, Requests};
 
 use super::{Depth, Trees, Tries, keys_of, keys_since, look, look_beside, named, requests, transact};

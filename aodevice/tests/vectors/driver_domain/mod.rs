@@ -6,14 +6,14 @@ mod losses;
 
 use std::time::Duration;
 
-use aodevice::sim::{self, Devd, Drivers};
-use aodevice::{
-    Cause, Device, DriverDomainFault, FailureKind, Force, Hint, Kind, Plan, Removal, RunBy, WaitFor, Warning,
-    vbd, vif,
-};
 use tokio::join;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::sim::{self, Devd, Drivers};
+use xen_aodevice::{
+    Cause, Device, DriverDomainFault, FailureKind, Force, Hint, Kind, Plan, Removal, RunBy, WaitFor, Warning,
+    vbd, vif,
+};
 use xs_client::{Client, Config, DomId};
 
 use crate::world::{Ended, FE, GUEST, LX, World, path, storm, told, warned};
@@ -407,10 +407,10 @@ async fn a_backend_that_nobody_recorded_is_found_in_the_driver_domain() {
 /// Who runs the scripts decides what is waited for.
 #[test]
 fn who_runs_the_scripts() {
-    let which = aodevice::Which { fe: GUEST, kind: Kind::Vbd, devid: 51712 };
+    let which = xen_aodevice::Which { fe: GUEST, kind: Kind::Vbd, devid: 51712 };
     let recorded = || [("script".to_owned(), "/etc/xen/scripts/block".to_owned())];
     let target = |run_by| {
-        let target = aodevice::Target::new(aodevice::DeviceId::new(which, DD), recorded()).unwrap();
+        let target = xen_aodevice::Target::new(xen_aodevice::DeviceId::new(which, DD), recorded()).unwrap();
         let target = target.with_scripts_run_by(run_by);
         (target.runs(), target.runs_of_daemon(), target.daemon_removes())
     };

@@ -7,11 +7,11 @@ mod scripts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
 use lab_proxy::Proxy;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor, sim, vbd, vif};
 use xs_client::{Client, Config, DomId, Error, Path};
 use xs_store::Store;
 

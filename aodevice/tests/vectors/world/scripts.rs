@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use aodevice::sim;
-use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::sim;
+use xen_hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner};
 use xs_client::{Client, Path};
 
 use super::tenths;

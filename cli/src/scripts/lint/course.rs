@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotplug::Ending;
+use xen_hotplug::Ending;
 
 use super::check::{Check, Finding, Verdict};
 use super::host::Host;

@@ -106,7 +106,7 @@ pub(super) struct Survivor {
 
 impl std::fmt::Display for Survivor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {} ({})", self.pid, hotplug::printable(&self.name, hotplug::LINE_SHOWN))?;
+        write!(f, "process {} ({})", self.pid, xen_hotplug::printable(&self.name, xen_hotplug::LINE_SHOWN))?;
         if self.locks.is_empty() {
             Ok(())
         } else {

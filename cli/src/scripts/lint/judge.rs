@@ -113,7 +113,10 @@ pub(super) fn changed(before: &Values, after: &Values, but: &[&str]) -> Vec<Stri
         .map(|path| {
             let value =
                 |values: &Values| values.get(*path).map_or(GONE.to_owned(), |value| format!("{value:?}"));
-            hotplug::printable(format!("/{path}: {} -> {}", value(before), value(after)), hotplug::LINE_SHOWN)
+            xen_hotplug::printable(
+                format!("/{path}: {} -> {}", value(before), value(after)),
+                xen_hotplug::LINE_SHOWN,
+            )
         })
         .collect()
 }

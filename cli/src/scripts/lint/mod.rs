@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use hotplug::{Runner as _, ScriptRunner};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use xen_hotplug::{Runner as _, ScriptRunner};
 
 use check::{Check, Finding, Verdict};
 use sandbox::Sandbox;

@@ -6,13 +6,13 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aodevice::vbd::{Vbd, Vdev};
-use aodevice::{Device as Asked, DeviceId, PlannedWrite, Toolstack, WaitFor, sim, vif};
-use hotplug::native::block::{Saved, detach};
-use hotplug::{Action, Limits, Report, Request, Runner as _, ScriptRunner};
 use tokio::net::UnixListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::vbd::{Vbd, Vdev};
+use xen_aodevice::{Device as Asked, DeviceId, PlannedWrite, Toolstack, WaitFor, sim, vif};
+use xen_hotplug::native::block::{Saved, detach};
+use xen_hotplug::{Action, Limits, Report, Request, Runner as _, ScriptRunner};
 use xs_client::{Client, Config, DomId, Path};
 use xs_store::Store;
 
@@ -110,7 +110,7 @@ impl Ran {
     pub(super) fn told(&self) -> String {
         let status = self.key("hotplug-status").map(|status| format!(", hotplug-status is {status}"));
         let error = self.key("hotplug-error").map(|error| format!(", hotplug-error is {error}"));
-        hotplug::printable(
+        xen_hotplug::printable(
             format!("{}{}{}", self.report, status.unwrap_or_default(), error.unwrap_or_default()),
             1000,
         )
@@ -248,12 +248,12 @@ impl Scene {
             Kind::Vbd => {
                 let mut disk = Vbd::new(target, Vdev::from_devid(51712 + 16 * number));
                 (disk.script, disk.writable, disk.target_is_local) = (Some(script), writable, false);
-                (Asked::Vbd(disk), hotplug::Kind::Vbd)
+                (Asked::Vbd(disk), xen_hotplug::Kind::Vbd)
             }
             Kind::Vif => {
                 let mut nic = self.nic()?;
                 (nic.script, nic.devid) = (Some(script), Some(number));
-                (Asked::Vif(nic), hotplug::Kind::Vif)
+                (Asked::Vif(nic), xen_hotplug::Kind::Vif)
             }
         };
         let preview = self.toolstack.preview(fe, &asked, WaitFor::Script).await;
@@ -345,7 +345,7 @@ impl Scene {
         request.copy = copy;
         let report = self.runner.run(&request, &self.limits(), &self.cancel).await;
         self.go_on()?;
-        if let hotplug::Ending::SpawnFailed(error) = &report.ending {
+        if let xen_hotplug::Ending::SpawnFailed(error) = &report.ending {
             return Err(Stop::Sandbox(format!("{request}: {error}")));
         }
         Ok(Ran { report, keys: self.keys(&device.backend).await? })

@@ -21,7 +21,7 @@
 //! use std::collections::BTreeMap;
 //! use std::time::Duration;
 //!
-//! use hotplug::native::block::{Block, Disk, Domain, Failure, Saved, detach};
+//! use xen_hotplug::native::block::{Block, Disk, Domain, Failure, Saved, detach};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn attach(keys: BTreeMap<String, String>, guest: Domain) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ impl Numbers {
     /// # Examples
     ///
     /// ```
-    /// use hotplug::native::block::Numbers;
+    /// use xen_hotplug::native::block::Numbers;
     ///
     /// assert_eq!(Numbers::parse("7:1f"), Some(Numbers { major: 7, minor: 31 }));
     /// assert_eq!(Numbers::parse("7:+1"), None);

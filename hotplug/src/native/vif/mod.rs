@@ -5,9 +5,9 @@
 //! have written. Like [`ScriptRunner`](crate::ScriptRunner) it has no connection to the store: who calls it writes them.
 //!
 //! ```no_run
-//! use hotplug::native::Tools;
-//! use hotplug::native::vif::{self, Script};
-//! use hotplug::{Action, Kind, Limits, Request};
+//! use xen_hotplug::native::Tools;
+//! use xen_hotplug::native::vif::{self, Script};
+//! use xen_hotplug::{Action, Kind, Limits, Request};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! let request = Request::new(Kind::Vif, Action::Add, 7, 0, "/etc/xen/scripts/vif-bridge")

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use aodevice::vbd::{Vbd, Vdev};
-use aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor};
 use futures_util::{StreamExt, stream};
-use hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner};
 use tokio_util::sync::CancellationToken;
+use xen_aodevice::vbd::{Vbd, Vdev};
+use xen_aodevice::{Device, Failure, Force, Kind, Success, Toolstack, WaitFor};
+use xen_hotplug::{Ending, Limits, Output, Permit, Report, Request, Runner};
 use xs_client::{Client, DomId};
 
 use super::world::Disk;
 
-/// Devices under way at one time, as many as a [`aodevice::Plan`] has.
+/// Devices under way at one time, as many as a [`xen_aodevice::Plan`] has.
 const AT_ONCE: usize = 16;
 
 /// A hotplug script that does nothing, and that in no time.
