@@ -1,5 +1,6 @@
 //! What can go wrong between a caller and the store.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,16 @@ pub enum Error {
         /// Time they took.
         elapsed: Duration,
     },
+    /// A node holds what it was not asked for.
+    #[error("{path} holds \"{found}\", which is no {expected}")]
+    Value {
+        /// The node.
+        path: Path,
+        /// The type that was asked for.
+        expected: &'static str,
+        /// The beginning of what it holds, in a form that can be shown.
+        found: String,
+    },
     /// There are more nodes than [`crate::Config::tree_limit`].
     #[error("there are more than {limit} nodes at and below {path}")]
     TooLarge {
@@ -169,6 +180,30 @@ impl Error {
         )
     }
 
+    /// What the system would call it: what a [`std::io::Error`] that is made of it says.
+    pub fn io_kind(&self) -> io::ErrorKind {
+        use io::ErrorKind as Kind;
+        match self {
+            Self::Store { code, .. } => match *code {
+                ErrorCode::ENOENT => Kind::NotFound,
+                ErrorCode::EACCES | ErrorCode::EPERM => Kind::PermissionDenied,
+                ErrorCode::EEXIST => Kind::AlreadyExists,
+                ErrorCode::EINVAL => Kind::InvalidInput,
+                ErrorCode::EAGAIN => Kind::WouldBlock,
+                ErrorCode::EBUSY => Kind::ResourceBusy,
+                ErrorCode::ENOSYS => Kind::Unsupported,
+                _ if self.is_quota() => Kind::QuotaExceeded,
+                _ => Kind::Other,
+            },
+            Self::Timeout { .. } | Self::NoTurn { .. } | Self::Unsatisfied { .. } => Kind::TimedOut,
+            Self::Encode(_) | Self::Path(_) | Self::Reserved { .. } => Kind::InvalidInput,
+            Self::Disconnected { .. } => Kind::ConnectionAborted,
+            Self::Connect { .. } => Kind::NotConnected,
+            Self::Protocol(_) | Self::Stray { .. } | Self::Reply(_) | Self::Value { .. } => Kind::InvalidData,
+            _ => Kind::Other,
+        }
+    }
+
     /// What a person may do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -186,6 +221,7 @@ impl Error {
             Self::NoTurn { .. } => "let transactions end sooner, or allow more of them at one time",
             Self::Unfinished => "wait for the batches of a transaction before it ends",
             Self::Reserved { .. } => "use the watches and transactions of the client",
+            Self::Value { .. } => "see who writes the node",
             Self::TooLarge { .. } => "read a smaller part, or raise the limit of nodes",
             Self::Store { .. } if self.is_quota() => {
                 "remove what the domain no longer needs, or raise its quota"
@@ -197,6 +233,39 @@ impl Error {
             Self::Path(_) => "give a path of the store: letters, digits and -_@ between slashes",
             Self::Unsatisfied { .. } => "wait longer, or see who should write there",
             _ => "look at the node with xenstore-ls -p",
+        }
+    }
+}
+
+/// For programs whose functions fail with those. The error itself is inside of it
+/// ([`std::io::Error::get_ref`]).
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.io_kind(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_an_error_of_the_system_it_is_of_its_kind_and_says_the_same() {
+        let path = Path::new("/a").unwrap();
+        let of_store = |code| Error::Store { op: Op::READ, path: Some(path.clone()), code };
+        let after = Duration::from_secs(10);
+        for (error, kind) in [
+            (of_store(ErrorCode::ENOENT), io::ErrorKind::NotFound),
+            (of_store(ErrorCode::EACCES), io::ErrorKind::PermissionDenied),
+            (of_store(ErrorCode::E2BIG), io::ErrorKind::QuotaExceeded),
+            (Error::Timeout { op: Op::READ, path: None, after }, io::ErrorKind::TimedOut),
+            (Error::Disconnected { reason: "end of file".into() }, io::ErrorKind::ConnectionAborted),
+            (Path::new("no/../path").unwrap_err().into(), io::ErrorKind::InvalidInput),
+        ] {
+            let told = error.to_string();
+            let error = io::Error::from(error);
+            assert_eq!((error.kind(), error.to_string()), (kind, told));
+            assert!(error.get_ref().is_some_and(|inner| inner.is::<Error>()));
         }
     }
 }

@@ -84,6 +84,7 @@ mod wire;
 pub use client::Client;
 pub use config::{Config, Reconnect};
 pub use error::Error;
+pub use futures_util::Stream;
 pub use lifecycle::{Lifecycle, Lifecycles};
 pub use look::Look;
 pub use queue::Changes;
@@ -96,7 +97,7 @@ pub use transport::{
     XenbusStream, default_device, default_socket,
 };
 pub use tree::Tree;
-pub use watch::Watch;
+pub use watch::{Watch, WatchStream};
 pub use xs_proto::{
     Access, DomId, ErrorCode, Features, Op, PAYLOAD_MAX, Path, PathError, Permission, Permissions, Reply,
     Request, TxId,

@@ -1,6 +1,7 @@
 //! The node operations, in or outside of a transaction.
 
 use std::slice::from_ref;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -223,6 +224,24 @@ impl Requests {
     /// The value of a node, or `None` if there is no such node.
     pub async fn read_opt(&self, path: &Path) -> Result<Option<Bytes>, Error> {
         typed::found(self.read(path).await)
+    }
+
+    /// The value of a node as text.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such node, [`Error::Value`] if it holds something else than UTF-8.
+    pub async fn read_string(&self, path: &Path) -> Result<String, Error> {
+        typed::text(path, self.read(path).await?)
+    }
+
+    /// The value of a node as a number, or as what else can be read from text. White space around it does not count.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such node, [`Error::Value`] if it holds something else.
+    pub async fn read_parsed<T: FromStr>(&self, path: &Path) -> Result<T, Error> {
+        typed::parsed(path, &self.read(path).await?)
     }
 
     /// The values of several nodes, asked for together; `None` for those that are not there.

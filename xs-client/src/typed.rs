@@ -3,6 +3,9 @@
 //!
 //! Who asked does that. The connection, for which everybody waits, only sees whose an answer is.
 
+use std::any::type_name;
+use std::str::FromStr;
+
 use bytes::Bytes;
 use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
 
@@ -69,6 +72,25 @@ pub(crate) fn found<T>(outcome: Result<T, Error>) -> Result<Option<T>, Error> {
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// How much of a value that is not what was asked for an error shows, in bytes.
+const SHOWN: usize = 64;
+
+/// The value of a node as text.
+pub(crate) fn text(path: &Path, value: Bytes) -> Result<String, Error> {
+    String::from_utf8(value.into()).map_err(|error| not_a("UTF-8 text", path, error.as_bytes()))
+}
+
+/// The value of a node as a number or whatever else can be read from text. White space around it does not count.
+pub(crate) fn parsed<T: FromStr>(path: &Path, value: &[u8]) -> Result<T, Error> {
+    let parsed = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+    parsed.ok_or_else(|| not_a(type_name::<T>(), path, value))
+}
+
+fn not_a(expected: &'static str, path: &Path, found: &[u8]) -> Error {
+    let found = found[..found.len().min(SHOWN)].escape_ascii().to_string();
+    Error::Value { path: path.clone(), expected, found }
 }
 
 pub(crate) fn value(outcome: Outcome) -> Result<Bytes, Error> {

@@ -16,6 +16,11 @@ fn each_operation_does_what_it_says() {
     client.write(node, "1").unwrap();
     assert_eq!(client.read(node).unwrap(), "1");
     assert!(client.read(none).unwrap_err().is_not_found());
+    assert_eq!(
+        (client.read_string(node).unwrap(), client.read_parsed::<u8>(node).unwrap()),
+        ("1".to_owned(), 1)
+    );
+    assert!(matches!(client.read_parsed::<bool>(node), Err(Error::Value { .. })));
     assert_eq!(client.read_opt(none).unwrap(), None);
     assert_eq!(client.read_opt(node).unwrap().unwrap(), "1");
     let values = client.read_many(&[none.clone(), node.clone()]).unwrap();

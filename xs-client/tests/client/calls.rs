@@ -29,6 +29,23 @@ async fn concurrent_reads(count: usize) {
     }
 }
 
+#[tokio::test]
+async fn a_value_is_read_as_text_or_as_a_number_and_else_told() {
+    let client = client();
+    let (number, name, junk) = (&path("/n/number"), &path("/n/name"), &path("/n/junk"));
+    client.write(number, " 42\n").await.unwrap();
+    client.write(name, "Domain-0").await.unwrap();
+    client.write(junk, vec![0xff; 200]).await.unwrap();
+    assert_eq!(client.read_parsed::<u32>(number).await.unwrap(), 42);
+    assert_eq!(client.read_string(number).await.unwrap(), " 42\n", "as it stands there");
+    assert!(client.read_parsed::<u32>(&path("/none")).await.unwrap_err().is_not_found());
+    let error = client.read_parsed::<u32>(name).await.unwrap_err();
+    assert_eq!(error.to_string(), r#"/n/name holds "Domain-0", which is no u32"#);
+    let error = client.read_string(junk).await.unwrap_err();
+    assert!(error.to_string().ends_with(r#"\xff", which is no UTF-8 text"#), "{error}");
+    assert!(error.to_string().len() < 400, "a guest's value is not shown whole");
+}
+
 #[tokio::test(start_paused = true)]
 async fn sixty_four_reads_at_once() {
     concurrent_reads(64).await;

@@ -1,11 +1,13 @@
 //! Watches: shared, dropped, neglected, refused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
+use futures_util::stream::select_all;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
-use xs_client::{Client, Config, DomId, Op, Path, Watch};
+use xs_client::{Client, Config, DomId, Error, Op, Path, Watch};
 use xs_store::Store;
 
 use crate::support::{client, path, watched_client};
@@ -33,6 +35,27 @@ async fn it_fires_at_first_and_then_for_changes_below() {
     assert!(is_quiet(&mut watch).await, "neighbours are nothing to it");
     client.rm(&path("/a")).await.unwrap();
     assert_eq!(next(&mut watch).await, [path("/a")]);
+}
+
+/// Several watches as one stream; each ends behind its error.
+#[tokio::test(start_paused = true)]
+async fn watches_are_streams_that_can_be_joined() {
+    let (client, proxy, _store) = watched_client(Config { reconnect: None, ..Config::default() });
+    let (a, b) = (path("/a"), path("/b"));
+    let streams =
+        [client.watch(&a).await.unwrap().into_stream(), client.watch(&b).await.unwrap().into_stream()];
+    let mut watches = select_all(streams);
+    let mut fired = BTreeSet::new();
+    for _ in 0..2 {
+        fired.extend(watches.next().await.unwrap().unwrap().paths);
+    }
+    assert_eq!(fired, BTreeSet::from([a, b.clone()]));
+    client.write(&b, "1").await.unwrap();
+    assert_eq!(watches.next().await.unwrap().unwrap().paths, BTreeSet::from([b]));
+    proxy.inject(&[0xff; 16]);
+    let ends = timeout(Duration::from_secs(1), watches.collect::<Vec<_>>()).await.expect("they end");
+    assert_eq!(ends.len(), 2);
+    assert!(ends.iter().all(|end| end.as_ref().is_err_and(Error::is_disconnected)), "{ends:?}");
 }
 
 /// Changes that came while nobody looked are there at the next look, each path once.
