@@ -25,7 +25,8 @@ use crate::operation::text;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often a worker tries again what the store has refused, or a script that cannot be started. What a lost connection ended is tried for ever.
+/// How often a worker tries again what the store has refused, or a script that cannot be started. What a lost connection
+/// has ended is tried for ever.
 pub(super) const REFUSALS: u32 = 5;
 
 /// What can be chosen for a [`Daemon`].
