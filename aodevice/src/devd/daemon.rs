@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use thiserror::Error as ThisError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -18,7 +17,7 @@ use super::course::{Action, Doing, next};
 use super::place::{BACKENDS, Hint, NOTES, Place};
 use super::qemu::{self, QemuProgram, Qemus};
 use super::worker::{Kick, Shared, Turn, Worker};
-use super::{Event, Holder, Stage, look, unreadable};
+use super::{Event, Holder, look, unreadable};
 use crate::operation::text;
 
 /// The pauses before something is tried again that the store has failed.
@@ -485,47 +484,4 @@ async fn turn(worker: &Worker) {
             () = sleep(pause(attempt)) => attempt += 1,
         }
     }
-}
-
-/// A device as the daemon has noted it.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Served {
-    /// Which device.
-    #[serde(flatten)]
-    pub place: Place,
-    /// How far it has come.
-    pub stage: Stage,
-    /// When it came to that, in seconds since 1970.
-    pub since: u64,
-    /// Why it failed.
-    pub error: Option<String>,
-    /// The state of its backend; `None` if that is gone.
-    pub state: Option<xen_devstate::XenbusState>,
-    /// Whether the toolstack wants it.
-    pub online: bool,
-    /// What its script has reported last.
-    pub hotplug_status: Option<String>,
-}
-
-/// The devices that a daemon in this domain has noted, and how they stand.
-///
-/// # Errors
-///
-/// If the store fails.
-pub async fn served(client: &Client) -> Result<Vec<Served>, Error> {
-    let all = look::all(client, &Path::new(BACKENDS)?).await?;
-    let served = all.into_iter().filter_map(|(place, seen)| {
-        let (note, backend) = (seen.note?, seen.backend);
-        Some(Served {
-            place,
-            stage: note.stage,
-            since: note.since,
-            error: note.error.map(|error| xen_hotplug::printable(error, xen_hotplug::LINE_SHOWN)),
-            state: backend.as_ref().and_then(|backend| backend.state),
-            online: backend.as_ref().is_some_and(|backend| backend.online),
-            hotplug_status: backend.and_then(|backend| backend.status),
-        })
-    });
-    Ok(served.collect())
 }

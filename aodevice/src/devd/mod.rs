@@ -13,6 +13,7 @@
 //! | carrying out what was decided, for one device | `worker`, `undo` |
 //! | which device has its turn | `daemon` |
 //! | that no other daemon serves this domain | `claim` |
+//! | what it has noted, for whoever asks | `served` |
 //! | what is among the notes and is none | `unreadable` |
 //! | a guest's QEMU, and the devices that it serves | `qemu` |
 //!
@@ -28,14 +29,16 @@ mod look;
 mod note;
 mod place;
 mod qemu;
+mod served;
 mod undo;
 mod unreadable;
 mod worker;
 
 pub use claim::{Claim, Holder, holder};
-pub use daemon::{Daemon, DaemonError, Served, Settings, served};
+pub use daemon::{Daemon, DaemonError, Settings};
 pub use event::Event;
 pub use note::Stage;
 pub use place::Place;
 pub use qemu::{Ended, ProcessId, QemuProcess, QemuProgram, Qemus, ServedQemu, qemus};
+pub use served::{Served, served};
 pub use unreadable::unreadable;
