@@ -1,7 +1,7 @@
 //! Undoing what the script of a device made, and removing the device.
 
 use tokio_util::sync::CancellationToken;
-use xen_hotplug::{Action as Run, Ending};
+use xen_hotplug::Action as Run;
 use xs_client::{Error, ErrorCode, Path, Request as StoreRequest};
 
 use super::course::Seen;
@@ -12,6 +12,7 @@ use super::{Event, look};
 use crate::Kind;
 use crate::kind::{Recorded, Surroundings};
 use crate::operation::saved::{self, BEFORE, SEQUENCE};
+use crate::operation::script::never_ran;
 use crate::operation::{cleanup, files};
 
 /// Where the script that removes finds its keys.
@@ -175,10 +176,8 @@ impl Worker {
             self.tell(&Event::Begins(self.place, Box::new(request.clone())));
             let report = self.shared.runner.run(&request, &self.shared.settings.scripts, &never).await;
             if !report.success() {
-                undo = undo.max(match report.ending {
-                    Ending::SpawnFailed(_) | Ending::NotStarted => Undo::NotBegun,
-                    _ => Undo::Failed,
-                });
+                let this = if never_ran(&report.ending) { Undo::NotBegun } else { Undo::Failed };
+                undo = undo.max(this);
                 self.tell(&Event::Trouble(self.place, format!("{request} {report}")));
             }
         }

@@ -120,10 +120,12 @@ impl Worker {
                 Action::Refuse => self.refuse().await?,
                 Action::Remove => self.remove(&seen).await?,
                 Action::Reset => self.reset(&seen).await?,
-                Action::Undo if self.undo_gone(&seen).await? => {}
                 Action::Undo => {
-                    let what = "not undone: it stays noted, and is tried again when the daemon starts anew";
-                    return Ok(Turn::Again(what));
+                    if !self.undo_gone(&seen).await? {
+                        let what =
+                            "not undone: it stays noted, and is tried again when the daemon starts anew";
+                        return Ok(Turn::Again(what));
+                    }
                 }
             }
         }

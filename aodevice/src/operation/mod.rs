@@ -40,7 +40,7 @@ mod qmp;
 pub(crate) mod record;
 pub(crate) mod said;
 pub(crate) mod saved;
-mod script;
+pub(crate) mod script;
 pub(crate) mod steps;
 mod store;
 mod target;

@@ -19,10 +19,15 @@ use crate::kind::{Recorded, Surroundings};
 use crate::machine::{Event, Purpose};
 use crate::{Cause, Toolstack, Warning};
 
+/// Whether a script never ran, so that it may be tried again.
+pub(crate) fn never_ran(ending: &Ending) -> bool {
+    matches!(ending, Ending::SpawnFailed(_) | Ending::NotStarted)
+}
+
 /// Whether a script that failed never ran.
 fn was_not_started(cause: &Cause) -> bool {
     match cause {
-        Cause::Script { report, .. } => matches!(report.ending, Ending::SpawnFailed(_) | Ending::NotStarted),
+        Cause::Script { report, .. } => never_ran(&report.ending),
         Cause::Undecided(_) => true,
         _ => false,
     }

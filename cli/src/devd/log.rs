@@ -11,9 +11,9 @@ use std::time::SystemTime;
 use rustix::fs::{OFlags, fstat};
 use rustix::stdio;
 
-use super::TRIED;
+use super::no_use;
 use crate::printer::stderr;
-use crate::problem::{Code, Problem, line};
+use crate::problem::{Problem, line};
 
 /// Whether standard error is systemd's journal, which says itself which file that is: a program that was started from a
 /// service of another kind has the variable too.
@@ -38,9 +38,7 @@ impl Log {
             let flags = OFlags::NONBLOCK.bits() as i32;
             let file = File::options().append(true).create(true).custom_flags(flags).open(path);
             let hint = "name a file that you may write to with --log, or create its folder";
-            file.map_err(|error| {
-                Problem::new(Code::Start, TRIED, format!("{}: {error}", path.display()), hint)
-            })
+            file.map_err(|error| no_use(path, &error, hint))
         };
         Ok(Self { file: path.map(open).transpose()?, turn: Mutex::default(), quiet })
     }

@@ -89,7 +89,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 struct PidFile(PathBuf);
 
 impl Drop for PidFile {
-    /// It may be a device or a link by its administrator's will, or the next daemon's by now.
+    /// It may be a device by its administrator's will, or the next daemon's by now.
     fn drop(&mut self) {
         let is_file = fs::symlink_metadata(&self.0).is_ok_and(|file| file.is_file());
         if is_file && fs::read(&self.0).is_ok_and(|text| text == Self::text().as_bytes()) {
@@ -117,9 +117,13 @@ impl PidFile {
             put.map(|()| written)
         });
         let hint = "name a file that you may write to with --pidfile";
-        written
-            .map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", path.display()), hint))
+        written.map_err(|error| no_use(&path, &error, hint))
     }
+}
+
+/// What was named on the command line cannot be used.
+fn no_use(path: &FilePath, error: &io::Error, hint: &'static str) -> Problem {
+    Problem::new(Code::Start, TRIED, format!("{}: {error}", path.display()), hint)
 }
 
 /// A path that means the same in every working directory.
@@ -132,7 +136,7 @@ fn make_locks(directory: &FilePath) -> Result<(), Problem> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     let made = made.and_then(|()| tempfile::tempfile_in(directory).map(drop));
     let hint = "run it as root, or name a folder of yours with --run-dir";
-    made.map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", directory.display()), hint))
+    made.map_err(|error| no_use(directory, &error, hint))
 }
 
 /// Looks whether QEMU can be had under this path, before the first disk needs it.
@@ -142,8 +146,7 @@ fn check_qemu(program: &FilePath) -> Result<(), Problem> {
         if runs { Ok(()) } else { Err(io::Error::other("it is no program")) }
     });
     let hint = "name a QEMU with --qemu, or leave that out for the one that the system has for Xen";
-    is_program
-        .map_err(|error| Problem::new(Code::Start, TRIED, format!("{}: {error}", program.display()), hint))
+    is_program.map_err(|error| no_use(program, &error, hint))
 }
 
 pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Problem> {
