@@ -125,5 +125,7 @@ macro_rules! operations {
     };
 }
 
+#[cfg(feature = "tokio")]
 operations!(crate::Requests, [async], [.await]);
+#[cfg(unix)]
 operations!(crate::blocking::Requests, [], []);

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::Retry;
 use crate::retry::Pauses;
 
@@ -94,11 +92,6 @@ impl Reconnect {
     pub(crate) fn standing(&self) -> Duration {
         self.max_pause().max(Duration::from_secs(1)).min(self.within)
     }
-}
-
-/// So many at one time, as Tokio can count them.
-pub(crate) fn at_once(count: usize) -> usize {
-    count.clamp(1, Semaphore::MAX_PERMITS)
 }
 
 impl Default for Config {

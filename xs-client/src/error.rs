@@ -245,6 +245,22 @@ impl From<Error> for io::Error {
     }
 }
 
+/// What a caller is told whose connection is gone.
+pub(crate) fn ended(reason: &str) -> Error {
+    Error::Disconnected { reason: reason.into() }
+}
+
+const LOST_TRANSACTION: &str = "the transaction was lost with an earlier connection";
+
+/// The outcome of what was not sent, because its transaction was lost.
+pub(crate) fn lost_transaction() -> Error {
+    ended(LOST_TRANSACTION)
+}
+
+pub(crate) fn is_lost_transaction(error: &Error) -> bool {
+    matches!(error, Error::Disconnected { reason } if **reason == *LOST_TRANSACTION)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

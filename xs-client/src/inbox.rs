@@ -1,11 +1,12 @@
 //! What was received and not yet looked at.
 
+use std::io;
+
 use bytes::BytesMut;
-use tokio_util::codec::Decoder;
-use xs_proto::{HEADER_LEN, Header, Message, MessageCodec, StreamError};
+use xs_proto::{HEADER_LEN, Header, Message, MessageCodec};
 
 use crate::Error;
-use crate::handle::ended;
+use crate::error::ended;
 
 /// Bytes received at once.
 pub(crate) const CHUNK: usize = 16 << 10;
@@ -39,24 +40,21 @@ impl Inbox {
     /// The next whole message.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<Message>, Error> {
-        self.codec.decode(&mut self.bytes).map_err(|error| lost(&error))
+        Ok(self.codec.cut(&mut self.bytes)?)
     }
 
     /// What it means that nothing more comes.
     pub(crate) fn end(&mut self) -> Error {
-        match self.codec.decode_eof(&mut self.bytes) {
-            Err(error) => lost(&error),
+        match self.codec.cut_last(&mut self.bytes) {
+            Err(error) => error.into(),
             Ok(_) => ended("the store closed it"),
         }
     }
 }
 
 /// What it means that a stream fails.
-pub(crate) fn lost(error: &StreamError) -> Error {
-    match error {
-        StreamError::Decode(error) => Error::Protocol(error.clone()),
-        other => Error::Disconnected { reason: other.to_string().into() },
-    }
+pub(crate) fn lost(error: &io::Error) -> Error {
+    ended(&error.to_string())
 }
 
 #[cfg(test)]

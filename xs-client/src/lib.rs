@@ -49,55 +49,63 @@
 //! # How it is built
 //!
 //! What the protocol demands of a connection (request ids, pending replies, the watch registry)
-//! is a plain value without sockets and clocks, in `connection`; `driver` is the one task that
-//! feeds it from a transport and carries out what it asks.
+//! is a plain value without sockets and clocks, in `connection`. Two faces feed it from a transport and carry out what
+//! it asks: `asynchronous`, by one task, and [`blocking`], by whichever thread waits.
+//!
+//! # Features
+//!
+//! | feature | by default | what it brings |
+//! | --- | --- | --- |
+//! | `tokio` | yes | [`Client`] and all else that is not in [`blocking`], on Tokio |
+//! | `tracing` | yes | events and spans for requests, losses and conflicts |
+//!
+//! Without both, [`blocking`] links twelve crates besides those of this project.
+
+// The two faces together use all of the core.
+#![cfg_attr(not(all(feature = "tokio", unix)), allow(dead_code))]
 
 mod admin;
 mod ask;
+#[cfg(feature = "tokio")]
+mod asynchronous;
+#[cfg(unix)]
 pub mod blocking;
-mod calls;
-mod client;
 mod config;
 mod connection;
-mod driver;
 mod error;
-mod handle;
 mod inbox;
-mod lifecycle;
-mod look;
+mod log;
 mod messages;
+#[cfg(unix)]
+mod places;
 mod queue;
-mod requests;
 mod retry;
 mod slots;
 mod spin;
 mod stats;
-mod transaction;
-pub mod transport;
 mod tree;
 mod typed;
-mod watch;
 mod watcher;
 mod watches;
-mod wire;
 
-pub use client::Client;
+#[cfg(feature = "tokio")]
+pub use asynchronous::transport::{self, Connect, FirstOf, Transport};
+#[cfg(all(feature = "tokio", unix))]
+pub use asynchronous::transport::{
+    Auto, EventFds, Events, Ring, RingStream, SocketStream, UnixSocket, Xenbus, XenbusStream,
+};
+#[cfg(feature = "tokio")]
+pub use asynchronous::{Client, Lifecycle, Lifecycles, Look, Requests, Transaction, Watch, WatchStream};
 pub use config::{Config, Reconnect};
 pub use error::Error;
+#[cfg(feature = "tokio")]
 pub use futures_util::Stream;
-pub use lifecycle::{Lifecycle, Lifecycles};
-pub use look::Look;
+#[cfg(unix)]
+pub use places::{default_device, default_socket};
 pub use queue::Changes;
-pub use requests::Requests;
 pub use retry::Retry;
 pub use stats::Stats;
-pub use transaction::Transaction;
-pub use transport::{
-    Auto, Connect, EventFds, Events, FirstOf, Ring, RingStream, SocketStream, Transport, UnixSocket, Xenbus,
-    XenbusStream, default_device, default_socket,
-};
 pub use tree::Tree;
-pub use watch::{Watch, WatchStream};
 pub use xs_proto::{
     Access, DomId, ErrorCode, Features, Op, PAYLOAD_MAX, Path, PathError, Permission, Permissions, Reply,
     Request, TxId,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use xs_proto::{Op, PAYLOAD_MAX, Path, Request};
 
+use crate::Error;
 use crate::typed::{self, Listing, Outcome, unexpected};
-use crate::{Error, Requests};
 
 /// A node and all below it, as [`Requests::read_tree`] found them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,31 +143,5 @@ impl Reading {
             }
         }
         None
-    }
-}
-
-impl Requests {
-    /// Reads a node and all below it, a level at a time, each with its requests under way together,
-    /// those of up to 256 nodes; `None` if there is no such node.
-    ///
-    /// Outside of a transaction others may change the nodes meanwhile: what is removed before it
-    /// is read is left out. In a transaction the tree is that of one moment, or the commit
-    /// conflicts. The deadline is for each of these.
-    ///
-    /// Fails with [`Error::TooLarge`] if there are more nodes than [`crate::Config::tree_limit`], with
-    /// [`Error::Endless`] if they have more bytes than so many can, and with `EACCES` if one of them may not be read. Dropping the future is safe.
-    pub async fn read_tree(&self, path: &Path) -> Result<Option<Tree>, Error> {
-        let mut reading = Reading::new(path, self.handle.config.tree_limit);
-        loop {
-            let requests = reading.requests()?;
-            if requests.is_empty() {
-                return Ok(reading.tree());
-            }
-            let outcomes = self.batch(requests).await?;
-            for (path, place) in reading.take(outcomes)? {
-                let names = self.directory_or_empty(&path).await?;
-                reading.take_names(&path, place, names)?;
-            }
-        }
     }
 }

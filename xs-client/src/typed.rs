@@ -10,7 +10,7 @@ use bytes::Bytes;
 use xs_proto::{DecodeError, ErrorCode, Names, Op, Path, Permissions, Reply, Request};
 
 use crate::Error;
-use crate::handle::is_lost_transaction;
+use crate::error::is_lost_transaction;
 use crate::retry::Tried;
 
 pub(crate) type Outcome = Result<Reply, Error>;

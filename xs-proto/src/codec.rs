@@ -1,12 +1,17 @@
-//! Messages on a byte stream, for `tokio_util::codec`.
+//! Messages on a byte stream: cut by hand, or by `tokio_util::codec`.
+
+#[cfg(feature = "codec")]
+mod stream;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio_util::codec::{Decoder, Encoder};
 
-use crate::draft::Draft;
-use crate::{DecodeError, EncodeError, HEADER_LEN, Header, Message, PAYLOAD_MAX};
+use crate::{DecodeError, HEADER_LEN, Header, Message, PAYLOAD_MAX};
 
-/// Cuts a stream into [`Message`]s, and appends messages to one.
+#[cfg(feature = "codec")]
+pub use stream::StreamError;
+
+/// Cuts a stream into [`Message`]s ([`Self::cut`]). With the feature `codec` it is a `Decoder` and an `Encoder` for
+/// `tokio_util::codec::Framed` as well.
 ///
 /// A length beyond the limit is an error as soon as its header is there, and nothing is
 /// allocated for it. After an error the stream is out of step: close it.
@@ -27,21 +32,15 @@ impl MessageCodec {
     pub fn with_limit(limit: usize) -> Self {
         Self { limit }
     }
-}
 
-impl Default for MessageCodec {
-    fn default() -> Self {
-        Self::with_limit(PAYLOAD_MAX)
-    }
-}
-
-impl Decoder for MessageCodec {
-    type Item = Message;
-    type Error = StreamError;
-
+    /// Takes the next message from the front of what was received; `None` if it is not whole yet.
+    ///
+    /// # Errors
+    ///
+    /// If its payload is longer than the limit.
     // For the same reason as in the grammars: it makes decoding a quarter faster.
     #[inline(always)]
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
+    pub fn cut(&self, src: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
         let Some(head) = src.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
@@ -61,20 +60,22 @@ impl Decoder for MessageCodec {
         Ok(Some(Message { op, req_id, tx_id, payload }))
     }
 
-    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Message>, StreamError> {
-        match self.decode(src)? {
-            None if !src.is_empty() => Err(DecodeError::Truncated { got: src.len() }.into()),
+    /// The same when nothing more comes.
+    ///
+    /// # Errors
+    ///
+    /// Also if only a part of a message is left.
+    pub fn cut_last(&self, src: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
+        match self.cut(src)? {
+            None if !src.is_empty() => Err(DecodeError::Truncated { got: src.len() }),
             message => Ok(message),
         }
     }
 }
 
-impl Encoder<Message> for MessageCodec {
-    type Error = StreamError;
-
-    fn encode(&mut self, message: Message, out: &mut BytesMut) -> Result<(), StreamError> {
-        let Message { op, req_id, tx_id, payload } = message;
-        Ok(Draft::new(op, req_id, tx_id, out).bytes(&payload).finish()?)
+impl Default for MessageCodec {
+    fn default() -> Self {
+        Self::with_limit(PAYLOAD_MAX)
     }
 }
 
@@ -99,19 +100,4 @@ fn common(payload: &[u8]) -> Option<Bytes> {
         b"OK\0" => Some(Bytes::from_static(b"OK\0")),
         _ => None,
     }
-}
-
-/// What can go wrong on a stream of messages.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The stream itself failed.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// The other side broke the protocol.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// This side tried to send what may not be sent.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
 }

@@ -25,18 +25,17 @@
 //! and keep it alive. Who keeps a [`Path`] or a [`Token`] for long takes it out with
 //! `detached()`.
 //!
-//! The crate is `no_std` and needs `alloc`; the feature `codec` (on by default), for
-//! [`MessageCodec`], needs the standard library.
+//! The crate is `no_std` and needs `alloc`; the feature `codec` (on by default), for [`MessageCodec`] under
+//! `tokio_util::codec`, needs the standard library, which `std` alone brings to the crates that this one uses.
 //!
 //! Source: Xen's `docs/misc/xenstore.txt` and `xen/include/public/io/xs_wire.h`.
 
 #![no_std]
 
 extern crate alloc;
-#[cfg(any(test, feature = "codec", feature = "map"))]
+#[cfg(any(test, feature = "std", feature = "map"))]
 extern crate std;
 
-#[cfg(feature = "codec")]
 #[forbid(unsafe_code)]
 mod codec;
 #[forbid(unsafe_code)]
@@ -64,8 +63,9 @@ mod request;
 // Alone it shares memory with somebody, and in one place: `ring/shared.rs`.
 pub mod ring;
 
+pub use codec::MessageCodec;
 #[cfg(feature = "codec")]
-pub use codec::{MessageCodec, StreamError};
+pub use codec::StreamError;
 pub use domid::DomId;
 pub use error::{DecodeError, EncodeError, ErrorCode};
 pub use features::Features;

@@ -16,15 +16,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, trace};
-use xs_proto::{HEADER_LEN, Request, StreamError, TxId};
+use xs_proto::{HEADER_LEN, Request, TxId};
 
 use super::calls::{Answers, Calls};
 use super::stream::{Came, Reader, Stream};
 use crate::ask::Ask;
 use crate::connection::{Connection, Waiter};
-use crate::handle::ended;
+use crate::error::ended;
 use crate::inbox::lost;
+use crate::log::{debug, trace};
 use crate::messages::Messages;
 use crate::stats::{Counters, Stats};
 use crate::watcher::Watcher;
@@ -382,7 +382,7 @@ impl State {
             }
             Ok(Came::Nothing) => self.unsendable.clone().map_or(Ok(0), Err),
             Ok(Came::End) => Err(reader.inbox.end()),
-            Err(error) => Err(lost(&StreamError::Io(error))),
+            Err(error) => Err(lost(&error)),
         }
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Instant;
 
-use tracing::debug;
 use xs_proto::{Op, Reply, Request};
 
 use super::{Client, Requests};
 use crate::Error;
 use crate::ask::refuse_reserved;
+use crate::log::debug;
 use crate::retry::Tried;
 use crate::typed::{self, unexpected};
 

@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use tokio_util::codec::Decoder;
 use xs_proto::MessageCodec;
 
 use super::*;
@@ -9,8 +8,8 @@ fn path(text: &str) -> Path {
 }
 
 fn sent(connection: &mut Connection) -> Vec<Message> {
-    let mut codec = MessageCodec::default();
-    std::iter::from_fn(|| codec.decode(connection.output()).unwrap()).collect()
+    let codec = MessageCodec::default();
+    std::iter::from_fn(|| codec.cut(connection.output()).unwrap()).collect()
 }
 
 fn answer(to: &Message, op: Op, payload: &'static str) -> Message {

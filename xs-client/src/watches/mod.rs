@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use tracing::debug;
 use xs_proto::{Path, Token};
 
+use crate::log::debug;
 use crate::watcher::Watcher;
 use local::Local;
 use share::{SHARE_FROM, Trial, upwards};

@@ -1,8 +1,8 @@
 //! What watchers are told, in numbers.
 
-use tracing::debug;
 use xs_proto::Path;
 
+use crate::log::debug;
 use crate::queue::Kept;
 use crate::watcher::Watcher;
 

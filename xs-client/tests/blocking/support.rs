@@ -9,7 +9,6 @@ use lab_proxy::Proxy;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
-use tokio_util::codec::Decoder;
 use xs_client::blocking::Client;
 use xs_client::{Config, DomId, Error, Op, Path, Reply, TxId};
 use xs_proto::{Header, Message, MessageCodec};
@@ -90,7 +89,7 @@ impl Peer {
     pub(crate) fn next(&mut self) -> Option<Message> {
         let mut chunk = [0; 4096];
         loop {
-            if let Some(message) = MessageCodec::default().decode(&mut self.input).unwrap() {
+            if let Some(message) = MessageCodec::default().cut(&mut self.input).unwrap() {
                 return Some(message);
             }
             match self.stream.read(&mut chunk).unwrap() {

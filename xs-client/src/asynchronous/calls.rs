@@ -12,9 +12,10 @@ use slab::Slab;
 use tokio::sync::oneshot;
 use xs_proto::{Op, Reply};
 
+use super::handle::{Open, Tx, WeakHandle};
 use crate::Error;
 use crate::connection::Waiter;
-use crate::handle::{Open, Tx, WeakHandle, ended, lost_transaction};
+use crate::error::{ended, lost_transaction};
 use crate::messages::Messages;
 use crate::typed::{Answer, Answered, unexpected};
 

@@ -5,15 +5,20 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use xs_proto::TxId;
 
-use crate::config::at_once;
+use crate::error::ended;
 use crate::messages::Messages;
 use crate::stats::Counters;
 use crate::typed::Answered;
 use crate::watcher::Watcher;
 use crate::{Config, Error, Lifecycle};
+
+/// So many at one time, as Tokio can count them.
+pub(crate) fn at_once(count: usize) -> usize {
+    count.clamp(1, Semaphore::MAX_PERMITS)
+}
 
 /// A transaction, or none; its number means something only on the connection that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,21 +198,6 @@ impl Handle {
             Ok(_) => ended("its driver has ended"),
         }
     }
-}
-
-pub(crate) fn ended(reason: &str) -> Error {
-    Error::Disconnected { reason: reason.into() }
-}
-
-const LOST_TRANSACTION: &str = "the transaction was lost with an earlier connection";
-
-/// The outcome of what was not sent, because its transaction was lost.
-pub(crate) fn lost_transaction() -> Error {
-    ended(LOST_TRANSACTION)
-}
-
-pub(crate) fn is_lost_transaction(error: &Error) -> bool {
-    matches!(error, Error::Disconnected { reason } if **reason == *LOST_TRANSACTION)
 }
 
 /// A transaction that is open on the server. Dropped without being ended, it is aborted there.

@@ -1,6 +1,5 @@
 //! The way that there is on this machine, as libxenstore finds it.
 
-use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -8,8 +7,8 @@ use std::path::PathBuf;
 
 use tokio_util::either::Either;
 
-use super::xenbus::DEVICES;
-use super::{Connect, FirstOf, SocketStream, UnixSocket, Xenbus, XenbusStream, default_socket};
+use super::{Connect, FirstOf, SocketStream, UnixSocket, Xenbus, XenbusStream};
+use crate::places::all_places;
 
 /// The first store that can be reached of several places, each a socket or a device: [`FirstOf`].
 /// Which of the two one is, is told by its file type.
@@ -22,9 +21,9 @@ pub struct Auto(FirstOf<Place>);
 
 impl Auto {
     /// The places where libxenstore looks: `$XENSTORED_PATH` alone if it is set; else
-    /// [`default_socket`], `/dev/xen/xenbus`, `/proc/xen/xenbus`.
+    /// [`crate::default_socket`], `/dev/xen/xenbus`, `/proc/xen/xenbus`.
     pub fn new() -> Self {
-        Self::among(places())
+        Self::among(all_places())
     }
 
     /// These places, in this order.
@@ -92,14 +91,6 @@ impl Connect for Place {
 
     fn is_ordered(&self) -> bool {
         !self.is_device || Xenbus::new(&self.path).is_ordered()
-    }
-}
-
-/// Where libxenstore looks.
-fn places() -> Vec<PathBuf> {
-    match env::var_os("XENSTORED_PATH") {
-        Some(path) => vec![path.into()],
-        None => [default_socket()].into_iter().chain(DEVICES.map(PathBuf::from)).collect(),
     }
 }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::time::timeout_at;
 use xs_proto::Path;
 
+use super::requests::later;
 use crate::queue::Queue;
-use crate::requests::later;
 use crate::watcher::Watcher;
 use crate::{Client, Error, Watch};
 

@@ -26,7 +26,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
-use std::path::{Path as FsPath, PathBuf};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::thread;
@@ -42,18 +42,8 @@ use xs_proto::{ErrorCode, HEADER_LEN, Header, Message, MessageCodec, Op, TxId};
 
 use super::Connect;
 
-/// Where the device is, in the order in which it is looked for. The second needs xenfs.
-pub(super) const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
-
 /// The kernel assembles a message, header included, in a buffer of 4096 bytes.
 const PAYLOAD_MAX: usize = 4096 - HEADER_LEN;
-
-/// Where the kernel has its xenstore device: `/dev/xen/xenbus`, or `/proc/xen/xenbus` if only that
-/// is there.
-pub fn default_device() -> PathBuf {
-    let there = DEVICES.iter().find(|path| FsPath::new(path).exists());
-    there.unwrap_or(&DEVICES[0]).into()
-}
 
 /// Linux's xenstore device, which lets programs of dom0 and of guests share the connection that
 /// their kernel has. It has the rights of that domain.
@@ -68,7 +58,7 @@ pub struct Xenbus {
 }
 
 impl Xenbus {
-    /// The device at a path; see [`default_device`].
+    /// The device at a path; see [`crate::default_device`].
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }

@@ -8,10 +8,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, debug, debug_span};
 use xs_proto::{Op, Reply, Request};
 
+use super::handle::{Command, Open};
+use super::requests::is_loss;
 use crate::ask::refuse_reserved;
-use crate::handle::{Command, Open, is_lost_transaction};
+use crate::error::is_lost_transaction;
 use crate::messages::Messages;
-use crate::requests::is_loss;
 use crate::retry::Tried;
 use crate::typed;
 use crate::{Client, Error, Requests};

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::task::yield_now;
 
-use crate::handle::Link;
+use super::handle::Link;
 use crate::inbox::{Inbox, lost};
 use crate::spin::Spin;
 use crate::stats::Counters;
@@ -86,10 +86,10 @@ impl<'a, T: Transport> Wire<'a, T> {
                     }
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.inbox.end())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error.into()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
                 Poll::Pending => {
                     let Some(error) = self.broken.take() else { return Poll::Pending };
-                    return Poll::Ready(Err(lost(&error.into())));
+                    return Poll::Ready(Err(lost(&error)));
                 }
             }
         }
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::Config;
-    use crate::handle::Handle;
+    use crate::asynchronous::handle::Handle;
 
     fn request() -> BytesMut {
         let mut bytes = BytesMut::new();

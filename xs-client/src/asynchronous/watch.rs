@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 use xs_proto::Path;
 
+use super::handle::{Chore, Handle};
 use crate::Error;
-use crate::handle::{Chore, Handle};
 use crate::queue::Changes;
 use crate::watcher::Watcher;
 

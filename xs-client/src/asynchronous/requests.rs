@@ -11,11 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, trace_span};
 use xs_proto::{DecodeError, Op, Path, Permissions, Reply, Request};
 
+use super::handle::{Command, Handle, Tx};
 use crate::Error;
 use crate::ask::{Ask, refuse_reserved};
-use crate::handle::{Command, Handle, Tx};
 use crate::messages::Messages;
 use crate::retry::Attempt;
+use crate::tree::{Reading, Tree};
 use crate::typed::{self, Answered, Listing, Outcome};
 
 /// What can be asked of the store, by a [`crate::Client`] or inside of a
@@ -305,5 +306,29 @@ impl Requests {
     /// Replaces the permission list of a node.
     pub async fn set_perms(&self, path: &Path, perms: Permissions) -> Result<(), Error> {
         self.request(Request::SetPerms { path: path.clone(), perms }).await.map(drop)
+    }
+
+    /// Reads a node and all below it, a level at a time, each with its requests under way together,
+    /// those of up to 256 nodes; `None` if there is no such node.
+    ///
+    /// Outside of a transaction others may change the nodes meanwhile: what is removed before it
+    /// is read is left out. In a transaction the tree is that of one moment, or the commit
+    /// conflicts. The deadline is for each of these.
+    ///
+    /// Fails with [`Error::TooLarge`] if there are more nodes than [`crate::Config::tree_limit`], with
+    /// [`Error::Endless`] if they have more bytes than so many can, and with `EACCES` if one of them may not be read. Dropping the future is safe.
+    pub async fn read_tree(&self, path: &Path) -> Result<Option<Tree>, Error> {
+        let mut reading = Reading::new(path, self.handle.config.tree_limit);
+        loop {
+            let requests = reading.requests()?;
+            if requests.is_empty() {
+                return Ok(reading.tree());
+            }
+            let outcomes = self.batch(requests).await?;
+            for (path, place) in reading.take(outcomes)? {
+                let names = self.directory_or_empty(&path).await?;
+                reading.take_names(&path, place, names)?;
+            }
+        }
     }
 }

@@ -10,11 +10,18 @@
 //! | [`Ring`] | the store of a domain, over a page and an event channel | those of that domain |
 //! | [`FirstOf`] | the first of several that leads to a store, for good | |
 //! | [`Auto`] | the first socket or device that is there | |
+//!
+//! Where there are no Unix sockets (Windows), a [`Connect`] or a [`Transport`] of one's own is the way, to the device of the
+//! Xen drivers there.
 
+#[cfg(unix)]
 mod auto;
 mod first;
+#[cfg(unix)]
 mod ring;
+#[cfg(unix)]
 mod unix;
+#[cfg(unix)]
 mod xenbus;
 
 use std::future::Future;
@@ -22,11 +29,17 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(unix)]
+pub use crate::places::{default_device, default_socket};
+#[cfg(unix)]
 pub use auto::Auto;
 pub use first::FirstOf;
+#[cfg(unix)]
 pub use ring::{EventFds, Events, Ring, RingStream};
-pub use unix::{SocketStream, UnixSocket, default_socket};
-pub use xenbus::{Xenbus, XenbusStream, default_device};
+#[cfg(unix)]
+pub use unix::{SocketStream, UnixSocket};
+#[cfg(unix)]
+pub use xenbus::{Xenbus, XenbusStream};
 
 /// A byte stream to a store. Implemented for every type that can be one: a `UnixStream`, one end
 /// of `tokio::io::duplex`, your own.

@@ -1,6 +1,5 @@
 //! Xenstore's Unix socket.
 
-use std::env;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,16 +15,6 @@ use tokio::task::consume_budget;
 
 use super::Connect;
 use crate::inbox::CHUNK;
-
-/// Where xenstored listens: `$XENSTORED_PATH`, else `$XENSTORED_RUNDIR/socket`, else
-/// `/run/xenstored/socket`, as libxenstore has it.
-pub fn default_socket() -> PathBuf {
-    if let Some(path) = env::var_os("XENSTORED_PATH") {
-        return path.into();
-    }
-    let run_dir = env::var_os("XENSTORED_RUNDIR").unwrap_or_else(|| "/run/xenstored".into());
-    PathBuf::from(run_dir).join("socket")
-}
 
 /// A store's Unix socket. Who can connect to it is privileged.
 ///

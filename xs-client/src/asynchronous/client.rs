@@ -3,6 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
+#[cfg(unix)]
 use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{Instrument, trace_span};
 use xs_proto::{Op, Path};
 
-use crate::config::at_once;
-use crate::driver;
-use crate::handle::{Command, Tx};
-use crate::requests::later;
-use crate::transport::{Auto, UnixSocket};
+use super::driver;
+use super::handle::{Command, Tx, at_once};
+use super::requests::later;
+#[cfg(unix)]
+use super::transport::{Auto, UnixSocket};
 use crate::watcher::Watcher;
 use crate::{Config, Connect, Error, Lifecycles, Requests, Stats, Transport, Watch};
 
@@ -41,11 +42,13 @@ impl Deref for Client {
 
 impl Client {
     /// Connects to the machine's xenstored by whatever way there is: [`crate::Auto`].
+    #[cfg(unix)]
     pub async fn connect() -> Result<Self, Error> {
         Self::connect_with(Auto::default(), Config::default()).await
     }
 
     /// Connects to a store's Unix socket. Fails with [`Error::Connect`].
+    #[cfg(unix)]
     pub async fn connect_unix(path: impl AsRef<FsPath>, config: Config) -> Result<Self, Error> {
         Self::connect_with(UnixSocket::new(path.as_ref()), config).await
     }
@@ -178,7 +181,7 @@ impl<T: Transport> Connect for Never<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handle::Handle;
+    use crate::asynchronous::handle::Handle;
 
     /// Without a connection nobody takes commands or chores.
     #[tokio::test(start_paused = true)]

@@ -15,13 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, trace, warn};
 use xs_proto::{Request, TxId};
 
-use crate::calls::{Caller, Calls};
+use super::calls::{Caller, Calls};
+use super::handle::{Chore, Command, Handle, Link, is_abandoned};
+use super::requests::later;
+use super::wire::Wire;
 use crate::connection::Connection;
-use crate::handle::{Chore, Command, Handle, Link, ended, is_abandoned, lost_transaction};
+use crate::error::{ended, lost_transaction};
 use crate::inbox::Inbox;
-use crate::requests::later;
 use crate::retry::Pauses;
-use crate::wire::Wire;
 use crate::{Config, Connect, Error, Lifecycle, Reconnect, Transport};
 
 /// Starts the driver on the current runtime, on a first connection; `connect` makes the others.
