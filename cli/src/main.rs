@@ -12,6 +12,7 @@ mod destroy;
 mod devd;
 mod devices;
 mod hint;
+mod journal;
 mod kinds;
 mod machine;
 mod network;

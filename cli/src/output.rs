@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use xen_aodevice::{Failure, Listed, Success};
 
 use crate::args::Common;
+use crate::journal::{Priority, marked};
 use crate::printer::{stderr, stdout};
 use crate::problem::{Code, Exit, Problem, line};
 use crate::signals;
@@ -57,7 +58,7 @@ pub(crate) fn listed(device: &Listed) -> Value {
 /// Puts a warning on standard error, if that is wanted.
 pub(crate) fn warn(common: &Common, warning: &dyn Display) {
     if !common.quiet {
-        stderr().put(format!("warning: {}\n", line(&warning.to_string())));
+        stderr().put(marked(Priority::Warning, &format!("warning: {}\n", line(&warning.to_string()))));
     }
 }
 
@@ -119,7 +120,7 @@ pub(crate) fn finish(outcome: Result<Exit, Problem>, json: bool, role: Role, com
             if role == Role::Report && exit == Exit::Done {
                 // A failure would say that nothing was changed.
                 let text = format!("{tried}: {observed}; what was to be done is done");
-                stderr().put(format!("warning: {}\n", line(&text)));
+                stderr().put(marked(Priority::Warning, &format!("warning: {}\n", line(&text))));
             } else {
                 Problem::new(Code::Output, tried, observed, "see where standard output leads").print();
                 if exit == Exit::Done {

@@ -9,6 +9,7 @@ use xen_aodevice::{Cause, Failure, FailureKind};
 use xs_client::Error;
 
 use crate::hint;
+use crate::journal::{Priority, marked};
 use crate::printer::stderr;
 use crate::signals::cancel_on_signal;
 
@@ -171,7 +172,8 @@ impl Problem {
             // Writing to a String cannot fail.
             _ = writeln!(text, "  observed: {}", line(observed));
         }
-        stderr().put(text + &format!("  hint: {}\n", line(hint)));
+        _ = writeln!(text, "  hint: {}", line(hint));
+        stderr().put(marked(Priority::Error, &text));
     }
 
     pub(crate) fn json(&self) -> Value {

@@ -42,6 +42,15 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// Whether standard output is to hold a JSON value.
 static JSON: AtomicBool = AtomicBool::new(false);
 
+/// What HUP asks for in place of the end.
+static HANGUP: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// From now on HUP asks for this and ends nothing, as it is with daemons.
+pub(crate) fn on_hangup(then: impl Fn() + Send + Sync + 'static) {
+    // The first stands.
+    _ = HANGUP.set(Box::new(then));
+}
+
 /// The token that HUP, INT, QUIT and TERM cancel. The first call installs the handlers.
 ///
 /// A signal that is ignored by inheritance (`nohup`, `trap '' INT`) stays ignored.
@@ -79,7 +88,7 @@ fn install() -> CancellationToken {
     // Where they cannot be heard of, they end the program as they always do.
     if let Ok(mut arrivals) = Signals::new(&heeded) {
         let cancel = token.clone();
-        let listen = move || arrivals.forever().for_each(|_| arrived(&cancel));
+        let listen = move || arrivals.forever().for_each(|kind| arrived(kind, &cancel));
         if thread::Builder::new().name("signals".to_owned()).spawn(listen).is_err() {
             for kind in heeded {
                 _ = register_conditional_default(kind, Arc::new(AtomicBool::new(true)));
@@ -105,7 +114,10 @@ fn last_words() {
     _ = stderr().flush_within(LAST_WORDS);
 }
 
-fn arrived(cancel: &CancellationToken) {
+fn arrived(kind: i32, cancel: &CancellationToken) {
+    if let Some(then) = HANGUP.get().filter(|_| kind == SIGHUP) {
+        return then();
+    }
     if let Some(status) = CONCLUDED.get() {
         let begun = Instant::now();
         while !TOLD.load(Ordering::Acquire) && begun.elapsed() < LAST_WORDS {

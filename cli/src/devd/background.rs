@@ -61,10 +61,15 @@ pub(super) fn is_ready(log: &Log) -> bool {
     _ = set_parent_process_death_signal(None);
     let mut output = io::stdout();
     let waited = output.write_all(READY.as_bytes()).and_then(|()| output.flush()).is_ok();
-    let rest = log.file().map_or_else(|| File::options().write(true).open("/dev/null"), File::try_clone);
+    leave_output_to(log);
+    waited
+}
+
+/// What this process writes goes to the log's file.
+pub(super) fn leave_output_to(log: &Log) {
+    let rest = log.file().map_or_else(|| File::options().write(true).open("/dev/null"), Ok);
     if let Ok(rest) = rest {
         _ = dup2_stdout(&rest);
         _ = dup2_stderr(&rest);
     }
-    waited
 }

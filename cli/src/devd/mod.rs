@@ -2,10 +2,12 @@
 
 mod background;
 mod log;
+mod service;
 mod status;
 
+use std::env;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{self, Path as FilePath, PathBuf};
@@ -15,19 +17,19 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use rustix::fs::OFlags;
-use sd_notify::NotifyState;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::timeout;
 use xen_aodevice::NativeRunner;
-use xen_aodevice::devd::{Claim, Daemon, DaemonError, QemuProgram, Settings};
+use xen_aodevice::devd::{Claim, Daemon, DaemonError, Event, QemuProgram, Settings};
 use xen_hotplug::{Limits, ScriptRunner};
-use xs_client::{Auto, Client, Config, Reconnect, UnixSocket};
+use xs_client::{Auto, Client, Config, Lifecycle, Reconnect, UnixSocket};
 
 use self::log::Log;
 use crate::args::Common;
+use crate::journal::{Priority, is_journal};
 use crate::options::seconds;
 use crate::output::Role;
 use crate::problem::{Code, Exit, Problem, unless_cancelled};
-use crate::signals::cancel_on_signal;
+use crate::signals::{cancel_on_signal, on_hangup};
 use crate::world::StoreChoice;
 
 /// Where the log is that nobody has chosen another place for.
@@ -84,6 +86,9 @@ const TRIED: &str = "cannot serve the devices of this domain";
 
 /// How long to wait for a daemon that ends.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long giving up the claim may take: a store that is gone does not answer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The pid file, which goes with the daemon.
 struct PidFile(PathBuf);
@@ -153,7 +158,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     if args.status {
         return status::run(common, connect(common, Config::default()).await?).await;
     }
-    if !args.foreground && !args.background && !log::is_journal() {
+    if !args.foreground && !args.background && !is_journal() {
         return background::start();
     }
     // First, so that no signal ends it in the midst of a script.
@@ -166,7 +171,17 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
         background::end_with_starter();
     }
     let to_file = log_file.or_else(|| args.background.then(|| LOG.into()));
-    let log = Arc::new(Log::open(to_file.as_deref(), common.quiet)?);
+    let log = Arc::new(Log::open(to_file, common.quiet)?);
+    // A terminal that is closed ends what it has in its foreground.
+    if log.file().is_some() || !io::stderr().is_terminal() {
+        let (log, background) = (log.clone(), args.background);
+        on_hangup(move || {
+            log.reopen();
+            if background {
+                background::leave_output_to(&log);
+            }
+        });
+    }
     make_locks(&run_dir)?;
     qemu.as_deref().map_or(Ok(()), check_qemu)?;
     let client = connect(common, config()).await?;
@@ -175,10 +190,9 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     if let Some(program) = qemu {
         qemus = qemus.program(program);
     }
-    if let StoreChoice::Socket(socket) = &common.store {
-        // The scripts' own xenstore programs are to talk to the same store, and so is QEMU.
-        qemus = qemus.env("XENSTORED_PATH", absolute(socket));
-        scripts = scripts.env("XENSTORED_PATH", absolute(socket));
+    for (name, value) in place_of_store(&common.store) {
+        qemus = qemus.env(name, &value);
+        scripts = scripts.env(name, value);
     }
     let runner = Arc::new(NativeRunner::new(client.clone(), scripts, common.hotplug));
     let of_claim = client.clone();
@@ -192,15 +206,20 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
         unless_cancelled(TRIED, Daemon::new(client, runner, settings)).await?.map_err(cannot_serve)?;
     let claim = unless_cancelled(TRIED, Claim::take(&of_claim, PATIENCE)).await?.map_err(cannot_serve)?;
     let _pidfile = pidfile.map(PidFile::write).transpose()?;
-    log.line(&format!("serving the devices of domain {}, process {}", daemon.own(), process::id()));
+    log.line(
+        Priority::Info,
+        &format!("serving the devices of domain {}, process {}", daemon.own(), process::id()),
+    );
     let (background, log_of_events, log_of_ready) = (args.background, log.clone(), log.clone());
     let stop_of_ready = stop.clone();
-    let tell = move |event: &_| log_of_events.line(&format!("{event}"));
+    // Both end with the process.
+    tokio::spawn(service::keep_alive(stop.clone()));
+    tokio::spawn(tell_of_store(of_claim.clone(), log.clone()));
+    let tell = move |event: &Event| log_of_events.line(priority(event), &event.to_string());
     let ready = move |devices| {
         let told = format!("ready, {devices} devices are there");
-        log_of_ready.line(&told);
-        // Where nobody waits for it, nobody is told.
-        _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&told)]);
+        log_of_ready.line(Priority::Info, &told);
+        service::ready(&told);
         if background && !background::is_ready(&log_of_ready) {
             stop_of_ready.cancel();
         }
@@ -213,28 +232,51 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
             stop.cancel();
             serving.await.and(Err(DaemonError::RunsAlready(other)))
         }
-        () = feed_watchdog() => Ok(()),
     };
-    log.line(&match &served {
-        Ok(()) => "ended by a signal; devices stay attached".to_owned(),
-        Err(DaemonError::RunsAlready(other)) => format!("ended: {other} serves this domain"),
-        Err(_) => "ended: the store is gone".to_owned(),
-    });
+    let (priority, ended) = match &served {
+        Ok(()) => (Priority::Info, "ended by a signal; devices stay attached".to_owned()),
+        Err(DaemonError::RunsAlready(other)) => {
+            (Priority::Error, format!("ended: {other} serves this domain"))
+        }
+        Err(_) => (Priority::Error, "ended: the store is gone".to_owned()),
+    };
+    log.line(priority, &ended);
     if served.is_ok() {
         // What stays tells of a process that is dead.
-        _ = claim.release().await;
+        _ = timeout(LAST_WORDS, claim.release()).await;
     }
     served.map(|()| Exit::Done).map_err(cannot_serve)
 }
 
-/// Tells systemd's watchdog that the daemon goes on, where it is set. Never ends.
-async fn feed_watchdog() {
-    let Some(within) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    let mut ticks = interval((within / 2).max(Duration::from_millis(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        _ = sd_notify::notify(&[NotifyState::Watchdog]);
+/// How much an event matters to whoever reads the log.
+fn priority(event: &Event) -> Priority {
+    match event {
+        Event::Failed(..) => Priority::Error,
+        Event::Trouble(..) | Event::Unreadable { removed: false, .. } | Event::Store(_) => Priority::Warning,
+        _ => Priority::Info,
+    }
+}
+
+/// Where programs find the store that this one works on: those of scripts, and QEMU.
+fn place_of_store(store: &StoreChoice) -> Vec<(&'static str, PathBuf)> {
+    if let StoreChoice::Socket(socket) = store {
+        return vec![("XENSTORED_PATH", absolute(socket))];
+    }
+    let given = |name| env::var_os(name).map(|path| (name, path.into()));
+    ["XENSTORED_PATH", "XENSTORED_RUNDIR"].into_iter().filter_map(given).collect()
+}
+
+/// Tells when the store goes, and when it is back.
+async fn tell_of_store(client: Client, log: Arc<Log>) {
+    let mut lifecycle = client.lifecycle();
+    while let Some(state) = lifecycle.next().await {
+        let (priority, told) = match state {
+            Lifecycle::Lost(error) => (Priority::Warning, format!("{error}; it is waited for")),
+            Lifecycle::Restored(_) => (Priority::Info, "the store is back".to_owned()),
+            _ => continue,
+        };
+        log.line(priority, &told);
+        service::status(&told);
     }
 }
 

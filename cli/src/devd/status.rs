@@ -34,7 +34,7 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
         devices.iter().filter(|device| matches!(device.stage, Stage::Adding | Stage::Removing)).count();
     let failed = devices.iter().filter(|device| device.stage == Stage::Failed).count();
     let none = || {
-        let observed = format!("no daemon runs here; {} devices are noted", devices.len());
+        let observed = format!("no daemon runs here; devices noted: {}", devices.len());
         Problem::new(
             Code::Of("no_daemon"),
             "nobody serves the devices of this domain",
@@ -57,10 +57,7 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     }
     let mut text = match holder {
         Some(holder) => {
-            format!(
-                "{holder} serves {} devices, and works on {working}; {failed} have failed\n",
-                devices.len()
-            )
+            format!("{holder} serves; devices: {}, worked on: {working}, failed: {failed}\n", devices.len())
         }
         None => String::new(),
     };

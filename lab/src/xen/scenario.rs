@@ -54,7 +54,7 @@ pub fn all() -> Result<Vec<Scenario>> {
         }
         let Some(name) = path.file_stem() else { continue };
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        found.push(parse(&name.to_string_lossy(), &text));
+        found.push(parse(&name.to_string_lossy(), &text)?);
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
@@ -74,20 +74,21 @@ pub fn find(name: &str) -> Result<Scenario> {
     })
 }
 
-fn parse(name: &str, text: &str) -> Scenario {
+fn parse(name: &str, text: &str) -> Result<Scenario> {
     let mut comments = text.lines().filter_map(|line| line.strip_prefix("# "));
     let description = comments.next().unwrap_or_default().to_owned();
     let comments: Vec<&str> = comments.collect();
     let needs: Vec<&str> = comments.iter().filter_map(|comment| comment.strip_prefix("needs ")).collect();
-    let limit = comments.iter().find_map(|comment| comment.strip_prefix("limit ")?.parse().ok());
-    Scenario {
+    let limit = comments.iter().find_map(|comment| comment.strip_prefix("limit "));
+    let seconds = |limit: &str| limit.parse().with_context(|| format!("the limit of {name}: {limit:?}"));
+    Ok(Scenario {
         name: name.to_owned(),
         description,
         needs_xendev: needs.contains(&"xendev"),
         needs_lab: needs.contains(&"lab"),
         needs_qemu: needs.contains(&"qemu"),
-        limit,
-    }
+        limit: limit.map(seconds).transpose()?,
+    })
 }
 
 #[cfg(test)]
@@ -97,10 +98,12 @@ mod tests {
     #[test]
     fn the_shebang_is_no_description() {
         let scenario =
-            parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\n# limit 7200\nplan 1\n");
+            parse("x", "#!/bin/bash\n# Shows a thing.\n# More.\n# needs xendev\n# limit 7200\nplan 1\n")
+                .unwrap();
         assert_eq!(scenario.description, "Shows a thing.");
         assert_eq!(scenario.limit, Some(7200));
         assert!(scenario.needs_xendev && !scenario.needs_lab && !scenario.needs_qemu);
+        assert!(parse("x", "# Shows a thing.\n# limit 20m\n").is_err());
     }
 
     #[test]
