@@ -161,8 +161,8 @@ pub(crate) fn words(failure: &Failure) -> String {
                                     its daemon, too (xl devd or xendev devd)"
             .to_owned(),
         Hint::CheckDriverDomain(be) => format!(
-            "see that domain {be} runs the daemon that runs hotplug scripts (xl devd or xendev devd); give a slow script \
-             longer with --script-timeout, and say --no-devd if no daemon is to run there"
+            "see that domain {be} runs the daemon that runs hotplug scripts (xl devd or xendev devd), and that its log tells of no \
+             used up quota; give a slow script longer with --script-timeout, and say --no-devd if no daemon is to run there"
         ),
         Hint::ReadDriverDomainLog(be) => format!(
             "mend what is reported in domain {be}, and try again; the stock scripts log to \

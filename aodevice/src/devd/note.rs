@@ -48,6 +48,9 @@ pub(super) struct Note {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
+    /// No script was ever started for it: nothing is to be undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) untouched: bool,
     /// The backend's keys that the script needs to undo its work, and what was seen before it ran.
     #[serde(default)]
     pub(super) keys: Recorded,
@@ -61,7 +64,7 @@ impl Note {
     /// The note of an add that begins.
     pub(super) fn new(stage: Stage, keys: Recorded) -> Self {
         let token = format!("{:016x}", fastrand::u64(..));
-        Self { stage, token, since: now(), error: None, keys }
+        Self { stage, token, since: now(), error: None, untouched: false, keys }
     }
 
     /// The same device at another stage.

@@ -20,7 +20,7 @@ pub(super) const NOTES: &str = "libxl";
 pub(super) const OURS: &str = "devd";
 
 /// The key of a backend that tells which add of the daemon's it belongs to.
-pub(super) const MARKER: &str = "xendev-devd";
+pub(crate) const MARKER: &str = "xendev-devd";
 
 /// A device that this domain serves.
 ///

@@ -49,7 +49,8 @@ impl Worker {
         let is_known = seen.note.is_some()
             || self.place.kind() == Some(Kind::Vif)
             || seen.backend.as_ref().is_some_and(|backend| backend.made || backend.status.is_some());
-        if is_known && self.undo(keys.clone(), Inputs::Backend).await? == Undo::NotBegun {
+        let is_touched = !seen.note.as_ref().is_some_and(|note| note.untouched);
+        if is_known && is_touched && self.undo(keys.clone(), Inputs::Backend).await? == Undo::NotBegun {
             return self.postpone(seen, keys).await;
         }
         self.clean(token.as_ref(), true).await?;
@@ -61,11 +62,9 @@ impl Worker {
     /// begun stays noted as long as there is no other device of this id, which is not to wait for it.
     pub(super) async fn undo_gone(&self, seen: &Seen) -> Result<bool, Error> {
         let Some(note) = &seen.note else { return Ok(true) };
-        let undo = self.undo(note.keys.clone(), Inputs::Copy).await?;
+        let undo = self.undo_of(note, note.keys.clone()).await?;
         if undo == Undo::NotBegun && seen.backend.is_none() {
-            if note.stage != Stage::Postponed {
-                self.postpone(seen, note.keys.clone()).await?;
-            }
+            self.postpone(seen, note.keys.clone()).await?;
             return Ok(false);
         }
         self.clean(Some(&note.token), false).await?;
@@ -78,7 +77,7 @@ impl Worker {
     pub(super) async fn reset(&self, seen: &Seen) -> Result<(), Error> {
         let Some(note) = &seen.note else { return Ok(()) };
         let keys = self.known(Some(note)).await?;
-        let undo = self.undo(keys, Inputs::Copy).await?;
+        let undo = self.undo_of(note, keys).await?;
         let made = self.place.kind().map_or(&[] as &[&str], |kind| kind.info().made);
         let reset = self.step(true, |seen| {
             let token = seen.backend.as_ref().and_then(|backend| backend.token.as_ref());
@@ -138,6 +137,11 @@ impl Worker {
             if !is_same || token != Some(&note.token) { Ok(None) } else { self.noted(&removing).map(Some) }
         })
         .await
+    }
+
+    /// Runs the script that removes in a copy, if one was ever started for this device.
+    async fn undo_of(&self, note: &Note, keys: Recorded) -> Result<Undo, Error> {
+        if note.untouched { Ok(Undo::Done) } else { self.undo(keys, Inputs::Copy).await }
     }
 
     /// Runs the script that removes. That it fails is told, and changes nothing: the device goes.
@@ -218,10 +222,12 @@ impl Worker {
         Ok(around)
     }
 
-    /// Removes the backend's directory, if it is of the device that was seen, and notes what a later undo needs.
+    /// Removes the backend's directory, if it is of the device that was seen, and notes what a later undo needs, without the
+    /// copy that this one has made.
     async fn postpone(&self, before: &Seen, keys: Recorded) -> Result<(), Error> {
         let why = Some("not undone yet: its script could not be started".to_owned());
         let note = match &before.note {
+            Some(note) if note.stage == Stage::Postponed => note.clone(),
             Some(note) => Note { keys, ..note.at(Stage::Postponed, why) },
             None => Note { error: why, ..Note::new(Stage::Postponed, keys) },
         };
@@ -233,8 +239,10 @@ impl Worker {
             }
             let is_ours = seen.backend.as_ref().is_some_and(|now| now.token == token(before));
             let gone = is_ours.then(|| StoreRequest::Rm(backend.clone()));
+            // The copy is below the note. Where there is none yet, its parents may not be there either.
             let noted = StoreRequest::Write { path: path.clone(), value: note.text().into() };
-            Ok(Some(gone.into_iter().chain([noted]).collect()))
+            let anew = [noted.clone(), StoreRequest::Rm(path.clone()), noted];
+            Ok(Some(gone.into_iter().chain(anew).collect()))
         });
         if postponed.await? {
             tidy(&self.shared.client, &self.place).await;

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use xen_hotplug::{Action as Run, Ending, LINE_SHOWN, Report, Request, Runner, printable};
 use xs_client::{Client, DomId, Error, Path, PathError, Request as StoreRequest};
 
 use super::course::{Action, Backend, Doing, Seen, next};
+use super::kick::Kick;
 use super::note::{Note, Stage};
 use super::place::{MARKER, NOTES, Place};
 use super::{Event, Settings, look};
@@ -20,6 +20,7 @@ use crate::operation::cleanup;
 use crate::operation::files;
 use crate::operation::said::{self, Said};
 use crate::operation::saved::{self, BEFORE, FILE, SEQUENCE};
+use crate::operation::script::never_ran;
 
 /// How often one worker does something before it takes its turn behind others.
 const ROUNDS: usize = 16;
@@ -38,34 +39,6 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Held while a loop device that nobody reported is searched for and given back, so that no two devices take one.
     pub(super) searching: tokio::sync::Mutex<()>,
-}
-
-/// Tells a worker that its device is to be looked at again.
-#[derive(Debug, Default)]
-pub(super) struct Kick {
-    dirty: AtomicBool,
-    notify: Notify,
-}
-
-impl Kick {
-    pub(super) fn kick(&self) {
-        self.dirty.store(true, Ordering::Release);
-        self.notify.notify_one();
-    }
-
-    /// Whether nobody has looked since.
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
-    }
-
-    /// Resolves when it is to be looked again.
-    pub(super) async fn kicked(&self) {
-        self.notify.notified().await;
-    }
-
-    pub(super) fn looks(&self) {
-        self.dirty.store(false, Ordering::Release);
-    }
 }
 
 /// Whether a worker's turn is over.
@@ -92,15 +65,20 @@ pub(super) fn script(keys: &Recorded) -> Option<&String> {
 enum Attempt {
     /// With what is known of the device then.
     Made(Recorded),
-    /// It failed, or was cancelled.
-    Failed { why: String, said: Said },
+    /// It failed, or was cancelled. `untouched`: before a script had begun.
+    Failed { why: String, said: Said, untouched: bool },
     /// The device was not as it had been seen when its turn had come, or no script is to begin any more.
     Withdrawn,
 }
 
 impl Attempt {
-    fn failed(why: impl Into<String>) -> Self {
-        Self::Failed { why: why.into(), said: Said::default() }
+    /// Before a script had begun.
+    fn not_begun(why: impl Into<String>) -> Self {
+        Self::Failed { why: why.into(), said: Said::default(), untouched: true }
+    }
+
+    fn failed(why: impl Into<String>, said: Said) -> Self {
+        Self::Failed { why: why.into(), said, untouched: false }
     }
 }
 
@@ -210,7 +188,9 @@ impl Worker {
                 };
                 self.settle(&note, decide, Event::Attached(self.place)).await
             }
-            Attempt::Failed { why, said } => self.fail(&note, why, &said).await,
+            Attempt::Failed { why, said, untouched } => {
+                self.fail(&Note { untouched, ..note }, why, &said).await
+            }
         }
     }
 
@@ -278,16 +258,16 @@ impl Worker {
             let why = format!(
                 "the backend's node script {found}, and must hold the path of a script, from the root"
             );
-            return Ok(Attempt::failed(printable(why, LINE_SHOWN)));
+            return Ok(Attempt::not_begun(printable(why, LINE_SHOWN)));
         }
         let mut known = note.keys.clone();
         for (index, run) in self.runs(kind, keys).into_iter().enumerate() {
             if kind == Kind::Vif && index == 0 {
                 tokio::select! {
                     biased;
-                    () = cancel.cancelled() => return Ok(Attempt::failed("was given up: the device is being removed")),
+                    () = cancel.cancelled() => return Ok(Attempt::not_begun("was given up: the device is being removed")),
                     () = stop.cancelled() => return Ok(Attempt::Withdrawn),
-                    there = self.interface(keys) => if let Err(why) = there { return Ok(Attempt::failed(why)) },
+                    there = self.interface(keys) => if let Err(why) = there { return Ok(Attempt::not_begun(why)) },
                 }
             }
             let request = self.request(run, Run::Add, keys);
@@ -326,8 +306,13 @@ impl Worker {
                 // Without a permit it could not be started, which its report says.
                 Some(Ok(true)) | None => {}
             }
-            if let Some(attempt) = self.judge(kind, &request, report, &mut known).await? {
-                return Ok(attempt);
+            let is_unbegun = index == 0 && never_ran(&report.ending);
+            match self.judge(kind, &request, report, &mut known).await? {
+                Some(Attempt::Failed { why, said, .. }) => {
+                    return Ok(Attempt::Failed { why, said, untouched: is_unbegun });
+                }
+                Some(attempt) => return Ok(attempt),
+                None => {}
             }
         }
         known.remove(BEFORE);
@@ -413,7 +398,8 @@ impl Worker {
         known: &mut Recorded,
     ) -> Result<Option<Attempt>, Error> {
         if report.ending == Ending::Aborted {
-            return Ok(Some(Attempt::failed(format!("{request} was given up: the device is being removed"))));
+            let why = format!("{request} was given up: the device is being removed");
+            return Ok(Some(Attempt::failed(why, Said::default())));
         }
         let after = look::keys(&self.shared.client, &self.place).await?;
         let said = Said::of(&after);
@@ -423,13 +409,13 @@ impl Worker {
         };
         if said.is_failure() {
             let why = said.error.clone().unwrap_or_else(|| in_its_words(report, &said));
-            return Ok(Some(Attempt::Failed { why, said }));
+            return Ok(Some(Attempt::failed(why, said)));
         }
         if !report.success() {
             // `connected` is what the stock script says of a disk that is not there.
             let told = said.error.clone();
             let why = told.clone().unwrap_or_else(|| in_its_words(report, &said));
-            return Ok(Some(Attempt::Failed { why, said: Said { status: None, error: told } }));
+            return Ok(Some(Attempt::failed(why, Said { status: None, error: told })));
         }
         known.extend(after.into_iter().filter(|(key, _)| !saved::is_own(key)));
         if let Some((path, key)) = kind.info().numbers
@@ -441,7 +427,7 @@ impl Worker {
         }
         let unreported = (kind.info().unreported)(known).filter(|_| kind == Kind::Vbd);
         Ok(unreported.map(|(missing, _)| {
-            Attempt::failed(in_its_words(report, &said) + " and did not write " + missing)
+            Attempt::failed(in_its_words(report, &said) + " and did not write " + missing, Said::default())
         }))
     }
 
@@ -465,7 +451,9 @@ impl Worker {
             Some(note) => Note { keys: known, ..note.at(stage, error.clone()) },
             None => Note { error: error.clone(), ..Note::new(stage, known) },
         };
-        let is_scripted = self.place.backend_kind.is_scripted();
+        // Another daemon's script has said so where it was to.
+        let is_to_be_told =
+            before.is_some() && self.place.backend_kind.is_scripted() || self.place.is_of_qemu();
         let adopted = self.step(false, |seen| {
             let Some(backend) = seen.backend.as_ref().filter(|_| seen.note == before) else {
                 return Ok(None);
@@ -474,17 +462,15 @@ impl Worker {
                 return Ok(None);
             }
             let mut requests = self.noted(&note)?;
-            if before.is_some() && is_scripted {
-                match &error {
-                    Some(error) if !backend.status.as_deref().is_some_and(said::is_failure) => {
-                        requests.push(self.write("hotplug-error", error.clone())?);
-                        requests.push(self.write("hotplug-status", "error")?);
-                    }
-                    None if backend.status.is_none() => {
-                        requests.push(self.write("hotplug-status", "connected")?);
-                    }
-                    _ => {}
+            match &error {
+                Some(error) if !backend.status.as_deref().is_some_and(said::is_failure) => {
+                    requests.push(self.write("hotplug-error", error.clone())?);
+                    requests.push(self.write("hotplug-status", "error")?);
                 }
+                None if is_to_be_told && backend.status.is_none() => {
+                    requests.push(self.write("hotplug-status", "connected")?);
+                }
+                _ => {}
             }
             Ok(Some(requests))
         });

@@ -4,10 +4,11 @@
 //! The backend's directory is its own, so nothing there is believed beyond this one device: neither which script that
 //! has, nor which guest. Its texts are shown escaped and shortened.
 //!
-//! Evidence that a script has run is what the backend needs of it: a state of 4, or `physical-device` for a disk. The
-//! stock `block` reports `connected` also of an image that is not there, and libxl's daemon reports no failure of a script that
-//! did not do so itself. In which order these nodes are written is not settled, so one without the other is
-//! given some time.
+//! Evidence that a script has run is its report (`hotplug-status`), and what the backend needs of it: `physical-device` for a
+//! disk. One without the other is given some time: the stock `block` reports `connected` also of an image that is not there,
+//! libxl's daemon reports nothing that the script did not, and in which order these nodes are written is not settled. Our
+//! own daemon reports how each script ended, so its report is waited for: what a script has written before it ended is
+//! not its end. netback gets to 4 only by a report, which it then takes away.
 
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use xs_client::{Client, Path, Watch};
 use super::observe::shown;
 use super::said::is_failure;
 use super::{Target, store};
+use crate::devd::MARKER;
 use crate::kind::Recorded;
 use crate::machine::{Node, Reached};
-use crate::{Cause, Condition, DriverDomainFault, Toolstack};
+use crate::{Cause, Condition, DriverDomainFault, Kind, Toolstack};
 
 /// How long a report may be without what it reports, or the other way round.
 const GRACE: Duration = Duration::from_secs(2);
@@ -37,6 +39,8 @@ struct Seen {
     error: Option<String>,
     /// What the script should have written and did not.
     missing: Option<&'static str>,
+    /// Whether the daemon there is one that reports how each script ended.
+    reports: bool,
 }
 
 /// What that means.
@@ -44,8 +48,8 @@ struct Seen {
 enum Verdict {
     /// Nothing yet.
     Wait,
-    /// This, if nothing else comes.
-    Presumably(Result<(), DriverDomainFault>),
+    /// This, if nothing else comes for so long; at the end of all waiting at the latest.
+    Presumably(Result<(), DriverDomainFault>, Duration),
     /// This.
     Certainly(Result<(), Cause>),
 }
@@ -56,13 +60,14 @@ impl Seen {
         let info = target.id().kind.info();
         let made: Vec<&str> =
             info.made.iter().copied().chain(["hotplug-status", "physical-device-path"]).collect();
-        let mut nodes = vec![backend.join("state")?, backend.join("hotplug-error")?];
+        let mut nodes = vec![backend.join("state")?, backend.join("hotplug-error")?, backend.join(MARKER)?];
         for key in &made {
             nodes.push(backend.join(key)?);
         }
         let mut seen = client.read_many(&nodes).await?.into_iter();
         let state = seen.next().flatten().as_deref().map(StateValue::parse);
         let error = seen.next().flatten().filter(|error| !error.is_empty()).map(|error| shown(&error));
+        let reports = seen.next().flatten().is_some();
         let written = made.iter().zip(seen);
         let written = written.filter_map(|(key, value)| Some(((*key).to_owned(), store::text(value)?)));
         let mut keys: Recorded = target.recorded().clone();
@@ -70,7 +75,7 @@ impl Seen {
         keys.extend(written);
         let status = keys.get("hotplug-status").filter(|status| !status.is_empty()).cloned();
         let missing = (info.unreported)(&keys).map(|(missing, _)| missing);
-        Ok(Self { state, status, error, missing })
+        Ok(Self { state, status, error, missing, reports })
     }
 
     fn verdict(&self, target: &Target) -> Verdict {
@@ -82,7 +87,9 @@ impl Seen {
         }
         let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
         match goal.decide(self.state.as_ref()) {
-            Some(Outcome::Reached(XenbusState::Connected)) => return Verdict::Certainly(Ok(())),
+            Some(Outcome::Reached(XenbusState::Connected)) if target.id().kind == Kind::Vif => {
+                return Verdict::Certainly(Ok(()));
+            }
             Some(Outcome::Vanished) => return Verdict::Certainly(Err(Cause::Vanished(node))),
             Some(Outcome::Failed(found)) => {
                 let found = found.to_string();
@@ -90,13 +97,15 @@ impl Seen {
             }
             _ => {}
         }
+        let works = self.missing.is_none()
+            || matches!(goal.decide(self.state.as_ref()), Some(Outcome::Reached(XenbusState::Connected)));
         match (self.status.as_deref(), self.missing) {
-            (Some("connected"), None) => Verdict::Certainly(Ok(())),
+            (Some("connected"), _) if works => Verdict::Certainly(Ok(())),
             (Some("connected"), Some(missing)) => {
-                Verdict::Presumably(Err(DriverDomainFault::NotReported { missing }))
+                Verdict::Presumably(Err(DriverDomainFault::NotReported { missing }), GRACE)
             }
-            (_, None) => Verdict::Presumably(Ok(())),
-            (_, Some(_)) => Verdict::Wait,
+            _ if works => Verdict::Presumably(Ok(()), if self.reports { Duration::MAX } else { GRACE }),
+            _ => Verdict::Wait,
         }
     }
 }
@@ -111,20 +120,18 @@ pub(super) async fn scripted(client: &Client, target: &Target, limit: Duration) 
     loop {
         let presumed = match Seen::read(client, target).await?.verdict(target) {
             Verdict::Certainly(decided) => return decided.map(|()| Reached::Value),
-            Verdict::Presumably(presumed) => Some(presumed),
+            Verdict::Presumably(presumed, grace) => Some((presumed, grace)),
             Verdict::Wait => None,
         };
         since = presumed.as_ref().map(|_| since.unwrap_or_else(Instant::now));
-        if is_over || since.is_some_and(|since| since.elapsed() >= GRACE) {
-            let presumed = presumed.unwrap_or(Err(DriverDomainFault::Silent { limit }));
+        let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+        let left = presumed.as_ref().map(|(_, grace)| grace.saturating_sub(waited));
+        if is_over || left.is_some_and(|left| left.is_zero()) {
+            let presumed =
+                presumed.map_or(Err(DriverDomainFault::Silent { limit }), |(presumed, _)| presumed);
             return presumed.map(|()| Reached::Value).map_err(fault);
         }
-        let grace = async {
-            match since {
-                Some(since) => tokio::time::sleep_until(since + GRACE).await,
-                None => std::future::pending().await,
-            }
-        };
+        let grace = xen_devstate::deadline(left.unwrap_or(Duration::MAX));
         // The ends come first: who writes there all the time is not to put them off.
         tokio::select! {
             biased;

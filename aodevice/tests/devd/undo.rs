@@ -109,3 +109,39 @@ async fn a_device_is_set_up_though_the_one_before_could_not_be_undone() {
     world.noted(NOTE, "attached").await;
     assert!(has(&devd, NOT_UNDONE), "{:?}", devd.events());
 }
+
+/// Nothing was begun, so nothing is to be undone: a driver domain does not fill up with notes of what never was.
+#[tokio::test(start_paused = true)]
+async fn an_add_whose_script_cannot_be_started_leaves_nothing() {
+    for vanishes in [true, false] {
+        let world = World::new().await;
+        let devd = world.devd().await;
+        world.scripts.on("add", Line::IsMissing);
+        world.scripts.on("remove", Line::IsMissing);
+        world.attach_disk().await;
+        world.reads(&format!("{BE}/hotplug-status"), "error").await;
+        if vanishes {
+            world.dom0.rm(&path("/local/domain/1/backend")).await.unwrap();
+            world.is_gone(NOTE).await;
+        } else {
+            world.detach(BE).await;
+        }
+        assert_eq!(world.left().await, [""; 0]);
+        assert_eq!(world.scripts.runs().len(), 1, "{:?}", world.scripts.runs());
+        assert!(!has(&devd, "not undone"), "{:?}", devd.events());
+    }
+}
+
+/// What the script would have needed for it is not left beside the note.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_could_not_begin_leaves_its_note_alone() {
+    let world = World::new().await;
+    let _devd = world.devd().await;
+    world.attach_disk().await;
+    world.noted(NOTE, "attached").await;
+    world.scripts.on("remove", Line::IsMissing);
+    world.dom0.rm(&path("/local/domain/1/backend")).await.unwrap();
+    sleep(LONG).await;
+    world.noted(NOTE, "postponed").await;
+    assert_eq!(world.dom0.directory(&path(NOTE)).await.unwrap(), [""; 0]);
+}

@@ -41,7 +41,15 @@ pub(super) fn start() -> Result<Exit, Problem> {
         crate::output::say(line);
     }
     let ended = child.wait().map_err(failed)?;
-    Ok(Exit::Background(ended.code().and_then(|code| code.try_into().ok()).unwrap_or(1)))
+    match ended.code().and_then(|code| code.try_into().ok()) {
+        Some(status) => Ok(Exit::Background(status)),
+        None => Err(Problem::new(
+            Code::Start,
+            TRIED,
+            format!("its process has ended before it was ready: {ended}"),
+            "see the limits of this process (ulimit -a), and the kernel's log",
+        )),
+    }
 }
 
 /// Takes this process out of the session of whoever has started the daemon.

@@ -238,7 +238,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
         Err(DaemonError::RunsAlready(other)) => {
             (Priority::Error, format!("ended: {other} serves this domain"))
         }
-        Err(_) => (Priority::Error, "ended: the store is gone".to_owned()),
+        Err(error) => (Priority::Error, format!("ended: {error}")),
     };
     log.line(priority, &ended);
     if served.is_ok() {

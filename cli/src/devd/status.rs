@@ -32,7 +32,8 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     let (holder, devices, qemus, unreadable) = looked.map_err(|error| problem(tried, error))?;
     let working =
         devices.iter().filter(|device| matches!(device.stage, Stage::Adding | Stage::Removing)).count();
-    let failed = devices.iter().filter(|device| device.stage == Stage::Failed).count();
+    let at = |stage| devices.iter().filter(|device| device.stage == stage).count();
+    let (failed, postponed) = (at(Stage::Failed), at(Stage::Postponed));
     let none = || {
         let observed = format!("no daemon runs here; devices noted: {}", devices.len());
         Problem::new(
@@ -57,7 +58,8 @@ pub(super) async fn run(common: &Common, client: Client) -> Result<Exit, Problem
     }
     let mut text = match holder {
         Some(holder) => {
-            format!("{holder} serves; devices: {}, worked on: {working}, failed: {failed}\n", devices.len())
+            let counted = format!("devices: {}, worked on: {working}, failed: {failed}", devices.len());
+            format!("{holder} serves; {counted}, to be undone: {postponed}\n")
         }
         None => String::new(),
     };

@@ -16,10 +16,11 @@ use super::course::{Action, Device, Qemu, Seen, Why, next};
 use super::record::{self, Record};
 use super::{QemuProcess, SERVED};
 use crate::devd::course::Seen as Stands;
-use crate::devd::daemon::{REFUSALS, pause};
+use crate::devd::kick::Kick;
 use crate::devd::note::{Note, Stage};
 use crate::devd::place::{BACKENDS, Place};
-use crate::devd::worker::{Kick, Shared, Worker};
+use crate::devd::turns::{REFUSALS, pause};
+use crate::devd::worker::{Shared, Worker};
 use crate::devd::{Event, look};
 use crate::kind::Recorded;
 use crate::operation::model::Log;
@@ -64,8 +65,9 @@ struct Keeper {
     word: Option<Watch>,
     /// Devices with which the store refuses to go on; others are not to wait for them.
     stuck: HashSet<Place>,
-    /// How often it has refused something in a row.
+    /// How often it has refused something in a row, and what it said last.
     refusals: u32,
+    refused: Option<String>,
 }
 
 /// What a keeper does when it has done all.
@@ -94,6 +96,7 @@ pub(in crate::devd) async fn keep(shared: Arc<Shared>, fe: DomId, kick: Arc<Kick
         word: None,
         stuck: HashSet::new(),
         refusals: 0,
+        refused: None,
     };
     let mut attempt = 0;
     while !keeper.shared.stop.is_cancelled() {
@@ -104,13 +107,16 @@ pub(in crate::devd) async fn keep(shared: Arc<Shared>, fe: DomId, kick: Arc<Kick
                 until
             }
             Err(error) => {
-                keeper.tell(error.to_string());
+                let text = error.to_string();
+                if keeper.is_news(&text) {
+                    keeper.tell(text);
+                }
                 if matches!(keeper.shared.client.lifecycle().now(), Lifecycle::Ended(_)) {
                     return;
                 }
                 attempt += 1;
                 keeper.refusals += u32::from(is_refusal(&error));
-                keeper.unless_refused(pause(attempt - 1))
+                Some(Instant::now() + pause(attempt - 1))
             }
         };
         keeper.wait(until).await;
@@ -131,9 +137,10 @@ impl Keeper {
         Worker { shared: self.shared.clone(), place, kick: Arc::default() }
     }
 
-    /// When to try again what has failed: what is refused again and again waits for the next event.
-    fn unless_refused(&self, pause: Duration) -> Option<Instant> {
-        (self.refusals < REFUSALS).then(|| Instant::now() + pause)
+    /// Whether an error is to be told: one that comes again and again is known.
+    fn is_news(&mut self, error: &str) -> bool {
+        let is_known = self.refused.replace(error.to_owned()).is_some_and(|refused| refused == error);
+        !is_known || self.refusals < REFUSALS
     }
 
     /// Does what is to be done, until that is nothing.
@@ -148,9 +155,10 @@ impl Keeper {
             }
             let again = if self.stuck.is_empty() {
                 self.refusals = 0;
+                self.refused = None;
                 None
             } else {
-                self.unless_refused(pause(self.refusals))
+                Some(Instant::now() + pause(self.refusals))
             };
             if self.process.is_none() && self.stuck.is_empty() {
                 return Ok(Rest::Over);
@@ -336,9 +344,12 @@ impl Keeper {
         let stands = stands.cloned().unwrap_or_default();
         match self.act_on_device(place, action, stands).await {
             Err(error) if is_refusal(&error) => {
+                let text = error.to_string();
+                if self.is_news(&text) {
+                    self.worker(place).tell(&Event::Trouble(place, text));
+                }
                 self.stuck.insert(place);
                 self.refusals += 1;
-                self.worker(place).tell(&Event::Trouble(place, error.to_string()));
                 Ok(())
             }
             // A store that is gone is gone for all.

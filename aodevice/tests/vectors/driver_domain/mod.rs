@@ -216,15 +216,27 @@ async fn b10_connected_without_a_device_is_a_failure() {
     scene.nothing_is_left().await;
 }
 
-/// In which order the daemon's and the script's words come does not matter, and a device that works is one whatever
-/// they say.
+/// In which order the daemon's and the script's words come does not matter, and a device that works is one if they say
+/// nothing for a while.
 #[tokio::test(start_paused = true)]
 async fn the_order_of_reports_does_not_matter() {
     for (words, seconds) in [
         (&[("hotplug-status", "connected"), ("physical-device", "7:0")][..], 1.0),
         (&[("physical-device", "7:0"), ("hotplug-status", "connected")], 1.0),
         (&[("physical-device", "7:0")], 2.0),
-        (&[("state", "4")], 0.0),
+        (&[("state", "4")], 2.0),
+        (&[("state", "4"), ("hotplug-status", "connected")], 1.0),
+        // Our daemon reports how each script ended, however long that takes.
+        (
+            &[
+                ("xendev-devd", "1"),
+                ("physical-device", "7:0"),
+                ("state", "4"),
+                ("a", ""),
+                ("hotplug-status", "connected"),
+            ],
+            4.0,
+        ),
     ] {
         let mut scene = Scene::new().await;
         // A guest that does not run yet.
@@ -241,6 +253,24 @@ async fn the_order_of_reports_does_not_matter() {
         added.0.unwrap();
         assert_eq!(added.1 - clock, seconds, "{words:?}");
     }
+}
+
+/// The backend connects as soon as there is a block device, and the script goes on and fails.
+#[tokio::test(start_paused = true)]
+async fn b10_a_script_that_fails_after_the_backend_has_connected() {
+    let scene = Scene::new().await;
+    let (added, ()) = join!(scene.add(), async {
+        scene.state_is("2").await;
+        scene.says("xendev-devd", "1").await;
+        scene.says("physical-device", "7:0").await;
+        scene.state_is("4").await;
+        sleep(Duration::from_secs(5)).await;
+        scene.says("hotplug-error", "late trouble").await;
+        scene.says("hotplug-status", "error").await;
+        scene.cleans_up().await;
+    });
+    assert_eq!(added.unwrap_err().cause.code(), "driver_domain_script");
+    scene.nothing_is_left().await;
 }
 
 /// Vector 22. The daemon's script takes 25 s, and the backend's directory goes at 35 s.
