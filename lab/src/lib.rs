@@ -3,6 +3,7 @@
 pub mod api;
 pub mod apt;
 mod beside;
+pub mod builds;
 mod cargo;
 mod cc;
 pub mod clients;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lab::api::{self, ApiArgs};
+use lab::builds::{self, BuildsArgs};
 use lab::clients;
 use lab::conformance::{self, ConformanceArgs};
 use lab::creation::{self, CreationArgs};
@@ -48,6 +49,7 @@ enum Command {
     NativeDisk(NativeDiskArgs),
     Peers(PeersArgs),
     Api(ApiArgs),
+    Builds(BuildsArgs),
     #[command(hide = true)]
     Peer(PeerArgs),
     #[command(hide = true)]
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::NativeVif(args) => native_vif::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Api(args) => api::run(&args),
+        Command::Builds(args) => builds::run(&args),
         Command::Peer(args) => peers::peer(args),
         Command::Creation(args) => creation::run(&args),
         Command::NativeVifSide(args) => native_vif::side(&args),

@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 
 use crate::api::{self, ApiArgs};
 use crate::apt::Apt;
+use crate::builds::{self, BuildsArgs};
 use crate::cargo::{cargo, install, succeed};
 use crate::ends::{self, EndsArgs};
 use crate::fuzz::{self, FuzzArgs};
@@ -95,6 +96,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         ("public items", Box::new(|| api::run(&ApiArgs { write: false }))),
         ("licences", Box::new(move || licences(may_install))),
         ("packages", Box::new(packages)),
+        ("builds", Box::new(move || builds::run(&BuildsArgs::for_ci(may_install)))),
         ("no_std", Box::new(no_std)),
         ("loom", Box::new(loom)),
         ("tests", Box::new(|| run_cargo(&["test", "--workspace"]))),

@@ -8,7 +8,7 @@ use xs_proto::{Op, PAYLOAD_MAX, Path, Request};
 use crate::Error;
 use crate::typed::{self, Listing, Outcome, unexpected};
 
-/// A node and all below it, as [`Requests::read_tree`] found them.
+/// A node and all below it, as [`crate::Requests::read_tree`] found them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
     /// The value of the node.

@@ -323,8 +323,10 @@ impl Turns {
 
 /// One turn of a device. What the store has failed is tried again, and what could not be begun. Yields what the store
 /// refuses to the last; `told`: what it has refused at the end of the last turn.
-async fn turn(worker: &Worker, told: Option<String>) -> Option<String> {
+async fn turn(worker: &Worker, mut told: Option<String>) -> Option<String> {
     let (mut attempt, mut refusals) = (0, 0);
+    // What was refused after several attempts is asked for once.
+    let most = if told.is_some() { 1 } else { REFUSALS };
     loop {
         match worker.work().await {
             Ok(Turn::Over) => return None,
@@ -337,15 +339,14 @@ async fn turn(worker: &Worker, told: Option<String>) -> Option<String> {
             }
             Err(error) => {
                 let text = error.to_string();
-                let is_known = told.as_ref() == Some(&text);
-                if !is_known {
+                if told.as_ref() != Some(&text) {
                     worker.tell(&Event::Trouble(worker.place, text.clone()));
+                    told = Some(text);
                 }
-                if matches!(error, Error::Store { .. } | Error::Encode(_) | Error::Path(_)) {
-                    refusals += 1;
-                    if is_known || refusals >= REFUSALS {
-                        return Some(text);
-                    }
+                refusals +=
+                    u32::from(matches!(error, Error::Store { .. } | Error::Encode(_) | Error::Path(_)));
+                if refusals >= most {
+                    return told;
                 }
             }
         }
