@@ -29,6 +29,8 @@ enum Told {
     Alone(Queue),
     /// Together with others, of whom it does not matter which.
     Together(Arc<Queue>),
+    /// Together with others, each change by its path.
+    Listed(Arc<Queue>),
 }
 
 impl Watcher {
@@ -39,6 +41,10 @@ impl Watcher {
 
     pub(crate) fn together(path: &Path, queue: Arc<Queue>) -> Arc<Self> {
         Self::telling(path, ALL, Told::Together(queue))
+    }
+
+    pub(crate) fn listed(path: &Path, queue: Arc<Queue>) -> Arc<Self> {
+        Self::telling(path, ALL, Told::Listed(queue))
     }
 
     fn telling(path: &Path, depth: u32, told: Told) -> Arc<Self> {
@@ -62,7 +68,7 @@ impl Watcher {
     fn queue(&self) -> &Queue {
         match &self.told {
             Told::Alone(queue) => queue,
-            Told::Together(queue) => queue,
+            Told::Together(queue) | Told::Listed(queue) => queue,
         }
     }
 
@@ -81,6 +87,7 @@ impl Watcher {
         let below = match &self.told {
             Told::Alone(_) => Some(path).filter(|path| **path != self.path),
             Told::Together(_) => None,
+            Told::Listed(_) => Some(path),
         };
         Some(self.queue().changed(below, backlog))
     }

@@ -21,7 +21,8 @@
 //! - Make a lost connection again: [`crate::Config::reconnect`] means nothing here. The end of the
 //!   connection is an [`Error::Disconnected`] for everybody.
 //! - Read while nobody waits. A program that has watches and does other things should look at them
-//!   now and then ([`Watch::changed`]); until then the store keeps the events.
+//!   now and then ([`Watch::changed`]), or wait for its descriptor in a loop of its own ([`Watches`]); until then the store keeps
+//!   the events.
 //! - Speak to Linux's xenstore device, or over a ring: sockets only, hence to a store that is on the
 //!   same machine and lets the program in.
 
@@ -32,10 +33,11 @@ mod requests;
 mod stream;
 mod transaction;
 mod watch;
+mod watches;
 
 use std::io;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub use requests::Requests;
 use stream::Stream;
 pub use transaction::Transaction;
 pub use watch::Watch;
+pub use watches::Watches;
 
 /// A connection to a store, shared by all clones.
 ///
@@ -64,6 +67,14 @@ impl Deref for Client {
 
     fn deref(&self) -> &Requests {
         &self.requests
+    }
+}
+
+/// The socket, for `poll` and its like: when it can be read, [`Watches::changed`] and [`Watch::changed`] find what has come.
+/// Nobody else is to read from it or write to it.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 }
 

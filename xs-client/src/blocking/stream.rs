@@ -1,7 +1,7 @@
 //! The system calls: the socket, and how long they may take.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path as FsPath;
 use std::time::Duration;
 
@@ -51,6 +51,12 @@ impl Reader {
     pub(super) fn new(config: &Config) -> Self {
         let (inbox, spin) = (Inbox::new(config.reply_limit), Spin::new(config.spin));
         Self { chunk: vec![0; CHUNK], inbox, spin }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

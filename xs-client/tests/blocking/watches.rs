@@ -1,8 +1,10 @@
 //! Watches, and waiting for what the store says.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xs_client::{DomId, Error, Op, Path, Reply, Request};
 
 use crate::support::{LONG, Peer, SHORT, Served, path, patient};
@@ -176,4 +178,49 @@ fn a_wait_in_vain_says_where_it_looked() {
     assert_eq!(error.to_string(), "not satisfied within 20ms by what the store says at /d, /never");
     let fail = |_: &mut _| "//".parse::<Path>().map(Some).map_err(Error::from);
     assert!(matches!(client.wait_for(LONG, fail), Err(Error::Path(_))));
+}
+
+/// Two hundred devices in a loop of one's own: one descriptor, one queue, no thread, and no wake-up for nothing.
+#[test]
+fn many_paths_in_one_queue_behind_one_descriptor() {
+    let served = Served::new();
+    let (client, guest) = (served.connect(), served.connect());
+    let state = |device: usize| path(format!("/local/domain/1/device/vbd/{device}/state"));
+    let mut watches = client.watches();
+    for device in 0..200 {
+        watches.add(&state(device)).unwrap();
+        watches.add(&state(device)).unwrap();
+    }
+    assert_eq!(watches.len(), 200);
+    let readable = |timeout: Duration| {
+        let timeout = Timespec::try_from(timeout).ok();
+        poll(&mut [PollFd::new(&client, PollFlags::IN)], timeout.as_ref()).unwrap() == 1
+    };
+    let mut fired = BTreeSet::new();
+    while fired.len() < 200 {
+        match watches.changed(Duration::ZERO).unwrap() {
+            Some(changes) => fired.extend(changes.paths),
+            None => assert!(readable(LONG)),
+        }
+    }
+    assert!(watches.changed(Duration::ZERO).unwrap().is_none() && !readable(SHORT));
+
+    guest.write(&state(7), "3").unwrap();
+    guest.write(&state(190), "3").unwrap();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 2 {
+        assert!(readable(LONG));
+        while let Some(changes) = watches.changed(Duration::ZERO).unwrap() {
+            seen.extend(changes.paths);
+        }
+    }
+    assert_eq!(seen, BTreeSet::from([state(7), state(190)]));
+
+    assert!(watches.remove(&state(7)) && !watches.remove(&state(7)));
+    guest.write(&state(7), "4").unwrap();
+    guest.write(&state(8), "4").unwrap();
+    let changes = watches.changed(LONG).unwrap().unwrap();
+    assert_eq!(changes.paths, BTreeSet::from([state(8)]));
+    drop(served);
+    while watches.changed(LONG).is_ok() {}
 }
