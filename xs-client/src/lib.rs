@@ -108,5 +108,5 @@ pub use stats::Stats;
 pub use tree::Tree;
 pub use xs_proto::{
     Access, DomId, ErrorCode, Features, Op, PAYLOAD_MAX, Path, PathError, Permission, Permissions, Reply,
-    Request, TxId,
+    Request, TxId, path,
 };

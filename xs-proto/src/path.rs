@@ -91,12 +91,54 @@ fn check_length(bytes: &[u8]) -> Result<(), PathError> {
     if bytes.len() > max { Err(PathError::TooLong { len: bytes.len(), max }) } else { Ok(()) }
 }
 
+/// Both checks, for constants.
+const fn is_path(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        let is_slash = bytes[at] == b'/';
+        let ends_name = at > 0 && bytes[at - 1] != b'/' && at + 1 < bytes.len();
+        if !is_allowed(bytes[at]) || is_slash && at > 0 && !ends_name {
+            return false;
+        }
+        at += 1;
+    }
+    at > 0 && at <= if bytes[0] == b'/' { ABSOLUTE_MAX } else { RELATIVE_MAX }
+}
+
+/// A [`Path`] of the program text. One that is none does not compile.
+///
+/// ```
+/// use xs_proto::path;
+///
+/// assert_eq!(path!("/local/domain/0").name(), "0");
+/// ```
+///
+/// ```compile_fail
+/// xs_proto::path!("/local//domain");
+/// ```
+#[macro_export]
+macro_rules! path {
+    ($text:expr) => {
+        const { $crate::Path::from_static($text) }
+    };
+}
+
 impl Path {
     /// Checks a text. Bytes that are not a path give an error that names the offending byte.
     pub fn new(text: impl AsRef<[u8]>) -> Result<Self, PathError> {
         let text = text.as_ref();
         check_length(text)?;
         Self::from_wire(Bytes::copy_from_slice(text))
+    }
+
+    /// A path of the program text, checked by the compiler where it is a constant. [`path!`](crate::path!) makes it one.
+    ///
+    /// # Panics
+    ///
+    /// If the text is not a path.
+    pub const fn from_static(text: &'static str) -> Self {
+        assert!(is_path(text.as_bytes()), "not a path: letters, digits and -_@ between single slashes");
+        Self(ByteString::from_static(text))
     }
 
     /// Checks the text of a path in a message, which may be as long as there is room in one.
@@ -224,6 +266,7 @@ impl fmt::Debug for Path {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::ToOwned;
     use std::vec::Vec;
 
     use super::*;
@@ -256,6 +299,26 @@ mod tests {
             Err(PathError::TooLong { .. })
         ));
         assert!(matches!(Path::new("a".repeat(RELATIVE_MAX + 1)), Err(PathError::TooLong { .. })));
+    }
+
+    /// Of the texts that have up to five of these bytes, and at the limits.
+    #[test]
+    fn a_constant_is_checked_like_any_other() {
+        let mut texts = std::vec![String::new()];
+        for _ in 0..5 {
+            let longer: Vec<_> = texts
+                .iter()
+                .flat_map(|text| "/a@.".chars().map(move |byte| format!("{text}{byte}")))
+                .collect();
+            texts.extend(longer);
+        }
+        for (first, max) in [("/", ABSOLUTE_MAX), ("a", RELATIVE_MAX)] {
+            texts.extend([max - 1, max].map(|more| first.to_owned() + &"a".repeat(more)));
+        }
+        for text in texts {
+            assert_eq!(is_path(text.as_bytes()), Path::new(&text).is_ok(), "{text}");
+        }
+        assert_eq!(path!("/a/b"), path("/a/b"));
     }
 
     #[test]
