@@ -209,13 +209,14 @@ fn a_signal_leaves_nothing() {
     assert_eq!(case.left(), [""; 0]);
 }
 
-/// The defects of the stock script that are known are found: see docs/defects.md.
+/// The defects of the stock script that are known are found: see docs/defects.md. But for `killed`: in which of its steps it is
+/// killed is a matter of time.
 #[test]
 fn the_stock_script() {
     let case = Case { folder: tempfile::tempdir().unwrap(), script: "/etc/xen/scripts/block".into() };
     assert!(case.script.exists(), "install the Debian package xen-utils-common");
     let (_, value, bad) = case.lint(&[]);
-    for known in ["remove-twice", "vanished", "bad-target", "target-gone", "killed", "no-stdin"] {
+    for known in ["remove-twice", "vanished", "bad-target", "target-gone", "no-stdin"] {
         assert!(bad.iter().any(|bad| bad == known), "{known} in {value:#}");
     }
     for good in ["add", "reports", "device", "remove", "copy", "again", "side-by-side"] {
