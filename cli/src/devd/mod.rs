@@ -214,12 +214,13 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     let stop_of_ready = stop.clone();
     // Both end with the process.
     tokio::spawn(service::keep_alive(stop.clone()));
-    tokio::spawn(tell_of_store(of_claim.clone(), log.clone()));
+    let serves = format!("serves the devices of domain {}", daemon.own());
+    tokio::spawn(tell_of_store(of_claim.clone(), log.clone(), serves.clone()));
     let tell = move |event: &Event| log_of_events.line(priority(event), &event.to_string());
     let ready = move |devices| {
         let told = format!("ready, {devices} devices are there");
         log_of_ready.line(Priority::Info, &told);
-        service::ready(&told);
+        service::ready(&serves);
         if background && !background::is_ready(&log_of_ready) {
             stop_of_ready.cancel();
         }
@@ -266,17 +267,22 @@ fn place_of_store(store: &StoreChoice) -> Vec<(&'static str, PathBuf)> {
     ["XENSTORED_PATH", "XENSTORED_RUNDIR"].into_iter().filter_map(given).collect()
 }
 
-/// Tells when the store goes, and when it is back.
-async fn tell_of_store(client: Client, log: Arc<Log>) {
+/// Tells when the store goes, and when it is back: then the daemon `serves`.
+async fn tell_of_store(client: Client, log: Arc<Log>, serves: String) {
     let mut lifecycle = client.lifecycle();
     while let Some(state) = lifecycle.next().await {
-        let (priority, told) = match state {
-            Lifecycle::Lost(error) => (Priority::Warning, format!("{error}; it is waited for")),
-            Lifecycle::Restored(_) => (Priority::Info, "the store is back".to_owned()),
-            _ => continue,
-        };
-        log.line(priority, &told);
-        service::status(&told);
+        match state {
+            Lifecycle::Lost(error) => {
+                let told = format!("{error}; it is waited for");
+                log.line(Priority::Warning, &told);
+                service::status(&told);
+            }
+            Lifecycle::Restored(_) => {
+                log.line(Priority::Info, "the store is back");
+                service::status(&serves);
+            }
+            _ => {}
+        }
     }
 }
 
