@@ -36,6 +36,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 
@@ -89,10 +90,15 @@ fn told(error: &clap::Error) -> Result<Exit, Problem> {
     Ok(Exit::Usage)
 }
 
+/// Longer than any process lives. A thread for what may block is kept: tokio panics if it needs one, has none, and none can be
+/// made.
+const LONG: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 fn start(args: Args) -> Result<Exit, Problem> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Problem::new(Code::Start, "cannot start", error, "see the limits of this process (ulimit -a)")
-    })?;
+    let runtime =
+        Builder::new_current_thread().enable_all().thread_keep_alive(LONG).build().map_err(|error| {
+            Problem::new(Code::Start, "cannot start", error, "see the limits of this process (ulimit -a)")
+        })?;
     let outcome = runtime.block_on(run(args));
     // A call that is blocked in a thread does not hold up the end.
     runtime.shutdown_background();

@@ -61,6 +61,8 @@ struct Queue {
     started: bool,
     /// Whether the thread is writing now.
     writing: bool,
+    /// No thread can be had: who waits until everything is written does it.
+    alone: bool,
     /// Number of writes that succeeded.
     writes: u64,
     /// Why nothing is written any more.
@@ -117,7 +119,7 @@ impl Printer {
         if !queue.started && queue.is_busy() {
             queue.started = true;
             let thread = thread::Builder::new().name("printer".to_owned());
-            queue.broken = thread.spawn(|| self.work()).err().map(|error| error.kind());
+            queue.alone = thread.spawn(|| self.work()).is_err();
         }
         self.changed.notify_all();
     }
@@ -133,6 +135,9 @@ impl Printer {
     }
 
     fn flush(&self, limit: Duration, renewed: bool) -> Result<(), ErrorKind> {
+        if self.lock().alone {
+            return self.write_queued().map_err(|error| error.kind());
+        }
         // An overflow means that there is no deadline.
         let later = || Instant::now().checked_add(limit);
         let mut queue = self.lock();
@@ -154,6 +159,14 @@ impl Printer {
             let waited = self.changed.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Writes what is queued, however long that takes.
+    fn write_queued(&self) -> io::Result<()> {
+        while let Some(text) = { self.lock().texts.pop_front() } {
+            self.write(text.as_bytes())?;
+        }
+        Ok(())
     }
 
     fn work(&self) {

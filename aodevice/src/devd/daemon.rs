@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use xen_hotplug::{Limits, Runner};
 use xs_client::{Client, DomId, Error, ErrorCode, Path};
 
+use super::aside::Waiting;
 use super::place::NOTES;
 use super::qemu::{QemuProgram, Qemus};
 use super::turns::Turns;
@@ -183,6 +184,7 @@ impl Daemon {
             tell: Box::new(tell),
             stop: stop.clone(),
             searching: tokio::sync::Mutex::default(),
+            waiting: Waiting::default(),
         });
         let mut turns = Turns::new(shared);
         let served = turns.serve(&stop, ready).await;

@@ -12,6 +12,7 @@
 //! | what the store says of it, and of all devices in one pass | `look` |
 //! | carrying out what was decided, for one device | `worker`, `undo` |
 //! | which device has its turn | `turns` |
+//! | whose script waits for its turn, and leaves its place to others | `aside` |
 //! | the daemon as a program has it | `daemon` |
 //! | that no other daemon serves this domain | `claim` |
 //! | what it has noted, for whoever asks | `served` |
@@ -23,6 +24,7 @@
 //! meanwhile, and a storm of events costs one look. Nothing is polled, but the store while it refuses to take down a device (a
 //! quota that is used up).
 
+mod aside;
 mod claim;
 mod course;
 mod daemon;

@@ -19,9 +19,11 @@ use super::{DaemonError, Event, look, qemu, unreadable};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often a worker tries again in one turn what the store has refused, or a script that cannot be started. What a lost
-/// connection has ended is tried for ever.
-pub(super) const REFUSALS: u32 = 5;
+/// How often a script that cannot be started is tried. What the store fails is tried for as long as it does.
+const ATTEMPTS: u32 = 5;
+
+/// The pause before a device is looked at again for which something has failed, when something changes for it.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The pause before the next attempt.
 pub(super) fn pause(attempt: u32) -> Duration {
@@ -53,26 +55,36 @@ pub(super) struct Turns {
     shared: Arc<Shared>,
     queue: Queue,
     running: HashMap<Place, Arc<Kick>>,
-    /// With what the store refuses to the last.
-    tasks: JoinSet<(Place, Option<String>)>,
-    /// Devices for which the store refuses something: a quota that is used up, most often. Nobody tells when there is room
-    /// again, so they are looked at after pauses that grow.
+    tasks: JoinSet<(Place, Ended)>,
+    /// Devices that are looked at again after pauses that grow. Most often the store refuses something, since a quota is used up:
+    /// nobody tells when there is room again.
     troubles: HashMap<Place, Trouble>,
-    naps: JoinSet<Place>,
+    /// Their pauses, each with how often its device had been looked at when it began.
+    naps: JoinSet<(Place, u32)>,
     /// The guests with a QEMU, or with devices that wait for one.
     guests: HashMap<DomId, Arc<Kick>>,
     keepers: JoinSet<DomId>,
 }
 
-/// What the store refuses for a device.
+/// Why a device is looked at again.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// The refusal that was told.
-    told: String,
-    /// How often it was looked whether it still refuses.
+    /// What was told of it.
+    told: Option<String>,
+    /// How often it was looked at for this.
     looks: u32,
-    /// Whether it is waited for the next look.
-    naps: bool,
+    /// Whether something has changed since the last look.
+    changed: bool,
+}
+
+/// How a turn of a device has ended.
+#[derive(Debug)]
+enum Ended {
+    Over,
+    /// The store has refused something, or the connection was lost.
+    Failed(String),
+    /// A script could not be started; what becomes of it after several attempts.
+    NotBegun(&'static str),
 }
 
 /// What is to be looked at as a whole, and when.
@@ -104,7 +116,7 @@ impl Turns {
         ready: impl FnOnce(usize) + Send,
     ) -> Result<(), DaemonError> {
         let root = Path::new(BACKENDS).map_err(Error::from)?;
-        let client = self.shared.client.clone();
+        let (client, shared) = (self.shared.client.clone(), self.shared.clone());
         // The watch comes first: what changes from now on is told.
         let mut watch = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -125,24 +137,21 @@ impl Turns {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(ended) = self.tasks.join_next() => {
-                    let (place, refusal) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-                    match refusal {
-                        Some(refusal) => self.nap(place, refusal),
-                        None => drop(self.troubles.remove(&place)),
-                    }
+                    let (place, how) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    self.ended(place, how);
                     if self.running.remove(&place).is_some_and(|kick| kick.is_dirty()) {
-                        self.queue.push(place);
+                        self.mark(place);
                     } else if let Some((_, left)) = &mut adopting {
                         left.remove(&place);
                     }
                 }
                 Some(rested) = self.naps.join_next() => {
-                    let place = rested.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-                    if let Some(trouble) = self.troubles.get_mut(&place) {
-                        trouble.naps = false;
-                        self.mark(place);
+                    let (place, looks) = rested.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    if self.troubles.get(&place).is_some_and(|trouble| trouble.looks == looks) {
+                        self.look_at(place);
                     }
                 }
+                () = shared.waiting.more() => {}
                 Some(ended) = self.keepers.join_next() => {
                     let fe = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                     if self.guests.remove(&fe).is_some_and(|kick| kick.is_dirty()) {
@@ -176,35 +185,68 @@ impl Turns {
 
     /// Lets devices have their turns as long as there is room.
     fn start(&mut self) {
-        while self.tasks.len() < self.shared.settings.at_once.max(1)
+        let at_once = self.shared.settings.at_once.max(1);
+        while self.tasks.len() < at_once.saturating_add(self.shared.waiting.count())
             && let Some(place) = self.queue.pop()
         {
             let kick = Arc::new(Kick::default());
             self.running.insert(place, kick.clone());
             let worker = Worker { shared: self.shared.clone(), place, kick };
-            let told = self.troubles.get(&place).map(|trouble| trouble.told.clone());
-            self.tasks.spawn(async move { (place, turn(&worker, told).await) });
+            self.tasks.spawn(async move { (place, turn(&worker).await) });
         }
     }
 
-    /// Has a device for which the store refuses something looked at again after a while.
-    fn nap(&mut self, place: Place, refusal: String) {
+    /// Sees to what a turn has left undone. The device does not keep its worker for that.
+    fn ended(&mut self, place: Place, how: Ended) {
+        let error = match how {
+            Ended::Over => return drop(self.troubles.remove(&place)),
+            Ended::Failed(error) => Some(error),
+            Ended::NotBegun(otherwise) => {
+                if self.troubles.get(&place).is_some_and(|trouble| trouble.looks + 1 >= ATTEMPTS) {
+                    self.troubles.remove(&place);
+                    return (self.shared.tell)(&Event::Trouble(place, otherwise.to_owned()));
+                }
+                None
+            }
+        };
         let trouble = self.troubles.entry(place).or_default();
-        trouble.told = refusal;
-        if !std::mem::replace(&mut trouble.naps, true) {
-            let pause = pause(REFUSALS.saturating_add(trouble.looks));
-            trouble.looks += 1;
-            self.naps.spawn(async move {
-                sleep(pause).await;
-                place
-            });
+        let pause = pause(trouble.looks);
+        trouble.looks += 1;
+        trouble.changed = false;
+        if let Some(error) = error.filter(|error| trouble.told.as_ref() != Some(error)) {
+            (self.shared.tell)(&Event::Trouble(place, error.clone()));
+            trouble.told = Some(error);
         }
+        let looks = trouble.looks;
+        self.rest(place, looks, pause);
     }
 
+    /// Something has changed for a device.
     fn mark(&mut self, place: Place) {
         if place.is_of_qemu() {
             return self.keep(place.domid);
         }
+        // An attempt that fails may have changed something itself: not at once again.
+        match self.troubles.get_mut(&place) {
+            Some(trouble) => {
+                if !std::mem::replace(&mut trouble.changed, true) {
+                    let looks = trouble.looks;
+                    self.rest(place, looks, SOON);
+                }
+            }
+            None => self.look_at(place),
+        }
+    }
+
+    /// Has a device looked at again after a while, unless that is done before.
+    fn rest(&mut self, place: Place, looks: u32, pause: Duration) {
+        self.naps.spawn(async move {
+            sleep(pause).await;
+            (place, looks)
+        });
+    }
+
+    fn look_at(&mut self, place: Place) {
         match self.running.get(&place) {
             Some(kick) => kick.kick(),
             None => self.queue.push(place),
@@ -321,41 +363,11 @@ impl Turns {
     }
 }
 
-/// One turn of a device. What the store has failed is tried again, and what could not be begun. Yields what the store
-/// refuses to the last; `told`: what it has refused at the end of the last turn.
-async fn turn(worker: &Worker, mut told: Option<String>) -> Option<String> {
-    let (mut attempt, mut refusals) = (0, 0);
-    // What was refused after several attempts is asked for once.
-    let most = if told.is_some() { 1 } else { REFUSALS };
-    loop {
-        match worker.work().await {
-            Ok(Turn::Over) => return None,
-            Ok(Turn::Again(otherwise)) => {
-                refusals += 1;
-                if refusals >= REFUSALS {
-                    worker.tell(&Event::Trouble(worker.place, otherwise.to_owned()));
-                    return None;
-                }
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if told.as_ref() != Some(&text) {
-                    worker.tell(&Event::Trouble(worker.place, text.clone()));
-                    told = Some(text);
-                }
-                refusals +=
-                    u32::from(matches!(error, Error::Store { .. } | Error::Encode(_) | Error::Path(_)));
-                if refusals >= most {
-                    return told;
-                }
-            }
-        }
-        if matches!(worker.shared.client.lifecycle().now(), Lifecycle::Ended(_)) {
-            return None;
-        }
-        tokio::select! {
-            () = worker.shared.stop.cancelled() => return None,
-            () = sleep(pause(attempt)) => attempt += 1,
-        }
+/// One turn of a device.
+async fn turn(worker: &Worker) -> Ended {
+    match worker.work().await {
+        Ok(Turn::Over) => Ended::Over,
+        Ok(Turn::Again(otherwise)) => Ended::NotBegun(otherwise),
+        Err(error) => Ended::Failed(error.to_string()),
     }
 }

@@ -178,7 +178,13 @@ impl Worker {
                 request = request.copy(copy.clone());
             }
             self.tell(&Event::Begins(self.place, Box::new(request.clone())));
-            let report = self.shared.runner.run(&request, &self.shared.settings.scripts, &never).await;
+            let aside = self.shared.waiting.aside();
+            let begins = async {
+                aside.back();
+                true
+            };
+            let limits = &self.shared.settings.scripts;
+            let report = self.shared.runner.run_if(&request, limits, &never, Box::pin(begins)).await;
             if !report.success() {
                 let this = if never_ran(&report.ending) { Undo::NotBegun } else { Undo::Failed };
                 undo = undo.max(this);

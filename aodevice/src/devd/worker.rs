@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use xen_hotplug::{Action as Run, Ending, LINE_SHOWN, Report, Request, Runner, printable};
 use xs_client::{Client, DomId, Error, Path, PathError, Request as StoreRequest};
 
+use super::aside::Waiting;
 use super::course::{Action, Backend, Doing, Seen, next};
 use super::kick::Kick;
 use super::note::{Note, Stage};
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// Held while a loop device that nobody reported is searched for and given back, so that no two devices take one.
     pub(super) searching: tokio::sync::Mutex<()>,
+    /// Those whose scripts wait for their turn.
+    pub(super) waiting: Waiting,
 }
 
 /// Whether a worker's turn is over.
@@ -273,7 +276,9 @@ impl Worker {
             let request = self.request(run, Run::Add, keys);
             let begun = Mutex::new(None);
             let has_begun = AtomicBool::new(false);
+            let aside = self.shared.waiting.aside();
             let permit = async {
+                aside.back();
                 let begin = self.begin(index, keys, note).await;
                 let permitted = matches!(begin, Ok(true));
                 has_begun.store(true, Ordering::Release);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
-use xs_client::{Access, Permissions, Request};
+use tokio::time::{Instant, sleep};
+use xs_client::{Access, ErrorCode, Op, Permissions, Request};
 
 use super::world::*;
 
@@ -105,4 +105,39 @@ async fn a_thousand_devices_are_adopted_in_one_pass() {
     // A list of the guests, and some seven requests for each, beside the reads.
     assert!((8000..8400).contains(&asked), "{asked} requests for 1000 devices");
     assert_eq!((*locked(&devd.ready), world.scripts.runs().len()), (Some(1000), 0));
+}
+
+/// One script that hangs, of many devices, holds up no other device.
+#[tokio::test(start_paused = true)]
+async fn scripts_that_wait_for_their_turn_hold_up_nobody() {
+    let world = World::new().await;
+    let _devd = world.devd().await;
+    // A driver domain may have no more than a thousand nodes.
+    for devid in 0..40 {
+        world
+            .attach("vbd", 768 + devid, &[("params", "/srv/d.img"), ("script", QUEUES), ("type", "phy")])
+            .await;
+    }
+    let begun = Instant::now();
+    world.attach_disk().await;
+    world.noted(NOTE, "attached").await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+/// Nor do devices for which the store refuses something.
+#[tokio::test(start_paused = true)]
+async fn what_the_store_refuses_holds_up_nobody() {
+    let world = World::new().await;
+    let devd = world.devd().await;
+    let proxy = locked(&devd.dial.proxy).clone().unwrap();
+    for devid in 0..40 {
+        for _ in 0..20 {
+            proxy.refuse(Op::DIRECTORY, &format!("backend/vbd/2/{}", 768 + devid), ErrorCode::ENOSPC);
+        }
+        world.attach_disk_as(768 + devid).await;
+    }
+    let begun = Instant::now();
+    world.attach_disk().await;
+    world.noted(NOTE, "attached").await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
 }

@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::catch_unwind;
 use std::path::{self, Path as FilePath, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -144,6 +145,13 @@ fn make_locks(directory: &FilePath) -> Result<(), Problem> {
     made.map_err(|error| no_use(directory, &error, hint))
 }
 
+/// Makes the thread that is kept for what may block, as long as one can be made.
+fn have_thread() -> Result<(), Problem> {
+    let spawned = catch_unwind(|| tokio::task::spawn_blocking(|| ()));
+    let hint = "see the limits of its processes: ulimit -u, and TasksMax of a service";
+    spawned.map(drop).map_err(|_| Problem::new(Code::Start, TRIED, "no thread can be started", hint))
+}
+
 /// Looks whether QEMU can be had under this path, before the first disk needs it.
 fn check_qemu(program: &FilePath) -> Result<(), Problem> {
     let is_program = fs::metadata(program).and_then(|file| {
@@ -163,6 +171,7 @@ pub(crate) async fn run(common: &Common, args: &DevdArgs) -> Result<Exit, Proble
     }
     // First, so that no signal ends it in the midst of a script.
     let stop = cancel_on_signal();
+    have_thread()?;
     let (log_file, pidfile) = (args.log.as_deref().map(absolute), args.pidfile.as_deref().map(absolute));
     let run_dir = absolute(&args.run_dir);
     let (qemu, qemu_log_dir) = (args.qemu.as_deref().map(absolute), absolute(&args.qemu_log_dir));

@@ -121,6 +121,8 @@ pub(super) fn next(seen: &Seen) -> Action {
         device.stands.note.as_ref().is_some_and(|note| note.stage == Stage::Adding)
     };
     match seen.qemu {
+        // Its failure is not forgotten before all its devices are told.
+        Qemu::Failed if seen.devices.iter().any(|(_, device)| device.is_stuck) => Action::Nothing,
         Qemu::Failed => Action::Clear,
         Qemu::None if seen.is_recorded => Action::Clear,
         Qemu::None if seen.devices.iter().any(waits) => Action::Start,
@@ -357,7 +359,7 @@ mod tests {
             ("4 error failed", "none", Action::Nothing),
             ("4 error failed", "runs", Action::Nothing),
             ("4 connected failed", "runs", Action::Attached(xvda())),
-            ("1 waits stuck", "failed", Action::Clear),
+            ("1 waits stuck", "failed", Action::Nothing),
         ]);
     }
 

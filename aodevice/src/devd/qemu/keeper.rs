@@ -19,7 +19,7 @@ use crate::devd::course::Seen as Stands;
 use crate::devd::kick::Kick;
 use crate::devd::note::{Note, Stage};
 use crate::devd::place::{BACKENDS, Place};
-use crate::devd::turns::{REFUSALS, pause};
+use crate::devd::turns::pause;
 use crate::devd::worker::{Shared, Worker};
 use crate::devd::{Event, look};
 use crate::kind::Recorded;
@@ -139,8 +139,7 @@ impl Keeper {
 
     /// Whether an error is to be told: one that comes again and again is known.
     fn is_news(&mut self, error: &str) -> bool {
-        let is_known = self.refused.replace(error.to_owned()).is_some_and(|refused| refused == error);
-        !is_known || self.refusals < REFUSALS
+        self.refused.replace(error.to_owned()).is_none_or(|refused| refused != error)
     }
 
     /// Does what is to be done, until that is nothing.
