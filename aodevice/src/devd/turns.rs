@@ -147,8 +147,9 @@ impl Turns {
                 }
                 Some(rested) = self.naps.join_next() => {
                     let (place, looks) = rested.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-                    if self.troubles.get(&place).is_some_and(|trouble| trouble.looks == looks) {
-                        self.look_at(place);
+                    let is_due = self.troubles.get(&place).is_some_and(|trouble| trouble.looks == looks);
+                    if is_due && !self.running.contains_key(&place) {
+                        self.queue.push(place);
                     }
                 }
                 () = shared.waiting.more() => {}
@@ -226,15 +227,14 @@ impl Turns {
         if place.is_of_qemu() {
             return self.keep(place.domid);
         }
+        if let Some(kick) = self.running.get(&place) {
+            return kick.kick();
+        }
+        let Some(trouble) = self.troubles.get_mut(&place) else { return self.queue.push(place) };
         // An attempt that fails may have changed something itself: not at once again.
-        match self.troubles.get_mut(&place) {
-            Some(trouble) => {
-                if !std::mem::replace(&mut trouble.changed, true) {
-                    let looks = trouble.looks;
-                    self.rest(place, looks, SOON);
-                }
-            }
-            None => self.look_at(place),
+        if !std::mem::replace(&mut trouble.changed, true) {
+            let looks = trouble.looks;
+            self.rest(place, looks, SOON);
         }
     }
 
@@ -244,13 +244,6 @@ impl Turns {
             sleep(pause).await;
             (place, looks)
         });
-    }
-
-    fn look_at(&mut self, place: Place) {
-        match self.running.get(&place) {
-            Some(kick) => kick.kick(),
-            None => self.queue.push(place),
-        }
     }
 
     /// Sees to the QEMU of a guest.

@@ -58,3 +58,24 @@ async fn b40_what_the_store_refuses_is_tried_again_now_and_then() {
     world.detach(VIF).await;
     assert_eq!(world.left().await, [""; 0]);
 }
+
+/// A device for which the store has refused something is like any other when its script runs.
+#[tokio::test(start_paused = true)]
+async fn b40_what_was_refused_can_be_given_up_as_anything_else() {
+    let world = World::new().await;
+    let devd = world.devd().await;
+    let proxy = locked(&devd.dial.proxy).clone().unwrap();
+    for _ in 0..8 {
+        proxy.refuse(Op::DIRECTORY, "backend/vbd/2/51712", ErrorCode::ENOSPC);
+    }
+    world.scripts.on("add", Line::Hangs);
+    world.attach_disk().await;
+    sleep(Duration::from_secs(5)).await;
+    // An event while it is waited for the next attempt.
+    world.write(&format!("{BE}/online"), "1").await;
+    world.noted(NOTE, "adding").await;
+    sleep(Duration::from_secs(2)).await;
+    world.detach(BE).await;
+    assert_eq!(world.scripts.runs()[0], "51712 add was cancelled");
+    assert_eq!(world.left().await, [""; 0]);
+}
