@@ -53,8 +53,8 @@ pub fn run(args: &BuildsArgs) -> Result<()> {
     oldest_dependencies()
 }
 
-fn packages(names: &[&'static str]) -> impl Iterator<Item = &'static str> {
-    names.iter().flat_map(|name| ["--package", name]).collect::<Vec<_>>().into_iter()
+fn packages(names: &[&'static str]) -> Vec<&'static str> {
+    names.iter().flat_map(|name| ["--package", name]).collect()
 }
 
 fn check(names: &[&'static str]) -> Command {

@@ -65,7 +65,8 @@ impl Watcher {
         self.token.store(token, Ordering::Relaxed);
     }
 
-    fn queue(&self) -> &Queue {
+    /// Where it is told.
+    pub(crate) fn queue(&self) -> &Queue {
         match &self.told {
             Told::Alone(queue) => queue,
             Told::Together(queue) | Told::Listed(queue) => queue,
@@ -98,9 +99,5 @@ impl Watcher {
 
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<Changes, Error>> {
         self.queue().poll(&self.path, context)
-    }
-
-    pub(crate) fn take(&self) -> Option<Result<Changes, Error>> {
-        self.queue().take(&self.path)
     }
 }

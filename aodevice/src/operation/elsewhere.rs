@@ -86,10 +86,12 @@ impl Seen {
             return Verdict::Certainly(Err(Cause::DriverDomain { be, fault }));
         }
         let (node, goal) = (Node::BackendState, Goal::BACKEND_READY);
-        match goal.decide(self.state.as_ref()) {
-            Some(Outcome::Reached(XenbusState::Connected)) if target.id().kind == Kind::Vif => {
-                return Verdict::Certainly(Ok(()));
-            }
+        let decided = goal.decide(self.state.as_ref());
+        let is_connected = matches!(decided, Some(Outcome::Reached(XenbusState::Connected)));
+        if is_connected && target.id().kind == Kind::Vif {
+            return Verdict::Certainly(Ok(()));
+        }
+        match decided {
             Some(Outcome::Vanished) => return Verdict::Certainly(Err(Cause::Vanished(node))),
             Some(Outcome::Failed(found)) => {
                 let found = found.to_string();
@@ -97,8 +99,7 @@ impl Seen {
             }
             _ => {}
         }
-        let works = self.missing.is_none()
-            || matches!(goal.decide(self.state.as_ref()), Some(Outcome::Reached(XenbusState::Connected)));
+        let works = is_connected || self.missing.is_none();
         match (self.status.as_deref(), self.missing) {
             (Some("connected"), _) if works => Verdict::Certainly(Ok(())),
             (Some("connected"), Some(missing)) => {

@@ -14,10 +14,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use xs_proto::{HEADER_LEN, Request, TxId};
+use xs_proto::{HEADER_LEN, Path, Request, TxId};
 
 use super::calls::{Answers, Calls};
 use super::stream::{Came, Reader, Stream};
@@ -27,6 +27,7 @@ use crate::error::ended;
 use crate::inbox::lost;
 use crate::log::{debug, trace};
 use crate::messages::Messages;
+use crate::queue::Queue;
 use crate::stats::{Counters, Stats};
 use crate::watcher::Watcher;
 use crate::{Changes, Config, Error};
@@ -191,14 +192,22 @@ impl Link {
         }
     }
 
-    /// Waits for changes, which `take` looks for; given a waker, it has that called when there are
-    /// some. `None` if there are none in time.
+    /// Waits for changes of a queue, and takes them; `None` if there are none in time. `watched`: what a change of the
+    /// watched path itself is told as.
     pub(super) fn changes(
         &self,
         time: Time,
-        mut take: impl FnMut(Option<&Waker>) -> Option<Result<Changes, Error>>,
+        queue: &Queue,
+        watched: &Path,
     ) -> Result<Option<Changes>, Error> {
-        self.wait(self.state(), time, |_, waker| take(waker)).1?.transpose()
+        let changes = self.wait(self.state(), time, |_, waker| match waker {
+            None => queue.take(watched),
+            Some(waker) => match queue.poll(watched, &Context::from_waker(waker)) {
+                Poll::Ready(changes) => Some(changes),
+                Poll::Pending => None,
+            },
+        });
+        changes.1?.transpose()
     }
 
     pub(super) fn stats(&self) -> Stats {

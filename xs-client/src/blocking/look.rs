@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -107,14 +106,8 @@ impl Client {
                 return Ok(satisfied);
             }
             view.watches.retain(|_, (_, read)| *read);
-            let changes = self.link.changes(Time::of(time.left().unwrap_or_default()), |waker| match waker {
-                None => queue.take(&root),
-                Some(waker) => match queue.poll(&root, &Context::from_waker(waker)) {
-                    Poll::Ready(changes) => Some(changes),
-                    Poll::Pending => None,
-                },
-            });
-            if changes?.is_none() {
+            let left = Time::of(time.left().unwrap_or_default());
+            if self.link.changes(left, &queue, &root)?.is_none() {
                 return Err(view.unsatisfied().into());
             }
         }

@@ -1,7 +1,6 @@
 //! Watches.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use xs_proto::{Op, Path};
@@ -36,13 +35,7 @@ impl Watch {
     ///
     /// Fails when the connection is gone, after all that had changed before was taken.
     pub fn changed(&mut self, timeout: Duration) -> Result<Option<Changes>, Error> {
-        self.link.changes(Time::of(timeout), |waker| match waker {
-            None => self.watcher.take(),
-            Some(waker) => match self.watcher.poll(&Context::from_waker(waker)) {
-                Poll::Ready(changes) => Some(changes),
-                Poll::Pending => None,
-            },
-        })
+        self.link.changes(Time::of(timeout), self.watcher.queue(), self.path())
     }
 }
 

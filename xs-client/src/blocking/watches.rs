@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use xs_proto::Path;
@@ -95,13 +94,6 @@ impl Watches {
     /// When the connection is gone, after all that had changed before was taken.
     pub fn changed(&mut self, timeout: Duration) -> Result<Option<Changes>, Error> {
         // All paths are listed as they are.
-        let root = Path::root();
-        self.client.link.changes(Time::of(timeout), |waker| match waker {
-            None => self.queue.take(&root),
-            Some(waker) => match self.queue.poll(&root, &Context::from_waker(waker)) {
-                Poll::Ready(changes) => Some(changes),
-                Poll::Pending => None,
-            },
-        })
+        self.client.link.changes(Time::of(timeout), &self.queue, &Path::root())
     }
 }

@@ -50,7 +50,7 @@ fn completed(connection: &mut Connection) -> Vec<String> {
 
 /// What a watcher hears now.
 fn heard(watcher: &Watcher) -> Vec<String> {
-    let changes = watcher.take().map(Result::unwrap).unwrap_or_default();
+    let changes = watcher.queue().take(&watcher.path).map(Result::unwrap).unwrap_or_default();
     changes.paths.iter().map(ToString::to_string).collect()
 }
 
@@ -150,7 +150,7 @@ fn closing_ends_every_call_and_every_watch() {
     connection.watch(&watcher, caller(2));
     connection.close(&Error::Store { op: Op::READ, path: None, code: ErrorCode::EIO });
     assert_eq!(completed(&mut connection).len(), 2);
-    assert!(watcher.take().unwrap().is_err());
+    assert!(watcher.queue().take(&watcher.path).unwrap().is_err());
     assert_eq!(connection.in_flight(), 0);
 }
 
@@ -224,7 +224,7 @@ fn a_watch_on_another_connection_waits_for_its_confirmation() {
         assert_eq!(completed(&mut connection).len(), 1);
         connection.unwatch(&new);
     }
-    assert!(matches!(old.take(), Some(Err(Error::Store { .. }))), "it is refused to both");
+    assert!(matches!(old.queue().take(&old.path), Some(Err(Error::Store { .. }))), "it is refused to both");
     assert!(sent(&mut connection).is_empty() && connection.watches() == 0);
 }
 
